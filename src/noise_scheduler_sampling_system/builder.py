@@ -1,0 +1,238 @@
+"""How a sampler writes a plan: linear forms in, rows out.
+
+A sampler's mathematics is linear in the state, the predictions and the noise. It is written
+here as such, with the quantities of the paper, on :class:`Form` objects; the builder reads
+the coefficients off. Example, one DDIM step::
+
+    p = build.predict(current)                       # asks the model: one row
+    build.advance(nxt.alpha * p.sample + nxt.sigma * p.epsilon)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .errors import NumericsError
+from .plan import SamplingPlan
+from .prediction import conversion
+from .schedules.path import Level
+
+__all__ = ["Form", "PlanBuilder", "Prediction"]
+
+#: (kind, row): "x" the state before a row, "y" its prediction, "raw" the same before
+#: clipping; for "noise" the second entry is the noise's own number.
+Symbol = tuple[str, int]
+
+
+class Form:
+    """A linear combination Σ coefficient·symbol; supports +, −, and · and / with numbers."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: Mapping[Symbol, float]) -> None:
+        self.terms = terms
+
+    def __add__(self, other: Form) -> Form:
+        terms = dict(self.terms)
+        for symbol, coefficient in other.terms.items():
+            terms[symbol] = terms.get(symbol, 0.0) + coefficient
+        return Form(terms)
+
+    def __mul__(self, factor: float) -> Form:
+        return Form({symbol: coefficient * factor for symbol, coefficient in self.terms.items()})
+
+    def __sub__(self, other: Form) -> Form:
+        return self + other * -1.0
+
+    def __truediv__(self, divisor: float) -> Form:
+        return Form({symbol: coefficient / divisor for symbol, coefficient in self.terms.items()})
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says at one level, in every parametrisation.
+
+    Attributes:
+        level: where it was asked.
+        x: the state it was asked about.
+        y: its prediction in the plan's space, after guidance and clipping.
+        raw: the same before clipping.
+        space: the plan's space.
+    """
+
+    level: Level
+    x: Form
+    y: Form
+    raw: Form
+    space: str
+
+    @property
+    def sample(self) -> Form:
+        """The predicted clean sample x₀."""
+        return self._as("sample", self.y)
+
+    @property
+    def epsilon(self) -> Form:
+        """The predicted noise ε, consistent with the (clipped) clean sample."""
+        return self._as("epsilon", self.y)
+
+    @property
+    def raw_epsilon(self) -> Form:
+        """The predicted noise ε before clipping."""
+        return self._as("epsilon", self.raw)
+
+    def _as(self, target: str, prediction: Form) -> Form:
+        if target == self.space:
+            return prediction
+        x_factor, y_factor = conversion(self.space, target, self.level.alpha, self.level.sigma)
+        return x_factor * self.x + y_factor * prediction
+
+
+@dataclass
+class _Row:
+    level: Level
+    step: int
+    terms: dict[Symbol, float] = field(default_factory=dict)
+    log_variance: tuple[float, float] = (0.0, 0.0)
+
+
+class PlanBuilder:
+    """Collects the rows of a plan while a sampler runs through its grid.
+
+    Args:
+        space: in which quantity the history is kept: "sample" or "epsilon".
+    """
+
+    def __init__(self, space: str) -> None:
+        self.space = space
+        self._rows: list[_Row] = []
+        self._noises: list[tuple[int, int]] = []
+        self._state = Form({("x", 0): 1.0})
+
+    @property
+    def x(self) -> Form:
+        """The current state."""
+        return self._state
+
+    def predict(self, level: Level, step: int) -> Prediction:
+        """Ask the model about the current state: opens a row.
+
+        Args:
+            level: the noise level of the current state.
+            step: the index of the interval of the grid that the call belongs to.
+        """
+        self._close()
+        i = len(self._rows)
+        self._rows.append(_Row(level, step))
+        self._state = Form({("x", i): 1.0})
+        y, raw = Form({("y", i): 1.0}), Form({("raw", i): 1.0})
+        return Prediction(level, self._state, y, raw, self.space)
+
+    def noise(self, step: int) -> Form:
+        """Fresh unit-variance noise, keyed by the step (several in one step differ)."""
+        stage = sum(1 for key in self._noises if key[0] == step)
+        self._noises.append((step, stage))
+        return Form({("noise", len(self._noises) - 1): 1.0})
+
+    def learned_noise(self, step: int, log_variance: tuple[float, float]) -> Form:
+        """Noise whose log-variance the model interpolates between these two bounds."""
+        self._rows[-1].log_variance = log_variance
+        return self.noise(step)
+
+    def advance(self, state: Form) -> None:
+        """Make a linear form of older states, predictions and noise the current state."""
+        self._state = state
+
+    def _close(self) -> None:
+        """Write the open row: the current state in terms of the state before it."""
+        if not self._rows:
+            return
+        i = len(self._rows) - 1
+        self._rows[i].terms = self._relative_to(i, self._state)
+
+    def _relative_to(self, i: int, form: Form) -> dict[Symbol, float]:
+        """Rewrite older states by the rows that led from them to state i."""
+        while older := [k for kind, k in form.terms if kind == "x" and k < i]:
+            k = min(older)
+            row, rest = self._rows[k].terms, dict(form.terms)
+            weight = rest.pop(("x", k))
+            factor = row.get(("x", k), 0.0)
+            if factor == 0.0:
+                raise NumericsError(
+                    f"row {i} needs the state before row {k}, which cannot be recovered",
+                    where="sampler",
+                    why=f"row {k} does not depend on it",
+                    suggestion="write the step in terms of later states and predictions",
+                )
+            moved = Form({symbol: c for symbol, c in row.items() if symbol != ("x", k)})
+            form = Form(rest) + (Form({("x", k + 1): 1.0}) - moved) * (weight / factor)
+        return {symbol: c for symbol, c in form.terms.items() if c != 0.0}
+
+    def build(self, end: Level, prior_scale: float, **metadata: Any) -> SamplingPlan:
+        """The finished plan, checked.
+
+        Args:
+            end: the level at which the run ends.
+            prior_scale: the factor that turns unit noise into the first state.
+            metadata: ``sampler``, ``order``, ``options``: what the plan was made from.
+
+        Raises:
+            NumericsError: a coefficient that is not finite, or a row that does not reproduce
+                constant data.
+        """
+        self._close()
+        rows, count = self._rows, len(self._rows)
+        homes = self._noise_homes()
+        reach = {"y": 0, "noise": 0}
+        for i, row in enumerate(rows):
+            for kind, j in row.terms:
+                if kind in reach:
+                    reach[kind] = max(reach[kind], i - (j if kind == "y" else homes[j]))
+        a, raw = np.zeros(count), np.zeros(count)
+        b, c = np.zeros((count, reach["y"] + 1)), np.zeros((count, reach["noise"] + 1))
+        keys = np.full((count, 2), -1, dtype=np.int64)
+        for i, row in enumerate(rows):
+            for (kind, j), coefficient in row.terms.items():
+                if kind == "x":
+                    a[i] = coefficient
+                elif kind == "y":
+                    b[i, i - j] = coefficient
+                elif kind == "noise":
+                    c[i, i - homes[j]] = coefficient
+                    keys[homes[j]] = self._noises[j]
+                elif j == i:
+                    raw[i] = coefficient
+                else:
+                    raise NumericsError(f"row {i} reads the unclipped prediction of row {j}", where="sampler")
+        learned = any(row.log_variance != (0.0, 0.0) for row in rows)
+        return SamplingPlan(
+            space=self.space,
+            time=np.array([row.level.t for row in rows]),
+            alpha=np.array([row.level.alpha for row in rows] + [end.alpha]),
+            sigma=np.array([row.level.sigma for row in rows] + [end.sigma]),
+            step=np.array([row.step for row in rows], dtype=np.int64),
+            a=a,
+            b=b,
+            raw=raw,
+            c=c,
+            noise_key=keys,
+            log_variance=np.array([row.log_variance for row in rows]) if learned else None,
+            prior_scale=prior_scale,
+            **metadata,
+        ).checked()
+
+    def _noise_homes(self) -> dict[int, int]:
+        """The row that brings each noise in: the first to use it; one noise a row."""
+        homes: dict[int, int] = {}
+        for i, row in enumerate(self._rows):
+            fresh = [j for kind, j in row.terms if kind == "noise" and j not in homes]
+            if len(fresh) > 1:
+                raise NumericsError(f"row {i} brings in {len(fresh)} noises, a row holds one", where="sampler")
+            homes.update(dict.fromkeys(fresh, i))
+        return homes

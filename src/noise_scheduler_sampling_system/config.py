@@ -1,0 +1,297 @@
+"""What a user may set about a noise schedule and how it is sampled: one frozen, validated record."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+
+from .errors import ConfigurationError
+from .registry import Registry, did_you_mean
+
+__all__ = ["SCHEDULES", "SPACINGS", "BetaSchedule", "NoiseSchedulerConfig", "SamplingMethod"]
+
+#: Noise schedules by name (classes derived from ``BaseNoiseScheduler``).
+SCHEDULES: Registry[Any] = Registry("noise schedule")
+#: Time grids by name (functions of a noise scheduler and a number of steps).
+SPACINGS: Registry[Any] = Registry("timestep spacing")
+#: Samplers by name (classes derived from ``BaseSampler``).
+SAMPLERS: Registry[Any] = Registry("sampler")
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+
+
+class BetaSchedule(str, Enum):
+    """The built-in noise schedules."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    QUADRATIC = "quadratic"
+    SIGMOID = "sigmoid"
+    EXPONENTIAL = "exponential"
+    CUSTOM = "custom"
+
+
+class SamplingMethod(str, Enum):
+    """The built-in samplers."""
+
+    DDPM = "ddpm"
+    DDIM = "ddim"
+    PNDM = "pndm"
+    ANCESTRAL = "ancestral"
+    EULER = "euler"
+    HEUN = "heun"
+
+
+class NoiseSchedulerConfig(BaseModel):
+    """Everything that defines a noise schedule and how its samplers read a model.
+
+    Frozen; unknown keys are refused with the nearest valid name. Change a copy with
+    :meth:`replace`.
+
+    Attributes:
+        num_train_timesteps: T, the number of noise levels the model was trained on.
+        beta_start: β at the first (cleanest) level.
+        beta_end: β at the last (noisiest) level. The cosine schedule needs neither.
+        beta_schedule: a :class:`BetaSchedule`, its value, or a registered name.
+        trained_betas: the T betas of ``beta_schedule="custom"``: an array, or a function
+            β(u) of u = i/(T−1) in [0, 1], which is evaluated at once and kept as numbers.
+        rescale_betas_zero_snr: shift and scale √ᾱ so that the last level has no signal
+            (Lin et al. 2023, arXiv 2305.08891, Algorithm 1).
+        prediction_type: what the model returns: "epsilon" (the noise ε), "sample" (the
+            clean x₀) or "v_prediction" (v = α·ε − σ·x₀).
+        clip_sample: clip the predicted clean sample to ±``clip_sample_range``. For data
+            with that range only; off by default, for it destroys latents.
+        clip_sample_range: the largest absolute value of the data.
+        thresholding: dynamic thresholding of the predicted clean sample (Imagen, Saharia
+            et al. 2022, arXiv 2205.11487, §2.3): with s the ``dynamic_thresholding_ratio``
+            quantile of |x₀| over one sample, limited to
+            [``sample_padding_norm``, ``sample_max_value``], x₀ becomes clamp(x₀, −s, s)/s.
+        dynamic_thresholding_ratio: the quantile, in (0, 1].
+        sample_max_value: the largest s.
+        sample_padding_norm: the smallest s (1.0 is Imagen's rule).
+        sample_padding_threshold: τ; entries with |x₀| < τ are padding and are left out of
+            the quantile (0.0 leaves none out).
+        timestep_spacing: which of the T levels a run of N steps visits: "leading",
+            "trailing", "linspace" or a registered name.
+        steps_offset: added to every timestep of the "leading" spacing.
+        use_clipped_model_output: with clipping or thresholding on, take the noise direction
+            from the clipped clean sample (as guided-diffusion does) or, where False, from
+            the raw model output (DDIM only; the default of diffusers).
+        variance_type: the variance of DDPM's noise: "fixed_small" (the posterior's),
+            "fixed_large" (β), their "_log" spellings, "learned" (the model's second half of
+            channels is the log-variance) or "learned_range" (it interpolates between the
+            two, Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15).
+
+    Raises:
+        ConfigurationError: a value out of range, an unknown key, or fields that cannot work
+            together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False, validate_default=True)
+
+    num_train_timesteps: int = Field(1000, ge=2, le=1_000_000)
+    beta_start: float = Field(0.0001, gt=0.0, lt=1.0)
+    beta_end: float = Field(0.02, gt=0.0, lt=1.0)
+    beta_schedule: BetaSchedule | str = BetaSchedule.LINEAR
+    trained_betas: tuple[float, ...] | None = None
+    rescale_betas_zero_snr: bool = False
+    prediction_type: str = "epsilon"
+    clip_sample: bool = False
+    clip_sample_range: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = Field(0.995, gt=0.0, le=1.0)
+    sample_max_value: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    sample_padding_norm: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    sample_padding_threshold: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    timestep_spacing: str = "leading"
+    steps_offset: int = Field(0, ge=0)
+    use_clipped_model_output: bool = True
+    variance_type: str = "fixed_small"
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _configuration_error(error) from None
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], where: str = "") -> NoiseSchedulerConfig:
+        """A config from a mapping, as a file holds it; ``where`` is named in errors."""
+        if not isinstance(fields, Mapping):
+            raise ConfigurationError(
+                f"expected a table of settings, got {type(fields).__name__}",
+                where=where,
+                suggestion="write the settings as key: value lines",
+            )
+        try:
+            return cls(**{str(key): value for key, value in fields.items()})
+        except ConfigurationError as error:
+            path = ".".join(part for part in (where, error.where) if part)
+            raise ConfigurationError(error.what, where=path, why=error.why, suggestion=error.suggestion) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain data: what the YAML and JSON files hold."""
+        return self.model_dump(mode="json")
+
+    def replace(self, **changes: Any) -> NoiseSchedulerConfig:
+        """A copy with some fields changed, validated as a whole."""
+        return type(self)(**{**self.model_dump(exclude_unset=True), **changes})
+
+    @field_serializer("beta_schedule", when_used="json")
+    def _schedule_name(self, value: BetaSchedule | str) -> str:
+        return Registry.key(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _betas_as_numbers(cls, data: Any) -> Any:
+        betas = data.get("trained_betas") if isinstance(data, dict) else None
+        if betas is None:
+            return data
+        steps = data.get("num_train_timesteps")
+        if callable(betas):
+            count = NoiseSchedulerConfig.model_fields["num_train_timesteps"].default if steps is None else int(steps)
+            betas = _evaluate(betas, count)
+        elif hasattr(betas, "tolist"):
+            betas = betas.tolist()
+        fixed = {**data, "trained_betas": betas}
+        if steps is None and isinstance(betas, list | tuple):
+            fixed["num_train_timesteps"] = len(betas)
+        return fixed
+
+    @field_validator("beta_schedule", mode="before")
+    @classmethod
+    def _known_schedule(cls, value: Any) -> Any:
+        name = Registry.key(value)
+        if name in BetaSchedule._value2member_map_:
+            return BetaSchedule(name)
+        SCHEDULES.get(name)
+        return name
+
+    @field_validator("prediction_type", "variance_type", "timestep_spacing", mode="before")
+    @classmethod
+    def _known_name(cls, value: Any, info: Any) -> Any:
+        name = Registry.key(value)
+        allowed = {"prediction_type": PREDICTION_TYPES, "variance_type": VARIANCE_TYPES}.get(info.field_name, SPACINGS)
+        if name not in allowed:
+            raise ConfigurationError(f"{value!r} is not a {info.field_name}", suggestion=did_you_mean(name, allowed))
+        return name
+
+    @model_validator(mode="after")
+    def _combinations(self) -> NoiseSchedulerConfig:
+        if self.beta_start > self.beta_end:
+            raise ConfigurationError(
+                f"beta_start ({self.beta_start}) is larger than beta_end ({self.beta_end})",
+                where="beta_start",
+                why="noise grows with the timestep",
+                suggestion="swap the two",
+            )
+        custom, given = self.beta_schedule is BetaSchedule.CUSTOM, self.trained_betas is not None
+        if custom != given:
+            raise ConfigurationError(
+                "beta_schedule='custom' needs trained_betas"
+                if custom
+                else "trained_betas is given but beta_schedule is not 'custom'",
+                where="trained_betas",
+                why="the betas would be missing" if custom else "the betas would be ignored",
+                suggestion="give both, or register a schedule class and use its name",
+            )
+        if self.trained_betas is not None:
+            _check_betas(self.trained_betas, self.num_train_timesteps)
+        if self.steps_offset and self.timestep_spacing != "leading":
+            raise ConfigurationError(
+                f"steps_offset={self.steps_offset} does nothing with timestep_spacing={self.timestep_spacing!r}",
+                where="steps_offset",
+                why="only the 'leading' spacing is shifted by it",
+                suggestion="set steps_offset=0",
+            )
+        if self.clip_sample and self.thresholding:
+            raise ConfigurationError(
+                "clip_sample and thresholding are both on",
+                where="thresholding",
+                why="each limits the predicted clean sample in its own way, and only one can have the last word",
+                suggestion="turn one off",
+            )
+        self._check_threshold_range()
+        zero_snr = self.rescale_betas_zero_snr or (given and self.trained_betas[-1] == 1.0)  # type: ignore[index]
+        if zero_snr and self.prediction_type == "epsilon":
+            raise ConfigurationError(
+                "the schedule has zero terminal SNR and the model predicts epsilon",
+                where="prediction_type",
+                why="at the first step x is pure noise, so ε says nothing of the clean sample: x₀ = (x − σ·ε)/0",
+                suggestion="use a model with prediction_type='v_prediction' or 'sample', or keep some signal",
+            )
+        return self
+
+    def _check_threshold_range(self) -> None:
+        if self.sample_padding_norm > self.sample_max_value:
+            raise ConfigurationError(
+                f"sample_padding_norm ({self.sample_padding_norm}) is above sample_max_value ({self.sample_max_value})",
+                where="sample_padding_norm",
+                why="they are the smallest and the largest dynamic threshold",
+                suggestion="raise sample_max_value or lower sample_padding_norm",
+            )
+        if self.thresholding and self.sample_padding_norm == self.sample_max_value:
+            warnings.warn(
+                f"dynamic thresholding is pinned to {self.sample_max_value}: sample_max_value and sample_padding_norm "
+                "leave the quantile no room, so it is plain clipping; raise sample_max_value (Imagen has no limit)",
+                stacklevel=4,
+            )
+
+
+def _check_betas(betas: tuple[float, ...], count: int) -> None:
+    if len(betas) != count:
+        raise ConfigurationError(
+            f"{len(betas)} betas for {count} training timesteps",
+            where="trained_betas",
+            suggestion=f"set num_train_timesteps={len(betas)} or give {count} betas",
+        )
+    for i, beta in enumerate(betas):
+        if not (0.0 < beta < 1.0 or (beta == 1.0 and i == count - 1)):
+            raise ConfigurationError(
+                f"beta {beta} at index {i} is outside (0, 1)",
+                where="trained_betas",
+                why="each step must add some noise and keep some signal (1.0 is allowed at the last index only)",
+                suggestion="check the function or the array",
+            )
+
+
+def _evaluate(function: Callable[[float], Any], count: int) -> list[float]:
+    betas = [float(function(i / (count - 1))) for i in range(count)]
+    if not all(map(math.isfinite, betas)):
+        raise ConfigurationError(
+            "the beta function is not finite everywhere on [0, 1]",
+            where="trained_betas",
+            suggestion="it is called with u = i/(T−1) and must return β in (0, 1)",
+        )
+    return betas
+
+
+def _configuration_error(error: ValidationError) -> ConfigurationError:
+    """Pydantic's report in the form of this library's own errors."""
+    problems = error.errors()
+    first = problems[0]
+    cause = first.get("ctx", {}).get("error")
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if isinstance(cause, ConfigurationError):
+        return ConfigurationError(
+            cause.what + more, where=cause.where or where, why=cause.why, suggestion=cause.suggestion
+        )
+    if first["type"] == "extra_forbidden":
+        return ConfigurationError(
+            f"unknown setting {where!r}{more}",
+            where=where,
+            suggestion=did_you_mean(where, NoiseSchedulerConfig.model_fields),
+        )
+    return ConfigurationError(f"{first['msg']}, got {first['input']!r}{more}", where=where, suggestion=_advice(where))
+
+
+def _advice(field: str) -> str:
+    info = NoiseSchedulerConfig.model_fields.get(field.split(".")[0])
+    return f"the default is {info.default!r}" if info is not None else "see NoiseSchedulerConfig"

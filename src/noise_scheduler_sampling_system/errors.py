@@ -1,0 +1,81 @@
+"""What can go wrong, by category: each error says what, where, why and what to do."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigurationError",
+    "DeviceError",
+    "FileError",
+    "ModelOutputError",
+    "NoiseSamplingError",
+    "NumericsError",
+    "OutOfMemoryError",
+]
+
+
+class NoiseSamplingError(Exception):
+    """Base of every error that this library raises on purpose.
+
+    Args:
+        what: the fact, one sentence.
+        where: the field path, file, argument or step concerned.
+        why: the reason it cannot work.
+        suggestion: what to do about it.
+    """
+
+    category = "general"
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", suggestion: str = "") -> None:
+        self.what, self.where, self.why, self.suggestion = what, where, why, suggestion
+        lines = [f"{where}: {what}" if where else what]
+        if why:
+            lines.append(f"  why: {why}")
+        if suggestion:
+            lines.append(f"  try: {suggestion}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.where, self.why, self.suggestion))
+
+
+def _rebuild(cls: type[NoiseSamplingError], what: str, where: str, why: str, suggestion: str) -> NoiseSamplingError:
+    return cls(what, where=where, why=why, suggestion=suggestion)
+
+
+class ConfigurationError(NoiseSamplingError, ValueError):
+    """A setting, or a combination of settings, that cannot work."""
+
+    category = "configuration"
+
+
+class ModelOutputError(NoiseSamplingError, ValueError):
+    """The model returned something of the wrong kind, shape or value."""
+
+    category = "model output"
+
+
+class DeviceError(NoiseSamplingError, RuntimeError):
+    """A device that is missing, or a model and a tensor on different ones."""
+
+    category = "device"
+
+
+class OutOfMemoryError(NoiseSamplingError, MemoryError):
+    """Not even a batch of one sample fits."""
+
+    category = "memory"
+
+
+class NumericsError(NoiseSamplingError, ArithmeticError):
+    """A value left the range of floating-point numbers, or a plan's table is not usable."""
+
+    category = "numerics"
+
+
+class FileError(NoiseSamplingError, OSError):
+    """A file that is missing, unreadable, malformed or cannot be written."""
+
+    category = "file"
+
+    def __str__(self) -> str:  # OSError formats its arguments in its own way
+        return str(self.args[0])

@@ -1,0 +1,99 @@
+"""The two factories: objects by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from .config import SAMPLERS, SCHEDULES, NoiseSchedulerConfig
+from .errors import ConfigurationError
+from .registry import Registry
+from .samplers.base import BaseSampler
+from .schedules.base import BaseNoiseScheduler
+
+__all__ = ["NoiseSchedulerFactory", "SamplerFactory"]
+
+
+class _Factory:
+    """What both factories share: a table of classes derived from one base."""
+
+    registry: Registry[Any]
+    base: type
+
+    @classmethod
+    def available(cls) -> list[str]:
+        """Every registered name, sorted."""
+        return sorted(cls.registry)
+
+    @classmethod
+    def register(cls, name: str | Enum, entry: type | None = None) -> Callable[[type], type] | type:
+        """Make a class available by name: ``register("mine", Mine)``, or a decorator ``@register("mine")``.
+
+        The name is then accepted wherever an enum member is.
+
+        Raises:
+            ConfigurationError: the name is taken, or the class has the wrong base.
+        """
+
+        def add(entry: type) -> type:
+            if not (isinstance(entry, type) and issubclass(entry, cls.base)):
+                raise ConfigurationError(
+                    f"{entry!r} is not a class derived from {cls.base.__name__}",
+                    where=f"{cls.__name__}.register({Registry.key(name)!r})",
+                    suggestion=f"write class Mine({cls.base.__name__}) and register the class itself",
+                )
+            cls.registry.register(name, entry)
+            return entry
+
+        return add if entry is None else add(entry)
+
+
+class NoiseSchedulerFactory(_Factory):
+    """Noise schedules by name."""
+
+    registry = SCHEDULES
+    base = BaseNoiseScheduler
+
+    @classmethod
+    def create(cls, config: NoiseSchedulerConfig | str | Enum | None = None, **fields: Any) -> BaseNoiseScheduler:
+        """The schedule that a config, or a schedule's name and fields, asks for.
+
+        Raises:
+            ConfigurationError: an unknown name or a bad field.
+        """
+        if isinstance(config, str | Enum):
+            fields, config = {"beta_schedule": config, **fields}, None
+        settings = (config or NoiseSchedulerConfig()).replace(**fields) if fields or config is None else config
+        scheduler: BaseNoiseScheduler = SCHEDULES.get(settings.beta_schedule, "beta_schedule")(settings)
+        return scheduler
+
+
+class SamplerFactory(_Factory):
+    """Samplers by name."""
+
+    registry = SAMPLERS
+    base = BaseSampler
+
+    @classmethod
+    def create(
+        cls,
+        method: str | Enum | type[BaseSampler],
+        scheduler: BaseNoiseScheduler | NoiseSchedulerConfig | None = None,
+        **options: Any,
+    ) -> BaseSampler:
+        """A sampler by member, value, registered name or class, on a noise schedule.
+
+        Args:
+            method: which sampler.
+            scheduler: the noise schedule, or the config of one (default: linear).
+            options: the sampler's own options, e.g. ``eta``.
+
+        Raises:
+            ConfigurationError: an unknown name or option.
+        """
+        if not isinstance(scheduler, BaseNoiseScheduler):
+            scheduler = NoiseSchedulerFactory.create(scheduler)
+        chosen = method if isinstance(method, type) else SAMPLERS.get(method, "method")
+        sampler: BaseSampler = chosen(scheduler, **options)
+        return sampler

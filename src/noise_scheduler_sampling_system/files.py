@@ -1,0 +1,146 @@
+"""Files written whole or not at all, and read with errors that name them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import FileError
+
+__all__ = ["read_bytes", "read_table", "table_format", "write_atomic", "write_table"]
+
+_FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file under a temporary name beside it and move it into place.
+
+    Raises:
+        FileError: the folder is missing or not writable; the old file is then untouched.
+    """
+    target = Path(path)
+    temporary = ""
+    try:
+        if target.is_symlink():  # replace what the link points to, not the link
+            target = target.resolve()
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise FileError(
+            "cannot be written",
+            where=str(path),
+            why=error.strerror or str(error),
+            suggestion="check that the folder exists and is writable",
+        ) from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileError: it is missing or unreadable.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise FileError(
+            "cannot be read", where=str(path), why=error.strerror or str(error), suggestion="check the path"
+        ) from error
+
+
+def table_format(path: str | os.PathLike[str]) -> str:
+    """ "yaml" or "json", by the file's ending.
+
+    Raises:
+        FileError: another ending.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise FileError(
+            f"the ending {suffix!r} names no format", where=str(path), suggestion="use .yaml, .yml or .json"
+        )
+    return _FORMATS[suffix]
+
+
+def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file.
+
+    Raises:
+        FileError: missing, malformed (with the line), a key given twice, or not a mapping.
+    """
+    kind = table_format(path)
+    try:
+        text = read_bytes(path).decode("utf-8")
+        if kind == "yaml":
+            data = yaml.load(text, Loader=_StrictLoader)
+        else:
+            data = json.loads(text, object_pairs_hook=_unique_keys)
+    except (yaml.YAMLError, ValueError) as error:
+        raise FileError(f"is not valid {kind.upper()}", where=str(path), why=str(error)) from error
+    if not isinstance(data, dict):
+        raise FileError(
+            "holds no mapping",
+            where=str(path),
+            why=f"its top level is {type(data).__name__}",
+            suggestion="write name: {setting: value, ...}",
+        )
+    return data
+
+
+def write_table(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
+    """Write a mapping as YAML or JSON, by the file's ending, whole or not at all."""
+    if table_format(path) == "yaml":
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    else:
+        text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode("utf-8"))
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is given twice")
+    return table
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML as people mean it: 1e-4 is a number, and a key given twice is an error."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for i, key in enumerate(keys):
+        if key in keys[:i]:
+            line = node.value[i][0].start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: the key {key!r} is given twice")
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)

@@ -1,0 +1,304 @@
+"""One run of a pipeline, from its checks to its last step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .early_stopping import EarlyStopping
+from .errors import ConfigurationError, NumericsError
+from .guidance import classifier_free, null_counterpart, plain
+from .model import ModelAdapter, map_tensors, resolve_device
+from .noise import NoiseSource, Seed, resolve_keys
+from .plan import SamplingPlan
+from .profiling import Stopwatch
+from .results import RunState, SamplingStep
+from .run import Model, Runnable, State, Step, run
+from .samplers.base import BaseSampler, bind_for
+from .schedules.base import BaseNoiseScheduler
+from .stepping import stepped
+
+__all__ = ["Callback", "Job", "prepare", "settings_of"]
+
+logger = logging.getLogger(__name__)
+
+Callback = Callable[[SamplingStep], object]
+
+
+class Outcome(NamedTuple):
+    """What one batch of a run came to."""
+
+    samples: Tensor
+    steps: int
+    nfe: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to start: every check is done."""
+
+    runnable: Runnable
+    adapter: ModelAdapter
+    scale: float
+    condition: Mapping[str, Any]
+    null: Mapping[str, Any]
+    noise: NoiseSource
+    initial_noise: Tensor | None
+    settings: dict[str, Any]
+    integral: bool
+    first: int = 0
+
+    @property
+    def batch(self) -> int:
+        return len(self.noise.keys)
+
+    def part(self, start: int, stop: int) -> Job:
+        """The job for samples start to stop alone."""
+        if (start, stop) == (0, self.batch):
+            return self
+
+        def rows(value: Tensor) -> Tensor:
+            return value[start:stop] if value.ndim else value
+
+        return replace(
+            self,
+            condition=map_tensors(rows, self.condition),
+            null=map_tensors(rows, self.null),
+            noise=self.noise.part(start, stop),
+            initial_noise=None if self.initial_noise is None else self.initial_noise[start:stop],
+            first=self.first + start,
+        )
+
+    def complete(
+        self, callback: Callback | None, bar: Any, stopping: EarlyStopping | None, watch: Stopwatch | None
+    ) -> Outcome:
+        """Run to the end; when something is not finite, run again with checks to say where."""
+        try:
+            return self._complete(callback, bar, stopping, watch)
+        except NumericsError as error:
+            logger.warning("the result is not finite; running again with a check after every model call")
+            with torch.no_grad():
+                for _ in run(self.runnable, self._model(None), self._start(), self.noise, check_every_row=True):
+                    pass
+            raise NumericsError(
+                "the result was not finite, but a second run of the same noise was",
+                where=error.where,
+                why="the model does not return the same for the same input (dropout, or faulty hardware)",
+                suggestion="call model.eval()",
+            ) from None
+
+    def _complete(
+        self, callback: Callback | None, bar: Any, stopping: EarlyStopping | None, watch: Stopwatch | None
+    ) -> Outcome:
+        plan, inspect = self.runnable.plan, callback is not None or stopping is not None
+        noise = watch.wrap("noise", self.noise.__call__) if watch else self.noise
+        settled = stopping.start() if stopping else None
+        x, done = self._start().x, 0
+        for step in run(self.runnable, self._model(watch), State(0, x, {}), noise, inspect=inspect):
+            x, done = step.state.x, step.state.row
+            if done < plan.nfe and plan.step[done] == plan.step[done - 1]:
+                continue
+            bar.update(self.batch)
+            if callback is not None:
+                callback(self._view(step))
+            if settled is not None and settled.update(self.runnable.clean_sample(step), plan, done):
+                logger.info(
+                    "early stopping after step %d of %d: %d of %d model calls saved",
+                    plan.step[done - 1] + 1, plan.steps, plan.nfe - done, plan.nfe,
+                )  # fmt: skip
+                break
+        return Outcome(settled.result(x) if settled else x, int(plan.step[done - 1]) + 1, done)
+
+    def steps(self, state: State | None = None, keys: Any = None) -> Iterator[SamplingStep]:
+        """The run as an iterator, from its start or from a state; every step that is handed out is finite."""
+        if state is not None:
+            history = map_tensors(lambda y: y.to(self.noise.device), state.history)
+            state = State(state.row, state.x.to(self.noise.device), history)
+            yield from replace(self, noise=replace(self.noise, keys=keys))._steps(state)
+        else:
+            yield from self._steps(self._start())
+
+    def _steps(self, state: State) -> Iterator[SamplingStep]:
+        plan = self.runnable.plan
+        with torch.no_grad():
+            steps = run(self.runnable, self._model(None), state, self.noise, inspect=True, check_every_row=True)
+        while True:
+            with torch.no_grad():  # not around the yield, where it would act on the caller's own work
+                step = next(steps, None)
+            if step is None:
+                return
+            row = step.state.row
+            if row == plan.nfe or plan.step[row] != plan.step[row - 1]:
+                yield self._view(step)
+
+    def _view(self, step: Step) -> SamplingStep:
+        plan, row = self.runnable.plan, step.state.row
+        index = int(plan.step[row - 1])
+        first_row = int((plan.step == index).argmax())
+        return SamplingStep(
+            index=index,
+            x=step.state.x,
+            t=float(plan.time[first_row]),
+            sigma=float(plan.sigma[row]),
+            nfe=row,
+            first_sample=self.first,
+            state=RunState(plan, step.state, self.noise.keys, self.settings),
+            _clean=lambda: self.runnable.clean_sample(step),
+        )
+
+    def _start(self) -> State:
+        if self.initial_noise is None:
+            noise = self.noise.initial()
+        else:
+            noise = self.initial_noise.to(self.noise.device, self.noise.dtype)
+        return State(0, noise * self.runnable.plan.prior_scale, {})
+
+    def _model(self, watch: Stopwatch | None) -> Model:
+        """The network with its conditions, times and guidance, as a function of (x, row)."""
+        plan, device = self.runnable.plan, self.noise.device
+        network = watch.wrap("model", self.adapter.__call__) if watch else self.adapter.__call__
+        condition = self.adapter.completed(self.condition, self.batch, device)
+        split = self.runnable.split
+        if self.scale == 1.0:
+            predict = plain(network, condition)
+        else:
+            null = self.adapter.completed(self.null, self.batch, device)
+            predict = classifier_free(network, condition, null, self.scale, learned_variance=split)
+        if watch:
+            predict = watch.wrap("guided", predict)
+        kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
+        times = torch.tensor(plan.time).to(kind).to(device)
+        rows = times[:, None].expand(-1, self.batch).unbind(0)
+        wanted = self.adapter.dtype
+        if wanted is None or wanted == self.noise.dtype:
+            return lambda x, row: predict(x, rows[row])
+        return lambda x, row: predict(x.to(wanted), rows[row])
+
+
+def prepare(
+    scheduler: BaseNoiseScheduler,
+    sampler: BaseSampler,
+    compiled: Callable[[], SamplingPlan],
+    *,
+    model: Callable[..., Any] | None,
+    shape: Any,
+    num_inference_steps: int,
+    scale: float,
+    condition: Mapping[str, Any] | None,
+    null_condition: Mapping[str, Any] | None,
+    seed: Seed | None,
+    generator: Any,
+    initial_noise: Tensor | None,
+    timesteps: Sequence[float] | None,
+    plan: SamplingPlan | None,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+) -> Job:
+    """Check everything and prepare a run, before the first model call.
+
+    The arguments are those of :meth:`DiffusionPipeline.sample`; ``compiled`` makes the
+    sampler's own plan.
+    """
+    config, device = scheduler.config, resolve_device(device, model, initial_noise)
+    shape = _checked_shape(shape, initial_noise)
+    _check_scale(scale)
+    if model is None:
+        from .models import DigitsModel
+
+        model = DigitsModel(scheduler, prediction_type=config.prediction_type)
+    adapter = ModelAdapter(model)
+    if plan is not None and timesteps is not None:
+        raise ConfigurationError("a plan has its own timesteps", where="timesteps", suggestion="give one of the two")
+    if plan is not None or sampler.writes_plans:
+        runnable: Runnable = bind_for(plan if plan is not None else compiled(), config)
+    else:
+        runnable = stepped(sampler, None if timesteps is not None else num_inference_steps, timesteps)
+    if dtype is None:
+        dtype = torch.promote_types(torch.float32, adapter.dtype or torch.float32)
+    if not dtype.is_floating_point:
+        raise ConfigurationError(f"{dtype} is not a floating-point type", where="dtype")
+    keys = resolve_keys(seed, generator, shape[0])
+    given = _fitted(condition or {}, shape[0], device, "condition")
+    if not condition and null_condition:
+        raise ConfigurationError("there is no condition to oppose it to", where="null_condition")
+    if condition and scale != 1.0 and null_condition is None:
+        null_condition = null_counterpart(model, given)
+    return Job(
+        runnable=runnable,
+        adapter=adapter,
+        scale=scale if condition else 1.0,
+        condition=given,
+        null=_fitted(null_condition or {}, shape[0], device, "null_condition"),
+        noise=NoiseSource(keys, tuple(shape[1:]), dtype, device),
+        initial_noise=initial_noise,
+        settings=settings_of(scheduler, sampler),
+        integral=scheduler.discrete,
+    )
+
+
+def settings_of(scheduler: BaseNoiseScheduler, sampler: BaseSampler) -> dict[str, Any]:
+    """What a stopped run must find again to go on."""
+    return {"config": scheduler.config.to_dict(), "sampler": type(sampler).__name__}
+
+
+def refuse_other_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise unless a stopped run's settings are the ones here."""
+    if saved != here:
+        fields = [k for k in here["config"] if saved.get("config", {}).get(k) != here["config"][k]]
+        raise ConfigurationError(
+            f"the run was started under other settings ({', '.join(fields) or 'another sampler'})",
+            where="resume",
+            suggestion="resume it on a pipeline with the same config and sampler",
+        )
+
+
+def _check_scale(scale: float) -> None:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < float("inf"):
+        raise ConfigurationError(f"got {scale!r}", where="guidance_scale", suggestion="give a finite number")
+
+
+def _checked_shape(shape: Any, initial_noise: Tensor | None) -> tuple[int, ...]:
+    if shape is None:
+        if initial_noise is None:
+            raise ConfigurationError("is missing", where="shape", suggestion="give (batch, channels, height, width)")
+        shape = initial_noise.shape
+    try:
+        checked = tuple(int(n) for n in shape)
+        valid = len(checked) >= 2 and all(n >= 1 and n == m for n, m in zip(checked, shape, strict=True))
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ConfigurationError(
+            f"got {shape!r}", where="shape", suggestion="give whole numbers ≥ 1: (batch, channels, height, width)"
+        )
+    if initial_noise is not None and tuple(initial_noise.shape) != checked:
+        raise ConfigurationError(
+            f"has shape {tuple(initial_noise.shape)}, the samples {checked}", where="initial_noise"
+        )
+    return checked
+
+
+def _fitted(condition: Mapping[str, Any], batch: int, device: torch.device, where: str) -> dict[str, Any]:
+    """The condition on the device, every tensor with one row a sample."""
+    if not isinstance(condition, Mapping):
+        raise ConfigurationError(
+            f"got {type(condition).__name__}", where=where, suggestion="give a mapping of keywords for the model"
+        )
+
+    def fit(value: Tensor) -> Tensor:
+        if value.ndim and value.shape[0] not in (1, batch):
+            raise ConfigurationError(
+                f"a tensor of shape {tuple(value.shape)} for a batch of {batch}",
+                where=where,
+                suggestion="give one row a sample, or one for all",
+            )
+        value = value.to(device)
+        return value.expand(batch, *value.shape[1:]) if value.ndim and value.shape[0] != batch else value
+
+    fitted: dict[str, Any] = map_tensors(fit, dict(condition))
+    return fitted

@@ -1,0 +1,187 @@
+"""Any callable as a model: how it is called, and what is taken from its answer."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigurationError, DeviceError, ModelOutputError
+
+__all__ = ["ModelAdapter", "map_tensors", "resolve_device"]
+
+logger = logging.getLogger(__name__)
+
+#: The text length that Stable Diffusion's encoders give.
+_TEXT_LENGTH = 77
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Apply a function to every tensor in nested mappings, lists and tuples."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(function, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(function, item) for item in value)
+    return value
+
+
+def resolve_device(device: str | torch.device, model: Any, tensor: Tensor | None = None) -> torch.device:
+    """The device of a run.
+
+    "auto" is the model's own where it has parameters, else the given tensor's, else CUDA,
+    then MPS, then the CPU.
+
+    Raises:
+        DeviceError: unknown, not available, or not the model's.
+    """
+    owner = _device_of(model)
+    if device == "auto":
+        if owner is not None:
+            return owner
+        if tensor is not None:
+            return tensor.device
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        chosen = torch.empty(0, device=chosen).device
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(
+            f"{device!r} cannot be used", where="device", why=str(error).splitlines()[0], suggestion="device='auto'"
+        ) from None
+    if owner is not None and owner != chosen:
+        raise DeviceError(
+            f"the run is on {chosen}, the model on {owner}",
+            where="device",
+            suggestion=f"move the model: model.to({str(chosen)!r}), or leave device='auto'",
+        )
+    return chosen
+
+
+def _first_float_parameter(model: Any) -> Tensor | None:
+    if not isinstance(model, torch.nn.Module):
+        return None
+    return next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), None)
+
+
+def _device_of(model: Any) -> torch.device | None:
+    parameter = _first_float_parameter(model)
+    return None if parameter is None or parameter.device.type == "meta" else parameter.device
+
+
+@dataclass(frozen=True)
+class ModelAdapter:
+    """A model with one way to call it.
+
+    Args:
+        model: any callable (x, t, **condition) that returns a tensor, a tuple that starts
+            with one, or an object or mapping with ``sample``.
+
+    Raises:
+        ConfigurationError: not callable.
+    """
+
+    model: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            raise ConfigurationError(
+                f"{type(self.model).__name__} is not callable",
+                where="model",
+                suggestion="give a network or a function of (x, t, **condition)",
+            )
+        if getattr(self.model, "training", False):
+            logger.warning("the model is in training mode (dropout and batch statistics are on); call model.eval()")
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The floating-point type of the model's parameters, if it has any."""
+        parameter = _first_float_parameter(self.model)
+        # quantised weights say nothing of what the model takes
+        return None if parameter is None or parameter.element_size() < 2 else parameter.dtype
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        """The network's raw output for states x, shape (B, ...), at times t, shape (B,)."""
+        output = self.model(x, timestep=t, **condition) if self._time_by_name else self.model(x, t, **condition)
+        for _ in range(2):  # an output object may hold a tuple
+            if isinstance(output, Tensor):
+                return output
+            if isinstance(output, tuple | list) and output:
+                output = output[0]
+            elif isinstance(output, Mapping) and "sample" in output:
+                output = output["sample"]
+            elif hasattr(output, "sample"):
+                output = output.sample
+        if isinstance(output, Tensor):
+            return output
+        raise ModelOutputError(
+            f"the model returned {type(output).__name__}",
+            where="model",
+            suggestion="return a tensor, a tuple that starts with one, or an object with .sample",
+        )
+
+    @property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        target = self.model.forward if isinstance(self.model, torch.nn.Module) else self.model
+        try:
+            return inspect.signature(target).parameters
+        except (TypeError, ValueError):
+            return {}
+
+    @property
+    def _time_by_name(self) -> bool:
+        """Whether the second argument is something else and the time is called ``timestep``."""
+        return "timestep" in list(self._parameters)[2:]
+
+    def completed(self, condition: Mapping[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
+        """The condition, plus zeros for the text conditioning that a diffusers model demands and nobody gave."""
+        given = dict(condition)
+        missing = {name: value for name, value in self._null_text(batch).items() if name not in given}
+        if missing:
+            logger.warning(
+                "the model demands %s and none is given: zeros of the right shape are used; "
+                "give condition={...} with encoded prompts for guided samples",
+                ", ".join(missing),
+            )
+            dtype = self.dtype or torch.float32
+            given |= map_tensors(lambda v: v.to(device, dtype), missing)
+        return given
+
+    def _null_text(self, batch: int) -> dict[str, Any]:
+        """Zeros for each text input, by what the model's config says of its shape."""
+        config, demanded = getattr(self.model, "config", None), self._parameters
+
+        def size(*names: str) -> Any:
+            values = (getattr(config, name, None) for name in names)
+            value = next((v for v in values if v is not None), None)
+            return max(value) if isinstance(value, list | tuple) else value
+
+        def required(name: str) -> bool:
+            return name in demanded and demanded[name].default in (inspect.Parameter.empty, None)
+
+        result: dict[str, Any] = {}
+        width = size("encoder_hid_dim", "joint_attention_dim", "caption_channels", "cross_attention_dim")
+        if width and "encoder_hidden_states" in demanded and _needs_text(self.model):
+            result["encoder_hidden_states"] = torch.zeros(batch, _TEXT_LENGTH, width)
+        pooled = size("pooled_projection_dim")
+        if pooled and required("pooled_projections"):
+            result["pooled_projections"] = torch.zeros(batch, pooled)
+        if size("addition_embed_type") == "text_time" and required("added_cond_kwargs"):  # SDXL
+            total, each = size("projection_class_embeddings_input_dim"), size("addition_time_embed_dim")
+            if total and each:
+                embeds, ids = torch.zeros(batch, total - 6 * each), torch.zeros(batch, 6)
+                result["added_cond_kwargs"] = {"text_embeds": embeds, "time_ids": ids}
+        return result
+
+
+def _needs_text(model: Any) -> bool:
+    """UNet2DConditionModel and the transformers of diffusers do, whatever their signature's default."""
+    return isinstance(model, torch.nn.Module) and hasattr(model, "config")

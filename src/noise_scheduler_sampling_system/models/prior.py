@@ -1,0 +1,170 @@
+"""The law of the data in coordinates: a = z + √v·n with n standard normal and z from a simple law.
+
+With x = α·a + σ·ε, q² = α²v + σ², y = x/q and κ = α/q, the smoothing counts as noise:
+y = κ·z + (standard normal). All that a diffusion model needs is then m(y, κ) = E[z | y], and
+the probability-flow ODE is
+
+    dy/dκ = m(y, κ),
+
+smooth on a finite range: κ = 0 where there is no signal, κ = 1/√v at the clean end. (From
+dx̄/ds = (x̄ − E[a | x])/s in x̄ = x/α, s = σ/α of Karras et al. 2022, arXiv 2206.00364, eq. 4,
+with E[a | x] = (σ²m + αv·x)/q².)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigurationError
+from ..schedules.path import Level
+from .constants import Constants
+from .ode import integrate
+
+__all__ = ["Mixture", "Point", "Prior"]
+
+#: Most entries of the (batch, component) table held at a time: 128 MiB of float64.
+_TABLE_LIMIT = 2**24
+
+
+class Prior(ABC):
+    """The law of z, and the variance v of the smoothing.
+
+    ``labels`` is a tensor (B,) of classes, or None for all; a value that is no class means all, too.
+    """
+
+    @abstractmethod
+    def variance(self, device: torch.device) -> Tensor:
+        """v, shape () or (d,)."""
+
+    @abstractmethod
+    def center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
+        """m = E[z | y], shape of y.
+
+        Args:
+            y: (B, d).
+            kappa: κ, shape (B, 1), (1, 1), (B, d) or a number.
+            labels: (B,) or None.
+        """
+
+    @abstractmethod
+    def flow(self, x: Tensor, start: Level, end: Level, labels: Tensor | None) -> Tensor:
+        """Follow the probability-flow ODE with coordinates (B, d) from one level to another."""
+
+    @abstractmethod
+    def draw(self, count: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
+        """``count`` independent z, shape (count, d) or (count, 1), on the CPU in float64."""
+
+    def width(self, level: Level, device: torch.device) -> Tensor:
+        """q = √(α²v + σ²), the standard deviation of x given z."""
+        return (level.alpha**2 * self.variance(device) + level.sigma**2).sqrt()
+
+
+@final
+class Point(Prior):
+    """One value of z, so that the data is Gaussian.
+
+    Args:
+        center: z, shape (d,) or (1,).
+        variance: v, shape (d,) or (); zeros are allowed.
+    """
+
+    def __init__(self, center: Tensor, variance: Tensor) -> None:
+        self._constants = Constants(center, variance)
+
+    def variance(self, device: torch.device) -> Tensor:
+        return self._constants.on(device)[1]
+
+    def center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
+        return self._constants.on(y.device)[0].expand_as(y)
+
+    def flow(self, x: Tensor, start: Level, end: Level, labels: Tensor | None) -> Tensor:
+        # y + m·(κ_end − κ_start), written so that v = 0 may meet σ = 0
+        center = self._constants.on(x.device)[0]
+        shrink = self.width(end, x.device) / self.width(start, x.device)
+        return shrink * (x - start.alpha * center) + end.alpha * center
+
+    def draw(self, count: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
+        return self._constants.on(torch.device("cpu"))[0].expand(count, -1)
+
+
+@final
+class Mixture(Prior):
+    """K isotropic Gaussians, or points.
+
+    The smallest variance is the smoothing v; what a component has above it stays in z.
+
+    Args:
+        means: (K, d).
+        variances: one, shape (), or one a component, shape (K,).
+        weights: (K,), sum 1; default equal.
+        labels: (K,), the class of each component.
+    """
+
+    def __init__(
+        self, means: Tensor, variances: Tensor, weights: Tensor | None = None, labels: Tensor | None = None
+    ) -> None:
+        count = means.shape[0]
+        smallest = variances.min()
+        # one entry where all are alike, so that the table of components needs no further pass
+        excess = (variances - smallest).expand(count) if (variances != smallest).any() else smallest.new_zeros(1)
+        weights = means.new_full((count,), 1.0 / count) if weights is None else weights
+        self._labelled = labels is not None
+        classes = torch.zeros(count, dtype=torch.int64, device="cpu") if labels is None else labels
+        self._classes = int(classes.max()) + 1
+        self._constants = Constants(means, excess, weights.log(), means.square().sum(1), classes, smallest)
+
+    def variance(self, device: torch.device) -> Tensor:
+        return self._constants.on(device)[5]
+
+    def center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
+        rows = max(1, _TABLE_LIMIT // self._constants.on(y.device)[0].shape[0])
+        if y.shape[0] <= rows:
+            return self._center(y, kappa, labels)
+        each = torch.as_tensor(kappa, dtype=y.dtype, device=y.device).expand(y.shape[0], 1)
+        pieces = [slice(first, first + rows) for first in range(0, y.shape[0], rows)]
+        return torch.cat([self._center(y[p], each[p], None if labels is None else labels[p]) for p in pieces])
+
+    def _center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
+        means, excess, log_weights, norms, _, _ = self._constants.on(y.device)
+        spread = kappa * kappa * excess  # the variance of y given the component is 1 + spread
+        precision = 1.0 / (1.0 + spread)
+        # log N(y; κμ, 1 + spread) without the −|y|²/2 that all components share: nothing large cancels
+        fit = kappa * (y @ means.T) - 0.5 * kappa * kappa * norms + 0.5 * spread * y.square().sum(1, keepdim=True)
+        logits = log_weights + precision * fit - 0.5 * y.shape[1] * torch.log1p(spread)
+        weights = self._of_class(logits, labels).softmax(1) * precision
+        return weights @ means + kappa * (weights * excess).sum(1, keepdim=True) * y
+
+    def _of_class(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """Leave each row only the components of its class; logits (B, K)."""
+        if labels is None or not self._labelled:
+            return logits
+        classes = self._constants.on(logits.device)[4]
+        other = (classes != labels[:, None]) & (labels < self._classes)[:, None]
+        return logits.masked_fill(other, -torch.inf)
+
+    def flow(self, x: Tensor, start: Level, end: Level, labels: Tensor | None) -> Tensor:
+        before, after = self.width(start, x.device), self.width(end, x.device)
+        if float(after) == 0.0:
+            raise ConfigurationError(
+                "the components have no width, so the clean end of the flow is not smooth",
+                where="reference_solution",
+                suggestion="give the components a variance above 0, or give t_end",
+            )
+        y = integrate(
+            lambda y, kappa: self.center(y, kappa, labels),
+            x / before,
+            start.alpha / float(before),
+            end.alpha / float(after),
+        )
+        return after * y
+
+    def draw(self, count: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
+        means, excess, log_weights, _, _, _ = self._constants.on(torch.device("cpu"))
+        weights = self._of_class(log_weights.expand(count, -1), labels).exp()
+        chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]
+        noise = torch.randn(count, means.shape[1], generator=generator, dtype=means.dtype)
+        return means[chosen] + excess.expand(means.shape[0])[chosen, None].sqrt() * noise

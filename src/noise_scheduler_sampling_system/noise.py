@@ -1,0 +1,124 @@
+"""Noise that depends on (seed, sample, step) only.
+
+Each tensor of noise is drawn for itself from a counter-based generator: Philox-4x64-10
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with the key (seed, index
+of the sample) and a counter that starts at (0, 0, stage, step + 1); its bits become normal
+numbers by NumPy's 256-layer ziggurat in float32. There is no stream to consume, so neither
+the batch size, nor the device, nor the data type, nor a restart can change sample 17; the
+bits are made on the host, the same for every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import ConfigurationError
+
+__all__ = ["NoiseSource", "Seed", "resolve_keys"]
+
+Seed = int | Sequence[int]
+#: (seed, index of the sample under that seed)
+Key = tuple[int, int]
+_CPU = torch.device("cpu")
+#: The step of the initial noise.
+INITIAL = (-1, 0)
+#: Below this many numbers a thread costs more than it brings.
+_WORTH_A_THREAD = 1 << 15
+
+
+def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> tuple[Key, ...]:
+    """The key of every sample of a batch.
+
+    Args:
+        seed: one seed for the whole batch (its samples are numbered), or one a sample (each
+            is then sample 0 of its seed). ``None`` draws one from ``generator``.
+        generator: a ``torch.Generator``, a list of one a sample, or ``None`` for PyTorch's
+            global one; drawing advances it.
+        batch: the number of samples.
+
+    Raises:
+        ConfigurationError: both given, a seed out of range, or the wrong number of them.
+    """
+    if seed is not None and generator is not None:
+        raise ConfigurationError("seed and generator are both given", where="seed", suggestion="give one of them")
+    if seed is None:
+        many = isinstance(generator, list | tuple)
+        seed = [_draw(g) for g in generator] if many else _draw(generator)
+    if isinstance(seed, Tensor | np.ndarray):
+        seed = seed.tolist()
+    if isinstance(seed, int | np.integer):
+        checked = _checked(seed)
+        return tuple((checked, i) for i in range(batch))
+    if not isinstance(seed, Sequence) or isinstance(seed, str) or len(seed) != batch:
+        raise ConfigurationError(
+            f"got {seed!r} for a batch of {batch}", where="seed", suggestion="give one whole number, or one a sample"
+        )
+    return tuple((_checked(s), 0) for s in seed)
+
+
+def _draw(generator: torch.Generator | None) -> int:
+    device = generator.device if generator is not None else "cpu"
+    return int(torch.randint(2**63 - 1, (1,), generator=generator, device=device).item())
+
+
+def _checked(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < 2**64:
+        raise ConfigurationError(
+            f"got {seed!r}", where="seed", suggestion="a seed is a whole number from 0 to 2**64 − 1"
+        )
+    return int(seed)
+
+
+@dataclass(frozen=True)
+class NoiseSource:
+    """Unit-variance noise for a batch of samples.
+
+    Args:
+        keys: (seed, index) of each sample.
+        shape: the shape of one sample, without the batch.
+        dtype, device: of the tensors returned; the numbers do not depend on them.
+    """
+
+    keys: tuple[Key, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device = _CPU
+
+    def initial(self) -> Tensor:
+        """The noise that a run starts from, shape (B, ...)."""
+        return self(*INITIAL)
+
+    def __call__(self, step: int, stage: int) -> Tensor:
+        """The noise of one step, shape (B, ...); stages tell several in one step apart."""
+        pinned = self.device.type == "cuda"
+        out = torch.empty((len(self.keys), *self.shape), dtype=torch.float32, pin_memory=pinned)
+        rows = out.numpy().reshape(len(self.keys), -1)
+
+        def fill(i: int) -> None:
+            seed, index = self.keys[i]
+            bits = _philox(seed, index, stage, step + 1)
+            np.random.Generator(bits).standard_normal(dtype=np.float32, out=rows[i])
+
+        if len(self.keys) > 1 and rows[0].size >= _WORTH_A_THREAD:
+            with ThreadPoolExecutor(min(len(self.keys), torch.get_num_threads())) as pool:
+                list(pool.map(fill, range(len(self.keys))))
+        else:
+            for i in range(len(self.keys)):
+                fill(i)
+        return out.to(self.device, non_blocking=pinned).to(self.dtype)
+
+    def part(self, start: int, stop: int) -> NoiseSource:
+        """The source of samples start to stop."""
+        return NoiseSource(self.keys[start:stop], self.shape, self.dtype, self.device)
+
+
+def _philox(seed: int, index: int, stage: int, step: int) -> np.random.Philox:
+    key = np.array([seed, index], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=np.array([0, 0, stage, step], dtype=np.uint64))

@@ -1,0 +1,289 @@
+"""A noise schedule and a sampler, ready to generate."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .batching import in_batches
+from .config import NoiseSchedulerConfig, SamplingMethod
+from .early_stopping import EarlyStopping
+from .errors import ConfigurationError
+from .factory import NoiseSchedulerFactory, SamplerFactory
+from .job import Callback, Outcome, prepare, refuse_other_settings, settings_of
+from .noise import Seed
+from .plan import SamplingPlan
+from .profiling import Stopwatch, measured
+from .registry import did_you_mean
+from .results import RunState, SamplingResult, SamplingStep
+from .samplers.base import BaseSampler
+from .schedules.base import BaseNoiseScheduler
+
+__all__ = ["DiffusionPipeline"]
+
+logger = logging.getLogger(__name__)
+
+Generators = torch.Generator | Sequence[torch.Generator]
+_KEYWORDS = (
+    "condition", "null_condition", "seed", "generator", "initial_noise", "timesteps", "plan", "device", "dtype",
+    "callback", "progress", "early_stopping", "profile", "max_batch_size", "differentiable", "return_result", "resume",
+)  # fmt: skip
+
+
+class _Setup(NamedTuple):
+    """What a pipeline is at one moment; replaced as a whole by an update."""
+
+    scheduler: BaseNoiseScheduler
+    sampler: BaseSampler
+
+
+class DiffusionPipeline:
+    """Generates samples: config → noise schedule → grid → sampler → plan → run.
+
+    It holds no state of a run, so threads can share it.
+
+    Args:
+        config: the settings; default: :class:`NoiseSchedulerConfig`'s.
+        method: a :class:`SamplingMethod`, its value, a registered name, or a sampler class.
+        sampler_options: the sampler's own options, e.g. ``eta``.
+
+    Raises:
+        ConfigurationError: an unknown name or option, or settings that do not go together.
+    """
+
+    def __init__(
+        self,
+        config: NoiseSchedulerConfig | None = None,
+        method: SamplingMethod | str | type[BaseSampler] = SamplingMethod.DDIM,
+        **sampler_options: Any,
+    ) -> None:
+        self._setup = self._make(config or NoiseSchedulerConfig(), method, sampler_options)
+        self._method = method
+        self._plans: dict[Any, SamplingPlan] = {}
+
+    @staticmethod
+    def _make(config: NoiseSchedulerConfig, method: Any, options: Mapping[str, Any]) -> _Setup:
+        scheduler = NoiseSchedulerFactory.create(config)
+        return _Setup(scheduler, SamplerFactory.create(method, scheduler, **options))
+
+    @property
+    def scheduler(self) -> BaseNoiseScheduler:
+        """The noise schedule."""
+        return self._setup.scheduler
+
+    @property
+    def sampler(self) -> BaseSampler:
+        """The sampler."""
+        return self._setup.sampler
+
+    @property
+    def config(self) -> NoiseSchedulerConfig:
+        """The settings."""
+        return self._setup.scheduler.config
+
+    @property
+    def method(self) -> str:
+        """The sampler's name."""
+        return self._method.__name__ if isinstance(self._method, type) else _name(self._method)
+
+    def update_config(self, **changes: Any) -> NoiseSchedulerConfig:
+        """Change settings, validated as a whole: all of the changes, or none and an error."""
+        setup = self._setup
+        self._setup = self._make(setup.scheduler.config.replace(**changes), self._method, setup.sampler.options)
+        self._plans = {}
+        return self.config
+
+    def plan(self, num_inference_steps: int = 50, *, timesteps: Sequence[float] | None = None) -> SamplingPlan:
+        """The table that a run of N steps (or on given timesteps) follows."""
+        sampler, plans = self._setup.sampler, self._plans
+        key = tuple(timesteps) if timesteps is not None else num_inference_steps
+        if (sampler, key) not in plans:
+            made = sampler.plan(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
+            if len(plans) >= 64:
+                plans.clear()
+            plans[sampler, key] = made
+        return plans[sampler, key]
+
+    def sample(
+        self,
+        model: Callable[..., Any] | None = None,
+        shape: Sequence[int] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        classifier_free_guidance: bool = True,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        null_condition: Mapping[str, Any] | None = None,
+        seed: Seed | None = None,
+        generator: Generators | None = None,
+        initial_noise: Tensor | None = None,
+        timesteps: Sequence[float] | None = None,
+        plan: SamplingPlan | None = None,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | None = None,
+        callback: Callback | None = None,
+        progress: bool = False,
+        early_stopping: float | None = None,
+        profile: bool | str | os.PathLike[str] = False,
+        max_batch_size: int | None = None,
+        differentiable: bool = False,
+        return_result: bool = False,
+        **unknown: Any,
+    ) -> Any:
+        """Generate samples.
+
+        Args:
+            model: any callable (x, t, **condition) with x of shape (B, ...) and t of shape
+                (B,): a module, a diffusers network, a function. ``None``: the embedded exact
+                model of handwritten digits, for any image shape.
+            shape: of the whole batch, (B, ...); may be left out with ``initial_noise``.
+            num_inference_steps: N, intervals of the grid. Model calls are ``plan(N).nfe``.
+            guidance_scale: s in u + s·(c − u); acts only where a condition is given.
+            classifier_free_guidance: False runs the conditional branch alone.
+            condition: keywords for the model; tensors with B (or 1) rows.
+            null_condition: the same for the unconditional branch. ``None``: what the model's
+                ``null_condition`` method says, or zeros in place of embeddings.
+            seed: one whole number for the batch (its samples are numbered), or one a sample.
+                Sample i of seed s is the same in every batch size and on every device.
+            generator: draws the seed (one, or one a sample); default: PyTorch's global one.
+            initial_noise: unit-variance noise of the batch's shape, in place of the seed's.
+            timesteps: visit exactly these times instead of N of the config's spacing.
+            plan: run this plan instead of the sampler's.
+            device: "auto" (the model's own, else CUDA, then MPS, then CPU) or a device.
+            dtype: of the state and the samples; default: float32, float64 for such a model.
+            callback: called with a :class:`SamplingStep` after every step.
+            progress: show a progress bar.
+            early_stopping: tolerance on the root-mean-square change of a sample's predicted
+                clean sample from step to step, once signal outweighs noise. A sample that
+                changes less is done; the run ends when all are.
+            profile: measure time and memory (see ``return_result``; also logged); a path
+                writes a torch-profiler trace there as well.
+            max_batch_size: run at most so many samples at a time. When memory runs out, the
+                batch is halved and retried by itself; the samples stay the same.
+            differentiable: record gradients (by default none are).
+            return_result: return a :class:`SamplingResult`, not only the samples.
+
+        Returns:
+            The samples, shape (B, ...), or a :class:`SamplingResult`.
+
+        Raises:
+            ConfigurationError: before the first model call, for anything that cannot work.
+            ModelOutputError: the model returned a wrong shape, NaN or Inf.
+            DeviceError, OutOfMemoryError, NumericsError: as they say.
+        """
+        _refuse_unknown(unknown)
+        job = prepare(
+            *self._setup, lambda: self.plan(num_inference_steps, timesteps=timesteps),
+            model=model, shape=shape, num_inference_steps=num_inference_steps,
+            scale=guidance_scale if classifier_free_guidance else 1.0, condition=condition,
+            null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
+            timesteps=timesteps, plan=plan, device=device, dtype=dtype,
+        )  # fmt: skip
+        at = job.noise.device
+        watch = Stopwatch(at) if profile else None
+        stopping = EarlyStopping.of(early_stopping)
+        size = _batch_size(max_batch_size, job.batch)
+
+        def one_batch(start: int, stop: int) -> Outcome:
+            return job.part(start, stop).complete(callback, bar, stopping, watch)
+
+        began = time.perf_counter()
+        with (
+            torch.set_grad_enabled(differentiable),
+            measured(profile, at),
+            closing(tqdm(total=job.batch * job.runnable.plan.steps, disable=not progress, unit="step")) as bar,
+        ):
+            outcomes = in_batches(one_batch, job.batch, size, at)
+            samples = outcomes[0].samples if len(outcomes) == 1 else torch.cat([o.samples for o in outcomes])
+        report = watch.profile(watch.now() - began) if watch else None
+        if report:
+            logger.info("profile of %d samples:\n%s", job.batch, report)
+        if not return_result:
+            return samples
+        longest, whole = max(outcomes, key=lambda o: o.nfe), job.runnable.plan
+        saved = whole.nfe - longest.nfe
+        return SamplingResult(samples, job.noise.keys, longest.steps, longest.nfe, saved > 0, saved, report, whole)
+
+    def stream(
+        self,
+        model: Callable[..., Any] | None = None,
+        shape: Sequence[int] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        classifier_free_guidance: bool = True,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        null_condition: Mapping[str, Any] | None = None,
+        seed: Seed | None = None,
+        generator: Generators | None = None,
+        initial_noise: Tensor | None = None,
+        timesteps: Sequence[float] | None = None,
+        plan: SamplingPlan | None = None,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | None = None,
+        resume: RunState | str | os.PathLike[str] | None = None,
+        **unknown: Any,
+    ) -> Iterator[SamplingStep]:
+        """Generate step by step: an iterator of :class:`SamplingStep`, the last one with the samples.
+
+        Stop by not asking for more. ``resume`` goes on from a step's ``state`` (or the file
+        it was saved to), bit for bit; give the same model, condition and guidance again.
+        Other arguments as for :meth:`sample`; no gradients are recorded.
+        """
+        _refuse_unknown(unknown)
+        state, keys = None, None
+        if resume is not None:
+            for name, value in {
+                "seed": seed, "generator": generator, "initial_noise": initial_noise, "plan": plan,
+                "timesteps": timesteps,
+            }.items():  # fmt: skip
+                if value is not None:
+                    raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
+            saved = resume if isinstance(resume, RunState) else RunState.load(resume)
+            refuse_other_settings(saved.settings, settings_of(*self._setup))
+            state, keys = saved.state, saved.keys
+            shape, plan, dtype = tuple(state.x.shape), saved.plan, state.x.dtype
+        job = prepare(
+            *self._setup, lambda: self.plan(num_inference_steps, timesteps=timesteps),
+            model=model, shape=shape, num_inference_steps=num_inference_steps,
+            scale=guidance_scale if classifier_free_guidance else 1.0, condition=condition,
+            null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
+            timesteps=timesteps, plan=plan, device=device, dtype=dtype,
+        )  # fmt: skip
+        return job.steps() if state is None else job.steps(state, keys)
+
+    def __repr__(self) -> str:
+        return f"DiffusionPipeline({self.sampler!r})"
+
+
+def _name(method: Any) -> str:
+    return str(method.value if isinstance(method, Enum) else method)
+
+
+def _refuse_unknown(unknown: Mapping[str, Any]) -> None:
+    for name in unknown:
+        raise ConfigurationError(
+            "unknown keyword",
+            where=name,
+            why="it would be ignored; what the model needs goes into condition={...}",
+            suggestion=did_you_mean(name, _KEYWORDS),
+        )
+
+
+def _batch_size(max_batch_size: int | None, batch: int) -> int:
+    if max_batch_size is None:
+        return batch
+    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
+        raise ConfigurationError(
+            f"got {max_batch_size!r}", where="max_batch_size", suggestion="give a whole number ≥ 1"
+        )
+    return max_batch_size

@@ -1,0 +1,331 @@
+"""The sampling plan: a sampler on a grid, compiled to a table of numbers."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import FileError, NumericsError
+from .files import read_bytes, write_atomic
+from .prediction import quantity
+
+__all__ = ["SamplingPlan"]
+
+Array = npt.NDArray[np.float64]
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingPlan:
+    """Everything that a run does between two model calls, as numbers. Immutable.
+
+    Row i asks the model once, about the state x at the level (``alpha[i]``, ``sigma[i]``),
+    which the model knows as ``time[i]``, and then computes the next state
+
+        x ← a[i]·x + Σ_k b[i,k]·y[i−k] + raw[i]·y_raw[i] + Σ_k c[i,k]·ξ[i−k],
+
+    where y[j] is row j's prediction, guided and clipped, converted to ``space``; y_raw is the
+    same before clipping; ξ[j] is the unit noise that row j brought in, keyed by
+    ``noise_key[j]``. M rows, one model call each, in N ≤ M steps (intervals of the grid).
+
+    Attributes:
+        space: the quantity y: "sample", "epsilon" or "v_prediction".
+        time: model times, shape (M,).
+        alpha, sigma: noise levels of the M queries and of the end, shape (M + 1,).
+        step: the interval that each row belongs to, shape (M,).
+        a: factor of the state, shape (M,).
+        b: factors of this row's prediction and of earlier ones, shape (M, history).
+        raw: factor of the unclipped prediction, shape (M,).
+        c: factors of this row's noise and of earlier ones, shape (M, noise history).
+        noise_key: (step, stage) of the noise that a row brings in, or (−1, −1), shape (M, 2).
+        log_variance: for learned variances, bounds (low, high): the row's noise is
+            multiplied by exp(½·(low + (v + 1)/2·(high − low))), v the model's second half of
+            channels. Shape (M, 2) or None.
+        prior_scale: the factor that turns unit noise into the first state.
+        sampler, order, options: what the plan was made from.
+    """
+
+    space: str
+    time: Array
+    alpha: Array
+    sigma: Array
+    step: npt.NDArray[np.int64]
+    a: Array
+    b: Array
+    raw: Array
+    c: Array
+    noise_key: npt.NDArray[np.int64]
+    log_variance: Array | None = None
+    prior_scale: float = 1.0
+    sampler: str = "custom"
+    order: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if column.name in _COLUMNS and value is not None:
+                array = np.array(value, dtype=np.int64 if column.name in _INTEGER else np.float64)
+                array.flags.writeable = False
+                object.__setattr__(self, column.name, array)
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        count = len(self.time)
+        shapes = {name: getattr(self, name).shape for name in _COLUMNS if getattr(self, name) is not None}
+        for name, shape in shapes.items():
+            expected = count + 1 if name in ("alpha", "sigma") else count
+            if not shape or shape[0] != expected or len(shape) != _COLUMNS[name]:
+                raise NumericsError(f"has shape {shape}, expected {expected} rows", where=f"plan column {name!r}")
+        if count == 0:
+            raise NumericsError("a plan needs at least one row", where="plan")
+
+    @property
+    def nfe(self) -> int:
+        """M, the number of model calls (guidance may double each one's work)."""
+        return len(self.time)
+
+    @property
+    def steps(self) -> int:
+        """N, the number of intervals of the grid."""
+        return int(self.step[-1]) + 1
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any row adds noise."""
+        return bool(np.any(self.c))
+
+    @functools.cached_property
+    def history(self) -> int:
+        """The most predictions of earlier rows that are alive at any one time."""
+        last = self.last_use
+        return max(sum(j < i <= last[j] for j in range(max(0, i - self.b.shape[1]), i)) for i in range(self.nfe))
+
+    @functools.cached_property
+    def last_use(self) -> tuple[int, ...]:
+        """For each row, the last row that reads its prediction (itself, where none does later)."""
+        last = list(range(self.nfe))
+        for i, k in zip(*np.nonzero(self.b), strict=True):
+            last[i - k] = max(last[i - k], int(i))
+        return tuple(last)
+
+    @functools.cached_property
+    def constant_residual(self) -> Array:
+        """By how much each row fails to reproduce constant data: x = α·k must stay α·k. Shape (M,)."""
+        levels = zip(self.alpha[:-1], self.sigma[:-1], strict=True)
+        y = np.array([quantity(self.space, alpha, sigma)[0] for alpha, sigma in levels])
+        result: Array = self.a * self.alpha[:-1] + self.raw * y - self.alpha[1:]
+        for k in range(self.b.shape[1]):
+            result[k:] += self.b[k:, k] * y[: self.nfe - k]
+        return result
+
+    def checked(self) -> SamplingPlan:
+        """This plan, if it is usable.
+
+        Raises:
+            NumericsError: a number that is not finite, a history that reaches before the
+                start, or a row that does not reproduce constant data.
+        """
+        for name in _COLUMNS:
+            column = getattr(self, name)
+            if column is not None and not np.isfinite(column).all():
+                row = int(np.argwhere(~np.isfinite(column))[0][0])
+                raise NumericsError(
+                    f"row {row} is not finite in column {name!r}",
+                    where=f"plan of {self.sampler!r}",
+                    why=f"the step from α = {self.alpha[min(row, self.nfe - 1)]:g} has no finite coefficients",
+                    suggestion="at zero signal (zero terminal SNR) use a first-order sampler such as 'ddim'",
+                )
+        for name in ("b", "c"):
+            table = getattr(self, name)
+            if any(np.any(table[i, i + 1 :]) for i in range(min(self.nfe, table.shape[1]))):
+                raise NumericsError("reads predictions or noise from before the start", where=f"plan column {name!r}")
+        scale = np.abs(self.a) + np.abs(self.b).sum(axis=1) + np.abs(self.raw) + 1.0
+        worst = int(np.argmax(np.abs(self.constant_residual) / scale))
+        if abs(self.constant_residual[worst]) > 1e-9 * scale[worst]:
+            raise NumericsError(
+                f"row {worst} does not reproduce constant data (off by {self.constant_residual[worst]:.3g})",
+                where=f"plan of {self.sampler!r}",
+                why="the weights of the predictions do not add up to what the noise levels demand",
+                suggestion="check the sampler's formula",
+            )
+        return self
+
+    def canonical(self) -> tuple[Array, Array, Array]:
+        """Every state against what is independent: x[i] = A[i]·x_T + Σ B[i,j]·y[j] + Σ C[i,j]·ξ[j].
+
+        Unique, so plans of different samplers can be compared. Unclipped predictions count
+        as predictions.
+
+        Returns:
+            A of shape (M + 1,), B and C of shape (M + 1, M); row i is the state before model
+            call i, the last row the result.
+        """
+        count = self.nfe
+        table = np.zeros((count + 1, 1 + 2 * count))
+        table[0, 0] = 1.0
+        for i in range(count):
+            table[i + 1] = self.a[i] * table[i]
+            for k in range(min(i + 1, self.b.shape[1])):
+                table[i + 1, 1 + i - k] += self.b[i, k]
+            table[i + 1, 1 + i] += self.raw[i]
+            for k in range(min(i + 1, self.c.shape[1])):
+                table[i + 1, 1 + count + i - k] += self.c[i, k]
+        return table[:, 0], table[:, 1 : 1 + count], table[:, 1 + count :]
+
+    def with_canonical(self, A: Array, B: Array, C: Array, tolerance: float = 1e-12) -> SamplingPlan:
+        """This plan's levels with the coefficients of a canonical form, in execution form.
+
+        The inverse of :meth:`canonical`: of the many execution forms the one that keeps the
+        shortest history. Terms below ``tolerance`` of a row's largest are rounding.
+        """
+        count = self.nfe
+        table = np.concatenate([A[:, None], B, C], axis=1)
+        a, b, c = np.zeros(count), np.zeros((count, count)), np.zeros((count, count))
+        age = np.argsort(np.concatenate([[-1], np.arange(count), np.arange(count)]), kind="stable")
+        for i in range(count):
+            now, after = table[i], table[i + 1]
+            oldest = next(k for k in age if abs(now[k]) > tolerance * np.abs(now).max())
+            a[i] = after[oldest] / now[oldest]
+            rest = after - a[i] * now
+            rest[np.abs(rest) <= tolerance * (np.abs(after) + np.abs(a[i] * now)).max()] = 0.0
+            for k in range(i + 1):
+                b[i, k], c[i, k] = rest[1 + i - k], rest[1 + count + i - k]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        zero = np.zeros(count)
+        return SamplingPlan(**{**values, "a": a, "b": _narrow(b), "c": _narrow(c), "raw": zero}).checked()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return {
+            "format": _FORMAT,
+            **{f.name: _plain(getattr(self, f.name)) for f in fields(self)},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SamplingPlan:
+        """A plan from :meth:`to_dict`.
+
+        Raises:
+            FileError: a missing or unknown column, or a format this version does not know.
+        """
+        rest = dict(data)
+        if rest.pop("format", None) != _FORMAT:
+            raise FileError("is not a sampling plan of this format", where="plan", suggestion="save it again")
+        names = {f.name for f in fields(cls)}
+        if set(rest) != names:
+            odd = ", ".join(sorted(set(rest) ^ names))
+            raise FileError(f"missing or unknown columns: {odd}", where="plan")
+        return cls(**rest).checked()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan, whole or not at all: ``.json``, or ``.safetensors`` for large ones."""
+        if Path(path).suffix == ".safetensors":
+            from safetensors.numpy import save
+
+            arrays = {n: np.ascontiguousarray(getattr(self, n)) for n in _COLUMNS if getattr(self, n) is not None}
+            rest = {k: v for k, v in self.to_dict().items() if k not in arrays}
+            write_atomic(path, save(arrays, metadata={"plan": json.dumps(rest)}))
+        elif Path(path).suffix == ".json":
+            write_atomic(path, (json.dumps(self.to_dict()) + "\n").encode())
+        else:
+            raise FileError("plans are .json or .safetensors files", where=str(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SamplingPlan:
+        """Read a plan that :meth:`save` wrote.
+
+        Raises:
+            FileError: missing, malformed, or of another format.
+        """
+        data = read_bytes(path)
+        try:
+            if Path(path).suffix == ".safetensors":
+                from safetensors.numpy import load
+
+                size = int.from_bytes(data[:8], "little")
+                header = json.loads(data[8 : 8 + size])
+                return cls.from_dict({**json.loads(header["__metadata__"]["plan"]), **load(data)})
+            return cls.from_dict(json.loads(data))
+        except FileError as error:
+            raise FileError(error.what, where=str(path), why=error.why, suggestion=error.suggestion) from None
+        except Exception as error:
+            raise FileError("is not a sampling plan", where=str(path), why=str(error)) from error
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A short hash of the content."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SamplingPlan.from_dict, (self.to_dict(),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SamplingPlan) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def table(self, max_rows: int = 24) -> str:
+        """The plan as text, one line a row; long plans are cut in the middle."""
+        extra = [("raw", self.raw)] if self.raw.any() else []
+        columns = [
+            ("row", [str(i) for i in range(self.nfe)]),
+            ("step", [str(i) for i in self.step]),
+            ("t", [f"{t:g}" for t in np.round(self.time, 3)]),
+            *((name, _cells(values)) for name, values in (("α", self.alpha[:-1]), ("σ", self.sigma[:-1]))),
+            ("a", _cells(self.a)),
+            *((f"b[{k}]", _cells(self.b[:, k])) for k in range(self.b.shape[1])),
+            *((name, _cells(values)) for name, values in extra),
+            *((f"c[{k}]", _cells(self.c[:, k])) for k in range(self.c.shape[1]) if self.stochastic),
+        ]
+        widths = [max(len(name), *map(len, cells)) for name, cells in columns]
+        lines = ["  ".join(name.rjust(w) for (name, _), w in zip(columns, widths, strict=True))]
+        keep = max_rows // 2
+        for i in range(self.nfe):
+            if self.nfe > max_rows and keep <= i < self.nfe - keep:
+                if i == keep:
+                    lines.append(f"... {self.nfe - 2 * keep} rows ...".center(sum(widths)))
+                continue
+            lines.append("  ".join(cells[i].rjust(w) for (_, cells), w in zip(columns, widths, strict=True)))
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        kind = "stochastic" if self.stochastic else "deterministic"
+        options = "".join(f", {k}={v}" for k, v in self.options.items())
+        head = f"{self.sampler}{options}: {self.steps} steps, {self.nfe} model calls, order {self.order}, {kind}"
+        return f"{head}, y = {self.space}\n{self.table()}"
+
+    def __repr__(self) -> str:
+        return f"SamplingPlan({self.sampler!r}, steps={self.steps}, nfe={self.nfe}, fingerprint={self.fingerprint!r})"
+
+
+#: The table's columns and their number of dimensions.
+_COLUMNS = {
+    "time": 1, "alpha": 1, "sigma": 1, "step": 1, "a": 1, "b": 2, "raw": 1, "c": 2, "noise_key": 2, "log_variance": 2,
+}  # fmt: skip
+_INTEGER = {"step", "noise_key"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _narrow(table: Array) -> Array:
+    """Without the columns on the right that hold nothing."""
+    used = np.flatnonzero(table.any(axis=0))
+    return table[:, : (int(used[-1]) + 1 if used.size else 1)]
+
+
+def _cells(values: Array) -> list[str]:
+    return [f"{v:.5g}" if v else "0" for v in values]

@@ -1,0 +1,96 @@
+"""Names that stand for things, with the nearest valid name in every refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any, Generic, TypeVar, overload
+
+from .errors import ConfigurationError
+
+__all__ = ["Registry", "did_you_mean"]
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+
+def did_you_mean(name: object, valid: Iterable[str]) -> str:
+    """A suggestion for a name that is not valid: the nearest ones, or all of them."""
+    options = list(valid)
+    by_folded = {option.lower(): option for option in options}
+    near = get_close_matches(str(name).lower(), by_folded, n=3, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(repr(by_folded[n]) for n in near) + "?"
+    return "one of: " + ", ".join(sorted(options)) if options else "none is registered"
+
+
+class Registry(Generic[T]):
+    """A table name → thing. A name is taken once: a second registration is an error.
+
+    Args:
+        kind: what the entries are, for messages ("sampler", "noise schedule", ...).
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    @overload
+    def register(self, name: str | Enum, entry: T) -> T: ...
+
+    @overload
+    def register(self, name: str | Enum) -> Callable[[E], E]: ...
+
+    def register(self, name: str | Enum, entry: Any = None) -> Any:
+        """Give ``entry`` a name; without ``entry``, return a decorator that does it.
+
+        Raises:
+            ConfigurationError: the name is taken by something else.
+        """
+        key = self.key(name)
+
+        def add(entry: Any) -> Any:
+            taken = self._entries.get(key)
+            if taken is not None and not _same_definition(taken, entry):
+                raise ConfigurationError(
+                    f"the name {key!r} is taken by {taken!r}",
+                    where=f"{self.kind} registry",
+                    suggestion="register under another name",
+                )
+            self._entries[key] = entry
+            return entry
+
+        return add if entry is None else add(entry)
+
+    def get(self, name: str | Enum, where: str = "") -> T:
+        """The entry of a name.
+
+        Raises:
+            ConfigurationError: no such name; the message has the nearest ones.
+        """
+        key = self.key(name)
+        if key not in self._entries:
+            raise ConfigurationError(
+                f"there is no {self.kind} {key!r}", where=where, suggestion=did_you_mean(key, self._entries)
+            )
+        return self._entries[key]
+
+    @staticmethod
+    def key(name: str | Enum) -> str:
+        """The registered form of a name or enum member."""
+        return str(name.value if isinstance(name, Enum) else name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.key(name) in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+
+def _same_definition(a: object, b: object) -> bool:
+    """Whether b is a again: the same object, or the same code run twice (a notebook cell)."""
+    return a is b or (
+        getattr(a, "__module__", 0) == getattr(b, "__module__", 1)
+        and getattr(a, "__qualname__", 0) == getattr(b, "__qualname__", 1)
+    )

@@ -1,0 +1,347 @@
+"""The loop: one fused linear combination between two model calls, for every plan.
+
+A plan is first bound: its table, the model's kind of prediction and the treatment of the
+predicted clean sample become a short list of host numbers per row. Then nothing on the way
+reads from the device, builds a scalar tensor, or allocates more than the new state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigurationError, ModelOutputError, NumericsError
+from .plan import SamplingPlan
+from .prediction import IDENTITY, Affine, conversion
+
+__all__ = ["BoundPlan", "Clip", "Model", "Noise", "Runnable", "State", "Step", "bind", "run"]
+
+#: (x, row) ↦ the network's output, guided, for the time of that row.
+Model = Callable[[Tensor, int], Tensor]
+#: Limits a predicted clean sample; may overwrite what it is given.
+Clip = Callable[[Tensor], Tensor]
+#: (step, stage) ↦ unit noise.
+Noise = Callable[[int, int], Tensor]
+
+
+class State(NamedTuple):
+    """A run between two rows, as a value: all that is needed to go on.
+
+    Attributes:
+        row: the row to come.
+        x: the current state.
+        history: the predictions of earlier rows that are still to be read, by row.
+    """
+
+    row: int
+    x: Tensor
+    history: Mapping[int, Tensor]
+
+
+class Step(NamedTuple):
+    """What one row did.
+
+    Attributes:
+        state: after the row.
+        asked: the state that the model was asked about (None unless the run inspects).
+        output: what the model returned (None unless the run inspects).
+    """
+
+    state: State
+    asked: Tensor | None
+    output: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """x ← a·x + of_output·output + of_clean·clean + Σ history + Σ noise, as host numbers."""
+
+    a: float
+    of_output: float
+    of_clean: float
+    history: tuple[tuple[int, float], ...]
+    noise: tuple[tuple[int, int, float], ...]
+    to_clean: Affine  # clean sample from (x, output)
+    to_y: Affine  # what is kept, from (x, clean) with clipping and from (x, output) without
+    keep: bool
+    forget: tuple[int, ...]
+    log_variance: tuple[float, float] | None
+
+
+class Runnable(ABC):
+    """What :func:`run` runs: levels to ask the model at, and a way from one to the next.
+
+    Attributes:
+        plan: the levels; for a compiled sampler also the way.
+        split: whether the model returns a variance in a second half of channels.
+    """
+
+    plan: SamplingPlan
+    split: bool
+
+    @abstractmethod
+    def advance(self, state: State, output: Tensor, noise: Noise) -> State:
+        """The next state from this one and the model's output about it."""
+
+    @abstractmethod
+    def clean_sample(self, step: Step) -> Tensor:
+        """The clean sample that the step's model call predicts, clipped. A new tensor."""
+
+    @abstractmethod
+    def hides(self, row: int) -> tuple[bool, bool]:
+        """Whether a row could hide a value that is not finite: in the output, in the state."""
+
+
+@final
+@dataclass(frozen=True)
+class BoundPlan(Runnable):
+    """A plan that knows what kind of model it runs.
+
+    Attributes:
+        plan: the table.
+        rows: the host numbers of each row.
+        clip: limits the predicted clean sample, or None.
+        split: whether the model returns a variance in a second half of channels.
+    """
+
+    plan: SamplingPlan
+    rows: tuple[_Row, ...]
+    clip: Clip | None
+    split: bool
+
+    def hides(self, row: int) -> tuple[bool, bool]:
+        return self.clip is not None, self.rows[row].a == 0.0
+
+    def clean_sample(self, step: Step) -> Tensor:
+        if step.output is None or step.asked is None:
+            raise ConfigurationError("the run was not asked to keep its predictions", where="predicted clean sample")
+        return self._clean(self.rows[step.state.row - 1], step.asked, self._mean(step.output))
+
+    def _clean(self, row: _Row, x: Tensor, output: Tensor) -> Tensor:
+        clean = _affine(row.to_clean, x, output)
+        return clean if self.clip is None else self.clip(clean)
+
+    def _mean(self, output: Tensor) -> Tensor:
+        return output.chunk(2, dim=1)[0] if self.split else output
+
+    def advance(self, state: State, output: Tensor, noise: Noise) -> State:
+        i, x, history = state
+        row = self.rows[i]
+        mean = self._mean(output)
+        kept = mean
+        terms = [(mean, row.of_output), *((history[j], b) for j, b in row.history)]
+        if self.clip is not None:
+            kept = self._clean(row, x, mean)
+            terms.append((kept, row.of_clean))
+        for step, stage, c in row.noise:
+            terms.append((_scaled(noise(step, stage), output, row.log_variance), c))
+        after = _combine(x, row.a, terms)
+        if row.keep or row.forget:
+            history = {j: y for j, y in history.items() if j not in row.forget}
+            if row.keep:
+                history[i] = kept if row.to_y == IDENTITY else _affine(row.to_y, x, kept)
+        return State(i + 1, after, history)
+
+
+def bind(
+    plan: SamplingPlan, prediction_type: str, clip: Clip | None = None, *, learned_variance: bool = False
+) -> BoundPlan:
+    """Prepare a plan for a kind of model: everything that depends on neither data nor device.
+
+    Args:
+        plan: the table.
+        prediction_type: what the network returns.
+        clip: limits the predicted clean sample.
+        learned_variance: the network returns a variance in a second half of channels.
+
+    Raises:
+        ConfigurationError: at some level the prediction does not determine what the plan
+            needs (ε at zero signal), or the plan needs a variance that the model lacks.
+    """
+    if plan.log_variance is not None and not learned_variance:
+        raise ConfigurationError(
+            "the plan needs learned variances and the model has none",
+            where="variance_type",
+            suggestion="use variance_type='fixed_small', or a model with twice the channels",
+        )
+    rows = tuple(_bind_row(plan, i, prediction_type, clip is not None) for i in range(plan.nfe))
+    return BoundPlan(plan, rows, clip, learned_variance)
+
+
+def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool) -> _Row:
+    alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
+    from_output = conversion(prediction_type, plan.space, alpha, sigma)
+    from_clean = conversion("sample", plan.space, alpha, sigma) if clips else from_output
+    b, raw = float(plan.b[i, 0]), float(plan.raw[i])
+    # y is a combination of x and output (or clean): fold it in instead of computing it
+    of_output, of_clean = (raw, b) if clips else (raw + b, 0.0)
+    lags = range(1, min(i + 1, plan.b.shape[1]))
+    noise_lags = range(min(i + 1, plan.c.shape[1]))
+    return _Row(
+        a=float(plan.a[i]) + of_output * from_output.x_factor + of_clean * from_clean.x_factor,
+        of_output=of_output * from_output.y_factor,
+        of_clean=of_clean * from_clean.y_factor,
+        history=tuple((i - k, float(plan.b[i, k])) for k in lags if plan.b[i, k]),
+        noise=tuple(
+            (int(plan.noise_key[i - k, 0]), int(plan.noise_key[i - k, 1]), float(plan.c[i, k]))
+            for k in noise_lags
+            if plan.c[i, k]
+        ),
+        to_clean=conversion(prediction_type, "sample", alpha, sigma),
+        to_y=from_clean,
+        keep=plan.last_use[i] > i,
+        forget=tuple(i - k for k in lags if plan.last_use[i - k] == i),
+        log_variance=None if plan.log_variance is None else (plan.log_variance[i, 0], plan.log_variance[i, 1]),
+    )
+
+
+def run(
+    bound: Runnable,
+    model: Model,
+    state: State,
+    noise: Noise,
+    *,
+    inspect: bool = False,
+    check_every_row: bool = False,
+) -> Iterator[Step]:
+    """Run a bound plan from a state to its end, yielding after every row.
+
+    Values that are not finite are found at the end, at no cost on the way: a linear step
+    passes them on. Where a step would hide them (clipping, a row that drops the state) the
+    largest magnitude is noted on the device and read at the end.
+
+    Args:
+        bound: the plan.
+        model: (x, row) ↦ guided output.
+        state: where to start: ``State(0, x_T, {})``, or one that an earlier run yielded.
+        noise: (step, stage) ↦ unit noise.
+        inspect: keep each row's state and output in the steps, at the cost of their memory.
+        check_every_row: read back after every row, to name the first that is not finite.
+
+    Raises:
+        ModelOutputError: the output is of the wrong shape, the model wrote into its input,
+            or (with ``check_every_row``) it is not finite.
+        NumericsError: something was not finite.
+    """
+    watch = _Watch()
+    while state.row < bound.plan.nfe:
+        i, x = state.row, state.x
+        version = x._version
+        output = model(x, i)
+        if x._version != version:
+            raise ModelOutputError(
+                "the model changed its input in place",
+                where=_where(bound.plan, i),
+                why="the sampler still needs that state",
+                suggestion="clone x at the top of the model's forward, or avoid operations that end in _",
+            )
+        _check_shape(output, x, bound, i)
+        if check_every_row and not _is_finite(output):
+            raise _not_finite(bound.plan, i, output)
+        hides_output, hides_state = bound.hides(i)
+        if hides_output:
+            watch.note(output)
+        if hides_state:
+            watch.note(x)
+        state = bound.advance(state, output, noise)
+        if check_every_row and not _is_finite(state.x):
+            raise NumericsError(
+                f"the state after {_where(bound.plan, i)} is not finite, though the model's output is",
+                where=_where(bound.plan, i),
+                why=f"values left the range of {state.x.dtype}",
+                suggestion="run with dtype=torch.float32, or clip the predicted clean sample",
+            )
+        yield Step(state, x if inspect else None, output if inspect else None)
+    watch.note(state.x)
+    if not watch.all_finite():
+        raise NumericsError("the result is not finite", where=f"plan of {bound.plan.sampler!r}")
+
+
+@dataclass
+class _Watch:
+    """Largest magnitudes, kept on the device and read once."""
+
+    magnitudes: list[Tensor] = field(default_factory=list)
+
+    def note(self, value: Tensor) -> None:
+        self.magnitudes.append(_magnitude(value))
+
+    def all_finite(self) -> bool:
+        return bool(torch.isfinite(torch.stack([m.float() for m in self.magnitudes])).all())
+
+
+def _magnitude(value: Tensor) -> Tensor:
+    magnitude: Tensor = torch.linalg.vector_norm(value.detach(), ord=float("inf"))
+    return magnitude
+
+
+def _is_finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(value.detach()).all())
+
+
+def _combine(x: Tensor, a: float, terms: list[tuple[Tensor, float]]) -> Tensor:
+    """a·x + Σ c·term in a new tensor of x's kind."""
+    terms = [(term, c) for term, c in terms if c != 0.0]
+    if a == 0.0 and terms:
+        (first, factor), *terms = terms
+        after = first.to(x.dtype) * factor
+    elif a == 1.0 and terms:
+        (first, factor), *terms = terms
+        after = torch.add(x, first.to(x.dtype), alpha=factor)
+    else:
+        after = x * a
+    for term, factor in terms:
+        after.add_(term, alpha=factor)
+    return after
+
+
+def _affine(factors: Affine, x: Tensor, y: Tensor) -> Tensor:
+    return _combine(x, factors.x_factor, [(y, factors.y_factor)])
+
+
+def _scaled(noise: Tensor, output: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    """Noise with the standard deviation that the model chose between two log-variances."""
+    if bounds is None:
+        return noise
+    low, high = bounds
+    fraction = (output.chunk(2, dim=1)[1].to(noise.dtype) + 1.0) / 2.0
+    return noise * torch.exp(0.5 * (low + fraction * (high - low)))
+
+
+def _check_shape(output: Tensor, x: Tensor, bound: Runnable, i: int) -> None:
+    if output.shape == x.shape and not bound.split:
+        return
+    expected = list(x.shape)
+    if bound.split:
+        expected[1] *= 2
+        if list(output.shape) == expected:
+            return
+    doubled = output.ndim == x.ndim and x.ndim > 1 and output.shape[1] == 2 * x.shape[1]
+    raise ModelOutputError(
+        f"the model returned shape {tuple(output.shape)}, expected {tuple(expected)}",
+        where=_where(bound.plan, i),
+        why="it seems to predict a variance, too" if doubled else "",
+        suggestion="set variance_type='learned_range'"
+        if doubled
+        else "return the prediction for every entry of x (or an object with .sample)",
+    )
+
+
+def _where(plan: SamplingPlan, i: int) -> str:
+    return f"step {plan.step[i]}, t = {plan.time[i]:g}, σ = {plan.sigma[i]:.4g} (model call {i + 1} of {plan.nfe})"
+
+
+def _not_finite(plan: SamplingPlan, i: int, output: Tensor) -> ModelOutputError:
+    bad = ~torch.isfinite(output)
+    samples = bad.flatten(1).any(dim=1).nonzero().flatten().tolist()
+    return ModelOutputError(
+        f"the model returned NaN or Inf in {int(bad.sum())} of {output.numel()} entries (samples {samples[:8]})",
+        where=_where(plan, i),
+        why="a network in half precision overflows easily; an untrained one may return anything",
+        suggestion="run the model in float32 or bfloat16, check its inputs, or lower the guidance scale",
+    )

@@ -1,0 +1,270 @@
+"""What every sampler is: a writer of plans, and a single step for those who loop themselves."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..builder import PlanBuilder
+from ..clipping import clip_of
+from ..config import NoiseSchedulerConfig
+from ..errors import ConfigurationError
+from ..grids import TimeGrid, make_grid
+from ..noise import NoiseSource, resolve_keys
+from ..plan import SamplingPlan
+from ..registry import did_you_mean
+from ..run import BoundPlan, State, Step, bind
+from ..schedules.base import BaseNoiseScheduler
+from ..schedules.path import CLEAN
+
+__all__ = ["BaseSampler", "SamplerOutput", "SamplerState"]
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """Where a hand-written loop stands: the plan it follows and the state of the run."""
+
+    bound: BoundPlan
+    run: State
+
+
+@dataclass(frozen=True)
+class SamplerOutput:
+    """What one call of :meth:`BaseSampler.step` gives.
+
+    Attributes:
+        prev_sample: the next state, one model call closer to the clean sample.
+        pred_original_sample: the clean sample that the model output predicts, clipped.
+        state: to hand to the next call; None for a custom sampler that keeps none.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor | None = None
+    state: SamplerState | None = None
+
+
+class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not necessarily both
+    """A sampling method on a noise schedule.
+
+    A built-in sampler writes a plan: it overrides :meth:`write`. A custom one may do the
+    same, or override :meth:`step` alone; it then runs in the same pipeline, one call a step.
+
+    Args:
+        scheduler: the noise schedule.
+        options: the options that ``option_defaults`` names.
+
+    Attributes:
+        order: order of convergence of the deterministic part.
+        calls_per_step: model calls in a step.
+        stochastic: whether noise is added with the default options.
+        option_defaults: the sampler's own options.
+        reads: config fields that not every sampler reads and this one does.
+        space: the quantity that a plan's history is kept in.
+
+    Raises:
+        ConfigurationError: an unknown option, or a config field set that this sampler would
+            ignore.
+    """
+
+    order: ClassVar[int] = 1
+    calls_per_step: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    option_defaults: ClassVar[Mapping[str, Any]] = {}
+    reads: ClassVar[frozenset[str]] = frozenset()
+    space: ClassVar[str] = "sample"
+
+    def __init__(self, scheduler: BaseNoiseScheduler, **options: Any) -> None:
+        self.scheduler = scheduler
+        for name in options:
+            if name not in self.option_defaults:
+                raise ConfigurationError(
+                    f"{type(self).__name__} has no option {name!r}",
+                    where=name,
+                    suggestion=did_you_mean(name, self.option_defaults),
+                )
+        self.options: Mapping[str, Any] = {**self.option_defaults, **options}
+        if type(self).step is BaseSampler.step:
+            self._refuse_unread_settings()
+
+    @property
+    def config(self) -> NoiseSchedulerConfig:
+        """The settings of the noise schedule."""
+        return self.scheduler.config
+
+    @property
+    def writes_plans(self) -> bool:
+        """Whether the sampler is compiled to a plan (otherwise it is stepped)."""
+        return type(self).write is not BaseSampler.write
+
+    def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
+        """Write the rows of a plan through a grid; see :mod:`..builder`."""
+        raise ConfigurationError(
+            f"{type(self).__name__} has neither write() nor step()",
+            where=type(self).__name__,
+            suggestion="override one of them",
+        )
+
+    def plan(
+        self, num_inference_steps: int | None = None, *, timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | None = None,
+    ) -> SamplingPlan:  # fmt: skip
+        """Compile the sampler: on N steps of the config's spacing, on given timesteps, or on a grid.
+
+        Args:
+            num_inference_steps: N.
+            timesteps: the times to ask the model at, strictly decreasing, used as they are;
+                the run ends at the clean sample.
+            grid: any grid.
+
+        Raises:
+            ConfigurationError: none or several of the three, a grid that cannot be, or a
+                sampler that only has ``step``.
+            NumericsError: the sampler has no finite coefficients on this grid.
+        """
+        if not self.writes_plans:
+            raise ConfigurationError(
+                f"{type(self).__name__} has only step(), which cannot be compiled",
+                where="plan",
+                suggestion="override write() to get a plan",
+            )
+        return _compile(self, self.grid(num_inference_steps, timesteps=timesteps, grid=grid))
+
+    def grid(
+        self, num_inference_steps: int | None = None, *, timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | None = None,
+    ) -> TimeGrid:  # fmt: skip
+        """The grid that :meth:`plan` would use."""
+        if sum(given is not None for given in (num_inference_steps, timesteps, grid)) != 1:
+            raise ConfigurationError(
+                "give exactly one of num_inference_steps, timesteps and grid", where="num_inference_steps"
+            )
+        if grid is not None:
+            return grid
+        if timesteps is not None:
+            return TimeGrid.from_times(self.scheduler, list(timesteps))
+        return make_grid(self.scheduler, num_inference_steps)  # type: ignore[arg-type]
+
+    def start(
+        self, num_inference_steps: int, sample: Tensor, *, timesteps: Sequence[float] | None = None
+    ) -> SamplerState:
+        """The state before the first :meth:`step` of a hand-written loop."""
+        plan = self.plan(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
+        return SamplerState(self._bind(plan), State(0, sample, {}))
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        *,
+        next_timestep: float | None = None,
+        state: SamplerState | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ) -> SamplerOutput:
+        """Apply one row: from the model's output about ``sample`` to the next state.
+
+        Two ways to call it. With ``state`` (from :meth:`start` or the last output) it follows
+        a plan, and works for every sampler. Without, it makes the single step from
+        ``timestep`` to ``next_timestep`` (``None``: to the clean sample); this needs a
+        sampler with one model call a step and no history.
+
+        Args:
+            model_output: what the network returned, shape (B, ...).
+            timestep: the time it was asked at.
+            sample: the state it was asked about.
+            next_timestep: the time to go to.
+            state: where the loop stands.
+            noise: unit noise of the sample's shape, if the step adds any; else it is drawn
+                from ``generator`` (one, or one a sample; default: PyTorch's global one).
+
+        Raises:
+            ConfigurationError: a timestep that is not the plan's next one, or a sampler that
+                needs ``state``.
+        """
+        time = float(timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep)
+        if state is None:
+            state = self._single_step(time, next_timestep, sample)
+        elif next_timestep is not None:
+            raise ConfigurationError("next_timestep is known from the state", where="next_timestep")
+        plan, row = state.bound.plan, state.run.row
+        if row >= plan.nfe:
+            raise ConfigurationError(f"all {plan.nfe} rows of the plan are done", where="state")
+        if time != float(plan.time[row]):
+            raise ConfigurationError(
+                f"model call {row + 1} of the plan is at t = {plan.time[row]:g}, not {time:g}",
+                where="timestep",
+                suggestion="loop over plan.time, one step a row",
+            )
+
+        def draw(step: int, stage: int) -> Tensor:
+            if noise is not None:
+                return noise
+            keys = resolve_keys(None, generator, sample.shape[0])
+            return NoiseSource(keys, tuple(sample.shape[1:]), sample.dtype, sample.device)(step, stage)
+
+        after = state.bound.advance(State(row, sample, state.run.history), model_output, draw)
+        clean = state.bound.clean_sample(Step(after, sample, model_output))
+        return SamplerOutput(after.x, clean, SamplerState(state.bound, after))
+
+    def _single_step(self, time: float, next_timestep: float | None, sample: Tensor) -> SamplerState:
+        levels = self.scheduler.levels([time] if next_timestep is None else [time, float(next_timestep)])
+        plan = self.plan(grid=TimeGrid((levels[0], CLEAN if next_timestep is None else levels[1])))
+        if self.calls_per_step != 1 or self.order != 1:
+            raise ConfigurationError(
+                f"{type(self).__name__} takes several model calls or remembers earlier ones",
+                where="state",
+                suggestion="state = sampler.start(num_inference_steps, sample), then hand on output.state",
+            )
+        return SamplerState(self._bind(plan), State(0, sample, {}))
+
+    def _bind(self, plan: SamplingPlan) -> BoundPlan:
+        return bind_for(plan, self.config)
+
+    def _refuse_unread_settings(self) -> None:
+        for name in ("use_clipped_model_output", "variance_type"):
+            value, default = getattr(self.config, name), type(self.config).model_fields[name].default
+            learned = isinstance(value, str) and value.startswith("learned")  # says what the model returns
+            if value != default and not learned and name not in self.reads:
+                raise ConfigurationError(
+                    f"{type(self).__name__} does not use {name} (set to {value!r})",
+                    where=name,
+                    why="the setting would be ignored",
+                    suggestion=f"leave it at {default!r}",
+                )
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({self.scheduler!r}{options})"
+
+
+def bind_for(plan: SamplingPlan, config: NoiseSchedulerConfig) -> BoundPlan:
+    """Bind a plan to the kind of model that a config describes."""
+    learned = config.variance_type.startswith("learned")
+    return bind(plan, config.prediction_type, clip_of(config), learned_variance=learned)
+
+
+def _compile(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:
+    # at zero signal ε determines no clean sample, so the history is kept as clean samples
+    build = PlanBuilder(sampler.space if grid.levels[0].alpha > 0.0 else "sample")
+    sampler.write(build, grid)
+    return build.build(
+        grid.levels[-1],
+        sampler.scheduler.prior_std,
+        sampler=type(sampler).__name__.removesuffix("Sampler").lower(),
+        order=sampler.order,
+        options=sampler.options,
+    )
+
+
+def number_option(options: Mapping[str, Any], name: str, low: float = 0.0) -> float:
+    """A real-valued option, checked."""
+    value = options[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
+        raise ConfigurationError(f"got {value!r}", where=name, suggestion=f"give a number ≥ {low:g}")
+    return float(value)

@@ -1,0 +1,125 @@
+"""One model call a step, no memory: DDIM, Euler, ancestral sampling and DDPM are one formula.
+
+From (α, σ) to (α', σ'), with the predicted clean sample x₀ and noise ε,
+
+    x' = α'·x₀ + √(σ'² − n²)·ε + n·ξ,    n = η·(σ'/σ)·√(σ² − (α·σ'/α')²)   (at most σ').
+
+n is the standard deviation of the posterior q(x'|x, x₀) at η = 1 (Song et al. 2021, arXiv
+2010.02502, eq. 12 and 16; written for any α, σ). The same split is the "ancestral" step of
+k-diffusion in the coordinate σ/α; η = 0 is Euler's method on the probability-flow ODE there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+from ..builder import PlanBuilder
+from ..config import SAMPLERS, SamplingMethod
+from ..errors import ConfigurationError
+from ..grids import TimeGrid
+from ..schedules.base import BaseNoiseScheduler
+from ..schedules.path import Level
+from .base import BaseSampler, number_option
+
+__all__ = ["AncestralSampler", "DDIMSampler", "DDPMSampler", "EulerSampler"]
+
+
+def posterior_std(now: Level, after: Level) -> float:
+    """Standard deviation of q(x'|x, x₀): the noise of a step with η = 1.
+
+    Raises:
+        ConfigurationError: the noise level rises (an inversion), where there is no posterior.
+    """
+    if after.noise_to_signal >= now.noise_to_signal:
+        raise ConfigurationError(
+            "a stochastic step cannot raise the noise level", where="timesteps", suggestion="use 'ddim' with eta=0"
+        )
+    ratio = now.alpha * after.sigma / (after.alpha * now.sigma)  # (σ'/α')/(σ/α)
+    return after.sigma * math.sqrt((1.0 - ratio) * (1.0 + ratio))
+
+
+class _FirstOrderSampler(BaseSampler):
+    """The formula above with η from the options (none: 0)."""
+
+    def __init__(self, scheduler: BaseNoiseScheduler, **options: float) -> None:
+        super().__init__(scheduler, **options)
+        self._eta = number_option(self.options, "eta") if "eta" in self.options else 0.0
+
+    def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
+        raw_direction = "use_clipped_model_output" in self.reads and not self.config.use_clipped_model_output
+        for i, now, after in grid.intervals():
+            p = build.predict(now, i)
+            n = min(after.sigma, self._eta * posterior_std(now, after)) if self._eta else 0.0
+            epsilon = p.raw_epsilon if raw_direction else p.epsilon
+            x = after.alpha * p.sample + math.sqrt(after.sigma**2 - n**2) * epsilon
+            build.advance(x + n * build.noise(i) if n else x)
+
+
+@final
+@SAMPLERS.register(SamplingMethod.DDIM)
+class DDIMSampler(_FirstOrderSampler):
+    """Denoising diffusion implicit models (Song et al. 2021, arXiv 2010.02502, eq. 12).
+
+    Options:
+        eta: η, the noise: 0 is deterministic (and equals Euler), 1 equals DDPM with
+            ``variance_type="fixed_small"``.
+
+    With clipping on, ``use_clipped_model_output=False`` takes ε from the raw prediction.
+    """
+
+    option_defaults = {"eta": 0.0}
+    reads = frozenset({"use_clipped_model_output"})
+
+
+@final
+@SAMPLERS.register(SamplingMethod.EULER)
+class EulerSampler(_FirstOrderSampler):
+    """Euler's method on the probability-flow ODE dx̄/dσ̄ = ε, x̄ = x/α, σ̄ = σ/α (Karras et al. 2022,
+    arXiv 2206.00364, eq. 4 and Algorithm 1 without the correction). Equals DDIM with η = 0."""
+
+
+@final
+@SAMPLERS.register(SamplingMethod.ANCESTRAL)
+class AncestralSampler(_FirstOrderSampler):
+    """Euler ancestral sampling (Song et al. 2021, arXiv 2011.13456, App. F; k-diffusion's ``euler_ancestral``).
+
+    Options:
+        eta: how much of the posterior's noise is added back; 0 equals Euler.
+    """
+
+    stochastic = True
+    option_defaults = {"eta": 1.0}
+
+
+@final
+@SAMPLERS.register(SamplingMethod.DDPM)
+class DDPMSampler(BaseSampler):
+    """Denoising diffusion probabilistic models (Ho et al. 2020, arXiv 2006.11239, Algorithm 2).
+
+    The mean is the posterior's; ``variance_type`` chooses the variance. With skipped
+    timesteps β is that of the whole interval, 1 − ᾱ/ᾱ'. No noise is added to the final
+    sample.
+    """
+
+    stochastic = True
+    reads = frozenset({"variance_type"})
+
+    def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
+        kind = self.config.variance_type
+        for i, now, after in grid.intervals():
+            p = build.predict(now, i)
+            small = posterior_std(now, after)
+            x = after.alpha * p.sample + math.sqrt(after.sigma**2 - small**2) * p.epsilon
+            if after.sigma == 0.0:
+                build.advance(x)
+                continue
+            # β of the interval: the variance of q(x|x'), (1 − (α/α')²) in a variance-preserving path
+            large = math.sqrt(now.sigma**2 - (now.alpha * after.sigma / after.alpha) ** 2)
+            if kind == "learned_range":
+                build.advance(x + build.learned_noise(i, (2 * math.log(small), 2 * math.log(large))))
+            elif kind == "learned":  # the model's value is the log-variance: from −1 to 1, itself
+                build.advance(x + build.learned_noise(i, (-1.0, 1.0)))
+            else:
+                std = small if kind.startswith("fixed_small") else large
+                build.advance(x + std * build.noise(i))

@@ -1,0 +1,139 @@
+"""Noise schedules given by T betas, as models of the DDPM family are trained with."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..config import NoiseSchedulerConfig
+from ..errors import ConfigurationError
+from .path import NoisePath, variance_preserving
+
+__all__ = ["BaseNoiseScheduler"]
+
+
+class BaseNoiseScheduler(NoisePath):
+    """A variance-preserving path through T noise levels, ᾱ_i = Π_{j≤i}(1 − β_j).
+
+    A schedule is a subclass that implements :meth:`_get_beta_schedule`. Between two whole
+    timesteps log(σ/α) is linear in t, as in k-diffusion; where the last level has no signal
+    at all (zero terminal SNR), α/σ is linear in the last interval.
+
+    Args:
+        config: the settings; fields may also be given as keywords.
+
+    Attributes:
+        betas, alphas, alphas_cumprod: β_i, 1 − β_i and ᾱ_i, float64 tensors of shape (T,).
+
+    Raises:
+        ConfigurationError: betas outside (0, 1), not finite, or not T of them.
+    """
+
+    discrete = True
+
+    def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
+        base = config if config is not None else NoiseSchedulerConfig()
+        self.config = base.replace(**fields) if fields else base
+        betas = np.array(self._checked(self._get_beta_schedule()))
+        log_alpha_bar = np.concatenate([np.cumsum(np.log1p(-betas[:-1])), [0.0]])
+        log_alpha_bar[-1] = log_alpha_bar[-2] + (np.log1p(-betas[-1]) if betas[-1] < 1 else -np.inf)
+        if self.config.rescale_betas_zero_snr:
+            log_alpha_bar = _zero_terminal_snr(log_alpha_bar)
+            betas = -np.expm1(np.diff(log_alpha_bar, prepend=0.0))
+        self.betas = torch.from_numpy(betas)
+        self.alphas = 1.0 - self.betas
+        self.alphas_cumprod = torch.from_numpy(np.exp(log_alpha_bar))
+        self.t_min, self.t_max = 0.0, float(len(betas) - 1)
+        # log SNR = log(ᾱ/(1−ᾱ)), from log ᾱ so that neither end cancels
+        self._table = torch.from_numpy(log_alpha_bar - np.log(-np.expm1(log_alpha_bar)))
+        self._tables: dict[torch.device, Tensor] = {}
+
+    @abstractmethod
+    def _get_beta_schedule(self) -> npt.ArrayLike | Tensor:
+        """The T betas, from the cleanest level to the noisiest; ``self.config`` is set."""
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T, the number of noise levels."""
+        return self.config.num_train_timesteps
+
+    @property
+    def grid_fractions(self) -> npt.NDArray[np.float64]:
+        """i/(T−1) for the T levels: 0 at the cleanest, 1 at the noisiest."""
+        return np.linspace(0.0, 1.0, self.num_train_timesteps)
+
+    @property
+    def prior_std(self) -> float:
+        """1: the path preserves unit variance."""
+        return 1.0
+
+    def _checked(self, betas: npt.ArrayLike | Tensor) -> npt.NDArray[np.float64]:
+        values = betas.detach().cpu().numpy() if isinstance(betas, Tensor) else betas
+        array = np.asarray(values, dtype=np.float64)
+        where = f"{type(self).__name__}._get_beta_schedule()"
+        if array.shape != (self.num_train_timesteps,):
+            raise ConfigurationError(
+                f"returned shape {array.shape}",
+                where=where,
+                suggestion=f"return num_train_timesteps = {self.num_train_timesteps} betas",
+            )
+        last_may_be_one = np.append(array[:-1] < 1.0, array[-1] <= 1.0)
+        bad = np.flatnonzero(~((array > 0.0) & last_may_be_one))
+        if bad.size:
+            raise ConfigurationError(
+                f"beta {array[bad[0]]} at index {bad[0]} is outside (0, 1)",
+                where=where,
+                why="each step must add some noise and keep some signal (1.0 is allowed at the last index only)",
+                suggestion="cap the betas, e.g. at 0.999",
+            )
+        return array
+
+    def _on(self, device: torch.device) -> Tensor:
+        """The log-SNR table on a device, copied there once."""
+        if device.type == "cpu":
+            return self._table
+        if device not in self._tables:
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+            self._tables[device] = self._table.to(device, dtype)
+        return self._tables[device]
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        table = self._on(t.device)
+        below = t.floor().clamp(0, len(table) - 2)
+        left, right = table[below.long()], table[below.long() + 1]
+        weight = t - below
+        inside = left + weight * (right - left)
+        if not torch.isneginf(self._table[-1]):
+            return inside
+        # α/σ falls linearly to zero in the last interval; log SNR is twice its logarithm
+        return torch.where(torch.isneginf(right), left + 2.0 * torch.log1p(-weight), inside)
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        table = self._on(log_snr.device)
+        above = torch.searchsorted(-table, -log_snr.contiguous()).clamp(1, len(table) - 1)
+        left, right = table[above - 1], table[above]
+        weight = ((log_snr - left) / (right - left)).clamp(0.0, 1.0)
+        if torch.isneginf(self._table[-1]):
+            weight = torch.where(torch.isneginf(right), -torch.expm1((log_snr - left) / 2.0).clamp(-1.0, 0.0), weight)
+        return (above - 1).to(log_snr.dtype) + weight
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return variance_preserving(log_snr)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_train_timesteps={self.num_train_timesteps})"
+
+
+def _zero_terminal_snr(log_alpha_bar: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Shift √ᾱ to end at 0 and scale it to keep its start (Lin et al. 2023, Algorithm 1)."""
+    root = np.exp(log_alpha_bar / 2)
+    if root[-1] == 0.0:
+        return log_alpha_bar
+    rescaled = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    with np.errstate(divide="ignore"):
+        return np.asarray(2.0 * np.log(rescaled))

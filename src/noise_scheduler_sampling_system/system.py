@@ -1,0 +1,185 @@
+"""Several pipelines by name, in and out of configuration files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
+from .errors import ConfigurationError
+from .files import read_table, write_table
+from .noise import resolve_keys
+from .pipeline import DiffusionPipeline
+from .registry import did_you_mean
+from .samplers.base import BaseSampler
+
+__all__ = ["AdvancedDiffusionSystem"]
+
+logger = logging.getLogger(__name__)
+
+
+class AdvancedDiffusionSystem:
+    """Named pipelines, compared and configured together.
+
+    A configuration file (YAML or JSON) maps each pipeline's name to its settings: the fields
+    of :class:`NoiseSchedulerConfig`, and optionally ``method`` and ``sampler_options``.
+    Without ``method`` the sampler is the one that the name ends in ("cosine_ddim"), else
+    DDIM.
+
+    Args:
+        config_path: a file to load.
+
+    Raises:
+        FileError: the file is missing or malformed.
+        ConfigurationError: a setting in it is wrong; the error names pipeline and field.
+    """
+
+    def __init__(self, config_path: str | os.PathLike[str] | None = None) -> None:
+        self._pipelines: dict[str, DiffusionPipeline] = {}
+        if config_path is not None:
+            self.load_config(config_path)
+
+    def create_pipeline(
+        self,
+        name: str,
+        config: NoiseSchedulerConfig | Mapping[str, Any] | None = None,
+        method: SamplingMethod | str | type[BaseSampler] = SamplingMethod.DDIM,
+        **sampler_options: Any,
+    ) -> DiffusionPipeline:
+        """Make a pipeline and keep it under a name; a name in use is given to the new one.
+
+        Args:
+            name: any non-empty text.
+            config: its settings.
+            method: a member, its value, a registered name, or a sampler class.
+            sampler_options: the sampler's own options.
+        """
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"got {name!r}", where="name", suggestion="give a non-empty text")
+        if isinstance(config, Mapping):
+            config = NoiseSchedulerConfig.from_dict(config, where=name)
+        pipeline = DiffusionPipeline(config, method, **sampler_options)
+        if name in self._pipelines:
+            logger.info("pipeline %r is replaced", name)
+        self._pipelines[name] = pipeline
+        return pipeline
+
+    def get_pipeline(self, name: str) -> DiffusionPipeline:
+        """The pipeline of a name.
+
+        Raises:
+            ConfigurationError: there is none; the message has the nearest names.
+        """
+        if name not in self._pipelines:
+            raise ConfigurationError(
+                f"there is no pipeline {name!r}", where="name", suggestion=did_you_mean(name, self._pipelines)
+            )
+        return self._pipelines[name]
+
+    def list_pipelines(self) -> list[str]:
+        """The names, in the order of their creation."""
+        return list(self._pipelines)
+
+    def remove_pipeline(self, name: str) -> DiffusionPipeline:
+        """Take a pipeline out and return it."""
+        pipeline = self.get_pipeline(name)
+        del self._pipelines[name]
+        return pipeline
+
+    def update_pipeline(self, name: str, **changes: Any) -> DiffusionPipeline:
+        """Change settings of a pipeline, validated as a whole: all of the changes, or none and an error."""
+        pipeline = self.get_pipeline(name)
+        pipeline.update_config(**changes)
+        return pipeline
+
+    def compare_schedulers(
+        self, shape: tuple[int, ...], num_inference_steps: int = 50, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Samples of every pipeline from the same initial noise and the same noise keys.
+
+        Args:
+            shape: (B, ...), as for :meth:`DiffusionPipeline.sample`.
+            num_inference_steps: N.
+            kwargs: anything else that ``sample`` takes; ``model`` defaults to the embedded
+                digits.
+
+        Returns:
+            The samples by the pipeline's name.
+
+        Raises:
+            ConfigurationError: no pipelines, or one that cannot run so; before any runs.
+        """
+        if not self._pipelines:
+            raise ConfigurationError("the system has no pipelines", suggestion="create_pipeline(...) first")
+        for name, pipeline in self._pipelines.items():
+            if pipeline.sampler.writes_plans and kwargs.get("plan") is None:
+                try:
+                    pipeline.plan(num_inference_steps, timesteps=kwargs.get("timesteps"))
+                except ConfigurationError as error:
+                    raise ConfigurationError(
+                        error.what, where=f"{name}.{error.where}", why=error.why, suggestion=error.suggestion
+                    ) from None
+        if kwargs.get("seed") is None:
+            kwargs["seed"] = resolve_keys(None, kwargs.pop("generator", None), 1)[0][0]
+        return {
+            name: pipeline.sample(shape=shape, num_inference_steps=num_inference_steps, **kwargs)
+            for name, pipeline in self._pipelines.items()
+        }
+
+    def load_config(self, path: str | os.PathLike[str]) -> None:
+        """Make the pipelines of a file: all of them, or none and an error."""
+        made: dict[str, DiffusionPipeline] = {}
+        for name, entry in read_table(path).items():
+            where = f"{path}: {name}"
+            if not isinstance(entry, Mapping):
+                raise ConfigurationError(
+                    f"expected a table of settings, got {type(entry).__name__}",
+                    where=where,
+                    suggestion="write the settings as indented key: value lines",
+                )
+            settings = dict(entry)
+            method = settings.pop("method", None) or _method_of(str(name))
+            options = settings.pop("sampler_options", None) or {}
+            config = NoiseSchedulerConfig.from_dict(settings, where=where)
+            try:
+                made[str(name)] = DiffusionPipeline(config, method, **options)
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    error.what, where=f"{where}.{error.where}", why=error.why, suggestion=error.suggestion
+                ) from None
+        self._pipelines.update(made)
+
+    def save_config(self, path: str | os.PathLike[str]) -> None:
+        """Write every pipeline's settings, as YAML or JSON by the ending, whole or not at all.
+
+        Raises:
+            ConfigurationError: a sampler that is not registered, so has no name to write.
+        """
+        table: dict[str, Any] = {}
+        for name, pipeline in self._pipelines.items():
+            if pipeline.method not in SAMPLERS:
+                raise ConfigurationError(
+                    f"its sampler {pipeline.method} has no name to save",
+                    where=name,
+                    suggestion=f"SamplerFactory.register('my_sampler', {pipeline.method}) and create it by that name",
+                )
+            options = dict(pipeline.sampler.options)
+            table[name] = {**pipeline.config.to_dict(), "method": pipeline.method}
+            if options:
+                table[name]["sampler_options"] = options
+        write_table(path, table)
+
+    def __repr__(self) -> str:
+        return f"AdvancedDiffusionSystem({self.list_pipelines()})"
+
+
+def _method_of(name: str) -> str:
+    """The sampler whose name a pipeline's name ends in."""
+    ending = max((m for m in SAMPLERS if name == m or name.endswith(f"_{m}")), key=len, default=None)
+    if ending is None:
+        logger.warning("pipeline %r names no method: using 'ddim'; write method: ... to choose", name)
+    return ending or SamplingMethod.DDIM.value
