@@ -19,11 +19,10 @@ from .plan import SamplingPlan
 from .profiling import Stopwatch
 from .results import RunState, SamplingStep
 from .run import Model, Runnable, State, Step, run
-from .samplers.base import BaseSampler, bind_for
-from .schedules.base import BaseNoiseScheduler
-from .stepping import stepped
+from .samplers.base import bind_for
+from .setup import Setup
 
-__all__ = ["Callback", "Job", "prepare", "settings_of"]
+__all__ = ["Callback", "Job", "prepare", "refuse_other_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,11 @@ class Job:
         noise = watch.wrap("noise", self.noise.__call__) if watch else self.noise
         settled = stopping.start() if stopping else None
         x, done = self._start().x, 0
-        for step in run(self.runnable, self._model(watch), State(0, x, {}), noise, inspect=inspect):
+        steps = run(
+            self.runnable, self._model(watch), State(0, x, {}), noise,
+            inspect=inspect, check_every_row=stopping is not None,
+        )  # fmt: skip
+        for step in steps:
             x, done = step.state.x, step.state.row
             if done < plan.nfe and plan.step[done] == plan.step[done - 1]:
                 continue
@@ -181,9 +184,7 @@ class Job:
 
 
 def prepare(
-    scheduler: BaseNoiseScheduler,
-    sampler: BaseSampler,
-    compiled: Callable[[], SamplingPlan],
+    setup: Setup,
     *,
     model: Callable[..., Any] | None,
     shape: Any,
@@ -201,10 +202,10 @@ def prepare(
 ) -> Job:
     """Check everything and prepare a run, before the first model call.
 
-    The arguments are those of :meth:`DiffusionPipeline.sample`; ``compiled`` makes the
-    sampler's own plan.
+    The arguments are those of :meth:`DiffusionPipeline.sample`.
     """
-    config, device = scheduler.config, resolve_device(device, model, initial_noise)
+    scheduler, config = setup.scheduler, setup.scheduler.config
+    device = resolve_device(device, model, initial_noise)
     shape = _checked_shape(shape, initial_noise)
     _check_scale(scale)
     if model is None:
@@ -214,10 +215,7 @@ def prepare(
     adapter = ModelAdapter(model)
     if plan is not None and timesteps is not None:
         raise ConfigurationError("a plan has its own timesteps", where="timesteps", suggestion="give one of the two")
-    if plan is not None or sampler.writes_plans:
-        runnable: Runnable = bind_for(plan if plan is not None else compiled(), config)
-    else:
-        runnable = stepped(sampler, None if timesteps is not None else num_inference_steps, timesteps)
+    runnable = setup.runnable(num_inference_steps, timesteps) if plan is None else bind_for(plan, config)
     if dtype is None:
         dtype = torch.promote_types(torch.float32, adapter.dtype or torch.float32)
     if not dtype.is_floating_point:
@@ -236,14 +234,9 @@ def prepare(
         null=_fitted(null_condition or {}, shape[0], device, "null_condition"),
         noise=NoiseSource(keys, tuple(shape[1:]), dtype, device),
         initial_noise=initial_noise,
-        settings=settings_of(scheduler, sampler),
+        settings=setup.identity,
         integral=scheduler.discrete,
     )
-
-
-def settings_of(scheduler: BaseNoiseScheduler, sampler: BaseSampler) -> dict[str, Any]:
-    """What a stopped run must find again to go on."""
-    return {"config": scheduler.config.to_dict(), "sampler": type(sampler).__name__}
 
 
 def refuse_other_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -128,7 +129,7 @@ class ModelAdapter:
             suggestion="return a tensor, a tuple that starts with one, or an object with .sample",
         )
 
-    @property
+    @functools.cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         target = self.model.forward if isinstance(self.model, torch.nn.Module) else self.model
         try:
@@ -136,7 +137,7 @@ class ModelAdapter:
         except (TypeError, ValueError):
             return {}
 
-    @property
+    @functools.cached_property
     def _time_by_name(self) -> bool:
         """Whether the second argument is something else and the time is called ``timestep``."""
         return "timestep" in list(self._parameters)[2:]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from .batching import in_batches
 from .config import NoiseSchedulerConfig, SamplingMethod
 from .early_stopping import EarlyStopping
 from .errors import ConfigurationError
-from .factory import NoiseSchedulerFactory, SamplerFactory
-from .job import Callback, Outcome, prepare, refuse_other_settings, settings_of
+from .job import Callback, Outcome, prepare, refuse_other_settings
 from .noise import Seed
 from .plan import SamplingPlan
 from .profiling import Stopwatch, measured
@@ -27,6 +26,7 @@ from .registry import did_you_mean
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers.base import BaseSampler
 from .schedules.base import BaseNoiseScheduler
+from .setup import Setup
 
 __all__ = ["DiffusionPipeline"]
 
@@ -37,13 +37,6 @@ _KEYWORDS = (
     "condition", "null_condition", "seed", "generator", "initial_noise", "timesteps", "plan", "device", "dtype",
     "callback", "progress", "early_stopping", "profile", "max_batch_size", "differentiable", "return_result", "resume",
 )  # fmt: skip
-
-
-class _Setup(NamedTuple):
-    """What a pipeline is at one moment; replaced as a whole by an update."""
-
-    scheduler: BaseNoiseScheduler
-    sampler: BaseSampler
 
 
 class DiffusionPipeline:
@@ -66,14 +59,8 @@ class DiffusionPipeline:
         method: SamplingMethod | str | type[BaseSampler] = SamplingMethod.DDIM,
         **sampler_options: Any,
     ) -> None:
-        self._setup = self._make(config or NoiseSchedulerConfig(), method, sampler_options)
+        self._setup = Setup.make(config or NoiseSchedulerConfig(), method, sampler_options)
         self._method = method
-        self._plans: dict[Any, SamplingPlan] = {}
-
-    @staticmethod
-    def _make(config: NoiseSchedulerConfig, method: Any, options: Mapping[str, Any]) -> _Setup:
-        scheduler = NoiseSchedulerFactory.create(config)
-        return _Setup(scheduler, SamplerFactory.create(method, scheduler, **options))
 
     @property
     def scheduler(self) -> BaseNoiseScheduler:
@@ -98,20 +85,19 @@ class DiffusionPipeline:
     def update_config(self, **changes: Any) -> NoiseSchedulerConfig:
         """Change settings, validated as a whole: all of the changes, or none and an error."""
         setup = self._setup
-        self._setup = self._make(setup.scheduler.config.replace(**changes), self._method, setup.sampler.options)
-        self._plans = {}
+        self._setup = Setup.make(self.config.replace(**changes), self._method, setup.sampler.options)
         return self.config
 
     def plan(self, num_inference_steps: int = 50, *, timesteps: Sequence[float] | None = None) -> SamplingPlan:
-        """The table that a run of N steps (or on given timesteps) follows."""
-        sampler, plans = self._setup.sampler, self._plans
-        key = tuple(timesteps) if timesteps is not None else num_inference_steps
-        if (sampler, key) not in plans:
-            made = sampler.plan(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
-            if len(plans) >= 64:
-                plans.clear()
-            plans[sampler, key] = made
-        return plans[sampler, key]
+        """The table that a run of N steps (or on given timesteps) follows.
+
+        Raises:
+            ConfigurationError: the sampler has only ``step``, or cannot run so.
+        """
+        sampler = self._setup.sampler
+        if not sampler.writes_plans:
+            return sampler.plan(num_inference_steps)  # which says why there is none
+        return self._setup.runnable(num_inference_steps, timesteps).plan
 
     def sample(
         self,
@@ -182,7 +168,7 @@ class DiffusionPipeline:
         """
         _refuse_unknown(unknown)
         job = prepare(
-            *self._setup, lambda: self.plan(num_inference_steps, timesteps=timesteps),
+            self._setup,
             model=model, shape=shape, num_inference_steps=num_inference_steps,
             scale=guidance_scale if classifier_free_guidance else 1.0, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
@@ -249,11 +235,11 @@ class DiffusionPipeline:
                 if value is not None:
                     raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
             saved = resume if isinstance(resume, RunState) else RunState.load(resume)
-            refuse_other_settings(saved.settings, settings_of(*self._setup))
+            refuse_other_settings(saved.settings, self._setup.identity)
             state, keys = saved.state, saved.keys
             shape, plan, dtype = tuple(state.x.shape), saved.plan, state.x.dtype
         job = prepare(
-            *self._setup, lambda: self.plan(num_inference_steps, timesteps=timesteps),
+            self._setup,
             model=model, shape=shape, num_inference_steps=num_inference_steps,
             scale=guidance_scale if classifier_free_guidance else 1.0, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,

@@ -132,12 +132,13 @@ class BoundPlan(Runnable):
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
         i, x, history = state
         row = self.rows[i]
-        mean = self._mean(output)
-        kept = mean
-        terms = [(mean, row.of_output), *((history[j], b) for j, b in row.history)]
+        kept = mean = self._mean(output)
+        terms = [(mean, row.of_output)]
         if self.clip is not None:
             kept = self._clean(row, x, mean)
             terms.append((kept, row.of_clean))
+        for j, b in row.history:
+            terms.append((history[j], b))
         for step, stage, c in row.noise:
             terms.append((_scaled(noise(step, stage), output, row.log_variance), c))
         after = _combine(x, row.a, terms)
@@ -256,7 +257,10 @@ def run(
                 why=f"values left the range of {state.x.dtype}",
                 suggestion="run with dtype=torch.float32, or clip the predicted clean sample",
             )
-        yield Step(state, x if inspect else None, output if inspect else None)
+        step = Step(state, x if inspect else None, output if inspect else None)
+        del x, output  # or they would live through the next model call
+        yield step
+        del step
     watch.note(state.x)
     if not watch.all_finite():
         raise NumericsError("the result is not finite", where=f"plan of {bound.plan.sampler!r}")
@@ -285,19 +289,16 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def _combine(x: Tensor, a: float, terms: list[tuple[Tensor, float]]) -> Tensor:
-    """a·x + Σ c·term in a new tensor of x's kind."""
-    terms = [(term, c) for term, c in terms if c != 0.0]
-    if a == 0.0 and terms:
-        (first, factor), *terms = terms
-        after = first.to(x.dtype) * factor
-    elif a == 1.0 and terms:
-        (first, factor), *terms = terms
-        after = torch.add(x, first.to(x.dtype), alpha=factor)
-    else:
-        after = x * a
+    """a·x + Σ c·term in a new tensor of x's kind: one pass for the first factor, one a term."""
+    after = x * a if a else None
     for term, factor in terms:
-        after.add_(term, alpha=factor)
-    return after
+        if factor == 0.0:
+            continue
+        if after is None:
+            after = term.to(x.dtype) * factor
+        else:
+            after.add_(term, alpha=factor)
+    return torch.zeros_like(x) if after is None else after
 
 
 def _affine(factors: Affine, x: Tensor, y: Tensor) -> Tensor:

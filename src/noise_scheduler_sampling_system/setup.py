@@ -1,0 +1,53 @@
+"""A noise schedule with a sampler on it: what a pipeline is at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .config import NoiseSchedulerConfig
+from .factory import NoiseSchedulerFactory, SamplerFactory
+from .run import Runnable
+from .samplers.base import BaseSampler, bind_for
+from .schedules.base import BaseNoiseScheduler
+from .stepping import stepped
+
+__all__ = ["Setup"]
+
+_KEPT_PLANS = 64
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Schedule, sampler, and the plans that they have made so far."""
+
+    scheduler: BaseNoiseScheduler
+    sampler: BaseSampler
+    _made: dict[Any, Runnable] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def make(cls, config: NoiseSchedulerConfig, method: Any, options: Mapping[str, Any]) -> Setup:
+        """From a config, a sampler's name or class, and its options."""
+        scheduler = NoiseSchedulerFactory.create(config)
+        return cls(scheduler, SamplerFactory.create(method, scheduler, **options))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a stopped run must find again to go on."""
+        return {"config": self.scheduler.config.to_dict(), "sampler": type(self.sampler).__name__}
+
+    def runnable(self, num_inference_steps: int, timesteps: Sequence[float] | None = None) -> Runnable:
+        """The sampler on N steps, or on given timesteps, ready for the loop; made once."""
+        key = num_inference_steps if timesteps is None else tuple(float(t) for t in timesteps)
+        made = self._made.get(key)
+        if made is None:
+            steps = num_inference_steps if timesteps is None else None
+            if self.sampler.writes_plans:
+                made = bind_for(self.sampler.plan(steps, timesteps=timesteps), self.scheduler.config)
+            else:
+                made = stepped(self.sampler, steps, timesteps)
+            if len(self._made) >= _KEPT_PLANS:
+                self._made.clear()
+            self._made[key] = made
+        return made
