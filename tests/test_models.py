@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, final
 
@@ -33,6 +33,15 @@ PATH = LinearNoiseScheduler()
 ZERO_SNR = LinearNoiseScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
 Array = npt.NDArray[np.float64]
 KINDS = ("epsilon", "sample", "v_prediction")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small operations gain nothing from threads, and lose much where other processes hold the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @final
@@ -172,11 +181,11 @@ def test_the_null_class_is_any_class() -> None:
 def test_null_condition() -> None:
     labels = torch.tensor([1, 2])
     null = mixture().null_condition({"class_labels": labels})
-    assert null["class_labels"].tolist() == [3, 3] and null["class_labels"].dtype == labels.dtype
+    assert null["class_labels"].tolist() == [3, 3]
+    assert null["class_labels"].dtype == labels.dtype
     assert labels.tolist() == [1, 2]
-    assert (
-        mixture().null_condition({}) == {} and mixture().null_condition({"class_labels": None})["class_labels"] is None
-    )
+    assert mixture().null_condition({}) == {}
+    assert mixture().null_condition({"class_labels": None})["class_labels"] is None
     assert int(DigitsModel(PATH).null_condition({"class_labels": 4})["class_labels"]) == 10
     with pytest.raises(ConfigurationError, match="class_label"):
         GaussianModel(PATH).null_condition({"class_labels": labels})
@@ -213,12 +222,14 @@ def test_bad_labels_are_refused(labels: Any) -> None:
         ("covariance", lambda: GaussianModel(PATH, torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]))),
         ("covariance", lambda: GaussianModel(PATH, torch.zeros(2), torch.tensor([[1.0, 2.0], [0.0, 1.0]]))),
         ("shape", lambda: DigitsModel(PATH).sample_data(3)),
+        ("t", lambda: DigitsModel(STRAIGHT).reference_solution(randn(1, 1, 9, 9), 0.0, 0.5)),
     ],
 )
 def test_what_cannot_work_is_refused(where: str, build: Callable[[], object]) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         build()
-    assert refusal.value.where == where and refusal.value.suggestion
+    assert refusal.value.where == where
+    assert refusal.value.suggestion
 
 
 @pytest.mark.parametrize("covariance", ["scalar", "diagonal", "matrix"])
@@ -245,7 +256,16 @@ def test_gaussian_denoiser_and_flow(covariance: str) -> None:
     start = (x / alpha).flatten().numpy()
     solved = solve_ivp(slope, (sigma / alpha, 0.0), start, method="DOP853", rtol=1e-12, atol=1e-12).y[:, -1]
     got = model.reference_solution(x, 200)
-    assert got.dtype == torch.float64 and np.abs(got.flatten().numpy() - solved).max() < 1e-9
+    assert got.dtype == torch.float64
+    assert np.abs(got.flatten().numpy() - solved).max() < 1e-9
+
+
+def test_a_singular_covariance_is_not_refused_for_its_rounding() -> None:
+    direction = randn(6, 1, seed=11)
+    matrix = direction @ direction.T
+    assert torch.linalg.eigvalsh(matrix).min() < 0.0  # what rounding makes of a zero
+    solution = GaussianModel(PATH, torch.zeros(6), matrix).reference_solution(randn(3, 6))
+    assert torch.linalg.svdvals(solution)[1] < 1e-12
 
 
 def test_gaussian_equals_a_mixture_of_one() -> None:
@@ -260,7 +280,8 @@ def test_gaussian_variances_may_be_zero_and_shapes_any() -> None:
     mean = torch.tensor([1.0, -2.0], dtype=torch.float64)
     model, x = GaussianModel(PATH, mean, torch.tensor([0.0, 0.5])), randn(3, 2)
     solution = model.reference_solution(x)
-    assert (solution[:, 0] - 1.0).abs().max() < 1e-15 and (solution[:, 1] + 2.0).abs().max() > 0.1
+    assert (solution[:, 0] - 1.0).abs().max() < 1e-15
+    assert (solution[:, 1] + 2.0).abs().max() > 0.1
     torch.testing.assert_close(model.denoise(x, 100)[:, 0], torch.ones(3, dtype=torch.float64))
     free = GaussianModel(PATH, 0.5, 2.0)
     fixed = GaussianModel(PATH, torch.full((1, 4, 4), 0.5), 2.0)
@@ -377,19 +398,10 @@ def test_large_batches_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_digits_at_their_own_size_are_a_kernel_density() -> None:
     images, labels = load_digits()
-    assert images.shape == (1797, 8, 8) and labels.bincount().tolist() == [
-        178,
-        182,
-        177,
-        183,
-        181,
-        182,
-        181,
-        179,
-        174,
-        180,
-    ]
-    assert images.min() == -1.0 and images.max() == 1.0
+    assert images.shape == (1797, 8, 8)
+    assert labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert images.min() == -1.0
+    assert images.max() == 1.0
     x, wanted = randn(2, 1, 8, 8), torch.tensor([3, 10])
     for kind in KINDS:
         digits = DigitsModel(PATH, kind, bandwidth=0.2)
@@ -406,7 +418,7 @@ def cosines(size: int) -> Tensor:
     """The 8 lowest vectors of the orthonormal DCT-II, by its definition."""
     rows = [[math.cos(math.pi * k * (2 * i + 1) / (2 * size)) for k in range(min(8, size))] for i in range(size)]
     basis = torch.tensor(rows, dtype=torch.float64)
-    return basis / basis.norm(dim=0)
+    return basis / basis.square().sum(0).sqrt()
 
 
 def test_large_digits_are_small_digits_seen_through_a_basis() -> None:
@@ -460,7 +472,9 @@ def test_digits_of_any_shape_obey_tweedie(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(alpha * epsilon - sigma * clean, v, rtol=1e-11, atol=1e-11)
     model = DigitsModel(PATH)
     drawn = model.sample_data(200, shape, generator=0)
-    assert drawn.shape == (200, *shape) and 0.05 < float(drawn.abs().mean()) < 1.5
+    assert drawn.shape == (200, *shape)
+    assert drawn.is_contiguous()
+    assert 0.05 < float(drawn.abs().mean()) < 1.5
     # data drawn and noised a little is denoised to itself, to within what the noise can move it
     noisy = PATH.level(0).alpha * drawn + PATH.level(0).sigma * randn(200, *shape)
     pixels = math.prod(shape)
@@ -491,7 +505,8 @@ def test_the_dtype_of_x_is_kept_and_not_computed_in(model: ExactModel, dtype: to
 def test_sample_data_follows_the_law_and_the_seed() -> None:
     model = mixture()
     drawn = model.sample_data(20000, generator=3)
-    assert drawn.shape == (20000, 2, 3) and drawn.dtype == torch.float64
+    assert drawn.shape == (20000, 2, 3)
+    assert drawn.dtype == torch.float64
     torch.testing.assert_close(drawn, model.sample_data(20000, generator=3), rtol=0, atol=0)
     assert not torch.equal(drawn, model.sample_data(20000, generator=4))
     share = WEIGHTS / WEIGHTS.sum()
@@ -543,7 +558,7 @@ def test_integrator_reaches_its_tolerance_both_ways() -> None:
 
 @pytest.mark.parametrize("slope", [lambda y, s: y * y, lambda y, s: y * math.nan])
 def test_integrator_says_when_it_cannot(slope: Callable[[Tensor, float], Tensor]) -> None:
-    with pytest.raises(NumericsError, match="tolerance|error below"):
+    with pytest.raises(NumericsError, match="error below"):
         integrate(slope, torch.ones(3, dtype=torch.float64), 0.0, 2.0)
 
 

@@ -15,6 +15,9 @@ __all__ = ["in_batches", "release_cache"]
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
+#: How PyTorch, its CPU allocator, and NVIDIA's libraries say it where the error has no type of its own.
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
+
 
 def in_batches(run: Callable[[int, int], R], count: int, size: int, device: torch.device) -> list[R]:
     """[run(start, stop), ...] over ``count`` samples, at most ``size`` at a time.
@@ -65,4 +68,4 @@ def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError):
         return not isinstance(error, OutOfMemoryError)
     text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    return any(sign in text for sign in _SIGNS)

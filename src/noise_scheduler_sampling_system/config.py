@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from .errors import ConfigurationError
+from .files import read_table, write_table
 from .registry import Registry, did_you_mean
 
 __all__ = ["SCHEDULES", "SPACINGS", "BetaSchedule", "NoiseSchedulerConfig", "SamplingMethod"]
@@ -139,6 +151,20 @@ class NoiseSchedulerConfig(BaseModel):
         """Every field as plain data: what the YAML and JSON files hold."""
         return self.model_dump(mode="json")
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NoiseSchedulerConfig:
+        """The config in a YAML or JSON file that holds one, as :meth:`save` writes it.
+
+        Raises:
+            FileError: the file is missing or malformed.
+            ConfigurationError: a setting in it is wrong.
+        """
+        return cls.from_dict(read_table(path), where=str(path))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write every field as YAML or JSON, by the file's ending, whole or not at all."""
+        write_table(path, self.to_dict())
+
     def replace(self, **changes: Any) -> NoiseSchedulerConfig:
         """A copy with some fields changed, validated as a whole."""
         return type(self)(**{**self.model_dump(exclude_unset=True), **changes})
@@ -149,20 +175,19 @@ class NoiseSchedulerConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _betas_as_numbers(cls, data: Any) -> Any:
+    def _as_many_timesteps_as_betas(cls, data: Any) -> Any:
         betas = data.get("trained_betas") if isinstance(data, dict) else None
-        if betas is None:
-            return data
-        steps = data.get("num_train_timesteps")
+        if np.ndim(betas) == 1 and data.get("num_train_timesteps") is None:
+            return {**data, "num_train_timesteps": len(betas)}
+        return data
+
+    @field_validator("trained_betas", mode="before")
+    @classmethod
+    def _betas_as_numbers(cls, betas: Any, info: ValidationInfo) -> Any:
         if callable(betas):
-            count = NoiseSchedulerConfig.model_fields["num_train_timesteps"].default if steps is None else int(steps)
-            betas = _evaluate(betas, count)
-        elif hasattr(betas, "tolist"):
-            betas = betas.tolist()
-        fixed = {**data, "trained_betas": betas}
-        if steps is None and isinstance(betas, list | tuple):
-            fixed["num_train_timesteps"] = len(betas)
-        return fixed
+            count = info.data.get("num_train_timesteps")  # missing where it is refused
+            return None if count is None else _evaluate(betas, count)
+        return betas.tolist() if hasattr(betas, "tolist") else betas
 
     @field_validator("beta_schedule", mode="before")
     @classmethod
@@ -240,7 +265,7 @@ class NoiseSchedulerConfig(BaseModel):
             warnings.warn(
                 f"dynamic thresholding is pinned to {self.sample_max_value}: sample_max_value and sample_padding_norm "
                 "leave the quantile no room, so it is plain clipping; raise sample_max_value (Imagen has no limit)",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -37,16 +37,20 @@ class _Factory:
         """
 
         def add(entry: type) -> type:
-            if not (isinstance(entry, type) and issubclass(entry, cls.base)):
-                raise ConfigurationError(
-                    f"{entry!r} is not a class derived from {cls.base.__name__}",
-                    where=f"{cls.__name__}.register({Registry.key(name)!r})",
-                    suggestion=f"write class Mine({cls.base.__name__}) and register the class itself",
-                )
-            cls.registry.register(name, entry)
+            cls.registry.register(name, cls._derived(entry, f"register({Registry.key(name)!r})"))
             return entry
 
         return add if entry is None else add(entry)
+
+    @classmethod
+    def _derived(cls, entry: Any, where: str) -> type:
+        if isinstance(entry, type) and issubclass(entry, cls.base):
+            return entry
+        raise ConfigurationError(
+            f"{entry!r} is not a class derived from {cls.base.__name__}",
+            where=f"{cls.__name__}.{where}",
+            suggestion=f"write class Mine({cls.base.__name__}) and give the class itself",
+        )
 
 
 class NoiseSchedulerFactory(_Factory):
@@ -56,14 +60,18 @@ class NoiseSchedulerFactory(_Factory):
     base = BaseNoiseScheduler
 
     @classmethod
-    def create(cls, config: NoiseSchedulerConfig | str | Enum | None = None, **fields: Any) -> BaseNoiseScheduler:
-        """The schedule that a config, or a schedule's name and fields, asks for.
+    def create(
+        cls, config: NoiseSchedulerConfig | Mapping[str, Any] | str | Enum | None = None, **fields: Any
+    ) -> BaseNoiseScheduler:
+        """The schedule that a config (also as a mapping), or a schedule's name and fields, asks for.
 
         Raises:
             ConfigurationError: an unknown name or a bad field.
         """
         if isinstance(config, str | Enum):
             fields, config = {"beta_schedule": config, **fields}, None
+        if isinstance(config, Mapping):
+            config = NoiseSchedulerConfig.from_dict(config)
         settings = (config or NoiseSchedulerConfig()).replace(**fields) if fields or config is None else config
         scheduler: BaseNoiseScheduler = SCHEDULES.get(settings.beta_schedule, "beta_schedule")(settings)
         return scheduler
@@ -79,7 +87,7 @@ class SamplerFactory(_Factory):
     def create(
         cls,
         method: str | Enum | type[BaseSampler],
-        scheduler: BaseNoiseScheduler | NoiseSchedulerConfig | None = None,
+        scheduler: BaseNoiseScheduler | NoiseSchedulerConfig | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> BaseSampler:
         """A sampler by member, value, registered name or class, on a noise schedule.
@@ -94,6 +102,6 @@ class SamplerFactory(_Factory):
         """
         if not isinstance(scheduler, BaseNoiseScheduler):
             scheduler = NoiseSchedulerFactory.create(scheduler)
-        chosen = method if isinstance(method, type) else SAMPLERS.get(method, "method")
+        chosen = cls._derived(method, "create") if isinstance(method, type) else SAMPLERS.get(method, "method")
         sampler: BaseSampler = chosen(scheduler, **options)
         return sampler

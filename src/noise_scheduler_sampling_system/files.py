@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from .errors import FileError
 
 __all__ = ["read_bytes", "read_table", "table_format", "write_atomic", "write_table"]
 
+_MERGE = "tag:yaml.org,2002:merge"
 _FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 
 
@@ -25,33 +26,26 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         FileError: the folder is missing or not writable; the old file is then untouched.
     """
     target = Path(path)
-    temporary = ""
+    if target.is_symlink():  # replace what the link points to, not the link
+        target = target.resolve()
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        if target.is_symlink():  # replace what the link points to, not the link
-            target = target.resolve()
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
+        if target.exists():
+            os.chmod(temporary, target.stat().st_mode & 0o777)
         os.replace(temporary, target)
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise FileError(
             "cannot be written",
             where=str(path),
             why=error.strerror or str(error),
             suggestion="check that the folder exists and is writable",
         ) from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -90,7 +84,7 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     kind = table_format(path)
     try:
-        text = read_bytes(path).decode("utf-8")
+        text = read_bytes(path).decode("utf-8-sig")  # as some editors begin a file
         if kind == "yaml":
             data = yaml.load(text, Loader=_StrictLoader)
         else:
@@ -108,11 +102,20 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_table(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
-    """Write a mapping as YAML or JSON, by the file's ending, whole or not at all."""
-    if table_format(path) == "yaml":
-        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    else:
+    """Write a mapping as YAML or JSON, by the file's ending, whole or not at all.
+
+    Raises:
+        FileError: another ending, a value that neither format has, or a file that cannot be written.
+    """
+    kind = table_format(path)
+    try:
         text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise FileError(
+            "cannot be written", where=str(path), why=str(error), suggestion="use numbers, texts, lists and mappings"
+        ) from error
+    if kind == "yaml":  # from the JSON, so that both formats hold the same
+        text = yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True)
     write_atomic(path, text.encode("utf-8"))
 
 
@@ -130,10 +133,11 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    written = [key for key, _ in node.value if key.tag != _MERGE]
+    keys = [loader.construct_object(key, deep=True) for key in written]
     for i, key in enumerate(keys):
         if key in keys[:i]:
-            line = node.value[i][0].start_mark.line + 1
+            line = written[i].start_mark.line + 1
             raise yaml.YAMLError(f"line {line}: the key {key!r} is given twice")
     return loader.construct_mapping(node, deep=True)
 

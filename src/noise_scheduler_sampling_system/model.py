@@ -54,7 +54,7 @@ def resolve_device(device: str | torch.device, model: Any, tensor: Tensor | None
     try:
         chosen = torch.device(device)
         chosen = torch.empty(0, device=chosen).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise DeviceError(
             f"{device!r} cannot be used", where="device", why=str(error).splitlines()[0], suggestion="device='auto'"
         ) from None
@@ -93,11 +93,12 @@ class ModelAdapter:
     model: Callable[..., Any]
 
     def __post_init__(self) -> None:
-        if not callable(self.model):
+        if not callable(self.model) or isinstance(self.model, type):
+            what = f"the class {self.model.__name__}" if isinstance(self.model, type) else type(self.model).__name__
             raise ConfigurationError(
-                f"{type(self.model).__name__} is not callable",
+                f"{what} is not callable as a model",
                 where="model",
-                suggestion="give a network or a function of (x, t, **condition)",
+                suggestion="give a network (an instance, not its class) or a function of (x, t, **condition)",
             )
         if getattr(self.model, "training", False):
             logger.warning("the model is in training mode (dropout and batch statistics are on); call model.eval()")
@@ -131,7 +132,10 @@ class ModelAdapter:
 
     @functools.cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
-        target = self.model.forward if isinstance(self.model, torch.nn.Module) else self.model
+        model: Any = self.model
+        for wrapped in ("_orig_mod", "module"):  # torch.compile, DataParallel
+            model = getattr(model, wrapped, model)
+        target = model.forward if isinstance(model, torch.nn.Module) else model
         try:
             return inspect.signature(target).parameters
         except (TypeError, ValueError):

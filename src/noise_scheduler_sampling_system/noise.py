@@ -1,11 +1,14 @@
 """Noise that depends on (seed, sample, step) only.
 
 Each tensor of noise is drawn for itself from a counter-based generator: Philox-4x64-10
-(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with the key (seed, index
-of the sample) and a counter that starts at (0, 0, stage, step + 1); its bits become normal
-numbers by NumPy's 256-layer ziggurat in float32. There is no stream to consume, so neither
-the batch size, nor the device, nor the data type, nor a restart can change sample 17; the
-bits are made on the host, the same for every device.
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") whose bits become normal
+numbers by NumPy's ziggurat in float32. There is no stream to consume, so neither the batch
+size, nor the device, nor the data type, nor a restart can change sample 17; the bits are made
+on the host, the same for every device.
+
+The noise of sample i of a seed, with d numbers a sample and g = max(1, ⌊4096/d⌋): row i mod g
+of the g×d normal numbers of the key (seed, ⌊i/g⌋) and the counter (0, 0, stage, step + 1). The
+rows of a group are drawn together because a generator costs as much as a thousand numbers.
 """
 
 from __future__ import annotations
@@ -29,8 +32,10 @@ Key = tuple[int, int]
 _CPU = torch.device("cpu")
 #: The step of the initial noise.
 INITIAL = (-1, 0)
-#: Below this many numbers a thread costs more than it brings.
-_WORTH_A_THREAD = 1 << 15
+#: Numbers that one generator draws at least, where samples are small.
+_GROUP = 4096
+#: Below this many numbers threads cost more than they bring.
+_WORTH_THREADS = 1 << 16
 
 
 def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> tuple[Key, ...]:
@@ -64,6 +69,10 @@ def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> tuple[Key, ..
 
 
 def _draw(generator: torch.Generator | None) -> int:
+    if not isinstance(generator, torch.Generator | None):
+        raise ConfigurationError(
+            f"got {generator!r}", where="generator", suggestion="give a torch.Generator, or seed=... for a number"
+        )
     device = generator.device if generator is not None else "cpu"
     return int(torch.randint(2**63 - 1, (1,), generator=generator, device=device).item())
 
@@ -98,20 +107,30 @@ class NoiseSource:
     def __call__(self, step: int, stage: int) -> Tensor:
         """The noise of one step, shape (B, ...); stages tell several in one step apart."""
         pinned = self.device.type == "cuda"
-        out = torch.empty((len(self.keys), *self.shape), dtype=torch.float32, pin_memory=pinned)
+        out = torch.empty((len(self.keys), *self.shape), dtype=torch.float32, device=_CPU, pin_memory=pinned)
         rows = out.numpy().reshape(len(self.keys), -1)
+        size = max(1, _GROUP // rows.shape[1])
+        groups: dict[Key, list[int]] = {}
+        for i, (seed, index) in enumerate(self.keys):
+            groups.setdefault((seed, index // size), []).append(i)
 
-        def fill(i: int) -> None:
-            seed, index = self.keys[i]
-            bits = _philox(seed, index, stage, step + 1)
-            np.random.Generator(bits).standard_normal(dtype=np.float32, out=rows[i])
+        def fill(group: Key) -> None:
+            members = groups[group]
+            wanted = [self.keys[i][1] % size for i in members]
+            generator = np.random.Generator(_philox(*group, stage, step + 1))
+            if size == 1:
+                generator.standard_normal(dtype=np.float32, out=rows[members[0]])
+                rows[members[1:]] = rows[members[0]]  # a seed that was given twice
+            else:
+                drawn = generator.standard_normal((max(wanted) + 1, rows.shape[1]), dtype=np.float32)
+                rows[members] = drawn[wanted]
 
-        if len(self.keys) > 1 and rows[0].size >= _WORTH_A_THREAD:
-            with ThreadPoolExecutor(min(len(self.keys), torch.get_num_threads())) as pool:
-                list(pool.map(fill, range(len(self.keys))))
+        if len(groups) > 1 and rows.size >= _WORTH_THREADS:
+            with ThreadPoolExecutor(min(len(groups), torch.get_num_threads())) as pool:
+                list(pool.map(fill, groups))
         else:
-            for i in range(len(self.keys)):
-                fill(i)
+            for group in groups:
+                fill(group)
         return out.to(self.device, non_blocking=pinned).to(self.dtype)
 
     def part(self, start: int, stop: int) -> NoiseSource:

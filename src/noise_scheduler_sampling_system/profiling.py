@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -97,16 +98,17 @@ def measured(trace: bool | str | os.PathLike[str], device: torch.device) -> Iter
     """Reset the memory counters; where ``trace`` is a path, write a torch-profiler trace there (for chrome://tracing).
 
     Raises:
-        FileError: the trace cannot be written.
+        FileError: the trace cannot be written; before the run, not after it.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if isinstance(trace, bool):
         yield
         return
+    try:
+        Path(trace).open("ab").close()
+    except (OSError, TypeError) as error:
+        raise FileError("the trace cannot be written", where=str(trace), why=str(error)) from error
     with torch.profiler.profile(record_shapes=True) as profiler:
         yield
-    try:
-        profiler.export_chrome_trace(os.fspath(trace))
-    except (OSError, RuntimeError) as error:
-        raise FileError("the trace cannot be written", where=str(trace), why=str(error)) from error
+    profiler.export_chrome_trace(os.fspath(trace))

@@ -123,8 +123,9 @@ class AdvancedDiffusionSystem:
                     raise ConfigurationError(
                         error.what, where=f"{name}.{error.where}", why=error.why, suggestion=error.suggestion
                     ) from None
-        if kwargs.get("seed") is None:
-            kwargs["seed"] = resolve_keys(None, kwargs.pop("generator", None), 1)[0][0]
+        generator = kwargs.pop("generator", None)
+        if generator is not None or kwargs.get("seed") is None:
+            kwargs["seed"] = _drawn(kwargs.get("seed"), generator)
         return {
             name: pipeline.sample(shape=shape, num_inference_steps=num_inference_steps, **kwargs)
             for name, pipeline in self._pipelines.items()
@@ -144,9 +145,15 @@ class AdvancedDiffusionSystem:
             settings = dict(entry)
             method = settings.pop("method", None) or _method_of(str(name))
             options = settings.pop("sampler_options", None) or {}
+            if not isinstance(options, Mapping):
+                raise ConfigurationError(
+                    f"expected a table of options, got {type(options).__name__}",
+                    where=f"{where}.sampler_options",
+                    suggestion="write the options as indented key: value lines",
+                )
             config = NoiseSchedulerConfig.from_dict(settings, where=where)
             try:
-                made[str(name)] = DiffusionPipeline(config, method, **options)
+                made[str(name)] = DiffusionPipeline(config, method, **{str(k): v for k, v in options.items()})
             except ConfigurationError as error:
                 raise ConfigurationError(
                     error.what, where=f"{where}.{error.where}", why=error.why, suggestion=error.suggestion
@@ -175,6 +182,13 @@ class AdvancedDiffusionSystem:
 
     def __repr__(self) -> str:
         return f"AdvancedDiffusionSystem({self.list_pipelines()})"
+
+
+def _drawn(seed: Any, generator: Any) -> int | list[int]:
+    """One seed of a generator, or of each in a list: the same for every pipeline."""
+    if isinstance(generator, list | tuple):
+        return [key[0] for key in resolve_keys(seed, generator, len(generator))]
+    return resolve_keys(seed, generator, 1)[0][0]
 
 
 def _method_of(name: str) -> str:

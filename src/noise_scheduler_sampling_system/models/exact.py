@@ -118,6 +118,12 @@ class ExactModel(ABC):
         moved = prior.flow(u, _scaled(start, embedding.scale), _scaled(end, embedding.scale), labels)
         solution = embedding.lift(moved)
         if not embedding.complete:
+            if start.sigma == 0.0:
+                raise ConfigurationError(
+                    "the flow cannot start without noise: the data has no width in some directions",
+                    where="t",
+                    suggestion="start from a time with σ > 0",
+                )
             # off the data's subspace the clean sample is 0, so that only noise is there, and it shrinks
             solution = solution + (end.sigma / start.sigma) * (wide - embedding.lift(u))
         return solution.to(device, working_dtype(device))
@@ -155,7 +161,7 @@ class ExactModel(ABC):
         embedding, prior, labels = self._resolve(like, condition)
         z = prior.draw(count, generator, labels).expand(count, embedding.size)
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device="cpu")
-        return embedding.lift(embedding.scale * (z + prior.variance(z.device).sqrt() * noise))
+        return embedding.lift(embedding.scale * (z + prior.variance(z.device).sqrt() * noise)).contiguous()
 
     def null_condition(self, condition: Mapping[str, Any]) -> dict[str, Any]:
         """The same condition without its content: labels become ``null_class``.

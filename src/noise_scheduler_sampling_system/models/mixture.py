@@ -79,7 +79,7 @@ class GaussianMixtureModel(_MixtureModel):
             path,
             means,
             _per_component("variances", variances, count, one=True),
-            None if checked is None else checked / checked.sum(),
+            checked,
             _classes(labels, count, checked),
             prediction_type,
         )

@@ -13,7 +13,7 @@ from ..errors import NumericsError
 __all__ = ["integrate"]
 
 _COLUMNS = 7
-_MAX_STEPS = 10_000
+_MAX_STEPS = 1_000
 
 
 def integrate(

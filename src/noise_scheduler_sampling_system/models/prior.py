@@ -100,7 +100,7 @@ class Mixture(Prior):
     Args:
         means: (K, d).
         variances: one, shape (), or one a component, shape (K,).
-        weights: (K,), sum 1; default equal.
+        weights: (K,), of any sum; default equal.
         labels: (K,), the class of each component.
     """
 
@@ -111,7 +111,7 @@ class Mixture(Prior):
         smallest = variances.min()
         # one entry where all are alike, so that the table of components needs no further pass
         excess = (variances - smallest).expand(count) if (variances != smallest).any() else smallest.new_zeros(1)
-        weights = means.new_full((count,), 1.0 / count) if weights is None else weights
+        weights = means.new_ones(count) if weights is None else weights
         self._labelled = labels is not None
         classes = torch.zeros(count, dtype=torch.int64, device="cpu") if labels is None else labels
         self._classes = int(classes.max()) + 1

@@ -1,0 +1,303 @@
+"""The command ``noise-sampling``: plans, samples and pictures from a terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from typer.core import TyperGroup
+
+from .errors import ConfigurationError, NoiseSamplingError
+
+if TYPE_CHECKING:
+    from .pipeline import DiffusionPipeline
+
+__all__ = ["app"]
+
+_DIGITS = 10
+
+
+class _Group(TyperGroup):
+    """Commands whose errors are messages, not tracebacks."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NoiseSamplingError as error:
+            typer.echo(f"{error.category} error: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Noise schedules and samplers for diffusion models, compiled to plans.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Configuration files.")
+app.add_typer(config_app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for all.")] = 0,
+) -> None:
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger(__package__).setLevel(level)
+
+
+@app.command()
+def samplers() -> None:
+    """List the samplers: order, model calls a step, whether they add noise, options."""
+    from .config import SAMPLERS
+
+    rows: list[tuple[str, ...]] = [("name", "order", "calls/step", "stochastic", "options")]
+    for name in sorted(SAMPLERS):
+        cls = SAMPLERS.get(name)
+        options = ", ".join(f"{key}={value}" for key, value in cls.option_defaults.items())
+        rows.append((name, str(cls.order), str(cls.calls_per_step), "yes" if cls.stochastic else "no", options))
+    typer.echo(_table(rows))
+
+
+@app.command()
+def schedules() -> None:
+    """List the noise schedules, with the noise-to-signal ratio σ/α at both ends."""
+    from .config import SCHEDULES, BetaSchedule
+    from .factory import NoiseSchedulerFactory
+
+    rows: list[tuple[str, ...]] = [("name", "σ/α at t = 0", "σ/α at t = T − 1")]
+    for name in sorted(SCHEDULES):
+        if name == BetaSchedule.CUSTOM.value:
+            rows.append((name, "(trained_betas)", ""))
+            continue
+        path = NoiseSchedulerFactory.create(name)
+        rows.append((name, *(f"{path.level(t).noise_to_signal:.4g}" for t in (path.t_min, path.t_max))))
+    typer.echo(_table(rows))
+
+
+_Schedule = Annotated[str | None, typer.Option(help="Noise schedule; default linear.")]
+_Spacing = Annotated[str | None, typer.Option(help="Timestep spacing; default leading.")]
+_Steps = Annotated[int, typer.Option(help="Steps N, the intervals of the grid.")]
+_Options = Annotated[list[str] | None, typer.Option("--option", "-o", help="A sampler option, key=value; repeatable.")]
+
+
+@app.command()
+def plan(
+    method: Annotated[str, typer.Argument(help="Sampler.")],
+    steps: _Steps = 10,
+    schedule: _Schedule = None,
+    spacing: _Spacing = None,
+    option: _Options = None,
+    save: Annotated[Path | None, typer.Option(help="Write the plan to this .json or .safetensors file.")] = None,
+) -> None:
+    """Print the table that a sampler follows."""
+    made = _pipeline(None, None, method, schedule, spacing, option).plan(steps)
+    typer.echo(str(made))
+    if save is not None:
+        made.save(save)
+        typer.echo(f"wrote {save}")
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Option(help="Where to: .safetensors (the numbers) or .png (a picture).")],
+    config: Annotated[Path | None, typer.Option(help="A configuration file; then no --method, --schedule.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Which pipeline of the file.")] = None,
+    method: Annotated[str | None, typer.Option(help="Sampler; default ddim.")] = None,
+    schedule: _Schedule = None,
+    spacing: _Spacing = None,
+    option: _Options = None,
+    steps: _Steps = 50,
+    shape: Annotated[str | None, typer.Option(help="Of the batch, e.g. 4,1,8,8; default: 8×8 pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise; default: a new one.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Digits to draw, one a sample or one for all, e.g. 1,2,3.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; needs --labels.")] = None,
+) -> None:
+    """Generate handwritten digits with the embedded exact model."""
+    import torch
+
+    _check_ending(out, ".safetensors", ".png")
+    digits = [] if labels is None else _integers(labels, "labels")
+    size = [len(digits) or _DIGITS, 1, 8, 8] if shape is None else _integers(shape, "shape")
+    condition = {"class_labels": torch.tensor(digits)} if digits else None
+    if guidance_scale is not None and condition is None:
+        raise ConfigurationError(
+            "guidance needs a condition", where="guidance_scale", why="it would do nothing", suggestion="give --labels"
+        )
+    result = _pipeline(config, pipeline, method, schedule, spacing, option).sample(
+        shape=size,
+        num_inference_steps=steps,
+        seed=seed,
+        condition=condition,
+        guidance_scale=1.0 if guidance_scale is None else guidance_scale,
+        return_result=True,
+    )
+    if out.suffix == ".png":
+        from .demo import save_image
+
+        save_image(result.samples, out)
+    else:
+        from safetensors.torch import save
+
+        from .files import write_atomic
+
+        about = {"keys": json.dumps(result.keys), "plan": json.dumps(result.plan.to_dict())}
+        write_atomic(out, save({"samples": result.samples.cpu().contiguous()}, metadata=about))
+    typer.echo(f"wrote {out}: {len(result.samples)} samples, {result.nfe} model calls, seed {result.keys[0][0]}")
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A configuration file.")],
+    out: Annotated[Path, typer.Option(help="The picture, a .png file.")],
+    steps: _Steps = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+) -> None:
+    """Draw the digits 0 to 9 with every pipeline of a file, from the same noise."""
+    import torch
+
+    from .demo import draw_rows, mosaic
+    from .system import AdvancedDiffusionSystem
+
+    _check_ending(out, ".png")
+    system = AdvancedDiffusionSystem(config)
+    labels = torch.arange(_DIGITS)
+    results = system.compare_schedulers(
+        (_DIGITS, 1, 8, 8), steps, condition={"class_labels": labels}, guidance_scale=1.0, seed=seed
+    )
+    pipelines = [system.get_pipeline(name) for name in results]
+    calls = [p.plan(steps).nfe if p.sampler.writes_plans else steps for p in pipelines]
+    draw_rows(
+        out,
+        title=f"{config.name}: {steps} steps",
+        subtitle=f"Digits 0 to 9 from the embedded exact model, seed {seed}, no guidance.",
+        headings=[""],
+        labels=[[name, f"{p.method}, {_schedule_of(p)}"] for name, p in zip(results, pipelines, strict=True)],
+        pictures=[[mosaic(samples, _DIGITS)] for samples in results.values()],
+        notes=[[f"{nfe} model calls"] for nfe in calls],
+    )
+    typer.echo(f"wrote {out}: {', '.join(results)}")
+
+
+@config_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A YAML or JSON file of pipelines.")],
+    steps: Annotated[int | None, typer.Option(help="Also compile every pipeline for so many steps.")] = None,
+) -> None:
+    """Load a configuration file and say what is in it; exit code 1 if anything is wrong."""
+    from .system import AdvancedDiffusionSystem
+
+    system = AdvancedDiffusionSystem(file)
+    rows: list[tuple[str, ...]] = [("pipeline", "method", "schedule", "spacing", "prediction")]
+    for name in system.list_pipelines():
+        pipeline = system.get_pipeline(name)
+        if steps is not None and pipeline.sampler.writes_plans:
+            try:
+                pipeline.plan(steps)
+            except NoiseSamplingError as error:
+                where = f"{file}: {name}.{error.where}"
+                raise type(error)(error.what, where=where, why=error.why, suggestion=error.suggestion) from None
+        settings = pipeline.config
+        rows.append(
+            (name, pipeline.method, _schedule_of(pipeline), settings.timestep_spacing, settings.prediction_type)
+        )
+    typer.echo(_table(rows))
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = Path("demo.png")) -> None:
+    """Draw digits with every sampler at a few budgets of model calls, with their true errors."""
+    from .demo import compare_samplers, draw_comparison, summary
+
+    _check_ending(out, ".png")
+    rows = compare_samplers()
+    draw_comparison(rows, out)
+    typer.echo(summary(rows))
+    typer.echo(f"wrote {out.resolve()}")
+
+
+def _pipeline(
+    file: Path | None,
+    name: str | None,
+    method: str | None,
+    schedule: str | None,
+    spacing: str | None,
+    options: list[str] | None,
+) -> DiffusionPipeline:
+    """The pipeline of a file, or one made from the arguments."""
+    from .config import NoiseSchedulerConfig
+    from .pipeline import DiffusionPipeline
+    from .system import AdvancedDiffusionSystem
+
+    if file is None:
+        if name is not None:
+            raise ConfigurationError("names a pipeline of no file", where="pipeline", suggestion="give --config")
+        given = {"beta_schedule": schedule, "timestep_spacing": spacing}
+        config = NoiseSchedulerConfig(**{key: value for key, value in given.items() if value is not None})
+        return DiffusionPipeline(config, method or "ddim", **_key_values(options or []))
+    for where, value in {"method": method, "schedule": schedule, "spacing": spacing, "option": options}.items():
+        if value:
+            raise ConfigurationError("is set by the file", where=where, suggestion=f"change it in {file}")
+    system = AdvancedDiffusionSystem(file)
+    names = system.list_pipelines()
+    if name is None and len(names) != 1:
+        raise ConfigurationError(
+            f"{file} has {len(names)} pipelines", where="pipeline", suggestion=f"choose one of: {', '.join(names)}"
+        )
+    return system.get_pipeline(names[0] if name is None else name)
+
+
+def _schedule_of(pipeline: DiffusionPipeline) -> str:
+    return str(pipeline.config.to_dict()["beta_schedule"])
+
+
+def _key_values(pairs: list[str]) -> dict[str, Any]:
+    """key=value texts as a table; values as YAML reads them: 0.5, true, text."""
+    table = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"got {pair!r}", where="option", suggestion="write key=value, e.g. eta=0.5")
+        try:
+            table[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            table[key] = value
+    return table
+
+
+def _integers(text: str, where: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigurationError(
+            f"got {text!r}", where=where, suggestion="give whole numbers with commas between, e.g. 4,1,8,8"
+        ) from None
+
+
+def _check_ending(path: Path, *endings: str) -> None:
+    if path.suffix not in endings:
+        raise ConfigurationError(
+            f"the ending {path.suffix!r} names no format", where=str(path), suggestion=f"use {' or '.join(endings)}"
+        )
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
