@@ -13,12 +13,15 @@ rows of a group are drawn together because a generator costs as much as a thousa
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -109,33 +112,52 @@ class NoiseSource:
         pinned = self.device.type == "cuda"
         out = torch.empty((len(self.keys), *self.shape), dtype=torch.float32, device=_CPU, pin_memory=pinned)
         rows = out.numpy().reshape(len(self.keys), -1)
-        size = max(1, _GROUP // rows.shape[1])
-        groups: dict[Key, list[int]] = {}
-        for i, (seed, index) in enumerate(self.keys):
-            groups.setdefault((seed, index // size), []).append(i)
 
-        def fill(group: Key) -> None:
-            members = groups[group]
-            wanted = [self.keys[i][1] % size for i in members]
-            generator = np.random.Generator(_philox(*group, stage, step + 1))
-            if size == 1:
-                generator.standard_normal(dtype=np.float32, out=rows[members[0]])
-                rows[members[1:]] = rows[members[0]]  # a seed that was given twice
+        def fill(group: _Group) -> None:
+            generator = np.random.Generator(_philox(*group.key, stage, step + 1))
+            if len(group.members) == group.count == 1:
+                generator.standard_normal(dtype=np.float32, out=rows[group.members[0]])  # in place
             else:
-                drawn = generator.standard_normal((max(wanted) + 1, rows.shape[1]), dtype=np.float32)
-                rows[members] = drawn[wanted]
+                drawn = generator.standard_normal((group.count, rows.shape[1]), dtype=np.float32)
+                rows[group.members] = drawn[group.rows]
 
-        if len(groups) > 1 and rows.size >= _WORTH_THREADS:
-            with ThreadPoolExecutor(min(len(groups), torch.get_num_threads())) as pool:
-                list(pool.map(fill, groups))
+        if len(self._groups) > 1 and rows.size >= _WORTH_THREADS:
+            with ThreadPoolExecutor(min(len(self._groups), torch.get_num_threads())) as pool:
+                list(pool.map(fill, self._groups))
         else:
-            for group in groups:
+            for group in self._groups:
                 fill(group)
         return out.to(self.device, non_blocking=pinned).to(self.dtype)
+
+    @functools.cached_property
+    def _groups(self) -> tuple[_Group, ...]:
+        """The batch's samples by the generator that draws them."""
+        size = max(1, _GROUP // max(1, math.prod(self.shape)))
+        members: dict[Key, list[int]] = {}
+        for i, (seed, index) in enumerate(self.keys):
+            members.setdefault((seed, index // size), []).append(i)
+        return tuple(
+            _Group(key, np.array(found), np.array([self.keys[i][1] % size for i in found]))
+            for key, found in members.items()
+        )
 
     def part(self, start: int, stop: int) -> NoiseSource:
         """The source of samples start to stop."""
         return NoiseSource(self.keys[start:stop], self.shape, self.dtype, self.device)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Samples drawn by one generator: their places in the batch, and their rows of what it draws."""
+
+    key: Key
+    members: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """Rows to draw: up to the last one wanted."""
+        return int(self.rows.max()) + 1
 
 
 def _philox(seed: int, index: int, stage: int, step: int) -> np.random.Philox:
