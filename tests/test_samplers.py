@@ -34,7 +34,10 @@ def models(path):
     start = torch.randn(8, 4, dtype=torch.float64, generator=generator)
     image = torch.randn(3, 1, 8, 8, dtype=torch.float64, generator=generator)
     return {
-        "gaussian": (GaussianModel(path, torch.tensor([0.5, -0.3, 0.0, 1.0]), torch.tensor([1.0, 0.2, 0.05, 2.0])), start),
+        "gaussian": (
+            GaussianModel(path, torch.tensor([0.5, -0.3, 0.0, 1.0]), torch.tensor([1.0, 0.2, 0.05, 2.0])),
+            start,
+        ),
         "mixture": (GaussianMixtureModel(path, means, 0.3), start),
         "digits": (DigitsModel(path, bandwidth=0.25), image),
     }

@@ -176,7 +176,7 @@ class NoiseSchedulerConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_many_timesteps_as_betas(cls, data: Any) -> Any:
-        betas = data.get("trained_betas") if isinstance(data, dict) else None
+        betas: Any = data.get("trained_betas") if isinstance(data, dict) else None
         if np.ndim(betas) == 1 and data.get("num_train_timesteps") is None:
             return {**data, "num_train_timesteps": len(betas)}
         return data

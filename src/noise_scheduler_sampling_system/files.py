@@ -115,7 +115,7 @@ def write_table(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
             "cannot be written", where=str(path), why=str(error), suggestion="use numbers, texts, lists and mappings"
         ) from error
     if kind == "yaml":  # from the JSON, so that both formats hold the same
-        text = yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True)
+        text = yaml.dump(json.loads(text), Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
     write_atomic(path, text.encode("utf-8"))
 
 
@@ -132,6 +132,10 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML as people mean it: 1e-4 is a number, and a key given twice is an error."""
 
 
+class _StrictDumper(yaml.SafeDumper):
+    """Writes what :class:`_StrictLoader` reads: the text "1e-4" in quotes."""
+
+
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     written = [key for key, _ in node.value if key.tag != _MERGE]
     keys = [loader.construct_object(key, deep=True) for key in written]
@@ -143,8 +147,9 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
+for _kind in (_StrictLoader, _StrictDumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
+        list("-+0123456789"),
+    )

@@ -73,6 +73,8 @@ def null_counterpart(model: Any, condition: Mapping[str, Any]) -> Mapping[str, A
     def zeros(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: zeros(f"{name}.{key}", item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(zeros(f"{name}[{i}]", item) for i, item in enumerate(value))
         if isinstance(value, Tensor) and value.is_floating_point():
             return torch.zeros_like(value)
         raise ConfigurationError(

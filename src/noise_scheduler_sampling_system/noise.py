@@ -64,7 +64,7 @@ def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> tuple[Key, ..
     if isinstance(seed, int | np.integer):
         checked = _checked(seed)
         return tuple((checked, i) for i in range(batch))
-    if not isinstance(seed, Sequence) or isinstance(seed, str) or len(seed) != batch:
+    if not isinstance(seed, Sequence) or isinstance(seed, str | bytes) or len(seed) != batch:
         raise ConfigurationError(
             f"got {seed!r} for a batch of {batch}", where="seed", suggestion="give one whole number, or one a sample"
         )

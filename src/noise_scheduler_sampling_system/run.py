@@ -7,8 +7,9 @@ reads from the device, builds a scalar tensor, or allocates more than the new st
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
@@ -27,6 +28,8 @@ Model = Callable[[Tensor, int], Tensor]
 Clip = Callable[[Tensor], Tensor]
 #: (step, stage) ↦ unit noise.
 Noise = Callable[[int, int], Tensor]
+#: From so many numbers on, a pass over memory saved is worth three views of a tensor.
+_WORTH_VIEWS = 1 << 15
 
 
 class State(NamedTuple):
@@ -71,6 +74,7 @@ class _Row:
     keep: bool
     forget: tuple[int, ...]
     log_variance: tuple[float, float] | None
+    is_pair: bool  # nothing but x and the output
 
 
 class Runnable(ABC):
@@ -79,10 +83,13 @@ class Runnable(ABC):
     Attributes:
         plan: the levels; for a compiled sampler also the way.
         split: whether the model returns a variance in a second half of channels.
+        hides: for each row, what of it could be non-finite without the next state being so:
+            the model's "output", the "state" before, or None.
     """
 
     plan: SamplingPlan
     split: bool
+    hides: tuple[str | None, ...]
 
     @abstractmethod
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
@@ -91,10 +98,6 @@ class Runnable(ABC):
     @abstractmethod
     def clean_sample(self, step: Step) -> Tensor:
         """The clean sample that the step's model call predicts, clipped. A new tensor."""
-
-    @abstractmethod
-    def hides(self, row: int) -> tuple[bool, bool]:
-        """Whether a row could hide a value that is not finite: in the output, in the state."""
 
 
 @final
@@ -114,8 +117,12 @@ class BoundPlan(Runnable):
     clip: Clip | None
     split: bool
 
-    def hides(self, row: int) -> tuple[bool, bool]:
-        return self.clip is not None, self.rows[row].a == 0.0
+    @functools.cached_property
+    def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
+        # an infinite x makes an infinite output unless the model saturates, which a clipped row notices
+        if self.clip is not None:
+            return ("output",) * len(self.rows)
+        return tuple("state" if row.a == 0.0 else None for row in self.rows)
 
     def clean_sample(self, step: Step) -> Tensor:
         if step.output is None or step.asked is None:
@@ -132,6 +139,8 @@ class BoundPlan(Runnable):
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
         i, x, history = state
         row = self.rows[i]
+        if row.is_pair:
+            return State(i + 1, _pair(x, row.a, output, row.of_output), history)
         kept = mean = self._mean(output)
         terms = [(mean, row.of_output)]
         if self.clip is not None:
@@ -170,21 +179,23 @@ def bind(
             where="variance_type",
             suggestion="use variance_type='fixed_small', or a model with twice the channels",
         )
-    rows = tuple(_bind_row(plan, i, prediction_type, clip is not None) for i in range(plan.nfe))
+    rows = tuple(_bind_row(plan, i, prediction_type, clip is not None, learned_variance) for i in range(plan.nfe))
     return BoundPlan(plan, rows, clip, learned_variance)
 
 
-def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool) -> _Row:
+def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, learned: bool) -> _Row:
     alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
     from_output = conversion(prediction_type, plan.space, alpha, sigma)
     from_clean = conversion("sample", plan.space, alpha, sigma) if clips else from_output
     b, raw = float(plan.b[i, 0]), float(plan.raw[i])
     # y is a combination of x and output (or clean): fold it in instead of computing it
     of_output, of_clean = (raw, b) if clips else (raw + b, 0.0)
+    a = float(plan.a[i]) + of_output * from_output.x_factor + of_clean * from_clean.x_factor
+    keep = plan.last_use[i] > i
     lags = range(1, min(i + 1, plan.b.shape[1]))
     noise_lags = range(min(i + 1, plan.c.shape[1]))
     return _Row(
-        a=float(plan.a[i]) + of_output * from_output.x_factor + of_clean * from_clean.x_factor,
+        a=a,
         of_output=of_output * from_output.y_factor,
         of_clean=of_clean * from_clean.y_factor,
         history=tuple((i - k, float(plan.b[i, k])) for k in lags if plan.b[i, k]),
@@ -195,9 +206,10 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool) -> 
         ),
         to_clean=conversion(prediction_type, "sample", alpha, sigma),
         to_y=from_clean,
-        keep=plan.last_use[i] > i,
+        keep=keep,
         forget=tuple(i - k for k in lags if plan.last_use[i - k] == i),
         log_variance=None if plan.log_variance is None else (plan.log_variance[i, 0], plan.log_variance[i, 1]),
+        is_pair=not (clips or learned or keep or a == 0.0 or plan.b[i, 1:].any() or plan.c[i].any()),
     )
 
 
@@ -229,8 +241,8 @@ def run(
             or (with ``check_every_row``) it is not finite.
         NumericsError: something was not finite.
     """
-    watch = _Watch()
-    while state.row < bound.plan.nfe:
+    watch, count, split = _Watch(), bound.plan.nfe, bound.split
+    while state.row < count:
         i, x = state.row, state.x
         version = x._version
         output = model(x, i)
@@ -241,14 +253,13 @@ def run(
                 why="the sampler still needs that state",
                 suggestion="clone x at the top of the model's forward, or avoid operations that end in _",
             )
-        _check_shape(output, x, bound, i)
+        if output.shape != x.shape or split:
+            _check_shape(output, x, bound, i)
         if check_every_row and not _is_finite(output):
             raise _not_finite(bound.plan, i, output)
-        hides_output, hides_state = bound.hides(i)
-        if hides_output:
-            watch.note(output)
-        if hides_state:
-            watch.note(x)
+        hides = bound.hides[i]
+        if hides is not None:
+            watch.note(output if hides == "output" else x)
         state = bound.advance(state, output, noise)
         if check_every_row and not _is_finite(state.x):
             raise NumericsError(
@@ -288,17 +299,34 @@ def _is_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value.detach()).all())
 
 
-def _combine(x: Tensor, a: float, terms: list[tuple[Tensor, float]]) -> Tensor:
-    """a·x + Σ c·term in a new tensor of x's kind: one pass for the first factor, one a term."""
-    after = x * a if a else None
+def _combine(x: Tensor, a: float, terms: Sequence[tuple[Tensor, float]]) -> Tensor:
+    """a·x + Σ c·term in a new tensor of x's kind: one pass over memory for the first term, one for each other."""
+    after: Tensor | None = None
     for term, factor in terms:
         if factor == 0.0:
             continue
-        if after is None:
+        if after is not None:
+            after.add_(term, alpha=factor)
+        elif a == 0.0:
             after = term.to(x.dtype) * factor
         else:
-            after.add_(term, alpha=factor)
-    return torch.zeros_like(x) if after is None else after
+            after = _pair(x, a, term, factor)
+    return x * a if after is None else after
+
+
+def _pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """a·x + b·y in a new tensor of x's kind; in a single pass where one operation does it."""
+    if a == 1.0 and x.dtype == y.dtype:
+        return torch.add(x, y, alpha=b)
+    if x.numel() >= _WORTH_VIEWS and x.dtype == y.dtype and x.is_contiguous() and y.is_contiguous():
+        # β·M + α·u⊗v with v = (1): PyTorch's only elementwise kernel with two factors
+        return torch.addr(x.view(-1, 1), y.view(-1), _one(x.dtype, x.device), beta=a, alpha=b).view(x.shape)
+    return (x * a).add_(y, alpha=b)
+
+
+@functools.lru_cache(maxsize=32)
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones(1, dtype=dtype, device=device)
 
 
 def _affine(factors: Affine, x: Tensor, y: Tensor) -> Tensor:

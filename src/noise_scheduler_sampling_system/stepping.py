@@ -45,8 +45,9 @@ class SteppedSampler(Runnable):
     def split(self) -> bool:  # type: ignore[override]
         return self.levels.split
 
-    def hides(self, row: int) -> tuple[bool, bool]:
-        return True, True  # a custom step may do anything
+    @property
+    def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
+        return ("output",) * self.plan.nfe  # a custom step may do anything
 
     def clean_sample(self, step: Step) -> Tensor:
         return self.levels.clean_sample(step)

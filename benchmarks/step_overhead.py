@@ -1,0 +1,134 @@
+"""What a step costs beyond the model: ours, diffusers', and one fused multiply-add, in one run.
+
+    python benchmarks/step_overhead.py [--device cpu|cuda] [--quick]
+
+Ours is the loop of ``pipeline.sample`` over a plan of 50 steps with a model that returns a
+stored tensor, its checks and the final read for NaN included. diffusers' is its own loop of
+``scale_model_input`` and ``step``. The floor is ``torch.add(x, y, alpha=c)``, the least that
+any step must do. The noise of stochastic samplers is drawn beforehand on both sides; what
+drawing it costs, and what a whole ``sample`` call costs beyond its steps, is printed below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import diffusers
+import torch
+from common import interleaved, machine, table
+
+from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
+from noise_scheduler_sampling_system.noise import NoiseSource
+from noise_scheduler_sampling_system.run import State, run
+from noise_scheduler_sampling_system.samplers.base import bind_for
+
+STEPS = 50
+SHAPES = [(1, 4, 64, 64), (4, 4, 128, 128), (16, 16, 128, 128)]
+PAIRS = [
+    ("ddim", {}, diffusers.DDIMScheduler, {"clip_sample": False}, {}),
+    ("euler", {}, diffusers.EulerDiscreteScheduler, {}, {}),
+    ("heun", {}, diffusers.HeunDiscreteScheduler, {}, {}),
+    ("pndm", {}, diffusers.PNDMScheduler, {"skip_prk_steps": True}, {}),
+    ("ddim", {"eta": 1.0}, diffusers.DDIMScheduler, {"clip_sample": False}, {"eta": 1.0}),
+    ("ancestral", {}, diffusers.EulerAncestralDiscreteScheduler, {}, {}),
+    ("ddpm", {}, diffusers.DDPMScheduler, {"clip_sample": False}, {}),
+]
+
+
+def their_loop(cls, settings, step_options, x, output):
+    scheduler = cls(beta_start=1e-4, beta_end=0.02, **settings)
+    scheduler.set_timesteps(STEPS, device=x.device)
+    times = list(scheduler.timesteps)
+    module = sys.modules[cls.__module__]
+    if hasattr(module, "randn_tensor"):
+        module.randn_tensor = lambda *_, **__: output
+
+    def loop():
+        for name in ("_step_index", "counter"):
+            if hasattr(scheduler, name):
+                setattr(scheduler, name, 0 if name == "counter" else None)
+        if hasattr(scheduler, "ets"):
+            scheduler.ets = []
+        for name in ("prev_derivative", "dt", "sample"):
+            if hasattr(scheduler, name):
+                setattr(scheduler, name, None)
+        y = x
+        for t in times:
+            scheduler.scale_model_input(y, t)
+            y = scheduler.step(output, t, y, **step_options).prev_sample
+
+    return loop, len(times)
+
+
+def measure(device: torch.device, rounds: int) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for shape in SHAPES:
+        x, output = torch.randn(shape, device=device), torch.randn(shape, device=device)
+        for method, options, cls, settings, step_options in PAIRS:
+            pipeline = DiffusionPipeline(NoiseSchedulerConfig(), method, **options)
+            plan = pipeline.plan(STEPS)
+            loop, calls = their_loop(cls, settings, step_options, x, output)
+
+            bound = bind_for(plan, pipeline.config)
+
+            def ours(bound=bound):
+                with torch.no_grad():
+                    for _ in run(bound, lambda x, row: output, State(0, x, {}), lambda step, stage: output):
+                        pass
+
+            def floor():
+                for _ in range(STEPS):
+                    torch.add(x, output, alpha=0.5)
+
+            candidates = {"ours": ours, "theirs": loop, "floor": floor}
+            if device.type == "cuda":
+                candidates = {k: (lambda f=f: (f(), torch.cuda.synchronize())) for k, f in candidates.items()}
+            seconds = interleaved(candidates, rounds)
+            a, b, c = seconds["ours"] / plan.nfe, seconds["theirs"] / calls, seconds["floor"] / STEPS
+            name = method + "".join(f" {k}={v:g}" for k, v in options.items())
+            rows.append(
+                [shape, name, f"{a * 1e6:.1f}", f"{b * 1e6:.1f}", f"{c * 1e6:.1f}", f"{b / a:.1f}", f"{a / c:.2f}"]
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    arguments = parser.parse_args()
+    print(machine(), f"diffusers {diffusers.__version__}", sep=", ")
+    print("microseconds per model call, without the model\n")
+    device = torch.device(arguments.device)
+    rows = measure(device, 5 if arguments.quick else 15)
+    head = ["shape", "sampler", "ours", "diffusers", "floor", "diffusers/ours", "ours/floor"]
+    print(table(head, rows))
+    once(device)
+
+
+def once(device: torch.device) -> None:
+    """What is paid once a plan, once a call, and once a noise."""
+    samplers = {m: DiffusionPipeline(NoiseSchedulerConfig(), m).sampler for m in ("ddim", "ddpm", "heun", "pndm")}
+    seconds = interleaved({m: (lambda s=s: s.plan(50)) for m, s in samplers.items()})
+    print("\nbuilding a 50-step plan, ms:", ", ".join(f"{m} {1e3 * s:.1f}" for m, s in seconds.items()))
+    x = torch.randn(SHAPES[0], device=device)
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    calls = {
+        n: (lambda n=n: pipeline.sample(lambda x, t: x, num_inference_steps=n, initial_noise=x)) for n in (10, 110)
+    }
+    seconds = interleaved(calls)
+    fixed = seconds[10] - (seconds[110] - seconds[10]) / 10
+    print(f"a whole sample() call beyond its steps, µs: {1e6 * fixed:.0f}")
+    for shape in SHAPES:
+        source = NoiseSource(tuple((1, i) for i in range(shape[0])), shape[1:], device=device)
+        generator = torch.Generator(device)
+        seconds = interleaved({
+            "keyed": lambda s=source: s(0, 0),
+            "torch.randn": lambda s=shape, g=generator: torch.randn(s, generator=g, device=device),
+        })  # fmt: skip
+        print(f"noise {shape}, µs:", ", ".join(f"{name} {1e6 * s:.0f}" for name, s in seconds.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The structure of a run, not its seconds: operations, host reads, allocations, memory, and calls a step."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
+from noise_scheduler_sampling_system.run import State, run
+from noise_scheduler_sampling_system.samplers.base import bind_for
+
+STEPS = 12
+SMALL, LARGE = (1, 4, 32, 32), (2, 4, 128, 128)
+VIEWS = {"view", "_unsafe_view", "reshape", "unbind", "select", "expand", "slice", "split", "alias", "detach", "chunk"}
+HOST_READS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero"}
+
+
+class Count(TorchDispatchMode):
+    """Every operation that PyTorch dispatches: its name, and the sizes it works on."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+        self.largest: list[int] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split(".")[0]
+        if name not in VIEWS:
+            self.names.append(name)
+            tensors = [a for a in args if isinstance(a, torch.Tensor)]
+            self.largest.append(max((t.numel() for t in tensors), default=0))
+        return function(*args, **(kwargs or {}))
+
+
+def counted(method, shape, clip=False, **options):
+    """The operations of a whole run of a plan, and the plan."""
+    config = NoiseSchedulerConfig(clip_sample=clip)
+    plan = DiffusionPipeline(config, method, **options).plan(STEPS)
+    bound = bind_for(plan, config)
+    x, output, noise = (torch.randn(shape) for _ in range(3))
+    with torch.no_grad(), Count() as count:
+        for _ in run(bound, lambda x, row: output, State(0, x, {}), lambda step, stage: noise):
+            pass
+    return count, plan
+
+
+# full-size operations a model call: terms of the row, and for the history its making
+@pytest.mark.parametrize(
+    ("method", "options", "small", "large"),
+    [
+        ("ddim", {}, 2, 1), ("euler", {}, 2, 1), ("heun", {}, 2, 1.5), ("pndm", {}, 5, 4), ("ddpm", {}, 3, 2),
+        ("ancestral", {}, 3, 2),
+    ],
+)  # fmt: skip
+def test_full_size_operations_a_step(method, options, small, large):
+    for shape, most in ((SMALL, small), (LARGE, large)):
+        count, plan = counted(method, shape, **options)
+        full = sum(n >= torch.Size(shape).numel() for n in count.largest)
+        at_the_end = 2  # the largest magnitude of the result, and of the state before the step that drops it
+        assert full <= most * plan.nfe + at_the_end, count.names
+
+
+@pytest.mark.parametrize("method", ["ddim", "heun", "pndm", "ddpm", "ancestral"])
+@pytest.mark.parametrize("clip", [False, True])
+def test_one_host_read_in_a_whole_run(method, clip):
+    count, _ = counted(method, LARGE, clip)
+    assert sum(name in HOST_READS for name in count.names) == 1
+    assert count.names[-1] in HOST_READS  # and it is the last thing that happens
+
+
+@pytest.mark.parametrize("method", ["ddim", "heun", "pndm", "ddpm"])
+def test_no_scalar_tensor_work(method):
+    count, plan = counted(method, LARGE)
+    scalars = [n for n, size in zip(count.names, count.largest, strict=True) if size <= 1]
+    assert len(scalars) <= 10, scalars  # reading the magnitudes at the end; nothing that grows with the steps
+    assert len(scalars) < plan.nfe or plan.nfe <= 10
+
+
+class Allocations(TorchDispatchMode):
+    """Counts new full-size storages."""
+
+    def __init__(self, *known):
+        super().__init__()
+        self.size, self.made = known[0].numel(), 0
+        self.alive = {tensor.untyped_storage().data_ptr() for tensor in known}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.numel() >= self.size:
+                storage = tensor.untyped_storage()
+                key = storage.data_ptr()
+                if key not in self.alive:
+                    self.made += 1
+                    self.alive.add(key)
+                    weakref.finalize(storage, self.alive.discard, key)
+        return result
+
+
+@pytest.mark.parametrize(("method", "kept"), [("ddim", 0), ("euler", 0), ("heun", 0.5), ("pndm", 0), ("ddpm", 0)])
+def test_allocations_a_step(method, kept):
+    """One new tensor a model call: the next state. Conversions for the history come on top where needed."""
+    config = NoiseSchedulerConfig()
+    plan = DiffusionPipeline(config, method).plan(STEPS)
+    x, output, noise = (torch.randn(LARGE) for _ in range(3))
+    with torch.no_grad(), Allocations(x, output, noise) as memory:
+        for _ in run(bind_for(plan, config), lambda x, row: output, State(0, x, {}), lambda step, stage: noise):
+            pass
+    assert memory.made <= (1 + kept) * plan.nfe
+
+
+@pytest.mark.parametrize("method", ["ddim", "heun", "pndm", "ddpm"])
+def test_nothing_outlives_its_use(method):
+    """During each model call only the state and the live history exist."""
+    config = NoiseSchedulerConfig()
+    pipeline = DiffusionPipeline(config, method)
+    plan = pipeline.plan(STEPS)
+    born: list[weakref.ref] = []
+    most = 0
+
+    def model(x, t):
+        nonlocal most
+        gc.collect()
+        most = max(most, sum(r() is not None for r in born))
+        output = torch.randn_like(x)
+        born.append(weakref.ref(output))
+        return output
+
+    pipeline.sample(model, LARGE, STEPS, seed=0)
+    assert most <= plan.history
+
+
+@pytest.mark.parametrize("method", ["ddim", "heun", "pndm", "ddpm", "ancestral"])
+def test_the_network_is_called_as_often_as_the_plan_says(method):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), method)
+    for options, batch in (({}, 2), ({"condition": {"c": torch.zeros(2, 3)}, "guidance_scale": 3.0}, 4)):
+        sizes = []
+        pipeline.sample(lambda x, t, c=None, sizes=sizes: sizes.append(len(x)) or x, (2, 4), STEPS, **options)
+        assert sizes == [batch] * pipeline.plan(STEPS).nfe
+
+
+def test_plans_are_made_once():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    assert pipeline.plan(20) is pipeline.plan(20)
+    before = pipeline.plan(20)
+    pipeline.update_config(beta_end=0.03)
+    assert pipeline.plan(20) != before
+
+
+def test_import_is_light():
+    """Nothing heavy beyond torch, numpy, pydantic, yaml and tqdm is imported with the package."""
+    code = (
+        "import sys, torch, numpy, pydantic, yaml, tqdm.auto, inspect, resource\n"
+        "before = set(sys.modules)\n"
+        "import noise_scheduler_sampling_system\n"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before if not m.startswith('_sysconfig')}\n"
+        "print(sorted(n for n in new if n not in sys.stdlib_module_names and n != 'noise_scheduler_sampling_system'))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    allowed = {
+        "torch",
+        "numpy",
+        "pydantic",
+        "pydantic_core",
+        "yaml",
+        "_yaml",
+        "tqdm",
+        "annotated_types",
+        "typing_inspection",
+    }
+    assert set(eval(result.stdout)) <= allowed, result.stdout
