@@ -6,8 +6,11 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 def interleaved(
@@ -20,7 +23,7 @@ def interleaved(
         start = time.perf_counter()
         call()
         repeats[name] = max(1, int(budget / max(time.perf_counter() - start, 1e-7)))
-    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    samples: dict[T, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
             start = time.perf_counter()

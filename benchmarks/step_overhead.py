@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
 import diffusers
 import torch
@@ -61,6 +62,17 @@ def their_loop(cls, settings, step_options, x, output):
     return loop, len(times)
 
 
+def our_loop(bound, x, output):
+    with torch.no_grad():
+        for _ in run(bound, lambda x, row: output, State(0, x, {}), lambda step, stage: output):
+            pass
+
+
+def floor_loop(x, output):
+    for _ in range(STEPS):
+        torch.add(x, output, alpha=0.5)
+
+
 def measure(device: torch.device, rounds: int) -> list[list[object]]:
     rows: list[list[object]] = []
     for shape in SHAPES:
@@ -72,15 +84,7 @@ def measure(device: torch.device, rounds: int) -> list[list[object]]:
 
             bound = bind_for(plan, pipeline.config)
 
-            def ours(bound=bound):
-                with torch.no_grad():
-                    for _ in run(bound, lambda x, row: output, State(0, x, {}), lambda step, stage: output):
-                        pass
-
-            def floor():
-                for _ in range(STEPS):
-                    torch.add(x, output, alpha=0.5)
-
+            ours, floor = partial(our_loop, bound, x, output), partial(floor_loop, x, output)
             candidates = {"ours": ours, "theirs": loop, "floor": floor}
             if device.type == "cuda":
                 candidates = {k: (lambda f=f: (f(), torch.cuda.synchronize())) for k, f in candidates.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -1510,3 +1511,50 @@ def test_every_error_says_what_where_why_and_survives_a_process_boundary():
 def test_nothing_is_printed(capsys):
     pipeline("heun").sample(network, SHAPE, 3, profile=True, early_stopping=1e-3)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("wrong", [5.0, "5", [5], True])
+def test_what_ran_before_does_not_change_what_is_refused(wrong):
+    run = pipeline(timestep_spacing="trailing")
+    for steps in (1, 5):
+        run.sample(network, SHAPE, steps)
+    with pytest.raises(ConfigurationError) as raised:
+        run.sample(network, SHAPE, wrong)
+    assert raised.value.where == "num_inference_steps"
+
+
+@pytest.mark.parametrize("scale", [np.float32(3), np.int64(3), 3])
+def test_numbers_of_any_kind_are_numbers(scale):
+    labels = {"condition": {"label": LABELS}, "null_condition": {"label": NULL}}
+    expected = pipeline().sample(conditional, SHAPE, STEPS, 3.0, seed=0, **labels)
+    assert torch.equal(pipeline().sample(conditional, SHAPE, np.int64(STEPS), scale, seed=0, **labels), expected)
+
+
+def test_a_pipeline_can_be_copied_and_pickled():
+    run = pipeline("ddim", {"eta": 0.5}, beta_schedule="cosine", clip_sample=True)
+    expected = run.sample(network, SHAPE, STEPS, seed=0)
+    for again in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+        assert torch.equal(again.sample(network, SHAPE, STEPS, seed=0), expected)
+        again.update_config(beta_schedule="linear")
+        assert run.config.beta_schedule == "cosine"
+
+
+def test_a_large_run_in_inference_mode_leaves_gradients_possible():
+    """Nothing that is kept between runs is bound to the mode of the first one."""
+    run, shape = pipeline(beta_schedule="sigmoid"), (2, 4, 64, 128)
+    weight = torch.tensor(0.5, requires_grad=True)
+    with torch.inference_mode():
+        run.sample(network, shape, 3, seed=0)
+    samples = run.sample(lambda x, t: weight * network(x, t), shape, 3, seed=0, differentiable=True)
+    (gradient,) = torch.autograd.grad(samples.sum(), weight)
+    assert gradient.isfinite()
+    assert gradient != 0
+
+
+def test_a_result_of_a_custom_step_is_replayed_by_its_plan():
+    class Bare(BaseSampler):
+        def step(self, model_output, timestep, sample):
+            return 0.5 * sample + 0.1 * model_output
+
+    result = pipeline(Bare).sample(network, SHAPE, STEPS, seed=0, return_result=True)
+    assert torch.equal(pipeline(Bare).sample(network, SHAPE, seed=0, plan=result.plan), result.samples)

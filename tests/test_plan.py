@@ -194,6 +194,19 @@ def test_steps_and_calls_are_two_numbers():
         assert [float(t[0]) for t in calls] == pipeline.plan(8).time.tolist()
 
 
+def test_amplification(caplog):
+    """A step over most of the noise range makes a second-order method multiply errors; the user is told."""
+    wide = NoiseSchedulerConfig(beta_schedule="cosine", timestep_spacing="trailing")
+    assert DiffusionPipeline(wide, "ddim").plan(5).amplification == pytest.approx(1.0)
+    assert not caplog.records
+    plan = DiffusionPipeline(wide, "heun").plan(5)
+    assert "multiplies errors" in caplog.text
+    # what the figure says: an error of the prediction, through the row that it belongs to
+    i = int(np.argmax([np.abs(row).sum() for row in plan.b]))
+    to_epsilon = conversion("sample", "epsilon", plan.alpha[i], plan.sigma[i]).y_factor
+    assert plan.amplification >= abs(plan.b[i, 0] * to_epsilon) > 500
+
+
 # The builder
 
 

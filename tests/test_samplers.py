@@ -242,7 +242,7 @@ def test_inversion_undoes_sampling_better_with_more_steps():
 @pytest.mark.parametrize("method", SAMPLERS)
 def test_every_combination_is_right_or_refused(method, schedule, spacing):
     """No cell is skipped: the run ends near the data's own range, or the refusal says why."""
-    ran = 0
+    ran, refusals = 0, []
     for prediction, steps, clip in itertools.product(PREDICTIONS, (1, 2, 5, 50), (False, True)):
         zero = schedule == "zero_snr"
         try:
@@ -256,9 +256,8 @@ def test_every_combination_is_right_or_refused(method, schedule, spacing):
             pipeline = DiffusionPipeline(config, method)
             x = pipeline.sample(shape=(4, 1, 8, 8), num_inference_steps=steps, seed=4)
         except (ConfigurationError, NumericsError) as refusal:
-            assert refusal.where
-            assert refusal.suggestion
-            assert zero or (spacing == "leading" and steps < 5), refusal
+            refusals.append(refusal)
+            assert zero or (spacing == "leading" and steps < 5), refusal  # noqa: PT017
             continue
         ran += 1
         assert torch.isfinite(x).all()
@@ -266,6 +265,7 @@ def test_every_combination_is_right_or_refused(method, schedule, spacing):
             assert x.abs().max() < 2.5, (prediction, steps, float(x.abs().max()))
         if steps == 50:
             assert 0.6 < float(x.std()) < 1.0, (prediction, float(x.std()))
+    assert all(refusal.where and refusal.suggestion for refusal in refusals)
     assert ran >= 8 or (method == "pndm" and schedule == "zero_snr")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,11 +16,10 @@ __all__ = ["clip_of", "dynamic_threshold"]
 def clip_of(config: NoiseSchedulerConfig) -> Callable[[Tensor], Tensor] | None:
     """What the config does to a predicted clean sample, or None. The function may overwrite its input."""
     if config.clip_sample:
-        limit = config.clip_sample_range
-        return lambda clean: clean.clamp_(-limit, limit)
+        return partial(torch.clamp_, min=-config.clip_sample_range, max=config.clip_sample_range)
     if config.thresholding:
-        return lambda clean: dynamic_threshold(
-            clean,
+        return partial(
+            dynamic_threshold,
             ratio=config.dynamic_thresholding_ratio,
             smallest=config.sample_padding_norm,
             largest=config.sample_max_value,

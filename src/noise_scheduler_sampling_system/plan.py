@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .errors import FileError, NumericsError
 from .files import read_bytes, write_atomic
-from .prediction import quantity
+from .prediction import conversion, quantity
 
 __all__ = ["SamplingPlan"]
 
@@ -118,6 +118,16 @@ class SamplingPlan:
         return tuple(last)
 
     @functools.cached_property
+    def amplification(self) -> float:
+        """The largest factor by which one row multiplies an error of the predicted clean sample."""
+        levels = zip(self.alpha[:-1], self.sigma[:-1], strict=True)
+        per_clean = np.array([abs(conversion("sample", self.space, a, s).y_factor) for a, s in levels])
+        factors = np.abs(self.raw) * per_clean
+        for k in range(self.b.shape[1]):
+            factors[k:] += np.abs(self.b[k:, k]) * per_clean[: self.nfe - k]
+        return float(factors.max())
+
+    @functools.cached_property
     def constant_residual(self) -> Array:
         """By how much each row fails to reproduce constant data: x = α·k must stay α·k. Shape (M,)."""
         levels = zip(self.alpha[:-1], self.sigma[:-1], strict=True)
@@ -141,8 +151,8 @@ class SamplingPlan:
                 raise NumericsError(
                     f"row {row} is not finite in column {name!r}",
                     where=f"plan of {self.sampler!r}",
-                    why=f"the step from α = {self.alpha[min(row, self.nfe - 1)]:g} has no finite coefficients",
-                    suggestion="at zero signal (zero terminal SNR) use a first-order sampler such as 'ddim'",
+                    why=f"the row starts at α = {self.alpha[row]:g}, σ = {self.sigma[row]:g}",
+                    suggestion="check the levels and the sampler's formula; at zero signal use a first-order sampler",
                 )
         for name in ("b", "c"):
             table = getattr(self, name)

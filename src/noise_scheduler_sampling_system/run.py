@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
@@ -141,20 +141,29 @@ class BoundPlan(Runnable):
         row = self.rows[i]
         if row.is_pair:
             return State(i + 1, _pair(x, row.a, output, row.of_output), history)
-        kept = mean = self._mean(output)
-        terms = [(mean, row.of_output)]
+        variance = output.chunk(2, dim=1)[1] if row.log_variance else None
+        main = mean = self._mean(output)
+        factor, others = row.of_output, [(history[j], b) for j, b in row.history]
         if self.clip is not None:
-            kept = self._clean(row, x, mean)
-            terms.append((kept, row.of_clean))
-        for j, b in row.history:
-            terms.append((history[j], b))
+            main, factor = self._clean(row, x, mean), row.of_clean
+            others.append((mean, row.of_output))
+        if self.clip is None or row.of_output == 0.0:
+            del mean, output  # where the caller holds them no longer, their memory is free from here on
+            others = others if self.clip is None else others[:-1]
+        y = main if row.to_y == IDENTITY else _affine(row.to_y, x, main) if row.keep else None
+        if self.clip is not None and not (row.keep and y is main):
+            after = _pair_into(main, factor, x, row.a)
+        else:
+            after = _pair(x, row.a, main, factor)
+        del main
+        for term, b in others:
+            after.add_(term, alpha=b)
         for step, stage, c in row.noise:
-            terms.append((_scaled(noise(step, stage), output, row.log_variance), c))
-        after = _combine(x, row.a, terms)
+            after.add_(_scaled(noise(step, stage), variance, row.log_variance), alpha=c)
         if row.keep or row.forget:
-            history = {j: y for j, y in history.items() if j not in row.forget}
-            if row.keep:
-                history[i] = kept if row.to_y == IDENTITY else _affine(row.to_y, x, kept)
+            history = {j: past for j, past in history.items() if j not in row.forget}
+            if row.keep and y is not None:
+                history[i] = y
         return State(i + 1, after, history)
 
 
@@ -242,8 +251,8 @@ def run(
         NumericsError: something was not finite.
     """
     watch, count, split = _Watch(), bound.plan.nfe, bound.split
-    while state.row < count:
-        i, x = state.row, state.x
+
+    def ask(i: int, x: Tensor) -> Tensor:
         version = x._version
         output = model(x, i)
         if x._version != version:
@@ -260,7 +269,16 @@ def run(
         hides = bound.hides[i]
         if hides is not None:
             watch.note(output if hides == "output" else x)
-        state = bound.advance(state, output, noise)
+        return output
+
+    while state.row < count:
+        i = state.row
+        if inspect:
+            x, output = state.x, ask(i, state.x)
+            step = Step(bound.advance(state, output, noise), x, output)
+        else:  # no name here holds the output, so that advance can free it
+            step = Step(bound.advance(state, ask(i, state.x), noise), None, None)
+        state = step.state
         if check_every_row and not _is_finite(state.x):
             raise NumericsError(
                 f"the state after {_where(bound.plan, i)} is not finite, though the model's output is",
@@ -268,10 +286,7 @@ def run(
                 why=f"values left the range of {state.x.dtype}",
                 suggestion="run with dtype=torch.float32, or clip the predicted clean sample",
             )
-        step = Step(state, x if inspect else None, output if inspect else None)
-        del x, output  # or they would live through the next model call
         yield step
-        del step
     watch.note(state.x)
     if not watch.all_finite():
         raise NumericsError("the result is not finite", where=f"plan of {bound.plan.sampler!r}")
@@ -299,29 +314,35 @@ def _is_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value.detach()).all())
 
 
-def _combine(x: Tensor, a: float, terms: Sequence[tuple[Tensor, float]]) -> Tensor:
-    """a·x + Σ c·term in a new tensor of x's kind: one pass over memory for the first term, one for each other."""
-    after: Tensor | None = None
-    for term, factor in terms:
-        if factor == 0.0:
-            continue
-        if after is not None:
-            after.add_(term, alpha=factor)
-        elif a == 0.0:
-            after = term.to(x.dtype) * factor
-        else:
-            after = _pair(x, a, term, factor)
-    return x * a if after is None else after
-
-
 def _pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
     """a·x + b·y in a new tensor of x's kind; in a single pass where one operation does it."""
+    if b == 0.0:
+        return x * a
+    if a == 0.0:
+        return y.to(x.dtype) * b
     if a == 1.0 and x.dtype == y.dtype:
         return torch.add(x, y, alpha=b)
-    if x.numel() >= _WORTH_VIEWS and x.dtype == y.dtype and x.is_contiguous() and y.is_contiguous():
-        # β·M + α·u⊗v with v = (1): PyTorch's only elementwise kernel with two factors
+    if _fits_one_pass(x, y):
         return torch.addr(x.view(-1, 1), y.view(-1), _one(x.dtype, x.device), beta=a, alpha=b).view(x.shape)
     return (x * a).add_(y, alpha=b)
+
+
+def _pair_into(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """a·x + b·y in the memory of x."""
+    if b != 0.0 and _fits_one_pass(x, y):
+        x.view(-1, 1).addr_(y.view(-1), _one(x.dtype, x.device), beta=a, alpha=b)
+        return x
+    if a != 1.0:
+        x.mul_(a)
+    return x.add_(y, alpha=b) if b != 0.0 else x
+
+
+def _fits_one_pass(x: Tensor, y: Tensor) -> bool:
+    """Whether ``addr`` (β·M + α·u⊗v, here with v = (1)) can and should do it.
+
+    It is PyTorch's only elementwise kernel with two factors, and is worth its views for large tensors.
+    """
+    return x.numel() >= _WORTH_VIEWS and x.dtype == y.dtype and x.is_contiguous() and y.is_contiguous()
 
 
 @functools.lru_cache(maxsize=32)
@@ -330,15 +351,15 @@ def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _affine(factors: Affine, x: Tensor, y: Tensor) -> Tensor:
-    return _combine(x, factors.x_factor, [(y, factors.y_factor)])
+    return _pair(x, factors.x_factor, y, factors.y_factor)
 
 
-def _scaled(noise: Tensor, output: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+def _scaled(noise: Tensor, variance: Tensor | None, bounds: tuple[float, float] | None) -> Tensor:
     """Noise with the standard deviation that the model chose between two log-variances."""
-    if bounds is None:
+    if bounds is None or variance is None:
         return noise
     low, high = bounds
-    fraction = (output.chunk(2, dim=1)[1].to(noise.dtype) + 1.0) / 2.0
+    fraction = (variance.to(noise.dtype) + 1.0) / 2.0
     return noise * torch.exp(0.5 * (low + fraction * (high - low)))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .config import NoiseSchedulerConfig
 from .factory import NoiseSchedulerFactory, SamplerFactory
+from .plan import SamplingPlan
 from .run import Runnable
 from .samplers.base import BaseSampler, bind_for
 from .schedules.base import BaseNoiseScheduler
@@ -15,7 +17,11 @@ from .stepping import stepped
 
 __all__ = ["Setup"]
 
+logger = logging.getLogger(__name__)
+
 _KEPT_PLANS = 64
+#: Ordinary plans stay below this; on the digits a plan at 60 is visibly wrong.
+_AMPLIFICATION = 50.0
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,21 @@ class Setup:
         if made is None:
             steps = num_inference_steps if timesteps is None else None
             if self.sampler.writes_plans:
-                made = bind_for(self.sampler.plan(steps, timesteps=timesteps), self.scheduler.config)
+                plan = self.sampler.plan(steps, timesteps=timesteps)
+                _warn_of_amplification(plan)
+                made = bind_for(plan, self.scheduler.config)
             else:
                 made = stepped(self.sampler, steps, timesteps)
             if len(self._made) >= _KEPT_PLANS:
                 self._made.clear()
             self._made[key] = made
         return made
+
+
+def _warn_of_amplification(plan: SamplingPlan) -> None:
+    if plan.amplification > _AMPLIFICATION:
+        logger.warning(
+            "%s in %d steps multiplies errors of the predicted clean sample by up to %.0f (plan.amplification): its "
+            "first interval spans too much noise; take more steps, the 'leading' spacing, or a first-order sampler",
+            plan.sampler, plan.steps, plan.amplification,
+        )  # fmt: skip

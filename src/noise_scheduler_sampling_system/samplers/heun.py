@@ -25,7 +25,7 @@ def along(x: Form, epsilon: Form, now: Level, after: Level) -> Form:
         raise ConfigurationError(
             "the schedule starts at zero signal, where this sampler's combination of several ε is not defined",
             where="beta_schedule",
-            suggestion="use 'ddim', 'heun' or 'ddpm', or start the timesteps at a level with signal",
+            suggestion="use 'heun' or any first-order sampler, or start the timesteps at a level with signal",
         )
     return (after.alpha / now.alpha) * (x - now.sigma * epsilon) + after.sigma * epsilon
 

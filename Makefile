@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a virtual environment with the versions of constraints.txt.
+#   make demo   draws demo.png          make test   runs what CI runs
+# PYTHON chooses the interpreter (3.10 or later), PIP_FLAGS adds options to pip, e.g. an index.
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+VENV := .venv
+RUN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format docs-figures bench clean
+
+demo: $(STAMP)
+	$(RUN)/noise-sampling demo --out demo.png
+
+test: lint
+	$(RUN)/python -m pytest
+
+lint: $(STAMP)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+format: $(STAMP)
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+docs-figures: $(STAMP)
+	mkdir -p docs/images
+	$(RUN)/noise-sampling demo --out docs/images/demo.png
+
+bench: $(STAMP)
+	$(RUN)/python benchmarks/step_overhead.py
+	$(RUN)/python benchmarks/memory.py
+
+# PyTorch comes first and in one exact version: a looser requirement may fetch gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed"; exit 1; }
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet $(PIP_FLAGS) "$$(grep '^torch==' constraints.txt)"
+	$(RUN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
