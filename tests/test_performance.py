@@ -43,9 +43,9 @@ def counted(method, shape, clip=False, **options):
     config = NoiseSchedulerConfig(clip_sample=clip)
     plan = DiffusionPipeline(config, method, **options).plan(STEPS)
     bound = bind_for(plan, config)
-    x, output, noise = (torch.randn(shape) for _ in range(3))
+    x, noise, *outputs = (torch.randn(shape) for _ in range(10))
     with torch.no_grad(), Count() as count:
-        for _ in run(bound, lambda x, row: output, State(0, x, {}), lambda step, stage: noise):
+        for _ in run(bound, lambda x, row: outputs[row % 8], State(0, x, {}), lambda step, stage: noise):
             pass
     return count, plan
 
@@ -108,9 +108,11 @@ def test_allocations_a_step(method, kept):
     """One new tensor a model call: the next state. Conversions for the history come on top where needed."""
     config = NoiseSchedulerConfig()
     plan = DiffusionPipeline(config, method).plan(STEPS)
-    x, output, noise = (torch.randn(LARGE) for _ in range(3))
-    with torch.no_grad(), Allocations(x, output, noise) as memory:
-        for _ in run(bind_for(plan, config), lambda x, row: output, State(0, x, {}), lambda step, stage: noise):
+    x, noise, *outputs = (torch.randn(LARGE) for _ in range(10))
+    with torch.no_grad(), Allocations(x, noise, *outputs) as memory:
+        for _ in run(
+            bind_for(plan, config), lambda x, row: outputs[row % 8], State(0, x, {}), lambda step, stage: noise
+        ):
             pass
     assert memory.made <= (1 + kept) * plan.nfe
 

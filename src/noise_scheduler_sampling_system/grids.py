@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from .errors import ConfigurationError
 from .schedules.base import BaseNoiseScheduler
 from .schedules.path import CLEAN, Level, NoisePath
 
-__all__ = ["TimeGrid", "make_grid"]
+__all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid"]
 
 Times = npt.NDArray[np.float64]
 
@@ -77,15 +78,43 @@ class TimeGrid:
             yield i, self.levels[i], self.levels[i + 1]
 
 
+def checked_steps(steps: Any) -> int:
+    """A number of steps.
+
+    Raises:
+        ConfigurationError: not a whole number ≥ 1.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ConfigurationError(f"got {steps!r}", where="num_inference_steps", suggestion="give a whole number ≥ 1")
+    return int(steps)
+
+
+def checked_times(times: Any) -> tuple[float, ...]:
+    """A user's timesteps, as they are.
+
+    Raises:
+        ConfigurationError: not a sequence of numbers, or an empty one.
+    """
+    try:
+        array = np.asarray(times.tolist() if hasattr(times, "tolist") else times, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.ndim != 1 or array.size == 0:
+        raise ConfigurationError(
+            f"got {times!r}",
+            where="timesteps",
+            suggestion="give one or more numbers, from the noisiest to the cleanest",
+        )
+    return tuple(array.tolist())
+
+
 def make_grid(scheduler: BaseNoiseScheduler, num_inference_steps: int) -> TimeGrid:
     """The grid that the scheduler's config asks for, ending at the clean sample.
 
     Raises:
         ConfigurationError: a number of steps that the spacing cannot give.
     """
-    steps, total = num_inference_steps, scheduler.num_train_timesteps
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ConfigurationError(f"got {steps!r}", where="num_inference_steps", suggestion="give a whole number ≥ 1")
+    steps, total = checked_steps(num_inference_steps), scheduler.num_train_timesteps
     if steps > total:
         raise ConfigurationError(
             f"{steps} steps through {total} training timesteps",
@@ -95,7 +124,7 @@ def make_grid(scheduler: BaseNoiseScheduler, num_inference_steps: int) -> TimeGr
         )
     spacing = scheduler.config.timestep_spacing
     function: Callable[[BaseNoiseScheduler, int], Times] = SPACINGS.get(spacing, "timestep_spacing")
-    grid = TimeGrid.from_times(scheduler, function(scheduler, int(steps)))
+    grid = TimeGrid.from_times(scheduler, function(scheduler, steps))
     _refuse_clean_start(grid, spacing)
     return grid
 

@@ -101,7 +101,7 @@ def _joined(first: Any, second: Any, where: str) -> Any:
         f"differs in kind or shape from its null counterpart: {_describe(first)} and {_describe(second)}",
         where=where,
         why="both branches run as one batch",
-        suggestion="give null_condition with the same names and shapes (pad texts to one length)",
+        suggestion="give tensors with one row a sample, and null_condition with the same names and shapes",
     )
 
 

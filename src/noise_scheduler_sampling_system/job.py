@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +20,7 @@ from .noise import NoiseSource, Seed, resolve_keys
 from .plan import SamplingPlan
 from .profiling import Stopwatch
 from .results import RunState, SamplingStep
-from .run import Model, Runnable, State, Step, run
-from .samplers.base import bind_for
+from .run import Model, OutputReusedError, Runnable, State, Step, run
 from .setup import Setup
 
 __all__ = ["Callback", "Job", "prepare", "refuse_other_settings"]
@@ -78,11 +79,17 @@ class Job:
     ) -> Outcome:
         """Run to the end; when something is not finite, run again with checks to say where."""
         try:
-            return self._complete(callback, bar, stopping, watch)
+            try:
+                return self._complete(callback, bar, stopping, watch)
+            except OutputReusedError:
+                logger.info("the model returns the same memory at every call: starting again with copies")
+                return self._complete(callback, bar, stopping, watch, copy_outputs=True)
         except NumericsError as error:
             logger.warning("the result is not finite; running again with a check after every model call")
             with torch.no_grad():
-                for _ in run(self.runnable, self._model(None), self._start(), self.noise, check_every_row=True):
+                for _ in run(
+                    self.runnable, self._model(None), self._start(), self.noise, copy_outputs=True, check_every_row=True
+                ):
                     pass
             raise NumericsError(
                 "the result was not finite, but a second run of the same noise was",
@@ -92,7 +99,12 @@ class Job:
             ) from None
 
     def _complete(
-        self, callback: Callback | None, bar: Any, stopping: EarlyStopping | None, watch: Stopwatch | None
+        self,
+        callback: Callback | None,
+        bar: Any,
+        stopping: EarlyStopping | None,
+        watch: Stopwatch | None,
+        copy_outputs: bool = False,
     ) -> Outcome:
         plan, inspect = self.runnable.plan, callback is not None or stopping is not None
         noise = watch.wrap("noise", self.noise.__call__) if watch else self.noise
@@ -100,7 +112,7 @@ class Job:
         x, done = self._start().x, 0
         steps = run(
             self.runnable, self._model(watch), State(0, x, {}), noise,
-            inspect=inspect, check_every_row=stopping is not None,
+            inspect=inspect, copy_outputs=copy_outputs, check_every_row=stopping is not None,
         )  # fmt: skip
         for step in steps:
             x, done = step.state.x, step.state.row
@@ -165,17 +177,15 @@ class Job:
         """The network with its conditions, times and guidance, as a function of (x, row)."""
         plan, device = self.runnable.plan, self.noise.device
         network = watch.wrap("model", self.adapter.__call__) if watch else self.adapter.__call__
-        condition = self.adapter.completed(self.condition, self.batch, device)
         split = self.runnable.split
         if self.scale == 1.0:
-            predict = plain(network, condition)
+            predict = plain(network, self.condition)
         else:
-            null = self.adapter.completed(self.null, self.batch, device)
-            predict = classifier_free(network, condition, null, self.scale, learned_variance=split)
+            predict = classifier_free(network, self.condition, self.null, self.scale, learned_variance=split)
         if watch:
             predict = watch.wrap("guided", predict)
         kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
-        times = torch.tensor(plan.time).to(kind).to(device)
+        times = torch.from_numpy(plan.time.copy()).to(kind).to(device)
         rows = times[:, None].expand(-1, self.batch).unbind(0)
         wanted = self.adapter.dtype
         if wanted is None or wanted == self.noise.dtype:
@@ -207,7 +217,7 @@ def prepare(
     scheduler, config = setup.scheduler, setup.scheduler.config
     device = resolve_device(device, model, initial_noise)
     shape = _checked_shape(shape, initial_noise)
-    _check_scale(scale)
+    scale = _checked_scale(scale)
     if model is None:
         from .models import DigitsModel
 
@@ -215,23 +225,29 @@ def prepare(
     adapter = ModelAdapter(model)
     if plan is not None and timesteps is not None:
         raise ConfigurationError("a plan has its own timesteps", where="timesteps", suggestion="give one of the two")
-    runnable = setup.runnable(num_inference_steps, timesteps) if plan is None else bind_for(plan, config)
+    runnable = setup.runnable(num_inference_steps, timesteps) if plan is None else setup.following(plan)
     if dtype is None:
         dtype = torch.promote_types(torch.float32, adapter.dtype or torch.float32)
-    if not dtype.is_floating_point:
-        raise ConfigurationError(f"{dtype} is not a floating-point type", where="dtype")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigurationError(
+            f"{dtype!r} is not a floating-point type", where="dtype", suggestion="give e.g. torch.float32"
+        )
     keys = resolve_keys(seed, generator, shape[0])
-    given = _fitted(condition or {}, shape[0], device, "condition")
-    if not condition and null_condition:
+    given = _fitted({} if condition is None else condition, shape[0], device, "condition")
+    if not given and null_condition is not None:
         raise ConfigurationError("there is no condition to oppose it to", where="null_condition")
-    if condition and scale != 1.0 and null_condition is None:
-        null_condition = null_counterpart(model, given)
+    conditional = bool(given)
+    given = adapter.completed(given, shape[0], device)
+    null: Mapping[str, Any] = {}
+    if conditional and scale != 1.0:
+        null = null_counterpart(model, given) if null_condition is None else null_condition
+        null = adapter.completed(_fitted(null, shape[0], device, "null_condition"), shape[0], device)
     return Job(
         runnable=runnable,
         adapter=adapter,
-        scale=scale if condition else 1.0,
+        scale=scale if conditional else 1.0,
         condition=given,
-        null=_fitted(null_condition or {}, shape[0], device, "null_condition"),
+        null=null,
         noise=NoiseSource(keys, tuple(shape[1:]), dtype, device),
         initial_noise=initial_noise,
         settings=setup.identity,
@@ -250,9 +266,14 @@ def refuse_other_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> 
         )
 
 
-def _check_scale(scale: float) -> None:
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < float("inf"):
+def _checked_scale(scale: Any) -> float:
+    try:
+        valid = not isinstance(scale, bool | str) and math.isfinite(scale)
+    except (TypeError, ValueError, RuntimeError):
+        valid = False
+    if not valid:
         raise ConfigurationError(f"got {scale!r}", where="guidance_scale", suggestion="give a finite number")
+    return float(scale)
 
 
 def _checked_shape(shape: Any, initial_noise: Tensor | None) -> tuple[int, ...]:
@@ -273,6 +294,8 @@ def _checked_shape(shape: Any, initial_noise: Tensor | None) -> tuple[int, ...]:
         raise ConfigurationError(
             f"has shape {tuple(initial_noise.shape)}, the samples {checked}", where="initial_noise"
         )
+    if initial_noise is not None and not torch.isfinite(initial_noise).all():
+        raise ConfigurationError("holds NaN or Inf", where="initial_noise", suggestion="give unit-variance noise")
     return checked
 
 
@@ -293,5 +316,14 @@ def _fitted(condition: Mapping[str, Any], batch: int, device: torch.device, wher
         value = value.to(device)
         return value.expand(batch, *value.shape[1:]) if value.ndim and value.shape[0] != batch else value
 
-    fitted: dict[str, Any] = map_tensors(fit, dict(condition))
+    fitted: dict[str, Any] = map_tensors(fit, {name: _as_rows(value, batch) for name, value in condition.items()})
     return fitted
+
+
+def _as_rows(value: Any, batch: int) -> Any:
+    """Arrays, and lists of one number a sample, as tensors, so that they are split with the batch."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, list | tuple) and len(value) == batch and all(isinstance(v, int | float) for v in value):
+        return torch.tensor(value, device="cpu")
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -31,6 +32,8 @@ from .setup import Setup
 __all__ = ["DiffusionPipeline"]
 
 logger = logging.getLogger(__name__)
+#: Updates read, change and write; a lock of the module keeps pipelines free to be copied and pickled.
+_UPDATING = threading.Lock()
 
 Generators = torch.Generator | Sequence[torch.Generator]
 _KEYWORDS = (
@@ -60,7 +63,7 @@ class DiffusionPipeline:
         **sampler_options: Any,
     ) -> None:
         self._setup = Setup.make(config or NoiseSchedulerConfig(), method, sampler_options)
-        self._method = method
+        self._method, self._options = method, dict(sampler_options)
 
     @property
     def scheduler(self) -> BaseNoiseScheduler:
@@ -82,11 +85,17 @@ class DiffusionPipeline:
         """The sampler's name."""
         return self._method.__name__ if isinstance(self._method, type) else _name(self._method)
 
+    @property
+    def sampler_options(self) -> dict[str, Any]:
+        """The sampler's own options, with the defaults of those that were not given."""
+        return {**self.sampler.option_defaults, **self._options}
+
     def update_config(self, **changes: Any) -> NoiseSchedulerConfig:
         """Change settings, validated as a whole: all of the changes, or none and an error."""
-        setup = self._setup
-        self._setup = Setup.make(self.config.replace(**changes), self._method, setup.sampler.options)
-        return self.config
+        with _UPDATING:
+            setup = Setup.make(self.config.replace(**changes), self._method, self._options)
+            self._setup = setup
+        return setup.scheduler.config
 
     def plan(self, num_inference_steps: int = 50, *, timesteps: Sequence[float] | None = None) -> SamplingPlan:
         """The table that a run of N steps (or on given timesteps) follows.

@@ -120,7 +120,7 @@ class BoundPlan(Runnable):
     @functools.cached_property
     def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
         # an infinite x makes an infinite output unless the model saturates, which a clipped row notices
-        if self.clip is not None:
+        if self.clip is not None or self.plan.log_variance is not None:
             return ("output",) * len(self.rows)
         return tuple("state" if row.a == 0.0 else None for row in self.rows)
 
@@ -150,8 +150,10 @@ class BoundPlan(Runnable):
         if self.clip is None or row.of_output == 0.0:
             del mean, output  # where the caller holds them no longer, their memory is free from here on
             others = others if self.clip is None else others[:-1]
-        y = main if row.to_y == IDENTITY else _affine(row.to_y, x, main) if row.keep else None
-        if self.clip is not None and not (row.keep and y is main):
+        y = None
+        if row.keep:
+            y = main if row.to_y == IDENTITY else _affine(row.to_y, x, main)
+        if self.clip is not None and y is not main:
             after = _pair_into(main, factor, x, row.a)
         else:
             after = _pair(x, row.a, main, factor)
@@ -162,7 +164,7 @@ class BoundPlan(Runnable):
             after.add_(_scaled(noise(step, stage), variance, row.log_variance), alpha=c)
         if row.keep or row.forget:
             history = {j: past for j, past in history.items() if j not in row.forget}
-            if row.keep and y is not None:
+            if y is not None:
                 history[i] = y
         return State(i + 1, after, history)
 
@@ -229,6 +231,7 @@ def run(
     noise: Noise,
     *,
     inspect: bool = False,
+    copy_outputs: bool = False,
     check_every_row: bool = False,
 ) -> Iterator[Step]:
     """Run a bound plan from a state to its end, yielding after every row.
@@ -243,19 +246,25 @@ def run(
         state: where to start: ``State(0, x_T, {})``, or one that an earlier run yielded.
         noise: (step, stage) ↦ unit noise.
         inspect: keep each row's state and output in the steps, at the cost of their memory.
+        copy_outputs: copy what the model returns, for models that return the same memory at
+            every call; always done with ``inspect``.
         check_every_row: read back after every row, to name the first that is not finite.
 
     Raises:
+        OutputReusedError: the model returned memory that still holds an earlier prediction
+            (only without ``copy_outputs``).
         ModelOutputError: the output is of the wrong shape, the model wrote into its input,
             or (with ``check_every_row``) it is not finite.
         NumericsError: something was not finite.
     """
     watch, count, split = _Watch(), bound.plan.nfe, bound.split
 
-    def ask(i: int, x: Tensor) -> Tensor:
-        version = x._version
+    def ask(state: State) -> Tensor:
+        i, x, history = state
+        tracked = not x.is_inference()  # tensors of inference mode do not count their changes
+        version = x._version if tracked else 0
         output = model(x, i)
-        if x._version != version:
+        if tracked and x._version != version:
             raise ModelOutputError(
                 "the model changed its input in place",
                 where=_where(bound.plan, i),
@@ -269,15 +278,19 @@ def run(
         hides = bound.hides[i]
         if hides is not None:
             watch.note(output if hides == "output" else x)
+        if inspect or copy_outputs:
+            return output.clone()
+        if history and any(past.data_ptr() == output.data_ptr() for past in history.values()):
+            raise OutputReusedError(_where(bound.plan, i))
         return output
 
     while state.row < count:
         i = state.row
         if inspect:
-            x, output = state.x, ask(i, state.x)
+            x, output = state.x, ask(state)
             step = Step(bound.advance(state, output, noise), x, output)
         else:  # no name here holds the output, so that advance can free it
-            step = Step(bound.advance(state, ask(i, state.x), noise), None, None)
+            step = Step(bound.advance(state, ask(state), noise), None, None)
         state = step.state
         if check_every_row and not _is_finite(state.x):
             raise NumericsError(
@@ -290,6 +303,10 @@ def run(
     watch.note(state.x)
     if not watch.all_finite():
         raise NumericsError("the result is not finite", where=f"plan of {bound.plan.sampler!r}")
+
+
+class OutputReusedError(Exception):
+    """The model returns the same memory at every call; the run must copy its outputs."""
 
 
 @dataclass
@@ -347,7 +364,8 @@ def _fits_one_pass(x: Tensor, y: Tensor) -> bool:
 
 @functools.lru_cache(maxsize=32)
 def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.ones(1, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # kept, so it must be of use outside that mode, too
+        return torch.ones(1, dtype=dtype, device=device)
 
 
 def _affine(factors: Affine, x: Tensor, y: Tensor) -> Tensor:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import NoiseSchedulerConfig
+from .errors import ConfigurationError
 from .factory import NoiseSchedulerFactory, SamplerFactory
+from .grids import checked_steps, checked_times
 from .plan import SamplingPlan
 from .run import Runnable
 from .samplers.base import BaseSampler, bind_for
 from .schedules.base import BaseNoiseScheduler
-from .stepping import stepped
+from .stepping import levels_of, stepped
 
 __all__ = ["Setup"]
 
@@ -45,20 +47,32 @@ class Setup:
 
     def runnable(self, num_inference_steps: int, timesteps: Sequence[float] | None = None) -> Runnable:
         """The sampler on N steps, or on given timesteps, ready for the loop; made once."""
-        key = num_inference_steps if timesteps is None else tuple(float(t) for t in timesteps)
+        key = checked_steps(num_inference_steps) if timesteps is None else checked_times(timesteps)
         made = self._made.get(key)
         if made is None:
-            steps = num_inference_steps if timesteps is None else None
+            grid = self.sampler.grid(key) if isinstance(key, int) else self.sampler.grid(timesteps=key)
             if self.sampler.writes_plans:
-                plan = self.sampler.plan(steps, timesteps=timesteps)
-                _warn_of_amplification(plan)
-                made = bind_for(plan, self.scheduler.config)
+                made = self.following(self.sampler.plan(grid=grid))
+                _warn_of_amplification(made.plan)
             else:
-                made = stepped(self.sampler, steps, timesteps)
+                made = self.following(levels_of(self.sampler, grid))
             if len(self._made) >= _KEPT_PLANS:
                 self._made.clear()
             self._made[key] = made
         return made
+
+    def following(self, plan: SamplingPlan) -> Runnable:
+        """A given plan, ready for the loop; a step-only sampler visits its levels and makes its own steps.
+
+        Raises:
+            ConfigurationError: not a plan, or one that needs another kind of model.
+        """
+        if not isinstance(plan, SamplingPlan):
+            raise ConfigurationError(
+                f"got {type(plan).__name__}", where="plan", suggestion="give a SamplingPlan; load files by its load()"
+            )
+        bound = bind_for(plan, self.scheduler.config)
+        return bound if self.sampler.writes_plans else stepped(self.sampler, bound)
 
 
 def _warn_of_amplification(plan: SamplingPlan) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from torch import Tensor
 
 from .errors import ConfigurationError, ModelOutputError
+from .grids import TimeGrid
 from .plan import SamplingPlan
 from .run import BoundPlan, Noise, Runnable, State, Step
-from .samplers.base import BaseSampler, bind_for
+from .samplers.base import BaseSampler
 from .samplers.first_order import EulerSampler
 
-__all__ = ["SteppedSampler", "stepped"]
+__all__ = ["SteppedSampler", "levels_of", "stepped"]
 
 
 @final
@@ -76,12 +77,18 @@ class SteppedSampler(Runnable):
         return State(i + 1, after, {})
 
 
-def stepped(sampler: BaseSampler, num_inference_steps: int | None, timesteps: Any) -> SteppedSampler:
-    """Prepare a step-only sampler for the loop.
+def stepped(sampler: BaseSampler, levels: BoundPlan) -> SteppedSampler:
+    """Prepare a step-only sampler for the loop through the levels of a plan.
 
     Raises:
         ConfigurationError: its ``step`` demands something that the loop does not have.
     """
+    if type(sampler).step is BaseSampler.step:
+        raise ConfigurationError(
+            f"{type(sampler).__name__} has neither write() nor step()",
+            where=type(sampler).__name__,
+            suggestion="override one of them",
+        )
     parameters = inspect.signature(sampler.step).parameters
     offered = {"next_timestep", "step_index", "num_inference_steps", "noise"}
     for name, parameter in list(parameters.items())[3:]:
@@ -95,12 +102,12 @@ def stepped(sampler: BaseSampler, num_inference_steps: int | None, timesteps: An
                 where=f"{type(sampler).__name__}.step",
                 suggestion=f"give it a default; the pipeline offers {', '.join(sorted(offered))}",
             )
-    grid = sampler.grid(num_inference_steps, timesteps=timesteps)
-    levels = EulerSampler(sampler.scheduler).plan(grid=grid)
-    named = {**levels.to_dict(), "sampler": type(sampler).__name__}
-    del named["format"]
-    bound = bind_for(SamplingPlan(**named), sampler.config)
-    return SteppedSampler(bound, sampler, frozenset(offered & set(parameters)))
+    return SteppedSampler(levels, sampler, frozenset(offered & set(parameters)))
+
+
+def levels_of(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:
+    """The levels of a grid as a plan (of first order) in the sampler's name."""
+    return replace(EulerSampler(sampler.scheduler).plan(grid=grid), sampler=type(sampler).__name__)
 
 
 def whole(time: float) -> float | int:

@@ -174,7 +174,7 @@ class AdvancedDiffusionSystem:
                     where=name,
                     suggestion=f"SamplerFactory.register('my_sampler', {pipeline.method}) and create it by that name",
                 )
-            options = dict(pipeline.sampler.options)
+            options = pipeline.sampler_options
             table[name] = {**pipeline.config.to_dict(), "method": pipeline.method}
             if options:
                 table[name]["sampler_options"] = options

@@ -14,7 +14,7 @@ from ..builder import PlanBuilder
 from ..clipping import clip_of
 from ..config import NoiseSchedulerConfig
 from ..errors import ConfigurationError
-from ..grids import TimeGrid, make_grid
+from ..grids import TimeGrid, checked_times, make_grid
 from ..noise import NoiseSource, resolve_keys
 from ..plan import SamplingPlan
 from ..registry import did_you_mean
@@ -146,7 +146,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         if grid is not None:
             return grid
         if timesteps is not None:
-            return TimeGrid.from_times(self.scheduler, list(timesteps))
+            return TimeGrid.from_times(self.scheduler, checked_times(timesteps))
         return make_grid(self.scheduler, num_inference_steps)  # type: ignore[arg-type]
 
     def start(
@@ -208,7 +208,9 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
             keys = resolve_keys(None, generator, sample.shape[0])
             return NoiseSource(keys, tuple(sample.shape[1:]), sample.dtype, sample.device)(step, stage)
 
-        after = state.bound.advance(State(row, sample, state.run.history), model_output, draw)
+        # the history may keep the output, and the caller may reuse its memory
+        output = model_output.clone() if plan.history else model_output
+        after = state.bound.advance(State(row, sample, state.run.history), output, draw)
         clean = state.bound.clean_sample(Step(after, sample, model_output))
         return SamplerOutput(after.x, clean, SamplerState(state.bound, after))
 

@@ -62,8 +62,8 @@ class DDIMSampler(_FirstOrderSampler):
     """Denoising diffusion implicit models (Song et al. 2021, arXiv 2010.02502, eq. 12).
 
     Options:
-        eta: η, the noise: 0 is deterministic (and equals Euler), 1 equals DDPM with
-            ``variance_type="fixed_small"``.
+        eta: η ≥ 0, the noise: 0 is deterministic (and equals Euler), 1 equals DDPM with
+            ``variance_type="fixed_small"``. n never exceeds σ', where no direction is left.
 
     With clipping on, ``use_clipped_model_output=False`` takes ε from the raw prediction.
     """
@@ -85,7 +85,8 @@ class AncestralSampler(_FirstOrderSampler):
     """Euler ancestral sampling (Song et al. 2021, arXiv 2011.13456, App. F; k-diffusion's ``euler_ancestral``).
 
     Options:
-        eta: how much of the posterior's noise is added back; 0 equals Euler.
+        eta: η ≥ 0, how much of the posterior's noise is added back; 0 equals Euler. n never
+            exceeds σ', where no direction is left.
     """
 
     stochastic = True

@@ -77,7 +77,7 @@ class NoisePath(ABC):
     @property
     def prior_std(self) -> float:
         """Standard deviation of x at the noisiest time for data of unit variance."""
-        alpha, sigma = self._alpha_sigma(self._log_snr(torch.tensor(self.t_max, dtype=torch.float64)))
+        alpha, sigma = self._alpha_sigma(self._log_snr(torch.tensor(self.t_max, dtype=torch.float64, device="cpu")))
         return float(torch.hypot(alpha, sigma))
 
     def log_snr(self, t: Time) -> Time:
@@ -107,7 +107,7 @@ class NoisePath(ABC):
 
     def levels(self, times: npt.ArrayLike) -> list[Level]:
         """The noise levels at many times, in one pass."""
-        t = torch.as_tensor(np.array(times, dtype=np.float64))
+        t = torch.from_numpy(np.array(times, dtype=np.float64))
         alpha, sigma = self._alpha_sigma(self._log_snr(self._in_range(t)))
         return [Level(*row) for row in zip(t.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
 
