@@ -37,13 +37,13 @@ PAIRS = [
 ]
 
 
-def their_loop(cls, settings, step_options, x, output):
+def their_loop(cls, settings, step_options, x, outputs):
     scheduler = cls(beta_start=1e-4, beta_end=0.02, **settings)
     scheduler.set_timesteps(STEPS, device=x.device)
     times = list(scheduler.timesteps)
     module = sys.modules[cls.__module__]
     if hasattr(module, "randn_tensor"):
-        module.randn_tensor = lambda *_, **__: output
+        module.randn_tensor = lambda *_, **__: outputs[0]
 
     def loop():
         for name in ("_step_index", "counter"):
@@ -55,9 +55,9 @@ def their_loop(cls, settings, step_options, x, output):
             if hasattr(scheduler, name):
                 setattr(scheduler, name, None)
         y = x
-        for t in times:
+        for i, t in enumerate(times):
             scheduler.scale_model_input(y, t)
-            y = scheduler.step(output, t, y, **step_options).prev_sample
+            y = scheduler.step(outputs[i % 8], t, y, **step_options).prev_sample
 
     return loop, len(times)
 
@@ -68,24 +68,23 @@ def our_loop(bound, x, outputs):
             pass
 
 
-def floor_loop(x, output):
-    for _ in range(STEPS):
-        torch.add(x, output, alpha=0.5)
+def floor_loop(x, outputs):
+    for i in range(STEPS):
+        x = torch.add(x, outputs[i % 8], alpha=0.5)
 
 
 def measure(device: torch.device, rounds: int) -> list[list[object]]:
     rows: list[list[object]] = []
     for shape in SHAPES:
         x, *outputs = (torch.randn(shape, device=device) for _ in range(9))
-        output = outputs[0]
         for method, options, cls, settings, step_options in PAIRS:
             pipeline = DiffusionPipeline(NoiseSchedulerConfig(), method, **options)
             plan = pipeline.plan(STEPS)
-            loop, calls = their_loop(cls, settings, step_options, x, output)
+            loop, calls = their_loop(cls, settings, step_options, x, outputs)
 
             bound = bind_for(plan, pipeline.config)
 
-            ours, floor = partial(our_loop, bound, x, outputs), partial(floor_loop, x, output)
+            ours, floor = partial(our_loop, bound, x, outputs), partial(floor_loop, x, outputs)
             candidates = {"ours": ours, "theirs": loop, "floor": floor}
             if device.type == "cuda":
                 candidates = {k: (lambda f=f: (f(), torch.cuda.synchronize())) for k, f in candidates.items()}
