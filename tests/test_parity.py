@@ -66,7 +66,7 @@ def ours(config: NoiseSchedulerConfig, method: str, steps: int, x: torch.Tensor,
     for step in run(
         bound, lambda x, i: network(x, times[i].expand(SHAPE[0])), State(0, x, {}), lambda step, stage: draws[step]
     ):
-        x = step.state.x
+        x = step.x
     return x
 
 
@@ -185,7 +185,7 @@ def test_learned_range(prediction, monkeypatch):
     times = torch.tensor(plan.time)
     bound = bind_for(plan, settings)
     for step in run(bound, lambda x, i: wide(x, times[i].expand(2)), State(0, x, {}), lambda s, _: draws[s]):
-        x = step.state.x
+        x = step.x
     assert relative(x, expected) < TOLERANCE
 
 

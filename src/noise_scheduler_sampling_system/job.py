@@ -20,7 +20,7 @@ from .noise import NoiseSource, Seed, resolve_keys
 from .plan import SamplingPlan
 from .profiling import Stopwatch
 from .results import RunState, SamplingStep
-from .run import Model, OutputReusedError, Runnable, State, Step, run
+from .run import Model, OutputReusedError, Runnable, State, run
 from .setup import Setup
 
 __all__ = ["Callback", "Job", "prepare", "refuse_other_settings"]
@@ -114,14 +114,14 @@ class Job:
             self.runnable, self._model(watch), State(0, x, {}), noise,
             inspect=inspect, copy_outputs=copy_outputs, check_every_row=stopping is not None,
         )  # fmt: skip
-        for step in steps:
-            x, done = step.state.x, step.state.row
+        for state in steps:
+            x, done = state.x, state.row
             if done < plan.nfe and plan.step[done] == plan.step[done - 1]:
                 continue
             bar.update(self.batch)
             if callback is not None:
-                callback(self._view(step))
-            if settled is not None and settled.update(self.runnable.clean_sample(step), plan, done):
+                callback(self._view(state))
+            if settled is not None and settled.update(self.runnable.clean_sample(state), plan, done):
                 logger.info(
                     "early stopping after step %d of %d: %d of %d model calls saved",
                     plan.step[done - 1] + 1, plan.steps, plan.nfe - done, plan.nfe,
@@ -144,26 +144,26 @@ class Job:
             steps = run(self.runnable, self._model(None), state, self.noise, inspect=True, check_every_row=True)
         while True:
             with torch.no_grad():  # not around the yield, where it would act on the caller's own work
-                step = next(steps, None)
-            if step is None:
+                after = next(steps, None)
+            if after is None:
                 return
-            row = step.state.row
+            row = after.row
             if row == plan.nfe or plan.step[row] != plan.step[row - 1]:
-                yield self._view(step)
+                yield self._view(after)
 
-    def _view(self, step: Step) -> SamplingStep:
-        plan, row = self.runnable.plan, step.state.row
+    def _view(self, state: State) -> SamplingStep:
+        plan, row = self.runnable.plan, state.row
         index = int(plan.step[row - 1])
         first_row = int((plan.step == index).argmax())
         return SamplingStep(
             index=index,
-            x=step.state.x,
+            x=state.x,
             t=float(plan.time[first_row]),
             sigma=float(plan.sigma[row]),
             nfe=row,
             first_sample=self.first,
-            state=RunState(plan, step.state, self.noise.keys, self.settings),
-            _clean=lambda: self.runnable.clean_sample(step),
+            state=RunState(plan, State(row, state.x, state.history), self.noise.keys, self.settings),
+            _clean=lambda: self.runnable.clean_sample(state),
         )
 
     def _start(self) -> State:

@@ -20,7 +20,7 @@ from .errors import ConfigurationError, ModelOutputError, NumericsError
 from .plan import SamplingPlan
 from .prediction import IDENTITY, Affine, conversion
 
-__all__ = ["BoundPlan", "Clip", "Model", "Noise", "Runnable", "State", "Step", "bind", "run"]
+__all__ = ["BoundPlan", "Clip", "Model", "Noise", "Runnable", "State", "bind", "run"]
 
 #: (x, row) ↦ the network's output, guided, for the time of that row.
 Model = Callable[[Tensor, int], Tensor]
@@ -33,31 +33,21 @@ _WORTH_VIEWS = 1 << 15
 
 
 class State(NamedTuple):
-    """A run between two rows, as a value: all that is needed to go on.
+    """A run between two rows, as a value.
 
     Attributes:
         row: the row to come.
         x: the current state.
         history: the predictions of earlier rows that are still to be read, by row.
+        asked, output: what the last call was about, and what the model returned; kept only
+            where the run inspects, and not needed to go on.
     """
 
     row: int
     x: Tensor
     history: Mapping[int, Tensor]
-
-
-class Step(NamedTuple):
-    """What one row did.
-
-    Attributes:
-        state: after the row.
-        asked: the state that the model was asked about (None unless the run inspects).
-        output: what the model returned (None unless the run inspects).
-    """
-
-    state: State
-    asked: Tensor | None
-    output: Tensor | None
+    asked: Tensor | None = None
+    output: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +86,8 @@ class Runnable(ABC):
         """The next state from this one and the model's output about it."""
 
     @abstractmethod
-    def clean_sample(self, step: Step) -> Tensor:
-        """The clean sample that the step's model call predicts, clipped. A new tensor."""
+    def clean_sample(self, state: State) -> Tensor:
+        """The clean sample that the call before an inspected state predicts, clipped. A new tensor."""
 
 
 @final
@@ -124,10 +114,10 @@ class BoundPlan(Runnable):
             return ("output",) * len(self.rows)
         return tuple("state" if row.a == 0.0 else None for row in self.rows)
 
-    def clean_sample(self, step: Step) -> Tensor:
-        if step.output is None or step.asked is None:
+    def clean_sample(self, state: State) -> Tensor:
+        if state.output is None or state.asked is None:
             raise ConfigurationError("the run was not asked to keep its predictions", where="predicted clean sample")
-        return self._clean(self.rows[step.state.row - 1], step.asked, self._mean(step.output))
+        return self._clean(self.rows[state.row - 1], state.asked, self._mean(state.output))
 
     def _clean(self, row: _Row, x: Tensor, output: Tensor) -> Tensor:
         clean = _affine(row.to_clean, x, output)
@@ -137,7 +127,7 @@ class BoundPlan(Runnable):
         return output.chunk(2, dim=1)[0] if self.split else output
 
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
-        i, x, history = state
+        i, x, history, _, _ = state
         row = self.rows[i]
         if row.is_pair:
             return State(i + 1, _pair(x, row.a, output, row.of_output), history)
@@ -233,7 +223,7 @@ def run(
     inspect: bool = False,
     copy_outputs: bool = False,
     check_every_row: bool = False,
-) -> Iterator[Step]:
+) -> Iterator[State]:
     """Run a bound plan from a state to its end, yielding after every row.
 
     Values that are not finite are found at the end, at no cost on the way: a linear step
@@ -245,7 +235,7 @@ def run(
         model: (x, row) ↦ guided output.
         state: where to start: ``State(0, x_T, {})``, or one that an earlier run yielded.
         noise: (step, stage) ↦ unit noise.
-        inspect: keep each row's state and output in the steps, at the cost of their memory.
+        inspect: keep what was asked and answered in the states, at the cost of their memory.
         copy_outputs: copy what the model returns, for models that return the same memory at
             every call; always done with ``inspect``.
         check_every_row: read back after every row, to name the first that is not finite.
@@ -257,10 +247,11 @@ def run(
             or (with ``check_every_row``) it is not finite.
         NumericsError: something was not finite.
     """
-    watch, count, split = _Watch(), bound.plan.nfe, bound.split
+    watch, hides, split = _Watch(), bound.hides, bound.split
+    copies = inspect or copy_outputs
 
     def ask(state: State) -> Tensor:
-        i, x, history = state
+        i, x, history, _, _ = state
         tracked = not x.is_inference()  # tensors of inference mode do not count their changes
         version = x._version if tracked else 0
         output = model(x, i)
@@ -271,27 +262,24 @@ def run(
                 why="the sampler still needs that state",
                 suggestion="clone x at the top of the model's forward, or avoid operations that end in _",
             )
-        if output.shape != x.shape or split:
+        if split or output.shape != x.shape:
             _check_shape(output, x, bound, i)
         if check_every_row and not _is_finite(output):
             raise _not_finite(bound.plan, i, output)
-        hides = bound.hides[i]
-        if hides is not None:
-            watch.note(output if hides == "output" else x)
-        if inspect or copy_outputs:
+        if hides[i] is not None:
+            watch.note(output if hides[i] == "output" else x)
+        if copies:
             return output.clone()
         if history and any(past.data_ptr() == output.data_ptr() for past in history.values()):
             raise OutputReusedError(_where(bound.plan, i))
         return output
 
-    while state.row < count:
-        i = state.row
+    for i in range(state.row, bound.plan.nfe):
         if inspect:
-            x, output = state.x, ask(state)
-            step = Step(bound.advance(state, output, noise), x, output)
+            asked, output = state.x, ask(state)
+            state = bound.advance(state, output, noise)._replace(asked=asked, output=output)
         else:  # no name here holds the output, so that advance can free it
-            step = Step(bound.advance(state, ask(state), noise), None, None)
-        state = step.state
+            state = bound.advance(state, ask(state), noise)
         if check_every_row and not _is_finite(state.x):
             raise NumericsError(
                 f"the state after {_where(bound.plan, i)} is not finite, though the model's output is",
@@ -299,7 +287,7 @@ def run(
                 why=f"values left the range of {state.x.dtype}",
                 suggestion="run with dtype=torch.float32, or clip the predicted clean sample",
             )
-        yield step
+        yield state
     watch.note(state.x)
     if not watch.all_finite():
         raise NumericsError("the result is not finite", where=f"plan of {bound.plan.sampler!r}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import ConfigurationError, ModelOutputError
 from .grids import TimeGrid
 from .plan import SamplingPlan
-from .run import BoundPlan, Noise, Runnable, State, Step
+from .run import BoundPlan, Noise, Runnable, State
 from .samplers.base import BaseSampler
 from .samplers.first_order import EulerSampler
 
@@ -50,8 +50,8 @@ class SteppedSampler(Runnable):
     def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
         return ("output",) * self.plan.nfe  # a custom step may do anything
 
-    def clean_sample(self, step: Step) -> Tensor:
-        return self.levels.clean_sample(step)
+    def clean_sample(self, state: State) -> Tensor:
+        return self.levels.clean_sample(state)
 
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
         i, times = state.row, self.plan.time

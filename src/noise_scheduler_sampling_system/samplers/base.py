@@ -18,7 +18,7 @@ from ..grids import TimeGrid, checked_times, make_grid
 from ..noise import NoiseSource, resolve_keys
 from ..plan import SamplingPlan
 from ..registry import did_you_mean
-from ..run import BoundPlan, State, Step, bind
+from ..run import BoundPlan, State, bind
 from ..schedules.base import BaseNoiseScheduler
 from ..schedules.path import CLEAN
 
@@ -211,7 +211,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         # the history may keep the output, and the caller may reuse its memory
         output = model_output.clone() if plan.history else model_output
         after = state.bound.advance(State(row, sample, state.run.history), output, draw)
-        clean = state.bound.clean_sample(Step(after, sample, model_output))
+        clean = state.bound.clean_sample(after._replace(asked=sample, output=model_output))
         return SamplerOutput(after.x, clean, SamplerState(state.bound, after))
 
     def _single_step(self, time: float, next_timestep: float | None, sample: Tensor) -> SamplerState:
