@@ -43,8 +43,12 @@ def blocks(path: Path, language: str) -> list[str]:
     """The code blocks of one language in a Markdown file."""
     if not path.exists():
         pytest.fail(f"{path.name} does not exist yet: its code blocks cannot be checked")
-    fences = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [code for found, code in fences if found == language]
+    return [code for found, code in fences(path) if found == language]
+
+
+def fences(path: Path) -> list[tuple[str, str]]:
+    """(language, content) of every code block in a Markdown file."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -187,8 +191,10 @@ def test_the_requests_test_commands_name_files_that_exist(command):
 # ------------------------------------------------------------------------------- the code blocks of the docs
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_every_python_block_of_the_docs_runs(document, tmp_path, monkeypatch, registries):
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
+def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(
+    document, tmp_path, monkeypatch, registries, capsys
+):
     monkeypatch.chdir(tmp_path)
     without_downloads(monkeypatch)
     found = blocks(ROOT / document, "python")
@@ -196,8 +202,15 @@ def test_every_python_block_of_the_docs_runs(document, tmp_path, monkeypatch, re
     (tmp_path / "config.yaml").write_text(YAML_BLOCK)
     AdvancedDiffusionSystem("config.yaml").save_config("config.json")
     names: dict[str, Any] = {"__name__": document, "your_model": Network(), "model": Network(), "nn": nn}
-    for i, block in enumerate(found):
-        exec(compile(block, f"{document} block {i}", "exec"), names)
+    everything = fences(ROOT / document)
+    capsys.readouterr()
+    for i, (language, block) in enumerate(everything):
+        if language == "python":
+            exec(compile(block, f"{document} block {i}", "exec"), names)
+            shown = everything[i + 1] if i + 1 < len(everything) else ("", "")
+            printed = capsys.readouterr().out
+            if shown[0] == "text":
+                assert printed == shown[1], f"{document} block {i}"
 
 
 # ------------------------------------------------------------------------------- names
