@@ -615,7 +615,9 @@ def test_errors_carry_their_parts_and_survive_pickling(kind, builtin):
     assert isinstance(error, NoiseSamplingError)
     assert isinstance(error, builtin)
     assert str(error) == "place: the fact\n  why: reason\n  try: way out"
-    assert str(kind("the fact")) == "the fact"
+    assert str(kind("the fact", where="", suggestion="")) == "the fact"
+    with pytest.raises(TypeError, match="suggestion"):
+        kind("the fact", where="place")  # no error without a way out
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
         assert type(again) is kind
         assert str(again) == str(error)

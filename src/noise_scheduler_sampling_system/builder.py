@@ -209,7 +209,11 @@ class PlanBuilder:
                 elif j == i:
                     raw[i] = coefficient
                 else:
-                    raise NumericsError(f"row {i} reads the unclipped prediction of row {j}", where="sampler")
+                    raise NumericsError(
+                        f"row {i} reads the unclipped prediction of row {j}",
+                        where="sampler",
+                        suggestion="use raw predictions in the row that made them only",
+                    )
         learned = any(row.log_variance != (0.0, 0.0) for row in rows)
         return SamplingPlan(
             space=self.space,
@@ -233,6 +237,11 @@ class PlanBuilder:
         for i, row in enumerate(self._rows):
             fresh = [j for kind, j in row.terms if kind == "noise" and j not in homes]
             if len(fresh) > 1:
-                raise NumericsError(f"row {i} brings in {len(fresh)} noises, a row holds one", where="sampler")
+                raise NumericsError(
+                    f"row {i} brings in {len(fresh)} noises",
+                    where="sampler",
+                    why="a row holds one; later rows may read it again",
+                    suggestion="add the noises up into one of their common variance",
+                )
             homes.update(dict.fromkeys(fresh, i))
         return homes

@@ -204,7 +204,9 @@ class NoiseSchedulerConfig(BaseModel):
         name = Registry.key(value)
         allowed = {"prediction_type": PREDICTION_TYPES, "variance_type": VARIANCE_TYPES}.get(info.field_name, SPACINGS)
         if name not in allowed:
-            raise ConfigurationError(f"{value!r} is not a {info.field_name}", suggestion=did_you_mean(name, allowed))
+            raise ConfigurationError(
+                f"{value!r} is not a {info.field_name}", where=info.field_name, suggestion=did_you_mean(name, allowed)
+            )
         return name
 
     @model_validator(mode="after")

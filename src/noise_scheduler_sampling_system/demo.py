@@ -277,7 +277,9 @@ def _largest_within(pipeline: DiffusionPipeline, budget: int) -> SamplingPlan:
         plan = pipeline.plan(steps)
         if plan.nfe <= budget:
             return plan
-    raise ConfigurationError(f"no plan has as few as {budget} model calls", where="budgets")
+    raise ConfigurationError(
+        f"no plan has as few as {budget} model calls", where="budgets", suggestion="give larger budgets"
+    )
 
 
 def _figure_class() -> Any:

@@ -19,13 +19,13 @@ class NoiseSamplingError(Exception):
     Args:
         what: the fact, one sentence.
         where: the field path, file, argument or step concerned.
-        why: the reason it cannot work.
         suggestion: what to do about it.
+        why: the reason it cannot work, where the fact does not say it.
     """
 
     category = "general"
 
-    def __init__(self, what: str, *, where: str = "", why: str = "", suggestion: str = "") -> None:
+    def __init__(self, what: str, *, where: str, suggestion: str, why: str = "") -> None:
         self.what, self.where, self.why, self.suggestion = what, where, why, suggestion
         lines = [f"{where}: {what}" if where else what]
         if why:

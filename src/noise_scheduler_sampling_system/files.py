@@ -90,7 +90,9 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
         else:
             data = json.loads(text, object_pairs_hook=_unique_keys)
     except (yaml.YAMLError, ValueError) as error:
-        raise FileError(f"is not valid {kind.upper()}", where=str(path), why=str(error)) from error
+        raise FileError(
+            f"is not valid {kind.upper()}", where=str(path), why=str(error), suggestion="mend the line it names"
+        ) from error
     if not isinstance(data, dict):
         raise FileError(
             "holds no mapping",

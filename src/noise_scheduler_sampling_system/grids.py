@@ -37,7 +37,9 @@ class TimeGrid:
 
     def __post_init__(self) -> None:
         if len(self.levels) < 2:
-            raise ConfigurationError("a grid needs at least one interval", where="timesteps")
+            raise ConfigurationError(
+                "a grid needs at least one interval", where="timesteps", suggestion="give more times"
+            )
         noise = np.arctan2([v.sigma for v in self.levels], [v.alpha for v in self.levels])
         steps = np.diff(noise)
         if not ((steps < 0).all() or (steps > 0).all()):

@@ -235,7 +235,9 @@ def prepare(
     keys = resolve_keys(seed, generator, shape[0])
     given = _fitted({} if condition is None else condition, shape[0], device, "condition")
     if not given and null_condition is not None:
-        raise ConfigurationError("there is no condition to oppose it to", where="null_condition")
+        raise ConfigurationError(
+            "there is no condition to oppose it to", where="null_condition", suggestion="give condition={...}, too"
+        )
     conditional = bool(given)
     given = adapter.completed(given, shape[0], device)
     null: Mapping[str, Any] = {}
@@ -292,7 +294,9 @@ def _checked_shape(shape: Any, initial_noise: Tensor | None) -> tuple[int, ...]:
         )
     if initial_noise is not None and tuple(initial_noise.shape) != checked:
         raise ConfigurationError(
-            f"has shape {tuple(initial_noise.shape)}, the samples {checked}", where="initial_noise"
+            f"has shape {tuple(initial_noise.shape)}, the samples {checked}",
+            where="initial_noise",
+            suggestion="leave shape out, or make them the same",
         )
     if initial_noise is not None and not torch.isfinite(initial_noise).all():
         raise ConfigurationError("holds NaN or Inf", where="initial_noise", suggestion="give unit-variance noise")

@@ -84,9 +84,13 @@ class SamplingPlan:
         for name, shape in shapes.items():
             expected = count + 1 if name in ("alpha", "sigma") else count
             if not shape or shape[0] != expected or len(shape) != _COLUMNS[name]:
-                raise NumericsError(f"has shape {shape}, expected {expected} rows", where=f"plan column {name!r}")
+                raise NumericsError(
+                    f"has shape {shape}, expected {expected} rows and {_COLUMNS[name]} dimension(s)",
+                    where=f"plan column {name!r}",
+                    suggestion="let a sampler's plan() make the table",
+                )
         if count == 0:
-            raise NumericsError("a plan needs at least one row", where="plan")
+            raise NumericsError("has no rows", where="plan", suggestion="a plan asks the model at least once")
 
     @property
     def nfe(self) -> int:
@@ -157,7 +161,11 @@ class SamplingPlan:
         for name in ("b", "c"):
             table = getattr(self, name)
             if any(np.any(table[i, i + 1 :]) for i in range(min(self.nfe, table.shape[1]))):
-                raise NumericsError("reads predictions or noise from before the start", where=f"plan column {name!r}")
+                raise NumericsError(
+                    "reads predictions or noise from before the start",
+                    where=f"plan column {name!r}",
+                    suggestion="row i can reach back i rows at most: set the rest to 0",
+                )
         scale = np.abs(self.a) + np.abs(self.b).sum(axis=1) + np.abs(self.raw) + 1.0
         worst = int(np.argmax(np.abs(self.constant_residual) / scale))
         if abs(self.constant_residual[worst]) > 1e-9 * scale[worst]:
@@ -233,7 +241,7 @@ class SamplingPlan:
         names = {f.name for f in fields(cls)}
         if set(rest) != names:
             odd = ", ".join(sorted(set(rest) ^ names))
-            raise FileError(f"missing or unknown columns: {odd}", where="plan")
+            raise FileError(f"missing or unknown columns: {odd}", where="plan", suggestion="save it again")
         return cls(**rest).checked()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -247,7 +255,7 @@ class SamplingPlan:
         elif Path(path).suffix == ".json":
             write_atomic(path, (json.dumps(self.to_dict()) + "\n").encode())
         else:
-            raise FileError("plans are .json or .safetensors files", where=str(path))
+            raise FileError("is no name for a plan", where=str(path), suggestion="use .json or .safetensors")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SamplingPlan:
@@ -268,7 +276,9 @@ class SamplingPlan:
         except FileError as error:
             raise FileError(error.what, where=str(path), why=error.why, suggestion=error.suggestion) from None
         except Exception as error:
-            raise FileError("is not a sampling plan", where=str(path), why=str(error)) from error
+            raise FileError(
+                "is not a sampling plan", where=str(path), why=str(error), suggestion="give a file of SamplingPlan.save"
+            ) from error
 
     @functools.cached_property
     def fingerprint(self) -> str:

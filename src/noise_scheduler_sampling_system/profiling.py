@@ -108,7 +108,9 @@ def measured(trace: bool | str | os.PathLike[str], device: torch.device) -> Iter
     try:
         Path(trace).open("ab").close()
     except (OSError, TypeError) as error:
-        raise FileError("the trace cannot be written", where=str(trace), why=str(error)) from error
+        raise FileError(
+            "the trace cannot be written", where=str(trace), why=str(error), suggestion="check the folder"
+        ) from error
     with torch.profiler.profile(record_shapes=True) as profiler:
         yield
     profiler.export_chrome_trace(os.fspath(trace))

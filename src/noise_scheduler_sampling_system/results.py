@@ -74,7 +74,9 @@ class RunState:
             plan = SamplingPlan.from_dict(about["plan"])
             return cls(plan, State(int(about["row"]), x, history), keys, about["settings"])
         except Exception as error:
-            raise FileError("is not a saved run", where=str(path), why=str(error)) from error
+            raise FileError(
+                "is not a saved run", where=str(path), why=str(error), suggestion="give a file of RunState.save"
+            ) from error
 
 
 @dataclass(frozen=True)

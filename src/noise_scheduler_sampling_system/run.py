@@ -116,7 +116,9 @@ class BoundPlan(Runnable):
 
     def clean_sample(self, state: State) -> Tensor:
         if state.output is None or state.asked is None:
-            raise ConfigurationError("the run was not asked to keep its predictions", where="predicted clean sample")
+            raise ConfigurationError(
+                "the run was not asked to keep its predictions", where="clean_sample", suggestion="run(inspect=True)"
+            )
         return self._clean(self.rows[state.row - 1], state.asked, self._mean(state.output))
 
     def _clean(self, row: _Row, x: Tensor, output: Tensor) -> Tensor:
@@ -290,7 +292,11 @@ def run(
         yield state
     watch.note(state.x)
     if not watch.all_finite():
-        raise NumericsError("the result is not finite", where=f"plan of {bound.plan.sampler!r}")
+        raise NumericsError(
+            "the result is not finite",
+            where=f"plan of {bound.plan.sampler!r}",
+            suggestion="run with check_every_row=True to find where it began",
+        )
 
 
 class OutputReusedError(Exception):

@@ -114,7 +114,9 @@ class AdvancedDiffusionSystem:
             ConfigurationError: no pipelines, or one that cannot run so; before any runs.
         """
         if not self._pipelines:
-            raise ConfigurationError("the system has no pipelines", suggestion="create_pipeline(...) first")
+            raise ConfigurationError(
+                "the system has no pipelines", where="compare_schedulers", suggestion="create_pipeline(...) first"
+            )
         for name, pipeline in self._pipelines.items():
             if pipeline.sampler.writes_plans and kwargs.get("plan") is None:
                 try:

@@ -141,7 +141,9 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         """The grid that :meth:`plan` would use."""
         if sum(given is not None for given in (num_inference_steps, timesteps, grid)) != 1:
             raise ConfigurationError(
-                "give exactly one of num_inference_steps, timesteps and grid", where="num_inference_steps"
+                "none or several of num_inference_steps, timesteps and grid are given",
+                where="num_inference_steps",
+                suggestion="give exactly one of the three",
             )
         if grid is not None:
             return grid
@@ -191,10 +193,12 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         if state is None:
             state = self._single_step(time, next_timestep, sample)
         elif next_timestep is not None:
-            raise ConfigurationError("next_timestep is known from the state", where="next_timestep")
+            raise ConfigurationError("is known from the state", where="next_timestep", suggestion="give one of the two")
         plan, row = state.bound.plan, state.run.row
         if row >= plan.nfe:
-            raise ConfigurationError(f"all {plan.nfe} rows of the plan are done", where="state")
+            raise ConfigurationError(
+                f"all {plan.nfe} rows of the plan are done", where="state", suggestion="start() a new run"
+            )
         if time != float(plan.time[row]):
             raise ConfigurationError(
                 f"model call {row + 1} of the plan is at t = {plan.time[row]:g}, not {time:g}",

@@ -39,7 +39,9 @@ class PNDMSampler(BaseSampler):
     def __init__(self, scheduler: BaseNoiseScheduler, **options: bool) -> None:
         super().__init__(scheduler, **options)
         if not isinstance(self.options["skip_prk_steps"], bool):
-            raise ConfigurationError(f"got {self.options['skip_prk_steps']!r}", where="skip_prk_steps")
+            raise ConfigurationError(
+                f"got {self.options['skip_prk_steps']!r}", where="skip_prk_steps", suggestion="give True or False"
+            )
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         times = ends(grid)
