@@ -1180,7 +1180,7 @@ def test_a_type_that_cannot_hold_samples_is_refused(dtype):
 
 @pytest.mark.parametrize(
     ("keyword", "nearest"),
-    [("sede", "seed"), ("max_batchsize", "max_batch_size"), ("conditions", "condition"), ("generators", "generator")],
+    [("sede", "seed"), ("gudiance_scale", "guidance_scale"), ("conditions", "condition"), ("num_steps", "timesteps")],
 )
 @pytest.mark.parametrize("call", ["sample", "stream"])
 def test_unknown_keywords_are_errors_with_the_nearest_name(call, keyword, nearest):

@@ -4,8 +4,8 @@ A sampler's mathematics is linear in the state, the predictions and the noise. I
 here as such, with the quantities of the paper, on :class:`Form` objects; the builder reads
 the coefficients off. Example, one DDIM step::
 
-    p = build.predict(current)                       # asks the model: one row
-    build.advance(nxt.alpha * p.sample + nxt.sigma * p.epsilon)
+    p = build.predict(now, i)                        # asks the model: one row
+    build.advance(after.alpha * p.sample + after.sigma * p.epsilon)
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Form:
 
     def __sub__(self, other: Form) -> Form:
         return self + other * -1.0
+
+    def __neg__(self) -> Form:
+        return self * -1.0
 
     def __truediv__(self, divisor: float) -> Form:
         return Form({symbol: coefficient / divisor for symbol, coefficient in self.terms.items()})
@@ -129,6 +132,13 @@ class PlanBuilder:
         """
         self._close()
         i = len(self._rows)
+        if i == 0 and self._state.terms != {("x", 0): 1.0}:
+            raise NumericsError(
+                "the state was changed before the first model call",
+                where="sampler",
+                why="a plan's first row starts from the scaled initial noise",
+                suggestion="predict first; noise may be added in any row",
+            )
         self._rows.append(_Row(level, step))
         self._state = Form({("x", i): 1.0})
         y, raw = Form({("y", i): 1.0}), Form({("raw", i): 1.0})

@@ -40,7 +40,7 @@ def dynamic_threshold(
         padding: entries with |x₀| below this are padding and are left out of the quantile;
             where all are, s is ``smallest``.
     """
-    magnitudes = clean.detach().abs().flatten(1).to(torch.float32 if clean.element_size() < 4 else clean.dtype)
+    magnitudes = clean.abs().flatten(1).to(torch.float32 if clean.element_size() < 4 else clean.dtype)
     magnitudes = magnitudes.sort(dim=1).values
     count = magnitudes.shape[1]
     # sorted by magnitude, the padding comes first

@@ -289,7 +289,15 @@ def _check_betas(betas: tuple[float, ...], count: int) -> None:
 
 
 def _evaluate(function: Callable[[float], Any], count: int) -> list[float]:
-    betas = [float(function(i / (count - 1))) for i in range(count)]
+    try:
+        betas = [float(function(i / (count - 1))) for i in range(count)]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            "the beta function failed",
+            where="trained_betas",
+            why=str(error),
+            suggestion="it is called with one number u = i/(T−1) at a time and must return one number β in (0, 1)",
+        ) from None
     if not all(map(math.isfinite, betas)):
         raise ConfigurationError(
             "the beta function is not finite everywhere on [0, 1]",

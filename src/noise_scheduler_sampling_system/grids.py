@@ -14,7 +14,7 @@ from .errors import ConfigurationError
 from .schedules.base import BaseNoiseScheduler
 from .schedules.path import CLEAN, Level, NoisePath
 
-__all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid"]
+__all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start"]
 
 Times = npt.NDArray[np.float64]
 
@@ -127,19 +127,18 @@ def make_grid(scheduler: BaseNoiseScheduler, num_inference_steps: int) -> TimeGr
     spacing = scheduler.config.timestep_spacing
     function: Callable[[BaseNoiseScheduler, int], Times] = SPACINGS.get(spacing, "timestep_spacing")
     grid = TimeGrid.from_times(scheduler, function(scheduler, steps))
-    _refuse_clean_start(grid, spacing)
+    refuse_clean_start(*grid.levels[0])
     return grid
 
 
-def _refuse_clean_start(grid: TimeGrid, spacing: str) -> None:
-    first = grid.levels[0]
-    if first.alpha > first.sigma:
+def refuse_clean_start(t: float, alpha: float, sigma: float) -> None:
+    """Raise unless a run may start from pure noise at this level."""
+    if alpha > sigma:
         raise ConfigurationError(
-            f"the {spacing!r} spacing of {grid.steps} step(s) starts at t = {first.t:g}, where signal outweighs noise "
-            f"(α = {first.alpha:.3g}, σ = {first.sigma:.3g})",
+            f"the first timestep is {t:g}, where signal outweighs noise (α = {alpha:.3g}, σ = {sigma:.3g})",
             where="timestep_spacing",
             why="a run from pure noise would hand the model an x that never occurs at that time",
-            suggestion="use timestep_spacing='trailing', or more steps",
+            suggestion="use timestep_spacing='trailing' or more steps, or start from a noised initial_sample",
         )
 
 

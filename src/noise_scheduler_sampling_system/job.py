@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .early_stopping import EarlyStopping
 from .errors import ConfigurationError, NumericsError
+from .grids import refuse_clean_start
 from .guidance import classifier_free, null_counterpart, plain
 from .model import ModelAdapter, map_tensors, resolve_device
 from .noise import NoiseSource, Seed, resolve_keys
@@ -49,6 +50,7 @@ class Job:
     null: Mapping[str, Any]
     noise: NoiseSource
     initial_noise: Tensor | None
+    initial_sample: Tensor | None
     settings: dict[str, Any]
     integral: bool
     first: int = 0
@@ -71,6 +73,7 @@ class Job:
             null=map_tensors(rows, self.null),
             noise=self.noise.part(start, stop),
             initial_noise=None if self.initial_noise is None else self.initial_noise[start:stop],
+            initial_sample=None if self.initial_sample is None else self.initial_sample[start:stop],
             first=self.first + start,
         )
 
@@ -167,6 +170,9 @@ class Job:
         )
 
     def _start(self) -> State:
+        if self.initial_sample is not None:
+            # a copy: the state is handed out, and the caller's tensor is the caller's
+            return State(0, self.initial_sample.to(self.noise.device, self.noise.dtype, copy=True), {})
         if self.initial_noise is None:
             noise = self.noise.initial()
         else:
@@ -205,18 +211,24 @@ def prepare(
     seed: Seed | None,
     generator: Any,
     initial_noise: Tensor | None,
+    initial_sample: Tensor | None,
     timesteps: Sequence[float] | None,
     plan: SamplingPlan | None,
     device: str | torch.device,
     dtype: torch.dtype | None,
+    resumed: bool = False,
 ) -> Job:
     """Check everything and prepare a run, before the first model call.
 
     The arguments are those of :meth:`DiffusionPipeline.sample`.
     """
     scheduler, config = setup.scheduler, setup.scheduler.config
-    device = resolve_device(device, model, initial_noise)
-    shape = _checked_shape(shape, initial_noise)
+    if initial_noise is not None and initial_sample is not None:
+        raise ConfigurationError(
+            "is given beside initial_noise", where="initial_sample", suggestion="give the one or the other"
+        )
+    device = resolve_device(device, model, initial_noise if initial_sample is None else initial_sample)
+    shape = _checked_shape(shape, initial_noise=initial_noise, initial_sample=initial_sample)
     scale = _checked_scale(scale)
     if model is None:
         from .models import DigitsModel
@@ -226,6 +238,9 @@ def prepare(
     if plan is not None and timesteps is not None:
         raise ConfigurationError("a plan has its own timesteps", where="timesteps", suggestion="give one of the two")
     runnable = setup.runnable(num_inference_steps, timesteps) if plan is None else setup.following(plan)
+    if initial_noise is None and initial_sample is None and not resumed:
+        first = runnable.plan
+        refuse_clean_start(first.time[0], first.alpha[0], first.sigma[0])
     if dtype is None:
         dtype = torch.promote_types(torch.float32, adapter.dtype or torch.float32)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -244,6 +259,7 @@ def prepare(
     if conditional and scale != 1.0:
         null = null_counterpart(model, given) if null_condition is None else null_condition
         null = adapter.completed(_fitted(null, shape[0], device, "null_condition"), shape[0], device)
+        given, null = _numbers_as_rows(given, null, shape[0], device)
     return Job(
         runnable=runnable,
         adapter=adapter,
@@ -252,6 +268,7 @@ def prepare(
         null=null,
         noise=NoiseSource(keys, tuple(shape[1:]), dtype, device),
         initial_noise=initial_noise,
+        initial_sample=initial_sample,
         settings=setup.identity,
         integral=scheduler.discrete,
     )
@@ -278,11 +295,13 @@ def _checked_scale(scale: Any) -> float:
     return float(scale)
 
 
-def _checked_shape(shape: Any, initial_noise: Tensor | None) -> tuple[int, ...]:
+def _checked_shape(shape: Any, **starts: Tensor | None) -> tuple[int, ...]:
+    """The batch's shape; the tensors that a run may start from must have it and be finite."""
+    given = {name: start for name, start in starts.items() if start is not None}
     if shape is None:
-        if initial_noise is None:
+        if not given:
             raise ConfigurationError("is missing", where="shape", suggestion="give (batch, channels, height, width)")
-        shape = initial_noise.shape
+        shape = next(iter(given.values())).shape
     try:
         checked = tuple(int(n) for n in shape)
         valid = len(checked) >= 2 and all(n >= 1 and n == m for n, m in zip(checked, shape, strict=True))
@@ -292,14 +311,15 @@ def _checked_shape(shape: Any, initial_noise: Tensor | None) -> tuple[int, ...]:
         raise ConfigurationError(
             f"got {shape!r}", where="shape", suggestion="give whole numbers ≥ 1: (batch, channels, height, width)"
         )
-    if initial_noise is not None and tuple(initial_noise.shape) != checked:
-        raise ConfigurationError(
-            f"has shape {tuple(initial_noise.shape)}, the samples {checked}",
-            where="initial_noise",
-            suggestion="leave shape out, or make them the same",
-        )
-    if initial_noise is not None and not torch.isfinite(initial_noise).all():
-        raise ConfigurationError("holds NaN or Inf", where="initial_noise", suggestion="give unit-variance noise")
+    for name, start in given.items():
+        if tuple(start.shape) != checked:
+            raise ConfigurationError(
+                f"has shape {tuple(start.shape)}, the samples {checked}",
+                where=name,
+                suggestion="leave shape out, or make them the same",
+            )
+        if not torch.isfinite(start).all():
+            raise ConfigurationError("holds NaN or Inf", where=name, suggestion="check how it was made")
     return checked
 
 
@@ -322,6 +342,28 @@ def _fitted(condition: Mapping[str, Any], batch: int, device: torch.device, wher
 
     fitted: dict[str, Any] = map_tensors(fit, {name: _as_rows(value, batch) for name, value in condition.items()})
     return fitted
+
+
+def _numbers_as_rows(
+    given: Mapping[str, Any], null: Mapping[str, Any], batch: int, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Numbers in which the two branches differ, as tensors of one row a sample."""
+    first, second = dict(given), dict(null)
+    for name in first.keys() & second.keys():
+        pair = (first[name], second[name])
+        numbers = [_is_number(v) for v in pair]
+        if any(numbers) and (not all(numbers) or pair[0] != pair[1]):
+            first[name], second[name] = (
+                torch.as_tensor(v, device=device).expand(batch) if number else v
+                for v, number in zip(pair, numbers, strict=True)
+            )
+    return first, second
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _as_rows(value: Any, batch: int) -> Any:

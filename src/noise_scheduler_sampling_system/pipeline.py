@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import threading
@@ -36,10 +37,6 @@ logger = logging.getLogger(__name__)
 _UPDATING = threading.Lock()
 
 Generators = torch.Generator | Sequence[torch.Generator]
-_KEYWORDS = (
-    "condition", "null_condition", "seed", "generator", "initial_noise", "timesteps", "plan", "device", "dtype",
-    "callback", "progress", "early_stopping", "profile", "max_batch_size", "differentiable", "return_result", "resume",
-)  # fmt: skip
 
 
 class DiffusionPipeline:
@@ -48,7 +45,7 @@ class DiffusionPipeline:
     It holds no state of a run, so threads can share it.
 
     Args:
-        config: the settings; default: :class:`NoiseSchedulerConfig`'s.
+        config: the settings, or a noise schedule; default: :class:`NoiseSchedulerConfig`'s.
         method: a :class:`SamplingMethod`, its value, a registered name, or a sampler class.
         sampler_options: the sampler's own options, e.g. ``eta``.
 
@@ -58,12 +55,12 @@ class DiffusionPipeline:
 
     def __init__(
         self,
-        config: NoiseSchedulerConfig | None = None,
+        config: NoiseSchedulerConfig | BaseNoiseScheduler | None = None,
         method: SamplingMethod | str | type[BaseSampler] = SamplingMethod.DDIM,
         **sampler_options: Any,
     ) -> None:
         self._setup = Setup.make(config or NoiseSchedulerConfig(), method, sampler_options)
-        self._method, self._options = method, dict(sampler_options)
+        self._method = method
 
     @property
     def scheduler(self) -> BaseNoiseScheduler:
@@ -88,12 +85,13 @@ class DiffusionPipeline:
     @property
     def sampler_options(self) -> dict[str, Any]:
         """The sampler's own options, with the defaults of those that were not given."""
-        return {**self.sampler.option_defaults, **self._options}
+        setup = self._setup
+        return {**setup.sampler.option_defaults, **setup.options}
 
     def update_config(self, **changes: Any) -> NoiseSchedulerConfig:
         """Change settings, validated as a whole: all of the changes, or none and an error."""
         with _UPDATING:
-            setup = Setup.make(self.config.replace(**changes), self._method, self._options)
+            setup = self._setup.changed(self._method, changes)
             self._setup = setup
         return setup.scheduler.config
 
@@ -121,6 +119,7 @@ class DiffusionPipeline:
         seed: Seed | None = None,
         generator: Generators | None = None,
         initial_noise: Tensor | None = None,
+        initial_sample: Tensor | None = None,
         timesteps: Sequence[float] | None = None,
         plan: SamplingPlan | None = None,
         device: str | torch.device = "auto",
@@ -151,6 +150,8 @@ class DiffusionPipeline:
                 Sample i of seed s is the same in every batch size and on every device.
             generator: draws the seed (one, or one a sample); default: PyTorch's global one.
             initial_noise: unit-variance noise of the batch's shape, in place of the seed's.
+            initial_sample: the state to start from, as it is, at the first of ``timesteps`` or of
+                the plan: for image-to-image, ``scheduler.add_noise(image, noise, timesteps[0])``.
             timesteps: visit exactly these times instead of N of the config's spacing.
             plan: run this plan instead of the sampler's.
             device: "auto" (the model's own, else CUDA, then MPS, then CPU) or a device.
@@ -175,12 +176,13 @@ class DiffusionPipeline:
             ModelOutputError: the model returned a wrong shape, NaN or Inf.
             DeviceError, OutOfMemoryError, NumericsError: as they say.
         """
-        _refuse_unknown(unknown)
+        _refuse_unknown(unknown, DiffusionPipeline.sample)
         job = prepare(
             self._setup,
             model=model, shape=shape, num_inference_steps=num_inference_steps,
             scale=guidance_scale if classifier_free_guidance else 1.0, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
+            initial_sample=initial_sample,
             timesteps=timesteps, plan=plan, device=device, dtype=dtype,
         )  # fmt: skip
         at = job.noise.device
@@ -221,6 +223,7 @@ class DiffusionPipeline:
         seed: Seed | None = None,
         generator: Generators | None = None,
         initial_noise: Tensor | None = None,
+        initial_sample: Tensor | None = None,
         timesteps: Sequence[float] | None = None,
         plan: SamplingPlan | None = None,
         device: str | torch.device = "auto",
@@ -234,12 +237,12 @@ class DiffusionPipeline:
         it was saved to), bit for bit; give the same model, condition and guidance again.
         Other arguments as for :meth:`sample`; no gradients are recorded.
         """
-        _refuse_unknown(unknown)
+        _refuse_unknown(unknown, DiffusionPipeline.stream)
         state, keys = None, None
         if resume is not None:
             for name, value in {
                 "seed": seed, "generator": generator, "initial_noise": initial_noise, "plan": plan,
-                "timesteps": timesteps,
+                "timesteps": timesteps, "initial_sample": initial_sample,
             }.items():  # fmt: skip
                 if value is not None:
                     raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
@@ -252,7 +255,8 @@ class DiffusionPipeline:
             model=model, shape=shape, num_inference_steps=num_inference_steps,
             scale=guidance_scale if classifier_free_guidance else 1.0, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
-            timesteps=timesteps, plan=plan, device=device, dtype=dtype,
+            initial_sample=initial_sample,
+            timesteps=timesteps, plan=plan, device=device, dtype=dtype, resumed=state is not None,
         )  # fmt: skip
         return job.steps() if state is None else job.steps(state, keys)
 
@@ -264,13 +268,16 @@ def _name(method: Any) -> str:
     return str(method.value if isinstance(method, Enum) else method)
 
 
-def _refuse_unknown(unknown: Mapping[str, Any]) -> None:
+def _refuse_unknown(unknown: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    if not unknown:
+        return
+    known = [name for name in inspect.signature(function).parameters if name not in ("self", "unknown")]
     for name in unknown:
         raise ConfigurationError(
             "unknown keyword",
             where=name,
             why="it would be ignored; what the model needs goes into condition={...}",
-            suggestion=did_you_mean(name, _KEYWORDS),
+            suggestion=did_you_mean(name, known),
         )
 
 

@@ -136,7 +136,23 @@ class SamplingPlan:
         """By how much each row fails to reproduce constant data: x = α·k must stay α·k. Shape (M,)."""
         levels = zip(self.alpha[:-1], self.sigma[:-1], strict=True)
         y = np.array([quantity(self.space, alpha, sigma)[0] for alpha, sigma in levels])
-        result: Array = self.a * self.alpha[:-1] + self.raw * y - self.alpha[1:]
+        return self._carried(self.alpha, y)
+
+    @functools.cached_property
+    def noise_residual(self) -> Array:
+        """By how much each row of a deterministic plan fails to carry constant noise: x = σ·ε must stay σ·ε.
+
+        Zero for a stochastic plan, whose variance is its own choice. Shape (M,).
+        """
+        if self.stochastic:
+            return np.zeros(self.nfe)
+        levels = zip(self.alpha[:-1], self.sigma[:-1], strict=True)
+        y = np.array([quantity(self.space, alpha, sigma)[1] for alpha, sigma in levels])
+        return self._carried(self.sigma, y)
+
+    def _carried(self, factor: Array, y: Array) -> Array:
+        """What each row makes of x = factor and predictions y, less the factor of the next level."""
+        result: Array = self.a * factor[:-1] + self.raw * y - factor[1:]
         for k in range(self.b.shape[1]):
             result[k:] += self.b[k:, k] * y[: self.nfe - k]
         return result
@@ -146,7 +162,7 @@ class SamplingPlan:
 
         Raises:
             NumericsError: a number that is not finite, a history that reaches before the
-                start, or a row that does not reproduce constant data.
+                start, or a row that does not reproduce constant data or constant noise.
         """
         for name in _COLUMNS:
             column = getattr(self, name)
@@ -167,10 +183,12 @@ class SamplingPlan:
                     suggestion="row i can reach back i rows at most: set the rest to 0",
                 )
         scale = np.abs(self.a) + np.abs(self.b).sum(axis=1) + np.abs(self.raw) + 1.0
-        worst = int(np.argmax(np.abs(self.constant_residual) / scale))
-        if abs(self.constant_residual[worst]) > 1e-9 * scale[worst]:
+        for what, residual in (("data", self.constant_residual), ("noise", self.noise_residual)):
+            worst = int(np.argmax(np.abs(residual) / scale))
+            if abs(residual[worst]) <= 1e-9 * scale[worst]:
+                continue
             raise NumericsError(
-                f"row {worst} does not reproduce constant data (off by {self.constant_residual[worst]:.3g})",
+                f"row {worst} does not reproduce constant {what} (off by {residual[worst]:.3g})",
                 where=f"plan of {self.sampler!r}",
                 why="the weights of the predictions do not add up to what the noise levels demand",
                 suggestion="check the sampler's formula",
@@ -204,7 +222,18 @@ class SamplingPlan:
 
         The inverse of :meth:`canonical`: of the many execution forms the one that keeps the
         shortest history. Terms below ``tolerance`` of a row's largest are rounding.
+
+        Raises:
+            NumericsError: the plan reads unclipped predictions, which a canonical form does
+                not tell from the clipped ones.
         """
+        if self.raw.any():
+            raise NumericsError(
+                "reads unclipped predictions",
+                where="with_canonical",
+                why="a canonical form does not tell them from the clipped ones",
+                suggestion="make the plan with use_clipped_model_output=True",
+            )
         count = self.nfe
         table = np.concatenate([A[:, None], B, C], axis=1)
         a, b, c = np.zeros(count), np.zeros((count, count)), np.zeros((count, count))

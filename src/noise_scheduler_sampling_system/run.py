@@ -353,7 +353,13 @@ def _fits_one_pass(x: Tensor, y: Tensor) -> bool:
 
     It is PyTorch's only elementwise kernel with two factors, and is worth its views for large tensors.
     """
-    return x.numel() >= _WORTH_VIEWS and x.dtype == y.dtype and x.is_contiguous() and y.is_contiguous()
+    return (
+        x.numel() >= _WORTH_VIEWS
+        and x.dtype == y.dtype
+        and x.is_contiguous()
+        and y.is_contiguous()
+        and not torch.is_autocast_enabled()  # which would compute it in half precision
+    )
 
 
 @functools.lru_cache(maxsize=32)

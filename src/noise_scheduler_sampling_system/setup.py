@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from .config import NoiseSchedulerConfig
 from .errors import ConfigurationError
 from .factory import NoiseSchedulerFactory, SamplerFactory
@@ -32,18 +34,30 @@ class Setup:
 
     scheduler: BaseNoiseScheduler
     sampler: BaseSampler
+    options: Mapping[str, Any] = field(default_factory=dict)
     _made: dict[Any, Runnable] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def make(cls, config: NoiseSchedulerConfig, method: Any, options: Mapping[str, Any]) -> Setup:
-        """From a config, a sampler's name or class, and its options."""
-        scheduler = NoiseSchedulerFactory.create(config)
-        return cls(scheduler, SamplerFactory.create(method, scheduler, **options))
+    def make(cls, config: NoiseSchedulerConfig | BaseNoiseScheduler, method: Any, options: Mapping[str, Any]) -> Setup:
+        """From a config or a noise schedule, a sampler's name or class, and its options."""
+        scheduler = config if isinstance(config, BaseNoiseScheduler) else NoiseSchedulerFactory.create(config)
+        return cls(scheduler, SamplerFactory.create(method, scheduler, **options), dict(options))
+
+    def changed(self, method: Any, changes: Mapping[str, Any]) -> Setup:
+        """The same with other settings; a schedule that came as an object keeps its class."""
+        config = self.scheduler.config.replace(**changes)
+        if config.beta_schedule != self.scheduler.config.beta_schedule:
+            return Setup.make(config, method, self.options)
+        return Setup.make(type(self.scheduler)(config), method, self.options)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a stopped run must find again to go on."""
-        return {"config": self.scheduler.config.to_dict(), "sampler": type(self.sampler).__name__}
+        return {
+            "config": self.scheduler.config.to_dict(),
+            "sampler": type(self.sampler).__name__,
+            "options": {name: repr(value) for name, value in sorted(self.options.items())},
+        }
 
     def runnable(self, num_inference_steps: int, timesteps: Sequence[float] | None = None) -> Runnable:
         """The sampler on N steps, or on given timesteps, ready for the loop; made once."""
@@ -71,8 +85,26 @@ class Setup:
             raise ConfigurationError(
                 f"got {type(plan).__name__}", where="plan", suggestion="give a SamplingPlan; load files by its load()"
             )
+        self._refuse_foreign(plan)
         bound = bind_for(plan, self.scheduler.config)
         return bound if self.sampler.writes_plans else stepped(self.sampler, bound)
+
+    def _refuse_foreign(self, plan: SamplingPlan) -> None:
+        """A plan's levels must be this schedule's, or the model would be asked about other noise than x has."""
+        known = np.array([level[1:] for level in self.scheduler.levels(plan.time)])
+        if not np.allclose(known, np.stack([plan.alpha, plan.sigma], 1)[:-1], rtol=1e-6, atol=1e-9):
+            raise ConfigurationError(
+                f"its noise levels are not those of {self.scheduler!r} at its times",
+                where="plan",
+                why="it was made on another noise schedule",
+                suggestion="run it on a pipeline of the schedule it was made on",
+            )
+        if plan.order == 0 and self.sampler.writes_plans:
+            raise ConfigurationError(
+                f"it holds the levels that the step-only sampler {plan.sampler} visited, not its steps",
+                where="plan",
+                suggestion="run it on a pipeline with that sampler",
+            )
 
 
 def _warn_of_amplification(plan: SamplingPlan) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -16,6 +17,8 @@ from .run import BoundPlan, Noise, Runnable, State
 from .samplers.base import BaseSampler
 from .samplers.first_order import EulerSampler
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["SteppedSampler", "levels_of", "stepped"]
 
 
@@ -26,7 +29,9 @@ class SteppedSampler(Runnable):
 
     ``step(model_output, timestep, sample)`` also receives, where its signature names them:
     ``next_timestep`` (None before the clean sample), ``step_index``, ``num_inference_steps``
-    and ``noise`` (unit noise keyed by seed and step).
+    ``noise`` (unit noise keyed by seed and step), ``pred_original_sample`` and ``epsilon`` (what
+    the model predicts, by the config's prediction type, clipped as the config says) and
+    ``learned_variance`` (the model's second half of channels).
 
     Attributes:
         levels: a bound first-order plan: the levels, and how to read the model's output.
@@ -54,27 +59,44 @@ class SteppedSampler(Runnable):
         return self.levels.clean_sample(state)
 
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
-        i, times = state.row, self.plan.time
+        i, times, x = state.row, self.plan.time, state.x
+        alpha, sigma = float(self.plan.alpha[i]), float(self.plan.sigma[i])
         is_last = i + 1 == self.plan.nfe
         offers: dict[str, Callable[[], Any]] = {
             "next_timestep": lambda: None if is_last else whole(times[i + 1]),
             "step_index": lambda: i,
             "num_inference_steps": lambda: self.plan.nfe,
             "noise": lambda: noise(i, 0),
+            "pred_original_sample": lambda: self._clean(state, output),
+            "epsilon": lambda: (x - alpha * self._clean(state, output)) / sigma,
+            "learned_variance": lambda: output.chunk(2, dim=1)[1] if self.split else None,
         }
         extra = {name: offers[name]() for name in self.accepts}
         step: Callable[..., Any] = self.sampler.step
-        result = step(output, whole(times[i]), state.x, **extra)
-        after = result if isinstance(result, Tensor) else getattr(result, "prev_sample", None)
-        if not isinstance(after, Tensor) or after.shape != state.x.shape:
+        mean = output.chunk(2, dim=1)[0] if self.split else output
+        # a step may work in place, and x may have been handed out
+        result = step(mean, whole(times[i]), x.clone(), **extra)
+        after = _next_sample(result)
+        if not isinstance(after, Tensor) or after.shape != x.shape:
             got = tuple(after.shape) if isinstance(after, Tensor) else type(result).__name__
             raise ModelOutputError(
                 f"step() returned {got}",
                 where=f"{type(self.sampler).__name__}.step, step {i}",
-                suggestion=f"return the next sample, a tensor of shape {tuple(state.x.shape)}, or an object with "
-                ".prev_sample",
+                suggestion=f"return the next sample, of shape {tuple(x.shape)}, or an object with .prev_sample",
             )
         return State(i + 1, after, {})
+
+    def _clean(self, state: State, output: Tensor) -> Tensor:
+        return self.levels.clean_sample(state._replace(row=state.row + 1, asked=state.x, output=output))
+
+
+def _next_sample(result: Any) -> Any:
+    """The next sample in what a step returns: a tensor, a tuple that starts with one, a mapping or an object."""
+    if isinstance(result, Mapping):
+        return result.get("prev_sample")
+    if isinstance(result, tuple) and not hasattr(result, "prev_sample"):
+        return result[0] if result else None
+    return result if isinstance(result, Tensor) else getattr(result, "prev_sample", None)
 
 
 def stepped(sampler: BaseSampler, levels: BoundPlan) -> SteppedSampler:
@@ -90,7 +112,10 @@ def stepped(sampler: BaseSampler, levels: BoundPlan) -> SteppedSampler:
             suggestion="override one of them",
         )
     parameters = inspect.signature(sampler.step).parameters
-    offered = {"next_timestep", "step_index", "num_inference_steps", "noise"}
+    offered = {
+        "next_timestep", "step_index", "num_inference_steps", "noise", "pred_original_sample", "epsilon",
+        "learned_variance",
+    }  # fmt: skip
     for name, parameter in list(parameters.items())[3:]:
         required = parameter.default is parameter.empty and parameter.kind in (
             parameter.POSITIONAL_OR_KEYWORD,
@@ -102,12 +127,18 @@ def stepped(sampler: BaseSampler, levels: BoundPlan) -> SteppedSampler:
                 where=f"{type(sampler).__name__}.step",
                 suggestion=f"give it a default; the pipeline offers {', '.join(sorted(offered))}",
             )
-    return SteppedSampler(levels, sampler, frozenset(offered & set(parameters)))
+    accepts = frozenset(offered & set(parameters))
+    if levels.clip is not None and not accepts & {"pred_original_sample", "epsilon"}:
+        logger.warning(
+            "%s.step takes neither pred_original_sample nor epsilon: clipping and thresholding do not act on what it "
+            "is given", type(sampler).__name__,
+        )  # fmt: skip
+    return SteppedSampler(levels, sampler, accepts)
 
 
 def levels_of(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:
-    """The levels of a grid as a plan (of first order) in the sampler's name."""
-    return replace(EulerSampler(sampler.scheduler).plan(grid=grid), sampler=type(sampler).__name__)
+    """The levels of a grid as a plan in the sampler's name; order 0: its coefficients are not the sampler's."""
+    return replace(EulerSampler(sampler.scheduler).plan(grid=grid), sampler=type(sampler).__name__, order=0)
 
 
 def whole(time: float) -> float | int:

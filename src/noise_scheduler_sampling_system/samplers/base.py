@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -79,6 +79,12 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
     space: ClassVar[str] = "sample"
 
     def __init__(self, scheduler: BaseNoiseScheduler, **options: Any) -> None:
+        if not isinstance(scheduler, BaseNoiseScheduler):
+            raise ConfigurationError(
+                f"got {type(scheduler).__name__}",
+                where=f"{type(self).__name__}(scheduler)",
+                suggestion="give a noise scheduler, or use SamplerFactory.create(name, config)",
+            )
         self.scheduler = scheduler
         for name in options:
             if name not in self.option_defaults:
@@ -164,7 +170,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         timestep: float | Tensor,
         sample: Tensor,
         *,
-        next_timestep: float | None = None,
+        next_timestep: float | Tensor | Literal["unsaid"] | None = "unsaid",
         state: SamplerState | None = None,
         noise: Tensor | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -173,14 +179,14 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
 
         Two ways to call it. With ``state`` (from :meth:`start` or the last output) it follows
         a plan, and works for every sampler. Without, it makes the single step from
-        ``timestep`` to ``next_timestep`` (``None``: to the clean sample); this needs a
+        ``timestep`` to ``next_timestep`` (``None``: the clean sample); this needs a
         sampler with one model call a step and no history.
 
         Args:
             model_output: what the network returned, shape (B, ...).
             timestep: the time it was asked at.
             sample: the state it was asked about.
-            next_timestep: the time to go to.
+            next_timestep: the time to go to, ``None`` for the clean sample.
             state: where the loop stands.
             noise: unit noise of the sample's shape, if the step adds any; else it is drawn
                 from ``generator`` (one, or one a sample; default: PyTorch's global one).
@@ -189,10 +195,16 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
             ConfigurationError: a timestep that is not the plan's next one, or a sampler that
                 needs ``state``.
         """
-        time = float(timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep)
+        time = _time(timestep)
         if state is None:
-            state = self._single_step(time, next_timestep, sample)
-        elif next_timestep is not None:
+            if isinstance(next_timestep, str):
+                raise ConfigurationError(
+                    "neither next_timestep nor state says where the step goes",
+                    where="next_timestep",
+                    suggestion="give the grid's next time (None for the clean sample), or the state of the last output",
+                )
+            state = self._single_step(time, None if next_timestep is None else _time(next_timestep), sample)
+        elif not isinstance(next_timestep, str):
             raise ConfigurationError("is known from the state", where="next_timestep", suggestion="give one of the two")
         plan, row = state.bound.plan, state.run.row
         if row >= plan.nfe:
@@ -219,7 +231,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         return SamplerOutput(after.x, clean, SamplerState(state.bound, after))
 
     def _single_step(self, time: float, next_timestep: float | None, sample: Tensor) -> SamplerState:
-        levels = self.scheduler.levels([time] if next_timestep is None else [time, float(next_timestep)])
+        levels = self.scheduler.levels([time] if next_timestep is None else [time, next_timestep])
         plan = self.plan(grid=TimeGrid((levels[0], CLEAN if next_timestep is None else levels[1])))
         if self.calls_per_step != 1 or self.order != 1:
             raise ConfigurationError(
@@ -266,6 +278,10 @@ def _compile(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:
         order=sampler.order,
         options=sampler.options,
     )
+
+
+def _time(value: float | Tensor) -> float:
+    return float(value.flatten()[0] if isinstance(value, Tensor) else value)
 
 
 def number_option(options: Mapping[str, Any], name: str, low: float = 0.0) -> float:

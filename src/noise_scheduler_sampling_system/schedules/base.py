@@ -51,6 +51,7 @@ class BaseNoiseScheduler(NoisePath):
         self.t_min, self.t_max = 0.0, float(len(betas) - 1)
         # log SNR = log(ᾱ/(1−ᾱ)), from log ᾱ so that neither end cancels
         self._table = torch.from_numpy(log_alpha_bar - np.log(-np.expm1(log_alpha_bar)))
+        self._zero_terminal_snr = bool(torch.isneginf(self._table[-1]))
         self._tables: dict[torch.device, Tensor] = {}
 
     @abstractmethod
@@ -108,7 +109,7 @@ class BaseNoiseScheduler(NoisePath):
         left, right = table[below.long()], table[below.long() + 1]
         weight = t - below
         inside = left + weight * (right - left)
-        if not torch.isneginf(self._table[-1]):
+        if not self._zero_terminal_snr:
             return inside
         # α/σ falls linearly to zero in the last interval; log SNR is twice its logarithm
         return torch.where(torch.isneginf(right), left + 2.0 * torch.log1p(-weight), inside)
@@ -118,7 +119,7 @@ class BaseNoiseScheduler(NoisePath):
         above = torch.searchsorted(-table, -log_snr.contiguous()).clamp(1, len(table) - 1)
         left, right = table[above - 1], table[above]
         weight = ((log_snr - left) / (right - left)).clamp(0.0, 1.0)
-        if torch.isneginf(self._table[-1]):
+        if self._zero_terminal_snr:
             weight = torch.where(torch.isneginf(right), -torch.expm1((log_snr - left) / 2.0).clamp(-1.0, 0.0), weight)
         return (above - 1).to(log_snr.dtype) + weight
 

@@ -44,6 +44,15 @@ def _in_kind(function: Callable[[Tensor], Tensor], value: Time) -> Time:
     return result.item() if array.ndim == 0 else result.numpy()  # type: ignore[return-value]
 
 
+def _traced() -> bool:
+    """Whether torch.compile or torch.func is looking: values cannot be read then."""
+    compiler = getattr(torch, "compiler", None)  # torch 2.0 has none, and parts of it came later
+    if compiler is not None and getattr(compiler, "is_compiling", bool)():
+        return True
+    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
+    return peek() is not None
+
+
 def _double(value: Tensor) -> Tensor:
     # Apple's MPS has no float64; there the tables are read in float32.
     return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
@@ -132,7 +141,9 @@ class NoisePath(ABC):
         velocity: Tensor = alpha * noise - sigma * x0
         return velocity
 
-    def _coefficients(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> tuple[Any, Any]:
+    def _coefficients(self, x0: Tensor, noise: Tensor, t: Any) -> tuple[Any, Any]:
+        if isinstance(t, list | tuple | np.ndarray):
+            t = torch.from_numpy(np.array(t, dtype=np.float64))
         if x0.shape != noise.shape:
             raise ConfigurationError(
                 f"noise has shape {tuple(noise.shape)}, the samples {tuple(x0.shape)}",
@@ -153,7 +164,7 @@ class NoisePath(ABC):
         return alpha, sigma
 
     def _in_range(self, t: Tensor) -> Tensor:
-        if t.device.type == "cpu" and t.numel():
+        if t.device.type == "cpu" and t.numel() and not _traced():
             low, high = t.min().item(), t.max().item()
             if not (self.t_min <= low and high <= self.t_max):  # NaN fails, too
                 bad = high if low >= self.t_min else low
