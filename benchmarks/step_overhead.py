@@ -20,9 +20,9 @@ import torch
 from common import interleaved, machine, table
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
+from noise_scheduler_sampling_system.bind import bind_for
 from noise_scheduler_sampling_system.noise import NoiseSource
 from noise_scheduler_sampling_system.run import State, run
-from noise_scheduler_sampling_system.samplers.base import bind_for
 
 STEPS = 50
 SHAPES = [(1, 4, 64, 64), (4, 4, 128, 128), (16, 16, 128, 128)]

@@ -20,7 +20,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.builder import PlanBuilder
 from noise_scheduler_sampling_system.clipping import dynamic_threshold
-from noise_scheduler_sampling_system.run import _pair
+from noise_scheduler_sampling_system.fused import pair
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
 
 SHAPE = (2, 3, 8, 8)
@@ -229,11 +229,11 @@ def test_labels_of_any_kind(label, null):
 
 def test_autocast_does_not_touch_the_state():
     x, y = torch.randn(1 << 15), torch.randn(1 << 15)
-    expected = _pair(x, 0.9, y, 0.3)
+    expected = pair(x, 0.9, y, 0.3)
     enabled = torch.is_autocast_enabled()
     torch.set_autocast_enabled(True)
     try:
-        assert torch.equal(_pair(x, 0.9, y, 0.3), (x * 0.9).add_(y, alpha=0.3))
+        assert torch.equal(pair(x, 0.9, y, 0.3), (x * 0.9).add_(y, alpha=0.3))
     finally:
         torch.set_autocast_enabled(enabled)
     torch.testing.assert_close(expected, 0.9 * x + 0.3 * y)

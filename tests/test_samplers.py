@@ -88,7 +88,7 @@ def test_measured_order(method, options, counts, name, schedule):
 
 def test_order_is_not_met_by_a_wrong_step():
     """The test above can fail: a Heun step with uneven weights is of first order."""
-    from noise_scheduler_sampling_system.samplers.heun import along
+    from noise_scheduler_sampling_system.samplers.steps import along
 
     class Lopsided(BaseSampler):
         order, calls_per_step, space = 2, 2, "epsilon"

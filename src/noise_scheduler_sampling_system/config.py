@@ -23,9 +23,10 @@ from pydantic import (
 
 from .errors import ConfigurationError
 from .files import read_table, write_table
+from .prediction import PREDICTION_TYPES
 from .registry import Registry, did_you_mean
 
-__all__ = ["SCHEDULES", "SPACINGS", "BetaSchedule", "NoiseSchedulerConfig", "SamplingMethod"]
+__all__ = ["SAMPLERS", "SCHEDULES", "SPACINGS", "BetaSchedule", "NoiseSchedulerConfig", "SamplingMethod"]
 
 #: Noise schedules by name (classes derived from ``BaseNoiseScheduler``).
 SCHEDULES: Registry[Any] = Registry("noise schedule")
@@ -34,7 +35,6 @@ SPACINGS: Registry[Any] = Registry("timestep spacing")
 #: Samplers by name (classes derived from ``BaseSampler``).
 SAMPLERS: Registry[Any] = Registry("sampler")
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 
 

@@ -20,15 +20,16 @@ from .batching import in_batches
 from .config import NoiseSchedulerConfig, SamplingMethod
 from .early_stopping import EarlyStopping
 from .errors import ConfigurationError
-from .job import Callback, Outcome, prepare, refuse_other_settings
+from .job import Callback, Outcome
 from .noise import Seed
 from .plan import SamplingPlan
+from .prepare import prepare
 from .profiling import Stopwatch, measured
 from .registry import did_you_mean
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers.base import BaseSampler
 from .schedules.base import BaseNoiseScheduler
-from .setup import Setup
+from .setup import Setup, refuse_other_settings
 
 __all__ = ["DiffusionPipeline"]
 

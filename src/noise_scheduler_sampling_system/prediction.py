@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from .config import PREDICTION_TYPES
 from .errors import ConfigurationError
 from .registry import did_you_mean
 
-__all__ = ["IDENTITY", "Affine", "conversion", "quantity"]
+__all__ = ["IDENTITY", "PREDICTION_TYPES", "Affine", "conversion", "quantity"]
 
 
 class Affine(NamedTuple):
@@ -28,6 +27,10 @@ _OF_CLEAN_AND_NOISE: Final[dict[str, Callable[[float, float], tuple[float, float
     "epsilon": lambda alpha, sigma: (0.0, 1.0),
     "v_prediction": lambda alpha, sigma: (-sigma, alpha),
 }
+
+
+#: What a network may predict.
+PREDICTION_TYPES: Final = tuple(_OF_CLEAN_AND_NOISE)
 
 
 def quantity(name: str, alpha: float, sigma: float) -> tuple[float, float]:

@@ -1,35 +1,28 @@
-"""The loop: one fused linear combination between two model calls, for every plan.
+"""The only loop: model call, one step of whatever is run, next row.
 
-A plan is first bound: its table, the model's kind of prediction and the treatment of the
-predicted clean sample become a short list of host numbers per row. Then nothing on the way
-reads from the device, builds a scalar tensor, or allocates more than the new state.
+For a bound plan (bind.py) a step is one fused linear combination with host numbers: nothing on
+the way reads from the device, builds a scalar tensor, or allocates more than the new state.
 """
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .errors import ConfigurationError, ModelOutputError, NumericsError
+from .errors import ModelOutputError, NumericsError
 from .plan import SamplingPlan
-from .prediction import IDENTITY, Affine, conversion
 
-__all__ = ["BoundPlan", "Clip", "Model", "Noise", "Runnable", "State", "bind", "run"]
+__all__ = ["Model", "Noise", "OutputReusedError", "Runnable", "State", "run"]
 
 #: (x, row) ↦ the network's output, guided, for the time of that row.
 Model = Callable[[Tensor, int], Tensor]
-#: Limits a predicted clean sample; may overwrite what it is given.
-Clip = Callable[[Tensor], Tensor]
 #: (step, stage) ↦ unit noise.
 Noise = Callable[[int, int], Tensor]
-#: From so many numbers on, a pass over memory saved is worth three views of a tensor.
-_WORTH_VIEWS = 1 << 15
 
 
 class State(NamedTuple):
@@ -48,23 +41,6 @@ class State(NamedTuple):
     history: Mapping[int, Tensor]
     asked: Tensor | None = None
     output: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class _Row:
-    """x ← a·x + of_output·output + of_clean·clean + Σ history + Σ noise, as host numbers."""
-
-    a: float
-    of_output: float
-    of_clean: float
-    history: tuple[tuple[int, float], ...]
-    noise: tuple[tuple[int, int, float], ...]
-    to_clean: Affine  # clean sample from (x, output)
-    to_y: Affine  # what is kept, from (x, clean) with clipping and from (x, output) without
-    keep: bool
-    forget: tuple[int, ...]
-    log_variance: tuple[float, float] | None
-    is_pair: bool  # nothing but x and the output
 
 
 class Runnable(ABC):
@@ -88,132 +64,6 @@ class Runnable(ABC):
     @abstractmethod
     def clean_sample(self, state: State) -> Tensor:
         """The clean sample that the call before an inspected state predicts, clipped. A new tensor."""
-
-
-@final
-@dataclass(frozen=True)
-class BoundPlan(Runnable):
-    """A plan that knows what kind of model it runs.
-
-    Attributes:
-        plan: the table.
-        rows: the host numbers of each row.
-        clip: limits the predicted clean sample, or None.
-        split: whether the model returns a variance in a second half of channels.
-    """
-
-    plan: SamplingPlan
-    rows: tuple[_Row, ...]
-    clip: Clip | None
-    split: bool
-
-    @functools.cached_property
-    def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
-        # an infinite x makes an infinite output unless the model saturates, which a clipped row notices
-        if self.clip is not None or self.plan.log_variance is not None:
-            return ("output",) * len(self.rows)
-        return tuple("state" if row.a == 0.0 else None for row in self.rows)
-
-    def clean_sample(self, state: State) -> Tensor:
-        if state.output is None or state.asked is None:
-            raise ConfigurationError(
-                "the run was not asked to keep its predictions", where="clean_sample", suggestion="run(inspect=True)"
-            )
-        return self._clean(self.rows[state.row - 1], state.asked, self._mean(state.output))
-
-    def _clean(self, row: _Row, x: Tensor, output: Tensor) -> Tensor:
-        clean = _affine(row.to_clean, x, output)
-        return clean if self.clip is None else self.clip(clean)
-
-    def _mean(self, output: Tensor) -> Tensor:
-        return output.chunk(2, dim=1)[0] if self.split else output
-
-    def advance(self, state: State, output: Tensor, noise: Noise) -> State:
-        i, x, history, _, _ = state
-        row = self.rows[i]
-        if row.is_pair:
-            return State(i + 1, _pair(x, row.a, output, row.of_output), history)
-        variance = output.chunk(2, dim=1)[1] if row.log_variance else None
-        main = mean = self._mean(output)
-        factor, others = row.of_output, [(history[j], b) for j, b in row.history]
-        if self.clip is not None:
-            main, factor = self._clean(row, x, mean), row.of_clean
-            others.append((mean, row.of_output))
-        if self.clip is None or row.of_output == 0.0:
-            del mean, output  # where the caller holds them no longer, their memory is free from here on
-            others = others if self.clip is None else others[:-1]
-        y = None
-        if row.keep:
-            y = main if row.to_y == IDENTITY else _affine(row.to_y, x, main)
-        if self.clip is not None and y is not main:
-            after = _pair_into(main, factor, x, row.a)
-        else:
-            after = _pair(x, row.a, main, factor)
-        del main
-        for term, b in others:
-            after.add_(term, alpha=b)
-        for step, stage, c in row.noise:
-            after.add_(_scaled(noise(step, stage), variance, row.log_variance), alpha=c)
-        if row.keep or row.forget:
-            history = {j: past for j, past in history.items() if j not in row.forget}
-            if y is not None:
-                history[i] = y
-        return State(i + 1, after, history)
-
-
-def bind(
-    plan: SamplingPlan, prediction_type: str, clip: Clip | None = None, *, learned_variance: bool = False
-) -> BoundPlan:
-    """Prepare a plan for a kind of model: everything that depends on neither data nor device.
-
-    Args:
-        plan: the table.
-        prediction_type: what the network returns.
-        clip: limits the predicted clean sample.
-        learned_variance: the network returns a variance in a second half of channels.
-
-    Raises:
-        ConfigurationError: at some level the prediction does not determine what the plan
-            needs (ε at zero signal), or the plan needs a variance that the model lacks.
-    """
-    if plan.log_variance is not None and not learned_variance:
-        raise ConfigurationError(
-            "the plan needs learned variances and the model has none",
-            where="variance_type",
-            suggestion="use variance_type='fixed_small', or a model with twice the channels",
-        )
-    rows = tuple(_bind_row(plan, i, prediction_type, clip is not None, learned_variance) for i in range(plan.nfe))
-    return BoundPlan(plan, rows, clip, learned_variance)
-
-
-def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, learned: bool) -> _Row:
-    alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
-    from_output = conversion(prediction_type, plan.space, alpha, sigma)
-    from_clean = conversion("sample", plan.space, alpha, sigma) if clips else from_output
-    b, raw = float(plan.b[i, 0]), float(plan.raw[i])
-    # y is a combination of x and output (or clean): fold it in instead of computing it
-    of_output, of_clean = (raw, b) if clips else (raw + b, 0.0)
-    a = float(plan.a[i]) + of_output * from_output.x_factor + of_clean * from_clean.x_factor
-    keep = plan.last_use[i] > i
-    lags = range(1, min(i + 1, plan.b.shape[1]))
-    noise_lags = range(min(i + 1, plan.c.shape[1]))
-    return _Row(
-        a=a,
-        of_output=of_output * from_output.y_factor,
-        of_clean=of_clean * from_clean.y_factor,
-        history=tuple((i - k, float(plan.b[i, k])) for k in lags if plan.b[i, k]),
-        noise=tuple(
-            (int(plan.noise_key[i - k, 0]), int(plan.noise_key[i - k, 1]), float(plan.c[i, k]))
-            for k in noise_lags
-            if plan.c[i, k]
-        ),
-        to_clean=conversion(prediction_type, "sample", alpha, sigma),
-        to_y=from_clean,
-        keep=keep,
-        forget=tuple(i - k for k in lags if plan.last_use[i - k] == i),
-        log_variance=None if plan.log_variance is None else (plan.log_variance[i, 0], plan.log_variance[i, 1]),
-        is_pair=not (clips or learned or keep or a == 0.0 or plan.b[i, 1:].any() or plan.c[i].any()),
-    )
 
 
 def run(
@@ -323,62 +173,6 @@ def _magnitude(value: Tensor) -> Tensor:
 
 def _is_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value.detach()).all())
-
-
-def _pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
-    """a·x + b·y in a new tensor of x's kind; in a single pass where one operation does it."""
-    if b == 0.0:
-        return x * a
-    if a == 0.0:
-        return y.to(x.dtype) * b
-    if a == 1.0 and x.dtype == y.dtype:
-        return torch.add(x, y, alpha=b)
-    if _fits_one_pass(x, y):
-        return torch.addr(x.view(-1, 1), y.view(-1), _one(x.dtype, x.device), beta=a, alpha=b).view(x.shape)
-    return (x * a).add_(y, alpha=b)
-
-
-def _pair_into(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
-    """a·x + b·y in the memory of x."""
-    if b != 0.0 and _fits_one_pass(x, y):
-        x.view(-1, 1).addr_(y.view(-1), _one(x.dtype, x.device), beta=a, alpha=b)
-        return x
-    if a != 1.0:
-        x.mul_(a)
-    return x.add_(y, alpha=b) if b != 0.0 else x
-
-
-def _fits_one_pass(x: Tensor, y: Tensor) -> bool:
-    """Whether ``addr`` (β·M + α·u⊗v, here with v = (1)) can and should do it.
-
-    It is PyTorch's only elementwise kernel with two factors, and is worth its views for large tensors.
-    """
-    return (
-        x.numel() >= _WORTH_VIEWS
-        and x.dtype == y.dtype
-        and x.is_contiguous()
-        and y.is_contiguous()
-        and not torch.is_autocast_enabled()  # which would compute it in half precision
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # kept, so it must be of use outside that mode, too
-        return torch.ones(1, dtype=dtype, device=device)
-
-
-def _affine(factors: Affine, x: Tensor, y: Tensor) -> Tensor:
-    return _pair(x, factors.x_factor, y, factors.y_factor)
-
-
-def _scaled(noise: Tensor, variance: Tensor | None, bounds: tuple[float, float] | None) -> Tensor:
-    """Noise with the standard deviation that the model chose between two log-variances."""
-    if bounds is None or variance is None:
-        return noise
-    low, high = bounds
-    fraction = (variance.to(noise.dtype) + 1.0) / 2.0
-    return noise * torch.exp(0.5 * (low + fraction * (high - low)))
 
 
 def _check_shape(output: Tensor, x: Tensor, bound: Runnable, i: int) -> None:

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from .bind import bind_for
 from .config import NoiseSchedulerConfig
 from .errors import ConfigurationError
 from .factory import NoiseSchedulerFactory, SamplerFactory
 from .grids import checked_steps, checked_times
 from .plan import SamplingPlan
 from .run import Runnable
-from .samplers.base import BaseSampler, bind_for
+from .samplers.base import BaseSampler
 from .schedules.base import BaseNoiseScheduler
 from .stepping import levels_of, stepped
 
-__all__ = ["Setup"]
+__all__ = ["Setup", "refuse_other_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,17 @@ class Setup:
                 where="plan",
                 suggestion="run it on a pipeline with that sampler",
             )
+
+
+def refuse_other_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise unless a stopped run's settings are the ones here."""
+    if saved != here:
+        fields = [k for k in here["config"] if saved.get("config", {}).get(k) != here["config"][k]]
+        raise ConfigurationError(
+            f"the run was started under other settings ({', '.join(fields) or 'another sampler'})",
+            where="resume",
+            suggestion="resume it on a pipeline with the same config and sampler",
+        )
 
 
 def _warn_of_amplification(plan: SamplingPlan) -> None:

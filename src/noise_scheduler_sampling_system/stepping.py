@@ -10,10 +10,11 @@ from typing import Any, final
 
 from torch import Tensor
 
+from .bind import BoundPlan
 from .errors import ConfigurationError, ModelOutputError
 from .grids import TimeGrid
 from .plan import SamplingPlan
-from .run import BoundPlan, Noise, Runnable, State
+from .run import Noise, Runnable, State
 from .samplers.base import BaseSampler
 from .samplers.first_order import EulerSampler
 

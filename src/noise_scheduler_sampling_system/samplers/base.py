@@ -10,15 +10,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..bind import BoundPlan, bind_for
 from ..builder import PlanBuilder
-from ..clipping import clip_of
 from ..config import NoiseSchedulerConfig
 from ..errors import ConfigurationError
 from ..grids import TimeGrid, checked_times, make_grid
 from ..noise import NoiseSource, resolve_keys
 from ..plan import SamplingPlan
 from ..registry import did_you_mean
-from ..run import BoundPlan, State, bind
+from ..run import State
 from ..schedules.base import BaseNoiseScheduler
 from ..schedules.path import CLEAN
 
@@ -259,12 +259,6 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())
         return f"{type(self).__name__}({self.scheduler!r}{options})"
-
-
-def bind_for(plan: SamplingPlan, config: NoiseSchedulerConfig) -> BoundPlan:
-    """Bind a plan to the kind of model that a config describes."""
-    learned = config.variance_type.startswith("learned")
-    return bind(plan, config.prediction_type, clip_of(config), learned_variance=learned)
 
 
 def _compile(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:

@@ -16,27 +16,12 @@ from typing import final
 
 from ..builder import PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
-from ..errors import ConfigurationError
 from ..grids import TimeGrid
 from ..schedules.base import BaseNoiseScheduler
-from ..schedules.path import Level
 from .base import BaseSampler, number_option
+from .steps import posterior_std
 
 __all__ = ["AncestralSampler", "DDIMSampler", "DDPMSampler", "EulerSampler"]
-
-
-def posterior_std(now: Level, after: Level) -> float:
-    """Standard deviation of q(x'|x, x₀): the noise of a step with η = 1.
-
-    Raises:
-        ConfigurationError: the noise level rises (an inversion), where there is no posterior.
-    """
-    if after.noise_to_signal >= now.noise_to_signal:
-        raise ConfigurationError(
-            "a stochastic step cannot raise the noise level", where="timesteps", suggestion="use 'ddim' with eta=0"
-        )
-    ratio = now.alpha * after.sigma / (after.alpha * now.sigma)  # (σ'/α')/(σ/α)
-    return after.sigma * math.sqrt((1.0 - ratio) * (1.0 + ratio))
 
 
 class _FirstOrderSampler(BaseSampler):

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from typing import final
 
-from ..builder import Form, PlanBuilder
+from ..builder import PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
-from ..errors import ConfigurationError
 from ..grids import TimeGrid
-from ..schedules.path import Level
 from .base import BaseSampler
+from .steps import along
 
 __all__ = ["HeunSampler"]
-
-
-def along(x: Form, epsilon: Form, now: Level, after: Level) -> Form:
-    """Move x along the ODE dx̄/dσ̄ = ε with constant ε: x' = (α'/α)·(x − σ·ε) + σ'·ε.
-
-    Raises:
-        ConfigurationError: the step starts at zero signal, where only the model's own ε
-            has a clean sample.
-    """
-    if now.alpha == 0.0:
-        raise ConfigurationError(
-            "the schedule starts at zero signal, where this sampler's combination of several ε is not defined",
-            where="beta_schedule",
-            suggestion="use 'heun' or any first-order sampler, or start the timesteps at a level with signal",
-        )
-    return (after.alpha / now.alpha) * (x - now.sigma * epsilon) + after.sigma * epsilon
 
 
 @final

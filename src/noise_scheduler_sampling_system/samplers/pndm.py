@@ -13,7 +13,7 @@ from ..grids import TimeGrid
 from ..schedules.base import BaseNoiseScheduler
 from ..schedules.path import Level
 from .base import BaseSampler
-from .heun import along
+from .steps import along
 
 __all__ = ["PNDMSampler"]
 

@@ -1,0 +1,62 @@
+"""Linear combinations in as few passes over memory as PyTorch's eager kernels allow."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from .prediction import Affine
+
+__all__ = ["affine", "pair", "pair_into"]
+
+#: From so many numbers on, a pass over memory saved is worth three views of a tensor.
+_WORTH_VIEWS = 1 << 15
+
+
+def pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """a·x + b·y in a new tensor of x's kind; in a single pass where one operation does it."""
+    if b == 0.0:
+        return x * a
+    if a == 0.0:
+        return y.to(x.dtype) * b
+    if a == 1.0 and x.dtype == y.dtype:
+        return torch.add(x, y, alpha=b)
+    if _fits_one_pass(x, y):
+        return torch.addr(x.view(-1, 1), y.view(-1), _one(x.dtype, x.device), beta=a, alpha=b).view(x.shape)
+    return (x * a).add_(y, alpha=b)
+
+
+def pair_into(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """a·x + b·y in the memory of x."""
+    if b != 0.0 and _fits_one_pass(x, y):
+        x.view(-1, 1).addr_(y.view(-1), _one(x.dtype, x.device), beta=a, alpha=b)
+        return x
+    if a != 1.0:
+        x.mul_(a)
+    return x.add_(y, alpha=b) if b != 0.0 else x
+
+
+def _fits_one_pass(x: Tensor, y: Tensor) -> bool:
+    """Whether ``addr`` (β·M + α·u⊗v, here with v = (1)) can and should do it.
+
+    It is PyTorch's only elementwise kernel with two factors, and is worth its views for large tensors.
+    """
+    return (
+        x.numel() >= _WORTH_VIEWS
+        and x.dtype == y.dtype
+        and x.is_contiguous()
+        and y.is_contiguous()
+        and not torch.is_autocast_enabled()  # which would compute it in half precision
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept, so it must be of use outside that mode, too
+        return torch.ones(1, dtype=dtype, device=device)
+
+
+def affine(factors: Affine, x: Tensor, y: Tensor) -> Tensor:
+    return pair(x, factors.x_factor, y, factors.y_factor)

@@ -1,0 +1,41 @@
+"""Formulas that several samplers share: the way along the ODE, and the noise of a stochastic step."""
+
+from __future__ import annotations
+
+import math
+
+from ..builder import Form
+from ..errors import ConfigurationError
+from ..schedules.path import Level
+
+__all__ = ["along", "posterior_std"]
+
+
+def along(x: Form, epsilon: Form, now: Level, after: Level) -> Form:
+    """Move x along the ODE dx̄/dσ̄ = ε with constant ε: x' = (α'/α)·(x − σ·ε) + σ'·ε.
+
+    Raises:
+        ConfigurationError: the step starts at zero signal, where only the model's own ε
+            has a clean sample.
+    """
+    if now.alpha == 0.0:
+        raise ConfigurationError(
+            "the schedule starts at zero signal, where this sampler's combination of several ε is not defined",
+            where="beta_schedule",
+            suggestion="use 'heun' or any first-order sampler, or start the timesteps at a level with signal",
+        )
+    return (after.alpha / now.alpha) * (x - now.sigma * epsilon) + after.sigma * epsilon
+
+
+def posterior_std(now: Level, after: Level) -> float:
+    """Standard deviation of q(x'|x, x₀): the noise of a step with η = 1.
+
+    Raises:
+        ConfigurationError: the noise level rises (an inversion), where there is no posterior.
+    """
+    if after.noise_to_signal >= now.noise_to_signal:
+        raise ConfigurationError(
+            "a stochastic step cannot raise the noise level", where="timesteps", suggestion="use 'ddim' with eta=0"
+        )
+    ratio = now.alpha * after.sigma / (after.alpha * now.sigma)  # (σ'/α')/(σ/α)
+    return after.sigma * math.sqrt((1.0 - ratio) * (1.0 + ratio))
