@@ -62,7 +62,7 @@ def test_full_size_operations_a_step(method, options, small, large):
     for shape, most in ((SMALL, small), (LARGE, large)):
         count, plan = counted(method, shape, **options)
         full = sum(n >= torch.Size(shape).numel() for n in count.largest)
-        at_the_end = 2  # the largest magnitude of the result, and of the state before the step that drops it
+        at_the_end = 2  # a sum over the result, and over the state before the step that drops it
         assert full <= most * plan.nfe + at_the_end, count.names
 
 
@@ -78,7 +78,7 @@ def test_one_host_read_in_a_whole_run(method, clip):
 def test_no_scalar_tensor_work(method):
     count, plan = counted(method, LARGE)
     scalars = [n for n, size in zip(count.names, count.largest, strict=True) if size <= 1]
-    assert len(scalars) <= 10, scalars  # reading the magnitudes at the end; nothing that grows with the steps
+    assert len(scalars) <= 10, scalars  # reading the sums at the end; nothing that grows with the steps
     assert len(scalars) < plan.nfe or plan.nfe <= 10
 
 

@@ -79,8 +79,8 @@ def run(
     """Run a bound plan from a state to its end, yielding after every row.
 
     Values that are not finite are found at the end, at no cost on the way: a linear step
-    passes them on. Where a step would hide them (clipping, a row that drops the state) the
-    largest magnitude is noted on the device and read at the end.
+    passes them on. Where a step would hide them (clipping, a row that drops the state) a sum
+    over what it hides is noted on the device and read at the end.
 
     Args:
         bound: the plan.
@@ -141,7 +141,7 @@ def run(
             )
         yield state
     watch.note(state.x)
-    if not watch.all_finite():
+    if not watch.all_finite() and not (len(watch.sums) == 1 and _is_finite(state.x)):
         raise NumericsError(
             "the result is not finite",
             where=f"plan of {bound.plan.sampler!r}",
@@ -155,24 +155,25 @@ class OutputReusedError(Exception):
 
 @dataclass
 class _Watch:
-    """Largest magnitudes, kept on the device and read once."""
+    """Sums, kept on the device and read once: a sum is finite only if every entry is."""
 
-    magnitudes: list[Tensor] = field(default_factory=list)
+    sums: list[Tensor] = field(default_factory=list)
 
     def note(self, value: Tensor) -> None:
-        self.magnitudes.append(_magnitude(value))
+        self.sums.append(_sum(value))
 
     def all_finite(self) -> bool:
-        return bool(torch.isfinite(torch.stack([m.float() for m in self.magnitudes])).all())
+        return bool(torch.isfinite(torch.stack([each.float() for each in self.sums])).all())
 
 
-def _magnitude(value: Tensor) -> Tensor:
-    magnitude: Tensor = torch.linalg.vector_norm(value.detach(), ord=float("inf"))
-    return magnitude
+def _sum(value: Tensor) -> Tensor:
+    """The sum, in float32 at least: many times faster than looking at each entry."""
+    return value.detach().sum(dtype=torch.promote_types(value.dtype, torch.float32))
 
 
 def _is_finite(value: Tensor) -> bool:
-    return bool(torch.isfinite(value.detach()).all())
+    # finite entries may add up to infinity: only then are they looked at one by one
+    return bool(torch.isfinite(_sum(value))) or bool(torch.isfinite(value.detach()).all())
 
 
 def _check_shape(output: Tensor, x: Tensor, bound: Runnable, i: int) -> None:
