@@ -149,6 +149,29 @@ def test_sigma_space(method, theirs_class, prediction, spacing, monkeypatch):
     assert relative(ours(settings, method, steps, x, []), expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_heun_with_clipping(prediction, monkeypatch):
+    steps, x = 20, noises(1)[0]
+    reference = diffusers.HeunDiscreteScheduler(**diffusers_config(prediction, "clip"))
+    settings = config(prediction, "clip")
+    reference.alphas_cumprod = DiffusionPipeline(settings).scheduler.alphas_cumprod
+    expected = theirs(reference, steps, x, [], monkeypatch)
+    assert relative(ours(settings, "heun", steps, x, []), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("clip", ["clip", "threshold"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(("method", "options"), [("ancestral", {}), ("euler", {}), ("ancestral", {"eta": 0.4})])
+def test_clipping_where_diffusers_has_none(method, options, prediction, clip, monkeypatch):
+    """diffusers' Euler samplers do not clip; its DDIM with the same η, which is the same step, does."""
+    steps, x = 20, noises(1)[0]
+    draws = noises(steps)
+    eta = options.get("eta", 1.0 if method == "ancestral" else 0.0)
+    reference = diffusers.DDIMScheduler(**diffusers_config(prediction, clip))
+    expected = theirs(reference, steps, x, draws, monkeypatch, eta=eta, use_clipped_model_output=True)
+    assert relative(ours(config(prediction, clip), method, steps, x, draws, **options), expected) < TOLERANCE
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_euler_ancestral(prediction, monkeypatch):
     steps, x = 20, noises(1)[0]

@@ -138,6 +138,27 @@ def test_nothing_outlives_its_use(method):
     assert most <= plan.history
 
 
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("ddim", {}), ("ddpm", {}), ("heun", {}), ("pndm", {}), ("pndm", {"skip_prk_steps": False})],
+)
+def test_peak_memory_of_a_run(method, options, clip):
+    """History + 3 sample tensors: the state, the model's output, the next state (PyTorch's own record)."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(clip_sample=clip), method, **options)
+    noise = torch.randn(LARGE)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as record:
+        pipeline.sample(lambda x, t: torch.sin(x), num_inference_steps=STEPS, initial_noise=noise)
+    now = peak = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    unit = noise.numel() * noise.element_size()
+    assert peak > unit
+    assert peak <= (pipeline.plan(STEPS).history + 3) * unit * 1.02
+
+
 @pytest.mark.parametrize("method", ["ddim", "heun", "pndm", "ddpm", "ancestral"])
 def test_the_network_is_called_as_often_as_the_plan_says(method):
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), method)
