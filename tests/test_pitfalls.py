@@ -10,11 +10,14 @@ import torch
 
 from noise_scheduler_sampling_system import (
     BaseSampler,
+    BetaSchedule,
     ConfigurationError,
+    CosineNoiseScheduler,
     DDIMSampler,
     DiffusionPipeline,
     LinearNoiseScheduler,
     NoiseSchedulerConfig,
+    NoiseSchedulerFactory,
     NumericsError,
     SamplerFactory,
 )
@@ -198,6 +201,26 @@ def test_a_scheduler_is_as_good_as_a_config():
     assert pipeline.config.num_train_timesteps == 100
     with pytest.raises(ConfigurationError, match="got NoiseSchedulerConfig"):
         DDIMSampler(NoiseSchedulerConfig())
+
+
+def test_objects_in_place_of_names():
+    config = NoiseSchedulerConfig(beta_end=0.03)
+    scheduler = NoiseSchedulerFactory.create(BetaSchedule.COSINE, config)
+    assert type(scheduler) is CosineNoiseScheduler
+    assert scheduler.config.beta_end == 0.03
+    with pytest.raises(ConfigurationError, match="two configs"):
+        NoiseSchedulerFactory.create(config, config)
+    pipeline = DiffusionPipeline(scheduler, DDIMSampler(scheduler, eta=0.7))
+    named = DiffusionPipeline(scheduler, "ddim", eta=0.7)
+    assert pipeline.plan(5) == named.plan(5)
+    assert (
+        (pipeline.method, pipeline.sampler_options) == ("ddim", {"eta": 0.7}) == (named.method, named.sampler_options)
+    )
+    pipeline.update_config(beta_schedule="linear")
+    assert pipeline.plan(5) == DiffusionPipeline(pipeline.config, "ddim", eta=0.7).plan(5) != named.plan(5)
+    with pytest.raises(ConfigurationError, match="has its options already"):
+        DiffusionPipeline(scheduler, DDIMSampler(scheduler), eta=0.7)
+    assert DiffusionPipeline(scheduler, Plain).method == "Plain"
 
 
 def test_add_noise_in_training_code():

@@ -61,19 +61,33 @@ class NoiseSchedulerFactory(_Factory):
 
     @classmethod
     def create(
-        cls, config: NoiseSchedulerConfig | Mapping[str, Any] | str | Enum | None = None, **fields: Any
+        cls,
+        config: NoiseSchedulerConfig | Mapping[str, Any] | str | Enum | None = None,
+        settings: NoiseSchedulerConfig | Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> BaseNoiseScheduler:
-        """The schedule that a config (also as a mapping), or a schedule's name and fields, asks for.
+        """The schedule that a config asks for: ``create(config)``, ``create("cosine")``, ``create("cosine", config)``.
+
+        Args:
+            config: a config, a mapping of its fields, or a schedule's name.
+            settings: with a name, the config of everything else.
+            fields: further fields of the config.
 
         Raises:
             ConfigurationError: an unknown name or a bad field.
         """
         if isinstance(config, str | Enum):
-            fields, config = {"beta_schedule": config, **fields}, None
+            fields, config = {"beta_schedule": config, **fields}, settings
+        elif settings is not None:
+            raise ConfigurationError(
+                "two configs are given",
+                where="settings",
+                suggestion="create(config), or create(name, config) with a schedule's name",
+            )
         if isinstance(config, Mapping):
             config = NoiseSchedulerConfig.from_dict(config)
-        settings = (config or NoiseSchedulerConfig()).replace(**fields) if fields or config is None else config
-        scheduler: BaseNoiseScheduler = SCHEDULES.get(settings.beta_schedule, "beta_schedule")(settings)
+        whole = (config or NoiseSchedulerConfig()).replace(**fields) if fields or config is None else config
+        scheduler: BaseNoiseScheduler = SCHEDULES.get(whole.beta_schedule, "beta_schedule")(whole)
         return scheduler
 
 
@@ -86,14 +100,14 @@ class SamplerFactory(_Factory):
     @classmethod
     def create(
         cls,
-        method: str | Enum | type[BaseSampler],
+        method: str | Enum | type[BaseSampler] | BaseSampler,
         scheduler: BaseNoiseScheduler | NoiseSchedulerConfig | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> BaseSampler:
-        """A sampler by member, value, registered name or class, on a noise schedule.
+        """A sampler by member, value, registered name, class or example, on a noise schedule.
 
         Args:
-            method: which sampler.
+            method: which sampler; a sampler object keeps its options.
             scheduler: the noise schedule, or the config of one (default: linear).
             options: the sampler's own options, e.g. ``eta``.
 
@@ -102,6 +116,8 @@ class SamplerFactory(_Factory):
         """
         if not isinstance(scheduler, BaseNoiseScheduler):
             scheduler = NoiseSchedulerFactory.create(scheduler)
+        if isinstance(method, BaseSampler):
+            return method.on(scheduler, **options)
         chosen = cls._derived(method, "create") if isinstance(method, type) else SAMPLERS.get(method, "method")
         sampler: BaseSampler = chosen(scheduler, **options)
         return sampler

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .batching import in_batches
-from .config import NoiseSchedulerConfig, SamplingMethod
+from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
 from .early_stopping import EarlyStopping
 from .errors import ConfigurationError
 from .job import Callback, Outcome
@@ -25,7 +25,7 @@ from .noise import Seed
 from .plan import SamplingPlan
 from .prepare import prepare
 from .profiling import Stopwatch, measured
-from .registry import did_you_mean
+from .registry import Registry, did_you_mean
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers.base import BaseSampler
 from .schedules.base import BaseNoiseScheduler
@@ -47,7 +47,8 @@ class DiffusionPipeline:
 
     Args:
         config: the settings, or a noise schedule; default: :class:`NoiseSchedulerConfig`'s.
-        method: a :class:`SamplingMethod`, its value, a registered name, or a sampler class.
+        method: a :class:`SamplingMethod`, its value, a registered name, a sampler class, or a
+            sampler object.
         sampler_options: the sampler's own options, e.g. ``eta``.
 
     Raises:
@@ -57,7 +58,7 @@ class DiffusionPipeline:
     def __init__(
         self,
         config: NoiseSchedulerConfig | BaseNoiseScheduler | None = None,
-        method: SamplingMethod | str | type[BaseSampler] = SamplingMethod.DDIM,
+        method: SamplingMethod | str | type[BaseSampler] | BaseSampler = SamplingMethod.DDIM,
         **sampler_options: Any,
     ) -> None:
         self._setup = Setup.make(config or NoiseSchedulerConfig(), method, sampler_options)
@@ -80,14 +81,17 @@ class DiffusionPipeline:
 
     @property
     def method(self) -> str:
-        """The sampler's name."""
-        return self._method.__name__ if isinstance(self._method, type) else _name(self._method)
+        """The sampler's name: as given, or as registered, or its class's."""
+        if isinstance(self._method, str | Enum):
+            return Registry.key(self._method)
+        kind = type(self.sampler)
+        return next((name for name in SAMPLERS if SAMPLERS.get(name) is kind), kind.__name__)
 
     @property
     def sampler_options(self) -> dict[str, Any]:
         """The sampler's own options, with the defaults of those that were not given."""
         setup = self._setup
-        return {**setup.sampler.option_defaults, **setup.options}
+        return {**setup.sampler.options, **setup.options}
 
     def update_config(self, **changes: Any) -> NoiseSchedulerConfig:
         """Change settings, validated as a whole: all of the changes, or none and an error."""
@@ -263,10 +267,6 @@ class DiffusionPipeline:
 
     def __repr__(self) -> str:
         return f"DiffusionPipeline({self.sampler!r})"
-
-
-def _name(method: Any) -> str:
-    return str(method.value if isinstance(method, Enum) else method)
 
 
 def _refuse_unknown(unknown: Mapping[str, Any], function: Callable[..., Any]) -> None:

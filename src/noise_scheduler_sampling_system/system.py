@@ -47,7 +47,7 @@ class AdvancedDiffusionSystem:
         self,
         name: str,
         config: NoiseSchedulerConfig | Mapping[str, Any] | None = None,
-        method: SamplingMethod | str | type[BaseSampler] = SamplingMethod.DDIM,
+        method: SamplingMethod | str | type[BaseSampler] | BaseSampler = SamplingMethod.DDIM,
         **sampler_options: Any,
     ) -> DiffusionPipeline:
         """Make a pipeline and keep it under a name; a name in use is given to the new one.
@@ -55,7 +55,7 @@ class AdvancedDiffusionSystem:
         Args:
             name: any non-empty text.
             config: its settings.
-            method: a member, its value, a registered name, or a sampler class.
+            method: a member, its value, a registered name, a sampler class or a sampler object.
             sampler_options: the sampler's own options.
         """
         if not isinstance(name, str) or not name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,25 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
     def config(self) -> NoiseSchedulerConfig:
         """The settings of the noise schedule."""
         return self.scheduler.config
+
+    def on(self, scheduler: BaseNoiseScheduler, **options: Any) -> BaseSampler:
+        """This sampler, with its options, on another noise schedule.
+
+        Raises:
+            ConfigurationError: further options (make a new sampler for them), or a setting that
+                this sampler would ignore.
+        """
+        if options:
+            raise ConfigurationError(
+                "a sampler object has its options already",
+                where=", ".join(options),
+                suggestion=f"make {type(self).__name__}(scheduler, ...) with them",
+            )
+        moved = copy.copy(self)
+        moved.scheduler = scheduler
+        if type(self).step is BaseSampler.step:
+            moved._refuse_unread_settings()
+        return moved
 
     @property
     def writes_plans(self) -> bool:
