@@ -267,3 +267,19 @@ def test_a_plan_in_hand_is_still_checked_when_changed():
     with pytest.raises(NumericsError, match="constant"):
         dataclasses.replace(plan, a=plan.a * 1.001).checked()
     assert plan.alpha[-1] == CLEAN.alpha
+
+
+def test_a_traced_run_leaves_nothing_behind():
+    """A run under PyTorch's fake tensors works, and a real one after it does, too."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from noise_scheduler_sampling_system.fused import _constants
+
+    _constants.clear()
+    for size in (1 << 10, 1 << 16):
+        with FakeTensorMode():
+            x, y = torch.randn(size), torch.randn(size)
+            assert pair(x, 0.9, y, 0.3).shape == (size,)
+        x, y = torch.randn(size), torch.randn(size)
+        torch.testing.assert_close(pair(x, 0.9, y, 0.3), 0.9 * x + 0.3 * y)
+    assert all(type(constant) is torch.Tensor for constant in _constants.values())
