@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -64,6 +65,18 @@ class BoundPlan(Runnable):
         if self.clip is not None or self.plan.log_variance is not None:
             return ("output",) * len(self.rows)
         return tuple("state" if row.a == 0.0 else None for row in self.rows)
+
+    @functools.cached_property
+    def largest_factor(self) -> float:
+        factors = [
+            abs(factor)
+            for row in self.rows
+            for factor in (
+                row.a, row.of_output, row.of_clean, *row.to_clean, *row.to_y,
+                *(b for _, b in row.history), *(c for *_, c in row.noise),
+            )
+        ]  # fmt: skip
+        return max(factors) if all(map(math.isfinite, factors)) else math.nan
 
     def clean_sample(self, state: State) -> Tensor:
         if state.output is None or state.asked is None:

@@ -40,10 +40,12 @@ class TimeGrid:
             raise ConfigurationError(
                 "a grid needs at least one interval", where="timesteps", suggestion="give more times"
             )
-        noise = np.arctan2([v.sigma for v in self.levels], [v.alpha for v in self.levels])
-        steps = np.diff(noise)
+        with np.errstate(divide="ignore", invalid="ignore"):  # no noise is −inf, no signal +inf
+            noise = np.log([v.sigma for v in self.levels]) - np.log([v.alpha for v in self.levels])
+            steps = np.diff(noise)
         if not ((steps < 0).all() or (steps > 0).all()):
-            i = int(np.flatnonzero(steps * np.sign(steps[0] or 1) <= 0)[0])
+            falls = not steps[0] > 0
+            i = int(np.flatnonzero(~(steps < 0) if falls else ~(steps > 0))[0])
             raise ConfigurationError(
                 f"levels {i} and {i + 1} (t = {self.levels[i].t:g} and {self.levels[i + 1].t:g}) are not in order",
                 where="timesteps",

@@ -17,6 +17,7 @@ from .job import Job
 from .model import ModelAdapter, map_tensors, resolve_device
 from .noise import NoiseSource, Seed, resolve_keys
 from .plan import SamplingPlan
+from .run import Runnable
 from .setup import Setup
 
 __all__ = ["prepare"]
@@ -70,6 +71,7 @@ def prepare(
         raise ConfigurationError(
             f"{dtype!r} is not a floating-point type", where="dtype", suggestion="give e.g. torch.float32"
         )
+    _refuse_overflow(runnable, dtype)
     keys = resolve_keys(seed, generator, shape[0])
     given = _fitted({} if condition is None else condition, shape[0], device, "condition")
     if not given and null_condition is not None:
@@ -95,6 +97,18 @@ def prepare(
         settings=setup.identity,
         integral=scheduler.discrete,
     )
+
+
+def _refuse_overflow(runnable: Runnable, dtype: torch.dtype) -> None:
+    """Raise where a coefficient does not fit the state's type, as with a schedule that ends all but without signal."""
+    if not runnable.largest_factor <= torch.finfo(dtype).max:  # NaN fails, too
+        raise ConfigurationError(
+            f"a coefficient of the plan, {runnable.largest_factor:.3g}, is beyond {dtype}",
+            where="beta_schedule",
+            why=f"the noisiest level has almost no signal (α = {runnable.plan.alpha.min():.3g}), and what the model "
+            "predicts is divided by it",
+            suggestion="use prediction_type='v_prediction' or 'sample', a schedule with less noise, or a wider dtype",
+        )
 
 
 def _checked_scale(scale: Any) -> float:

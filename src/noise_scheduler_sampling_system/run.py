@@ -57,6 +57,11 @@ class Runnable(ABC):
     split: bool
     hides: tuple[str | None, ...]
 
+    @property
+    @abstractmethod
+    def largest_factor(self) -> float:
+        """The largest number that a tensor is multiplied by; the state's type must hold it. NaN where none is."""
+
     @abstractmethod
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
         """The next state from this one and the model's output about it."""

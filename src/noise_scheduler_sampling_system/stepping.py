@@ -56,6 +56,10 @@ class SteppedSampler(Runnable):
     def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
         return ("output",) * self.plan.nfe  # a custom step may do anything
 
+    @property
+    def largest_factor(self) -> float:
+        return self.levels.largest_factor
+
     def clean_sample(self, state: State) -> Tensor:
         return self.levels.clean_sample(state)
 
