@@ -175,6 +175,22 @@ def test_text():
     assert "nfe=15" in repr(plan_of("heun", {}))
 
 
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_the_input_scale_is_what_the_network_sees(suffix, tmp_path):
+    """And nothing else changes: a network that undoes the scale gives the same samples."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "heun")
+    plan, x = pipeline.plan(5), torch.randn(2, 4, dtype=torch.float64)
+    scales = np.linspace(0.5, 2.0, plan.nfe)
+    scaled = dataclasses.replace(plan, input_scale=scales).checked()
+    assert scaled != plan
+    scaled.save(tmp_path / f"plan{suffix}")
+    assert SamplingPlan.load(tmp_path / f"plan{suffix}") == scaled
+    undo = iter(scales)
+    ours = pipeline.sample(lambda x, t: torch.sin(x / next(undo)), plan=scaled, initial_noise=x, dtype=torch.float64)
+    plain = pipeline.sample(lambda x, t: torch.sin(x), plan=plan, initial_noise=x, dtype=torch.float64)
+    torch.testing.assert_close(ours, plain)
+
+
 def test_history_is_freed():
     assert plan_of("ddim", {}).history == 0
     assert plan_of("heun", {}).history == 1

@@ -188,7 +188,10 @@ class Job:
         kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
         times = torch.from_numpy(plan.time.copy()).to(kind).to(device)
         rows = times[:, None].expand(-1, self.batch).unbind(0)
-        wanted = self.adapter.dtype
+        wanted, scales = self.adapter.dtype, plan.input_scale
+        if scales is not None:
+            factors = scales.tolist()
+            return lambda x, row: predict((x * factors[row]).to(wanted or x.dtype), rows[row])
         if wanted is None or wanted == self.noise.dtype:
             return lambda x, row: predict(x, rows[row])
         return lambda x, row: predict(x.to(wanted), rows[row])

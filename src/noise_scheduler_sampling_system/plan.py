@@ -48,6 +48,8 @@ class SamplingPlan:
         raw: factor of the unclipped prediction, shape (M,).
         c: factors of this row's noise and of earlier ones, shape (M, noise history).
         noise_key: (step, stage) of the noise that a row brings in, or (−1, −1), shape (M, 2).
+        input_scale: the network is given input_scale·x instead of x (for networks that expect
+            another scale than the path's); shape (M,), or None for 1 everywhere.
         log_variance: for learned variances, bounds (low, high): the row's noise is
             multiplied by exp(½·(low + (v + 1)/2·(high − low))), v the model's second half of
             channels. Shape (M, 2) or None.
@@ -65,6 +67,7 @@ class SamplingPlan:
     raw: Array
     c: Array
     noise_key: npt.NDArray[np.int64]
+    input_scale: Array | None = None
     log_variance: Array | None = None
     prior_scale: float = 1.0
     sampler: str = "custom"
@@ -359,7 +362,8 @@ class SamplingPlan:
 
 #: The table's columns and their number of dimensions.
 _COLUMNS = {
-    "time": 1, "alpha": 1, "sigma": 1, "step": 1, "a": 1, "b": 2, "raw": 1, "c": 2, "noise_key": 2, "log_variance": 2,
+    "time": 1, "alpha": 1, "sigma": 1, "step": 1, "a": 1, "b": 2, "raw": 1, "c": 2, "noise_key": 2, "input_scale": 1,
+    "log_variance": 2,
 }  # fmt: skip
 _INTEGER = {"step", "noise_key"}
 
