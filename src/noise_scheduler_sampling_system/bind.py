@@ -102,10 +102,9 @@ class BoundPlan(Runnable):
         factor, others = row.of_output, [(history[j], b) for j, b in row.history]
         if self.clip is not None:
             main, factor = self._clean(row, x, mean), row.of_clean
-            others.append((mean, row.of_output))
-        if self.clip is None or row.of_output == 0.0:
-            del mean, output  # where the caller holds them no longer, their memory is free from here on
-            others = others if self.clip is None else others[:-1]
+            if row.of_output:
+                others.append((mean, row.of_output))
+        del mean, output  # where nobody else holds the output, its memory is free from here on
         y = None
         if row.keep:
             y = main if row.to_y == IDENTITY else affine(row.to_y, x, main)

@@ -25,7 +25,7 @@ __all__ = ["Setup", "refuse_other_settings"]
 logger = logging.getLogger(__name__)
 
 _KEPT_PLANS = 64
-#: Ordinary plans stay below this; on the digits a plan at 60 is visibly wrong.
+#: Ordinary plans stay below this; second-order ones from the top of the cosine schedule reach 60 to 1,600.
 _AMPLIFICATION = 50.0
 
 

@@ -64,23 +64,12 @@ class SteppedSampler(Runnable):
         return self.levels.clean_sample(state)
 
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
-        i, times, x = state.row, self.plan.time, state.x
-        alpha, sigma = float(self.plan.alpha[i]), float(self.plan.sigma[i])
-        is_last = i + 1 == self.plan.nfe
-        offers: dict[str, Callable[[], Any]] = {
-            "next_timestep": lambda: None if is_last else whole(times[i + 1]),
-            "step_index": lambda: i,
-            "num_inference_steps": lambda: self.plan.nfe,
-            "noise": lambda: noise(i, 0),
-            "pred_original_sample": lambda: self._clean(state, output),
-            "epsilon": lambda: (x - alpha * self._clean(state, output)) / sigma,
-            "learned_variance": lambda: output.chunk(2, dim=1)[1] if self.split else None,
-        }
-        extra = {name: offers[name]() for name in self.accepts}
+        i, x = state.row, state.x
+        extra = {name: _OFFERS[name](self, state, output, noise) for name in self.accepts}
         step: Callable[..., Any] = self.sampler.step
         mean = output.chunk(2, dim=1)[0] if self.split else output
         # a step may work in place, and x may have been handed out
-        result = step(mean, whole(times[i]), x.clone(), **extra)
+        result = step(mean, whole(self.plan.time[i]), x.clone(), **extra)
         after = _next_sample(result)
         if not isinstance(after, Tensor) or after.shape != x.shape:
             got = tuple(after.shape) if isinstance(after, Tensor) else type(result).__name__
@@ -91,8 +80,30 @@ class SteppedSampler(Runnable):
             )
         return State(i + 1, after, {})
 
-    def _clean(self, state: State, output: Tensor) -> Tensor:
+    def predicted_clean(self, state: State, output: Tensor) -> Tensor:
+        """The clean sample that an output about this state predicts, clipped."""
         return self.levels.clean_sample(state._replace(row=state.row + 1, asked=state.x, output=output))
+
+    def predicted_noise(self, state: State, output: Tensor) -> Tensor:
+        """ε, consistent with the clipped clean sample."""
+        alpha, sigma = float(self.plan.alpha[state.row]), float(self.plan.sigma[state.row])
+        return (state.x - alpha * self.predicted_clean(state, output)) / sigma
+
+    def next_time(self, row: int) -> float | int | None:
+        """The time of the next level; None for the clean sample."""
+        return whole(self.plan.time[row + 1]) if row + 1 < self.plan.nfe else None
+
+
+#: What a custom step may name to be given it.
+_OFFERS: dict[str, Callable[[SteppedSampler, State, Tensor, Noise], Any]] = {
+    "next_timestep": lambda run, state, output, noise: run.next_time(state.row),
+    "step_index": lambda run, state, output, noise: state.row,
+    "num_inference_steps": lambda run, state, output, noise: run.plan.nfe,
+    "noise": lambda run, state, output, noise: noise(state.row, 0),
+    "pred_original_sample": lambda run, state, output, noise: run.predicted_clean(state, output),
+    "epsilon": lambda run, state, output, noise: run.predicted_noise(state, output),
+    "learned_variance": lambda run, state, output, noise: output.chunk(2, dim=1)[1] if run.split else None,
+}
 
 
 def _next_sample(result: Any) -> Any:
@@ -117,22 +128,18 @@ def stepped(sampler: BaseSampler, levels: BoundPlan) -> SteppedSampler:
             suggestion="override one of them",
         )
     parameters = inspect.signature(sampler.step).parameters
-    offered = {
-        "next_timestep", "step_index", "num_inference_steps", "noise", "pred_original_sample", "epsilon",
-        "learned_variance",
-    }  # fmt: skip
     for name, parameter in list(parameters.items())[3:]:
         required = parameter.default is parameter.empty and parameter.kind in (
             parameter.POSITIONAL_OR_KEYWORD,
             parameter.KEYWORD_ONLY,
         )
-        if required and name not in offered:
+        if required and name not in _OFFERS:
             raise ConfigurationError(
                 f"step() demands {name!r}, which the pipeline does not have",
                 where=f"{type(sampler).__name__}.step",
-                suggestion=f"give it a default; the pipeline offers {', '.join(sorted(offered))}",
+                suggestion=f"give it a default; the pipeline offers {', '.join(sorted(_OFFERS))}",
             )
-    accepts = frozenset(offered & set(parameters))
+    accepts = frozenset(_OFFERS.keys() & parameters.keys())
     if levels.clip is not None and not accepts & {"pred_original_sample", "epsilon"}:
         logger.warning(
             "%s.step takes neither pred_original_sample nor epsilon: clipping and thresholding do not act on what it "

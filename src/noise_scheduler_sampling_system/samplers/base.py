@@ -95,8 +95,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
                     suggestion=did_you_mean(name, self.option_defaults),
                 )
         self.options: Mapping[str, Any] = {**self.option_defaults, **options}
-        if type(self).step is BaseSampler.step:
-            self._refuse_unread_settings()
+        self._refuse_unread_settings()
 
     @property
     def config(self) -> NoiseSchedulerConfig:
@@ -118,8 +117,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
             )
         moved = copy.copy(self)
         moved.scheduler = scheduler
-        if type(self).step is BaseSampler.step:
-            moved._refuse_unread_settings()
+        moved._refuse_unread_settings()
         return moved
 
     @property
@@ -130,9 +128,9 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         """Write the rows of a plan through a grid; see :mod:`..builder`."""
         raise ConfigurationError(
-            f"{type(self).__name__} has neither write() nor step()",
-            where=type(self).__name__,
-            suggestion="override one of them",
+            f"{type(self).__name__} has only step(), which cannot be compiled",
+            where="plan",
+            suggestion="override write() to get a plan",
         )
 
     def plan(
@@ -152,12 +150,6 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
                 sampler that only has ``step``.
             NumericsError: the sampler has no finite coefficients on this grid.
         """
-        if not self.writes_plans:
-            raise ConfigurationError(
-                f"{type(self).__name__} has only step(), which cannot be compiled",
-                where="plan",
-                suggestion="override write() to get a plan",
-            )
         return _compile(self, self.grid(num_inference_steps, timesteps=timesteps, grid=grid))
 
     def grid(
@@ -265,6 +257,8 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         return bind_for(plan, self.config)
 
     def _refuse_unread_settings(self) -> None:
+        if type(self).step is not BaseSampler.step:
+            return  # what a custom step reads is not known
         for name in ("use_clipped_model_output", "variance_type"):
             value, default = getattr(self.config, name), type(self.config).model_fields[name].default
             learned = isinstance(value, str) and value.startswith("learned")  # says what the model returns

@@ -32,11 +32,11 @@ class _FirstOrderSampler(BaseSampler):
         self._eta = number_option(self.options, "eta") if "eta" in self.options else 0.0
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
-        raw_direction = "use_clipped_model_output" in self.reads and not self.config.use_clipped_model_output
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
             n = min(after.sigma, self._eta * posterior_std(now, after)) if self._eta else 0.0
-            epsilon = p.raw_epsilon if raw_direction else p.epsilon
+            # only DDIM has the choice; for the others the setting is refused
+            epsilon = p.epsilon if self.config.use_clipped_model_output else p.raw_epsilon
             x = after.alpha * p.sample + math.sqrt(after.sigma**2 - n**2) * epsilon
             build.advance(x + n * build.noise(i) if n else x)
 
