@@ -1359,7 +1359,7 @@ def test_a_pipeline_that_cannot_be_made_leaves_the_old_one():
 def test_update_pipeline_is_all_or_nothing():
     system = filled("a", "b")
     with pytest.raises(ConfigurationError):
-        system.update_pipeline("a", beta_end=0.03, prediction_type="noise")
+        system.update_pipeline("a", beta_end=0.03, prediction_type="score")
     assert system.get_pipeline("a").config == NoiseSchedulerConfig()
     updated = system.update_pipeline("a", beta_end=0.03)
     assert updated is system.get_pipeline("a")

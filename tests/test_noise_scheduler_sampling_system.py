@@ -263,8 +263,8 @@ def test_class_hierarchy():
 
 
 def test_factories_list_and_make_every_member():
-    assert NoiseSchedulerFactory.available() == sorted((*SCHEDULE_NAMES, "custom"))
-    assert SamplerFactory.available() == sorted(SAMPLER_NAMES)
+    assert {*SCHEDULE_NAMES, "custom"} <= set(NoiseSchedulerFactory.available())
+    assert set(SAMPLER_NAMES) <= set(SamplerFactory.available())
     for name in SCHEDULE_NAMES:
         made = [
             NoiseSchedulerFactory.create(NoiseSchedulerConfig(beta_schedule=name)),
@@ -381,9 +381,9 @@ def test_registering_again_the_same_definition_is_allowed_as_notebooks_do_it(reg
 
 @pytest.mark.parametrize("entry", [DDIMSampler, "CosineNoiseScheduler", lambda: None, int])
 def test_a_schedule_must_be_derived_from_the_base(entry, registries):
-    with pytest.raises(ConfigurationError, match="BaseNoiseScheduler"):
+    with pytest.raises(ConfigurationError, match="NoisePath"):
         NoiseSchedulerFactory.register("mine", entry)
-    with pytest.raises(ConfigurationError, match="BaseNoiseScheduler"):
+    with pytest.raises(ConfigurationError, match="NoisePath"):
         NoiseSchedulerFactory.register("mine")(entry)
     assert "mine" not in NoiseSchedulerFactory.available()
 

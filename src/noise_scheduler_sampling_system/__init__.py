@@ -3,7 +3,7 @@
 Config → noise schedule → grid → sampler → plan → run; see ``docs/design.md``.
 """
 
-from . import models
+from . import models, spacings
 from .config import BetaSchedule, NoiseSchedulerConfig, SamplingMethod
 from .errors import (
     ConfigurationError,
@@ -32,10 +32,18 @@ from .samplers import (
 from .schedules import (
     BaseNoiseScheduler,
     CosineNoiseScheduler,
+    EDMPath,
     ExponentialNoiseScheduler,
+    FlowPath,
     LinearNoiseScheduler,
+    NoisePath,
     QuadraticNoiseScheduler,
     SigmoidNoiseScheduler,
+    SubVPPath,
+    VDiffusionPath,
+    VEPath,
+    VPPath,
+    resolution_shift,
 )
 from .system import AdvancedDiffusionSystem
 
@@ -53,12 +61,15 @@ __all__ = [
     "DDPMSampler",
     "DeviceError",
     "DiffusionPipeline",
+    "EDMPath",
     "EulerSampler",
     "ExponentialNoiseScheduler",
     "FileError",
+    "FlowPath",
     "HeunSampler",
     "LinearNoiseScheduler",
     "ModelOutputError",
+    "NoisePath",
     "NoiseSamplingError",
     "NoiseSchedulerConfig",
     "NoiseSchedulerFactory",
@@ -74,6 +85,12 @@ __all__ = [
     "SamplingResult",
     "SamplingStep",
     "SigmoidNoiseScheduler",
+    "SubVPPath",
     "TimeGrid",
+    "VDiffusionPath",
+    "VEPath",
+    "VPPath",
     "models",
+    "resolution_shift",
+    "spacings",
 ]

@@ -23,19 +23,52 @@ from pydantic import (
 
 from .errors import ConfigurationError
 from .files import read_table, write_table
-from .prediction import PREDICTION_TYPES
+from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES
 from .registry import Registry, did_you_mean
 
-__all__ = ["SAMPLERS", "SCHEDULES", "SPACINGS", "BetaSchedule", "NoiseSchedulerConfig", "SamplingMethod"]
+__all__ = [
+    "SAMPLERS",
+    "SCHEDULES",
+    "SCHEDULE_FIELDS",
+    "SPACINGS",
+    "BetaSchedule",
+    "NoiseSchedulerConfig",
+    "SamplingMethod",
+]
 
-#: Noise schedules by name (classes derived from ``BaseNoiseScheduler``).
+#: Noise schedules by name (classes derived from ``NoisePath``).
 SCHEDULES: Registry[Any] = Registry("noise schedule")
-#: Time grids by name (functions of a noise scheduler and a number of steps).
+#: Spacings by name (functions of a noise schedule and a number of steps, that return times or levels).
 SPACINGS: Registry[Any] = Registry("timestep spacing")
 #: Samplers by name (classes derived from ``BaseSampler``).
 SAMPLERS: Registry[Any] = Registry("sampler")
 
+#: Fields that say what the noise schedule is, beside its name and its own options.
+SCHEDULE_FIELDS = frozenset({
+    "num_train_timesteps", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr", "steps_offset",
+})  # fmt: skip
+
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+
+
+class Options(dict[str, Any]):
+    """Options by name, read-only, so that a config can be shared, hashed and pickled."""
+
+    def __init__(self, options: Mapping[str, Any] = {}) -> None:
+        super().__init__({str(k): tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise ConfigurationError(
+            "a config cannot be changed", where="options", suggestion="config.replace(..._options={...}) makes a copy"
+        )
+
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # type: ignore[assignment]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Options, (dict(self),)
 
 
 class BetaSchedule(str, Enum):
@@ -70,13 +103,16 @@ class NoiseSchedulerConfig(BaseModel):
         num_train_timesteps: T, the number of noise levels the model was trained on.
         beta_start: β at the first (cleanest) level.
         beta_end: β at the last (noisiest) level. The cosine schedule needs neither.
-        beta_schedule: a :class:`BetaSchedule`, its value, or a registered name.
+        beta_schedule: a :class:`BetaSchedule`, its value, or any name of a noise schedule, those
+            without betas ("edm", "flow", ...) included.
+        schedule_options: the noise schedule's own options by name, e.g. {"shift": 3.0} of "flow".
         trained_betas: the T betas of ``beta_schedule="custom"``: an array, or a function
             β(u) of u = i/(T−1) in [0, 1], which is evaluated at once and kept as numbers.
         rescale_betas_zero_snr: shift and scale √ᾱ so that the last level has no signal
             (Lin et al. 2023, arXiv 2305.08891, Algorithm 1).
         prediction_type: what the model returns: "epsilon" (the noise ε), "sample" (the
-            clean x₀) or "v_prediction" (v = α·ε − σ·x₀).
+            clean x₀), "v_prediction" (v = α·ε − σ·x₀) or "flow_prediction" (ε − x₀). Some
+            schedules have another default: "flow" the last, "edm" "sample".
         clip_sample: clip the predicted clean sample to ±``clip_sample_range``. For data
             with that range only; off by default, for it destroys latents.
         clip_sample_range: the largest absolute value of the data.
@@ -89,8 +125,10 @@ class NoiseSchedulerConfig(BaseModel):
         sample_padding_norm: the smallest s (1.0 is Imagen's rule).
         sample_padding_threshold: τ; entries with |x₀| < τ are padding and are left out of
             the quantile (0.0 leaves none out).
-        timestep_spacing: which of the T levels a run of N steps visits: "leading",
-            "trailing", "linspace" or a registered name.
+        timestep_spacing: which levels a run of N steps visits: "leading", "trailing",
+            "linspace", "karras", ... or a registered name. Schedules without betas have another
+            default.
+        spacing_options: the spacing's own options by name, e.g. {"rho": 5.0} of "karras".
         steps_offset: added to every timestep of the "leading" spacing.
         use_clipped_model_output: with clipping or thresholding on, take the noise direction
             from the clipped clean sample (as guided-diffusion does) or, where False, from
@@ -111,6 +149,7 @@ class NoiseSchedulerConfig(BaseModel):
     beta_start: float = Field(0.0001, gt=0.0, lt=1.0)
     beta_end: float = Field(0.02, gt=0.0, lt=1.0)
     beta_schedule: BetaSchedule | str = BetaSchedule.LINEAR
+    schedule_options: Mapping[str, Any] = Field(default_factory=Options)
     trained_betas: tuple[float, ...] | None = None
     rescale_betas_zero_snr: bool = False
     prediction_type: str = "epsilon"
@@ -122,6 +161,7 @@ class NoiseSchedulerConfig(BaseModel):
     sample_padding_norm: float = Field(1.0, gt=0.0, allow_inf_nan=False)
     sample_padding_threshold: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     timestep_spacing: str = "leading"
+    spacing_options: Mapping[str, Any] = Field(default_factory=Options)
     steps_offset: int = Field(0, ge=0)
     use_clipped_model_output: bool = True
     variance_type: str = "fixed_small"
@@ -166,12 +206,35 @@ class NoiseSchedulerConfig(BaseModel):
         write_table(path, self.to_dict())
 
     def replace(self, **changes: Any) -> NoiseSchedulerConfig:
-        """A copy with some fields changed, validated as a whole."""
-        return type(self)(**{**self.model_dump(exclude_unset=True), **changes})
+        """A copy with some fields changed, validated as a whole.
+
+        A new schedule brings its own defaults: options and defaults of the old one are dropped.
+        """
+        kept = {name: getattr(self, name) for name in self.model_fields_set}
+        if "beta_schedule" in changes and Registry.key(changes["beta_schedule"]) != Registry.key(self.beta_schedule):
+            old = {"schedule_options": self.schedule_options, **_defaults_of(self.beta_schedule)}
+            kept = {name: value for name, value in kept.items() if name not in old or value != old[name]}
+        if "timestep_spacing" in changes and changes["timestep_spacing"] != self.timestep_spacing:
+            kept.pop("spacing_options", None)
+        return type(self)(**{**kept, **changes})
 
     @field_serializer("beta_schedule", when_used="json")
     def _schedule_name(self, value: BetaSchedule | str) -> str:
         return Registry.key(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_schedule(cls, data: Any) -> Any:
+        return {**_defaults_of(data.get("beta_schedule")), **data} if isinstance(data, dict) else data
+
+    @field_validator("schedule_options", "spacing_options")
+    @classmethod
+    def _read_only(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return Options(options)
+
+    @field_serializer("schedule_options", "spacing_options")
+    def _plain_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(options)
 
     @model_validator(mode="before")
     @classmethod
@@ -192,7 +255,7 @@ class NoiseSchedulerConfig(BaseModel):
     @field_validator("beta_schedule", mode="before")
     @classmethod
     def _known_schedule(cls, value: Any) -> Any:
-        name = Registry.key(value)
+        name = SCHEDULES.canonical(value)
         if name in BetaSchedule._value2member_map_:
             return BetaSchedule(name)
         SCHEDULES.get(name)
@@ -201,7 +264,9 @@ class NoiseSchedulerConfig(BaseModel):
     @field_validator("prediction_type", "variance_type", "timestep_spacing", mode="before")
     @classmethod
     def _known_name(cls, value: Any, info: Any) -> Any:
-        name = Registry.key(value)
+        name = SPACINGS.canonical(value) if info.field_name == "timestep_spacing" else Registry.key(value)
+        if info.field_name == "prediction_type":
+            name = PREDICTION_ALIASES.get(name, name)
         allowed = {"prediction_type": PREDICTION_TYPES, "variance_type": VARIANCE_TYPES}.get(info.field_name, SPACINGS)
         if name not in allowed:
             raise ConfigurationError(
@@ -269,6 +334,12 @@ class NoiseSchedulerConfig(BaseModel):
                 "leave the quantile no room, so it is plain clipping; raise sample_max_value (Imagen has no limit)",
                 stacklevel=5,
             )
+
+
+def _defaults_of(schedule: Any) -> Mapping[str, Any]:
+    """Fields whose default is another one for this schedule."""
+    name = SCHEDULES.canonical(schedule) if isinstance(schedule, str | Enum) else None
+    return SCHEDULES.get(name).defaults if name in SCHEDULES else {}
 
 
 def _check_betas(betas: tuple[float, ...], count: int) -> None:

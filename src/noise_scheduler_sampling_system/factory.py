@@ -10,7 +10,7 @@ from .config import SAMPLERS, SCHEDULES, NoiseSchedulerConfig
 from .errors import ConfigurationError
 from .registry import Registry
 from .samplers.base import BaseSampler
-from .schedules.base import BaseNoiseScheduler
+from .schedules.path import NoisePath
 
 __all__ = ["NoiseSchedulerFactory", "SamplerFactory"]
 
@@ -57,7 +57,7 @@ class NoiseSchedulerFactory(_Factory):
     """Noise schedules by name."""
 
     registry = SCHEDULES
-    base = BaseNoiseScheduler
+    base = NoisePath
 
     @classmethod
     def create(
@@ -65,7 +65,7 @@ class NoiseSchedulerFactory(_Factory):
         config: NoiseSchedulerConfig | Mapping[str, Any] | str | Enum | None = None,
         settings: NoiseSchedulerConfig | Mapping[str, Any] | None = None,
         **fields: Any,
-    ) -> BaseNoiseScheduler:
+    ) -> NoisePath:
         """The schedule that a config asks for: ``create(config)``, ``create("cosine")``, ``create("cosine", config)``.
 
         Args:
@@ -87,7 +87,7 @@ class NoiseSchedulerFactory(_Factory):
         if isinstance(config, Mapping):
             config = NoiseSchedulerConfig.from_dict(config)
         whole = (config or NoiseSchedulerConfig()).replace(**fields) if fields or config is None else config
-        scheduler: BaseNoiseScheduler = SCHEDULES.get(whole.beta_schedule, "beta_schedule")(whole)
+        scheduler: NoisePath = SCHEDULES.get(whole.beta_schedule, "beta_schedule")(whole)
         return scheduler
 
 
@@ -101,7 +101,7 @@ class SamplerFactory(_Factory):
     def create(
         cls,
         method: str | Enum | type[BaseSampler] | BaseSampler,
-        scheduler: BaseNoiseScheduler | NoiseSchedulerConfig | Mapping[str, Any] | None = None,
+        scheduler: NoisePath | NoiseSchedulerConfig | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> BaseSampler:
         """A sampler by member, value, registered name, class or example, on a noise schedule.
@@ -114,7 +114,7 @@ class SamplerFactory(_Factory):
         Raises:
             ConfigurationError: an unknown name or option.
         """
-        if not isinstance(scheduler, BaseNoiseScheduler):
+        if not isinstance(scheduler, NoisePath):
             scheduler = NoiseSchedulerFactory.create(scheduler)
         if isinstance(method, BaseSampler):
             return method.on(scheduler, **options)

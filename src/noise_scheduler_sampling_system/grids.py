@@ -1,8 +1,9 @@
-"""Which noise levels a run visits: an immutable list of levels, and the named ways to make one."""
+"""Which noise levels a run visits: an immutable list of levels. spacings.py has the named ways to choose them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from .config import SPACINGS
 from .errors import ConfigurationError
-from .schedules.base import BaseNoiseScheduler
+from .registry import did_you_mean
 from .schedules.path import CLEAN, Level, NoisePath
 
 __all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start"]
@@ -66,6 +67,40 @@ class TimeGrid:
         levels = path.levels(times)
         return cls(tuple(levels if end is None else [*levels, end]))
 
+    @classmethod
+    def from_sigmas(cls, path: NoisePath, sigmas: Sequence[float] | Times, *, end: Level | None = CLEAN) -> TimeGrid:
+        """A grid through exactly these σ, as the field counts them on this path: σ/α, or σ on the straight path.
+
+        Args:
+            path: the noise schedule.
+            sigmas: in the order of the run; a 0 at the end is the clean sample, which ``end`` stands for.
+            end: as for :meth:`from_times`.
+        """
+        values = checked_times(sigmas, "sigmas")
+        if end is CLEAN and values[-1] == 0.0:
+            values = values[:-1]
+        levels = [path.level_of_sigma(sigma) for sigma in values]
+        return cls(tuple(levels if end is None else [*levels, end]))
+
+    def split(self, at: int) -> tuple[TimeGrid, TimeGrid]:
+        """The first ``at`` intervals and the rest, for two models; both hold the level in between.
+
+        Raises:
+            ConfigurationError: one part would be empty.
+        """
+        if not 0 < at < self.steps:
+            raise ConfigurationError(
+                f"got {at!r} for {self.steps} intervals",
+                where="at",
+                suggestion=f"give a whole number from 1 to {self.steps - 1}",
+            )
+        return TimeGrid(self.levels[: at + 1]), TimeGrid(self.levels[at:])
+
+    def reversed(self) -> TimeGrid:
+        """The way back, from the cleanest level that the model knows to the noisiest: for inversion."""
+        asked = [level for level in self.levels if level is not CLEAN]
+        return TimeGrid(tuple(asked[::-1]))
+
     @property
     def steps(self) -> int:
         """N, the number of intervals."""
@@ -93,8 +128,8 @@ def checked_steps(steps: Any) -> int:
     return int(steps)
 
 
-def checked_times(times: Any) -> tuple[float, ...]:
-    """A user's timesteps, as they are.
+def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:
+    """A user's timesteps (or sigmas), as they are.
 
     Raises:
         ConfigurationError: not a sequence of numbers, or an empty one.
@@ -106,31 +141,60 @@ def checked_times(times: Any) -> tuple[float, ...]:
     if array.ndim != 1 or array.size == 0:
         raise ConfigurationError(
             f"got {times!r}",
-            where="timesteps",
+            where=where,
             suggestion="give one or more numbers, from the noisiest to the cleanest",
         )
     return tuple(array.tolist())
 
 
-def make_grid(scheduler: BaseNoiseScheduler, num_inference_steps: int) -> TimeGrid:
-    """The grid that the scheduler's config asks for, ending at the clean sample.
+def make_grid(path: NoisePath, num_inference_steps: int, *, start: float | None = None) -> TimeGrid:
+    """The grid that the config asks for.
+
+    Args:
+        path: the noise schedule, with the config that names the spacing.
+        num_inference_steps: N, the number of intervals.
+        start: the time of the first level, for image-to-image; default: where the spacing
+            begins from pure noise. There are N intervals in either case.
 
     Raises:
-        ConfigurationError: a number of steps that the spacing cannot give.
+        ConfigurationError: a number of steps or an option that the spacing cannot do.
     """
-    steps, total = checked_steps(num_inference_steps), scheduler.num_train_timesteps
-    if steps > total:
-        raise ConfigurationError(
-            f"{steps} steps through {total} training timesteps",
-            where="num_inference_steps",
-            why="the model knows no more noise levels than that",
-            suggestion=f"ask for at most {total}",
-        )
-    spacing = scheduler.config.timestep_spacing
-    function: Callable[[BaseNoiseScheduler, int], Times] = SPACINGS.get(spacing, "timestep_spacing")
-    grid = TimeGrid.from_times(scheduler, function(scheduler, steps))
-    refuse_clean_start(*grid.levels[0])
+    steps, config = checked_steps(num_inference_steps), path.config
+    shorter = path if start is None else path.up_to(start)
+    spacing = SPACINGS.get(config.timestep_spacing, "timestep_spacing")
+    options = _checked_options(spacing, config.timestep_spacing, config.spacing_options)
+    discard, end = options.pop("discard_penultimate"), options.pop("end")
+    chosen = spacing(shorter, steps + (1 if discard or end == "lowest" else 0), **options)
+    levels = [v if isinstance(v, Level) else path.level(float(v)) for v in chosen]
+    if start is not None:
+        levels[0] = path.level(start)
+    if discard:
+        del levels[-1]
+    grid = TimeGrid(tuple(levels if end == "lowest" else [*levels, CLEAN]))
+    if start is None:
+        refuse_clean_start(*grid.levels[0])
     return grid
+
+
+#: What every spacing takes, and the values allowed.
+_COMMON: dict[str, tuple[Any, ...]] = {"discard_penultimate": (False, True), "end": ("clean", "lowest")}
+
+
+def _checked_options(spacing: Callable[..., Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for a spacing, with the common ones' defaults."""
+    own = list(inspect.signature(spacing).parameters)[2:]
+    for option, value in given.items():
+        if option not in own and option not in _COMMON:
+            raise ConfigurationError(
+                f"the {name!r} spacing has no option {option!r}",
+                where=f"spacing_options.{option}",
+                suggestion=did_you_mean(option, [*own, *_COMMON]),
+            )
+        if option in _COMMON and value not in _COMMON[option]:
+            raise ConfigurationError(
+                f"got {value!r}", where=f"spacing_options.{option}", suggestion=f"give one of {_COMMON[option]}"
+            )
+    return {**{option: values[0] for option, values in _COMMON.items()}, **given}
 
 
 def refuse_clean_start(t: float, alpha: float, sigma: float) -> None:
@@ -142,35 +206,3 @@ def refuse_clean_start(t: float, alpha: float, sigma: float) -> None:
             why="a run from pure noise would hand the model an x that never occurs at that time",
             suggestion="use timestep_spacing='trailing' or more steps, or start from a noised initial_sample",
         )
-
-
-@SPACINGS.register("leading")
-def leading(scheduler: BaseNoiseScheduler, steps: int) -> Times:
-    """i·⌊T/N⌋ + steps_offset (Lin et al. 2023, arXiv 2305.08891, Table 2): never visits the noisiest levels.
-
-    Raises:
-        ConfigurationError: the offset pushes the first time past T − 1.
-    """
-    total, offset = scheduler.num_train_timesteps, scheduler.config.steps_offset
-    times = np.arange(steps)[::-1] * (total // steps) + offset
-    if times[0] > total - 1:
-        raise ConfigurationError(
-            f"steps_offset={offset} moves the first of {steps} timesteps to {times[0]}, past the last one, {total - 1}",
-            where="steps_offset",
-            suggestion=f"use steps_offset ≤ {offset - (int(times[0]) - total + 1)} or fewer steps",
-        )
-    return times.astype(np.float64)
-
-
-@SPACINGS.register("trailing")
-def trailing(scheduler: BaseNoiseScheduler, steps: int) -> Times:
-    """round(T·(N − i)/N) − 1 (Lin et al. 2023, Table 2): starts at the noisiest level."""
-    total = scheduler.num_train_timesteps
-    times: Times = np.round(np.arange(steps, 0, -1) * (total / steps)) - 1
-    return times
-
-
-@SPACINGS.register("linspace")
-def linspace(scheduler: BaseNoiseScheduler, steps: int) -> Times:
-    """N real-valued times evenly from T − 1 to 0 (for N = 1, T − 1 alone)."""
-    return np.linspace(scheduler.num_train_timesteps - 1, 0, steps)

@@ -28,7 +28,7 @@ from .profiling import Stopwatch, measured
 from .registry import Registry, did_you_mean
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers.base import BaseSampler
-from .schedules.base import BaseNoiseScheduler
+from .schedules.path import NoisePath
 from .setup import Setup, refuse_other_settings
 
 __all__ = ["DiffusionPipeline"]
@@ -57,7 +57,7 @@ class DiffusionPipeline:
 
     def __init__(
         self,
-        config: NoiseSchedulerConfig | BaseNoiseScheduler | None = None,
+        config: NoiseSchedulerConfig | NoisePath | None = None,
         method: SamplingMethod | str | type[BaseSampler] | BaseSampler = SamplingMethod.DDIM,
         **sampler_options: Any,
     ) -> None:
@@ -65,7 +65,7 @@ class DiffusionPipeline:
         self._method = method
 
     @property
-    def scheduler(self) -> BaseNoiseScheduler:
+    def scheduler(self) -> NoisePath:
         """The noise schedule."""
         return self._setup.scheduler
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from .errors import ConfigurationError
 from .registry import did_you_mean
 
-__all__ = ["IDENTITY", "PREDICTION_TYPES", "Affine", "conversion", "quantity"]
+__all__ = ["IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "conversion", "quantity"]
 
 
 class Affine(NamedTuple):
@@ -26,11 +26,17 @@ _OF_CLEAN_AND_NOISE: Final[dict[str, Callable[[float, float], tuple[float, float
     "sample": lambda alpha, sigma: (1.0, 0.0),
     "epsilon": lambda alpha, sigma: (0.0, 1.0),
     "v_prediction": lambda alpha, sigma: (-sigma, alpha),
+    "flow_prediction": lambda alpha, sigma: (-1.0, 1.0),
 }
 
 
 #: What a network may predict.
 PREDICTION_TYPES: Final = tuple(_OF_CLEAN_AND_NOISE)
+#: Other names for the same.
+PREDICTION_ALIASES: Final = {
+    "eps": "epsilon", "noise": "epsilon", "x0": "sample", "x_start": "sample", "denoised": "sample",
+    "v": "v_prediction", "velocity": "v_prediction", "flow": "flow_prediction", "flow_matching": "flow_prediction",
+}  # fmt: skip
 
 
 def quantity(name: str, alpha: float, sigma: float) -> tuple[float, float]:

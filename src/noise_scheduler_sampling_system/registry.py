@@ -35,6 +35,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._aliases: dict[str, str] = {}
 
     @overload
     def register(self, name: str | Enum, entry: T) -> T: ...
@@ -63,13 +64,33 @@ class Registry(Generic[T]):
 
         return add if entry is None else add(entry)
 
+    def alias(self, *names: str, of: str) -> None:
+        """Further names for an entry; letters' case, spaces and punctuation do not count."""
+        for name in names:
+            taken = self._aliases.setdefault(_folded(name), of)
+            if taken != of:
+                raise ConfigurationError(
+                    f"the name {name!r} is taken by {taken!r}",
+                    where=f"{self.kind} registry",
+                    suggestion="use another name",
+                )
+
+    def canonical(self, name: str | Enum) -> str:
+        """The one name of what goes by this name or alias; a name nobody knows is returned as it is."""
+        key = self.key(name)
+        return key if key in self._entries else self._aliases.get(_folded(key), key)
+
+    def names_of(self, name: str) -> list[str]:
+        """The aliases of an entry, folded."""
+        return [alias for alias, entry in self._aliases.items() if entry == name]
+
     def get(self, name: str | Enum, where: str = "") -> T:
         """The entry of a name.
 
         Raises:
             ConfigurationError: no such name; the message has the nearest ones.
         """
-        key = self.key(name)
+        key = self.canonical(name)
         if key not in self._entries:
             raise ConfigurationError(
                 f"there is no {self.kind} {key!r}", where=where, suggestion=did_you_mean(key, self._entries)
@@ -86,6 +107,11 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
+
+
+def _folded(name: str) -> str:
+    """A name without what people write differently: "DPM++ 2M", "dpmpp_2m" and "DPMpp-2M" are one."""
+    return "".join("p" if c == "+" else c for c in name.lower() if c.isalnum() or c == "+")
 
 
 def _same_definition(a: object, b: object) -> bool:

@@ -17,7 +17,7 @@ from .grids import checked_steps, checked_times
 from .plan import SamplingPlan
 from .run import Runnable
 from .samplers.base import BaseSampler
-from .schedules.base import BaseNoiseScheduler
+from .schedules.path import NoisePath
 from .stepping import levels_of, stepped
 
 __all__ = ["Setup", "refuse_other_settings"]
@@ -33,15 +33,15 @@ _AMPLIFICATION = 50.0
 class Setup:
     """Schedule, sampler, and the plans that they have made so far."""
 
-    scheduler: BaseNoiseScheduler
+    scheduler: NoisePath
     sampler: BaseSampler
     options: Mapping[str, Any] = field(default_factory=dict)
     _made: dict[Any, Runnable] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def make(cls, config: NoiseSchedulerConfig | BaseNoiseScheduler, method: Any, options: Mapping[str, Any]) -> Setup:
+    def make(cls, config: NoiseSchedulerConfig | NoisePath, method: Any, options: Mapping[str, Any]) -> Setup:
         """From a config or a noise schedule, a sampler's name or class, and its options."""
-        scheduler = config if isinstance(config, BaseNoiseScheduler) else NoiseSchedulerFactory.create(config)
+        scheduler = config if isinstance(config, NoisePath) else NoiseSchedulerFactory.create(config)
         return cls(scheduler, SamplerFactory.create(method, scheduler, **options), dict(options))
 
     def changed(self, method: Any, changes: Mapping[str, Any]) -> Setup:

@@ -24,6 +24,7 @@ _OF_X_AND_CENTER: Final[dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tenso
     "sample": lambda a, s, v: (a * v, s * s),
     "epsilon": lambda a, s, v: (s, -a * s),
     "v_prediction": lambda a, s, v: (a * s * (1.0 - v), -s * (a * a + s * s)),
+    "flow_prediction": lambda a, s, v: (s - a * v, -s * (a + s)),
 }
 
 
@@ -38,7 +39,7 @@ class ExactModel(ABC):
 
     Args:
         path: the forward process.
-        prediction_type: what a call returns: "epsilon", "sample" or "v_prediction".
+        prediction_type: what a call returns: "epsilon", "sample", "v_prediction" or "flow_prediction".
         shape: the shape of one sample, or None where any is allowed.
         num_classes: number of classes, or None for an unconditional model.
 

@@ -20,8 +20,7 @@ from ..noise import NoiseSource, resolve_keys
 from ..plan import SamplingPlan
 from ..registry import did_you_mean
 from ..run import State
-from ..schedules.base import BaseNoiseScheduler
-from ..schedules.path import CLEAN
+from ..schedules.path import CLEAN, NoisePath
 
 __all__ = ["BaseSampler", "SamplerOutput", "SamplerState"]
 
@@ -79,8 +78,8 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
     reads: ClassVar[frozenset[str]] = frozenset()
     space: ClassVar[str] = "sample"
 
-    def __init__(self, scheduler: BaseNoiseScheduler, **options: Any) -> None:
-        if not isinstance(scheduler, BaseNoiseScheduler):
+    def __init__(self, scheduler: NoisePath, **options: Any) -> None:
+        if not isinstance(scheduler, NoisePath):
             raise ConfigurationError(
                 f"got {type(scheduler).__name__}",
                 where=f"{type(self).__name__}(scheduler)",
@@ -102,7 +101,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         """The settings of the noise schedule."""
         return self.scheduler.config
 
-    def on(self, scheduler: BaseNoiseScheduler, **options: Any) -> BaseSampler:
+    def on(self, scheduler: NoisePath, **options: Any) -> BaseSampler:
         """This sampler, with its options, on another noise schedule.
 
         Raises:

@@ -17,7 +17,7 @@ from typing import final
 from ..builder import PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
 from ..grids import TimeGrid
-from ..schedules.base import BaseNoiseScheduler
+from ..schedules.path import NoisePath
 from .base import BaseSampler, number_option
 from .steps import posterior_std
 
@@ -27,7 +27,7 @@ __all__ = ["AncestralSampler", "DDIMSampler", "DDPMSampler", "EulerSampler"]
 class _FirstOrderSampler(BaseSampler):
     """The formula above with η from the options (none: 0)."""
 
-    def __init__(self, scheduler: BaseNoiseScheduler, **options: float) -> None:
+    def __init__(self, scheduler: NoisePath, **options: float) -> None:
         super().__init__(scheduler, **options)
         self._eta = number_option(self.options, "eta") if "eta" in self.options else 0.0
 

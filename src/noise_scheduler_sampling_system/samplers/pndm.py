@@ -10,8 +10,7 @@ from ..builder import Form, PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
-from ..schedules.base import BaseNoiseScheduler
-from ..schedules.path import Level
+from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .steps import along
 
@@ -36,7 +35,7 @@ class PNDMSampler(BaseSampler):
     space = "epsilon"
     option_defaults = {"skip_prk_steps": True}
 
-    def __init__(self, scheduler: BaseNoiseScheduler, **options: bool) -> None:
+    def __init__(self, scheduler: NoisePath, **options: bool) -> None:
         super().__init__(scheduler, **options)
         if not isinstance(self.options["skip_prk_steps"], bool):
             raise ConfigurationError(

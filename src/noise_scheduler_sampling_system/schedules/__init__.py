@@ -9,6 +9,15 @@ from .betas import (
     QuadraticNoiseScheduler,
     SigmoidNoiseScheduler,
 )
+from .continuous import (
+    EDMPath,
+    FlowPath,
+    SubVPPath,
+    VDiffusionPath,
+    VEPath,
+    VPPath,
+    resolution_shift,
+)
 from .path import CLEAN, Level, NoisePath
 
 __all__ = [
@@ -16,10 +25,17 @@ __all__ = [
     "BaseNoiseScheduler",
     "CosineNoiseScheduler",
     "CustomNoiseScheduler",
+    "EDMPath",
     "ExponentialNoiseScheduler",
+    "FlowPath",
     "Level",
     "LinearNoiseScheduler",
     "NoisePath",
     "QuadraticNoiseScheduler",
     "SigmoidNoiseScheduler",
+    "SubVPPath",
+    "VDiffusionPath",
+    "VEPath",
+    "VPPath",
+    "resolution_shift",
 ]

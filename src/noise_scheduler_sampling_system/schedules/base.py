@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..config import NoiseSchedulerConfig
+from ..config import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
 from .path import NoisePath, variance_preserving
 
@@ -35,10 +35,11 @@ class BaseNoiseScheduler(NoisePath):
     """
 
     discrete = True
+    t_origin = -1.0  # t = 0 is the first noise level, one step from the data
+    reads = SCHEDULE_FIELDS
 
     def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
-        base = config if config is not None else NoiseSchedulerConfig()
-        self.config = base.replace(**fields) if fields else base
+        super().__init__(config, **fields)
         betas = np.array(self._checked(self._get_beta_schedule()))
         log_alpha_bar = np.concatenate([np.cumsum(np.log1p(-betas[:-1])), [0.0]])
         log_alpha_bar[-1] = log_alpha_bar[-2] + (np.log1p(-betas[-1]) if betas[-1] < 1 else -np.inf)
@@ -67,11 +68,6 @@ class BaseNoiseScheduler(NoisePath):
     def grid_fractions(self) -> npt.NDArray[np.float64]:
         """i/(T−1) for the T levels: 0 at the cleanest, 1 at the noisiest."""
         return np.linspace(0.0, 1.0, self.num_train_timesteps)
-
-    @property
-    def prior_std(self) -> float:
-        """1: the path preserves unit variance."""
-        return 1.0
 
     def _checked(self, betas: npt.ArrayLike | Tensor) -> npt.NDArray[np.float64]:
         values = betas.detach().cpu().numpy() if isinstance(betas, Tensor) else betas

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..config import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
+from ..registry import did_you_mean
 
 __all__ = ["Level", "NoisePath", "Time"]
 
@@ -28,7 +32,14 @@ class Level(NamedTuple):
     @property
     def noise_to_signal(self) -> float:
         """σ/α, the noise level in the coordinates of Karras et al. 2022; inf without signal."""
-        return self.sigma / self.alpha if self.alpha > 0 else float("inf")
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+    @property
+    def half_log_snr(self) -> float:
+        """λ = log(α/σ), the variable of the DPM-Solver papers; ±inf at the ends of a path."""
+        if self.sigma == 0.0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha > 0.0 else -math.inf
 
 
 #: The end of every run to a clean sample. No model is asked there, so it has no time.
@@ -61,15 +72,72 @@ def _double(value: Tensor) -> Tensor:
 class NoisePath(ABC):
     """How data turns into noise: α(t), σ(t) and their log-SNR, on [``t_min``, ``t_max``].
 
-    A subclass says what log-SNR a time has, which time a log-SNR has, and how α and σ
-    follow from the log-SNR. Every public method takes a float, a NumPy array or a tensor of
-    times and returns the same kind, in float64 (float32 on MPS).
+    The time t is the one the network is told: there is no second clock. A subclass says what
+    log-SNR a time has, which time a log-SNR has, and how α and σ follow from the log-SNR. Every
+    public method takes a float, a NumPy array or a tensor of times and returns the same kind, in
+    float64 (float32 on MPS).
+
+    Args:
+        config: the settings; fields, and the schedule's own options, may also be given as keywords.
+
+    Attributes:
+        option_defaults: the schedule's own options (``schedule_options`` of the config).
+        defaults: config fields whose default is another one for this schedule.
+        reads: config fields about the schedule that it uses; others must be left alone.
+
+    Raises:
+        ConfigurationError: an unknown option, or a field set that this schedule would ignore.
     """
 
+    option_defaults: ClassVar[Mapping[str, Any]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    reads: ClassVar[frozenset[str]] = frozenset()
     t_min: float
     t_max: float
+    #: The time that clean data would have; None: that of the cleanest level.
+    t_origin: float | None = None
+    #: Whether the field's σ on this path is σ itself, not σ/α.
+    sigma_is_absolute: bool = False
     #: Whether the model was trained at whole-number times (they are then passed as integers).
     discrete: bool = False
+
+    def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
+        own = {name: fields.pop(name) for name in self.option_defaults if name in fields}
+        base = NoiseSchedulerConfig(**self.defaults) if config is None else config
+        if own:
+            fields["schedule_options"] = {**base.schedule_options, **own}
+        self.config = base.replace(**fields) if fields else base
+        for name in self.config.schedule_options:
+            if name not in self.option_defaults:
+                raise ConfigurationError(
+                    f"{type(self).__name__} has no option {name!r}",
+                    where=f"schedule_options.{name}",
+                    suggestion=did_you_mean(name, self.option_defaults),
+                )
+        self.options: Mapping[str, Any] = {**self.option_defaults, **self.config.schedule_options}
+        for name in SCHEDULE_FIELDS - self.reads:
+            if getattr(self.config, name) != type(self.config).model_fields[name].default:
+                raise ConfigurationError(
+                    f"{type(self).__name__} does not use {name}",
+                    where=name,
+                    why="the setting would be ignored",
+                    suggestion="leave it out" + (f"; its options are {sorted(self.option_defaults)}" if own else ""),
+                )
+
+    def option(self, name: str, low: float = 0.0, high: float = math.inf) -> float:
+        """A real-valued option, strictly between two bounds.
+
+        Raises:
+            ConfigurationError: not a number, or out of bounds.
+        """
+        value = self.options[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+            raise ConfigurationError(
+                f"got {value!r}",
+                where=f"schedule_options.{name}",
+                suggestion=f"give a number above {low:g}" + (f" and below {high:g}" if high < math.inf else ""),
+            )
+        return float(value)
 
     @abstractmethod
     def _log_snr(self, t: Tensor) -> Tensor:
@@ -83,11 +151,78 @@ class NoisePath(ABC):
     def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ of a log-SNR."""
 
+    def time_at(self, fraction: Time) -> Time:
+        """The time this far along the schedule, 0 at clean data and 1 at the noisiest level.
+
+        What "evenly spaced in time" means: linear in t, unless the schedule is shifted.
+        """
+        origin = self.t_min if self.t_origin is None else self.t_origin
+        return origin + (self.t_max - origin) * fraction  # type: ignore[return-value, operator]
+
+    def fraction_at(self, t: float) -> float:
+        """The inverse of :meth:`time_at`."""
+        origin = self.t_min if self.t_origin is None else self.t_origin
+        return (t - origin) / (self.t_max - origin)
+
+    def up_to(self, t: float) -> NoisePath:
+        """The same path without the levels noisier than this time: where image-to-image starts.
+
+        Raises:
+            ConfigurationError: a time outside the range.
+        """
+        self._in_range(torch.tensor(float(t), dtype=torch.float64, device="cpu"))
+        shorter = copy.copy(self)
+        shorter.t_max = float(t)
+        return shorter
+
     @property
     def prior_std(self) -> float:
         """Standard deviation of x at the noisiest time for data of unit variance."""
-        alpha, sigma = self._alpha_sigma(self._log_snr(torch.tensor(self.t_max, dtype=torch.float64, device="cpu")))
-        return float(torch.hypot(alpha, sigma))
+        level = self.level(self.t_max)
+        return math.hypot(level.alpha, level.sigma)
+
+    def level_at(self, log_snr: float) -> Level:
+        """The noise level with this log-SNR; its α and σ are exact, its time is clamped to the range."""
+        wide = torch.tensor(float(log_snr), dtype=torch.float64, device="cpu")
+        alpha, sigma = self._alpha_sigma(wide)
+        return Level(float(self._time(wide)), float(alpha), float(sigma))
+
+    def level_of_sigma(self, sigma: float) -> Level:
+        """The level of a σ as the field counts it on this path: σ/α, the noise level of Karras et al. 2022.
+
+        Raises:
+            ConfigurationError: σ ≤ 0, or outside the path.
+        """
+        self._sigma_in_range(sigma, *(self.level(t).noise_to_signal for t in (self.t_min, self.t_max)))
+        alpha, _ = self._alpha_sigma(torch.tensor(-2.0 * math.log(sigma), dtype=torch.float64, device="cpu"))
+        t = float(self._time(torch.tensor(-2.0 * math.log(sigma), dtype=torch.float64, device="cpu")))
+        return Level(t, float(alpha), float(alpha) * sigma)
+
+    def _sigma_in_range(self, sigma: float, low: float, high: float) -> None:
+        slack = 1e-6 * sigma  # what a float32 table of another library has lost
+        if not sigma > 0.0 or not low - slack <= sigma <= high + slack:
+            raise ConfigurationError(
+                f"σ = {sigma:g} is outside [{low:.6g}, {high:.6g}]",
+                where="sigmas",
+                why="the model knows no such noise level",
+                suggestion="give values inside; the clean end (0) is added by itself",
+            )
+
+    def rates(self, t: Time) -> tuple[Time, Time]:
+        """dα/dt and dσ/dt."""
+
+        def rate(pick: int) -> Time:
+            def derivative(u: Tensor) -> Tensor:
+                with torch.enable_grad():
+                    u = self._in_range(u.detach()).clone().requires_grad_()
+                    value = self._alpha_sigma(self._log_snr(u))[pick]
+                    if not value.requires_grad:
+                        return torch.zeros_like(u)
+                    return torch.autograd.grad(value.sum(), u)[0]
+
+            return _in_kind(derivative, t)
+
+        return rate(0), rate(1)
 
     def log_snr(self, t: Time) -> Time:
         """log(α²/σ²) at time t; falls with t.
@@ -179,3 +314,13 @@ class NoisePath(ABC):
 def variance_preserving(log_snr: Tensor) -> tuple[Tensor, Tensor]:
     """α and σ with α² + σ² = 1."""
     return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+
+def variance_exploding(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    """α = 1."""
+    return torch.ones_like(log_snr), torch.exp(-log_snr / 2)
+
+
+def straight(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    """α + σ = 1."""
+    return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)

@@ -1,0 +1,233 @@
+"""Noise schedules without betas: functions of a real-valued time, which is what the network is told."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ..config import SCHEDULES, NoiseSchedulerConfig
+from ..errors import ConfigurationError
+from .path import Level, NoisePath, Time, straight, variance_exploding, variance_preserving
+
+__all__ = ["EDMPath", "FlowPath", "SubVPPath", "VDiffusionPath", "VEPath", "VPPath", "resolution_shift"]
+
+
+@final
+@SCHEDULES.register("edm")
+class EDMPath(NoisePath):
+    """α = 1 and σ = t from ``sigma_min`` to ``sigma_max`` (Karras et al. 2022, arXiv 2206.00364, Table 1).
+
+    The network is the paper's denoiser D(x; σ); :class:`~..models.EDMPreconditioned` makes one
+    of a raw network.
+    """
+
+    option_defaults = {"sigma_min": 0.002, "sigma_max": 80.0}
+    defaults = {"prediction_type": "sample", "timestep_spacing": "karras"}
+    t_origin = 0.0
+
+    def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
+        super().__init__(config, **fields)
+        self.t_max = self.option("sigma_max")
+        self.t_min = self.option("sigma_min", high=self.t_max)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return -2.0 * t.log()
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-log_snr / 2).clamp(self.t_min, self.t_max)
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return variance_exploding(log_snr)
+
+
+@final
+@SCHEDULES.register("ve")
+class VEPath(NoisePath):
+    """α = 1 and σ = σ_min·(σ_max/σ_min)^t, t in [0, 1] (Song et al. 2021, arXiv 2011.13456, eq. 30)."""
+
+    option_defaults = {"sigma_min": 0.01, "sigma_max": 50.0}
+    defaults = {"timestep_spacing": "log_snr"}
+    t_min, t_max = 0.0, 1.0
+
+    def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
+        super().__init__(config, **fields)
+        high = self.option("sigma_max")
+        self._low, self._high = math.log(self.option("sigma_min", high=high)), math.log(high)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return -2.0 * (self._low + (self._high - self._low) * t)
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        return ((-log_snr / 2 - self._low) / (self._high - self._low)).clamp(self.t_min, self.t_max)
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return variance_exploding(log_snr)
+
+
+class _DiffusionSDE(NoisePath, ABC):
+    """β(t) = β_min + (β_max − β_min)·t on [``t_min``, 1]; B(t) is its integral and α = exp(−B/2).
+
+    ``time_scale`` is what t is multiplied by for the network (999 in the code of Song et al.).
+    """
+
+    option_defaults = {"beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-3, "time_scale": 1.0}
+    defaults = {"timestep_spacing": "trailing"}
+    t_origin = 0.0
+
+    def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
+        super().__init__(config, **fields)
+        self._scale, self._beta_max = self.option("time_scale"), self.option("beta_max")
+        self._beta_min = self.option("beta_min", high=self._beta_max)
+        self.t_min, self.t_max = self._scale * self.option("t_min", high=1.0), self._scale
+
+    def _integral(self, t: Tensor) -> Tensor:
+        u = t / self._scale
+        return self._beta_min * u + (self._beta_max - self._beta_min) * u * u / 2
+
+    def _time_of(self, integral: Tensor) -> Tensor:
+        root = torch.sqrt(self._beta_min**2 + 2 * (self._beta_max - self._beta_min) * integral)
+        return (self._scale * 2 * integral / (self._beta_min + root)).clamp(self.t_min, self.t_max)
+
+
+@final
+@SCHEDULES.register("vp")
+class VPPath(_DiffusionSDE):
+    """The continuous variance-preserving SDE: α = exp(−B/2), σ² = 1 − α² (Song et al. 2021, arXiv 2011.13456)."""
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return -torch.log(torch.expm1(self._integral(t)))
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        return self._time_of(torch.nn.functional.softplus(-log_snr, threshold=100.0))
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return variance_preserving(log_snr)
+
+
+@final
+@SCHEDULES.register("sub_vp")
+class SubVPPath(_DiffusionSDE):
+    """The sub-VP SDE: α = exp(−B/2), σ = 1 − α² (Song et al. 2021, arXiv 2011.13456, eq. 29)."""
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        integral = self._integral(t)
+        return -integral - 2.0 * torch.log(-torch.expm1(-integral))
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        return self._time_of(-torch.log1p(-self._alpha_sigma(log_snr)[1]))
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        inverse = torch.exp(-log_snr / 2)  # σ/α = (1 − α²)/α
+        alpha = 2.0 / (inverse + torch.sqrt(inverse * inverse + 4.0))
+        return alpha, alpha * inverse
+
+
+@final
+@SCHEDULES.register("v_diffusion")
+class VDiffusionPath(NoisePath):
+    """α = cos(πt/2), σ = sin(πt/2) on [``t_min``, 1] (Salimans & Ho 2022, arXiv 2202.00512, §4): no signal at t = 1."""
+
+    option_defaults = {"t_min": 1e-3}
+    defaults = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    t_max, t_origin = 1.0, 0.0
+
+    def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
+        super().__init__(config, **fields)
+        self.t_min = self.option("t_min", high=1.0)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return 2.0 * (torch.sin(math.pi / 2 * (1.0 - t)).log() - torch.sin(math.pi / 2 * t).log())
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        return (torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)).clamp(self.t_min, self.t_max)
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return variance_preserving(log_snr)
+
+
+@final
+@SCHEDULES.register("flow")
+class FlowPath(NoisePath):
+    """The straight path of rectified flow and flow matching: α = 1 − σ, and the network is told ``time_scale``·σ
+    (Liu et al. 2022, arXiv 2209.03003; Lipman et al. 2022, arXiv 2210.02747).
+
+    ``shift`` moves evenly spaced levels towards the noise, σ = s·u/(1 + (s − 1)·u) for even u
+    (Esser et al. 2024, arXiv 2403.03206, eq. 23); :func:`resolution_shift` gives the shift of an
+    image size. ``sigma_min`` is the cleanest level that the model knows.
+    """
+
+    option_defaults = {"shift": 1.0, "sigma_min": 1e-3, "time_scale": 1000.0}
+    defaults = {"prediction_type": "flow_prediction", "timestep_spacing": "trailing"}
+    t_origin = 0.0
+    sigma_is_absolute = True
+
+    def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
+        super().__init__(config, **fields)
+        self._scale, self._shift = self.option("time_scale"), self.option("shift")
+        self.t_min, self.t_max = self._scale * self.option("sigma_min", high=1.0), self._scale
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return 2.0 * (torch.log((self._scale - t) / self._scale) - torch.log(t / self._scale))
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        return (self._scale * torch.sigmoid(-log_snr / 2)).clamp(self.t_min, self.t_max)
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return straight(log_snr)
+
+    def time_at(self, fraction: Time) -> Time:
+        u = self._nominal(self.t_max) * fraction  # type: ignore[operator]
+        return self._scale * self._shift * u / (1.0 + (self._shift - 1.0) * u)  # type: ignore[return-value]
+
+    def fraction_at(self, t: float) -> float:
+        return self._nominal(t) / self._nominal(self.t_max)
+
+    def _nominal(self, t: float) -> float:
+        """u of a time: the inverse of the shift."""
+        return t / (self._scale * self._shift - (self._shift - 1.0) * t)
+
+    def level_of_sigma(self, sigma: float) -> Level:
+        """The level with this σ, in (0, 1].
+
+        Raises:
+            ConfigurationError: σ outside the path.
+        """
+        self._sigma_in_range(sigma, self.t_min / self._scale, self.t_max / self._scale)
+        return Level(min(self._scale * sigma, self.t_max), 1.0 - sigma, sigma)
+
+
+def resolution_shift(
+    tokens: int,
+    *,
+    base_tokens: int = 256,
+    max_tokens: int = 4096,
+    base: float = 0.5,
+    maximum: float = 1.15,
+    kind: str = "exponential",
+) -> float:
+    """The ``shift`` of :class:`FlowPath` for an image of so many tokens: μ is linear in them, and the shift e^μ or μ.
+
+    FLUX.1 has 256 tokens at 256×256 and 4,096 at 1024×1024 (Esser et al. 2024, arXiv 2403.03206, §5.3.2;
+    the constants are those of FLUX.1's published configuration).
+
+    Args:
+        tokens: length of the image's sequence: (height/16)·(width/16) for FLUX.1 and SD3.
+        base_tokens, max_tokens: where μ is ``base`` and ``maximum``.
+        base, maximum: the two values of μ.
+        kind: "exponential" (FLUX.1), or "linear".
+
+    Raises:
+        ConfigurationError: no tokens, or an unknown kind.
+    """
+    if tokens < 1 or kind not in ("exponential", "linear"):
+        raise ConfigurationError(
+            f"got {tokens!r} tokens and kind {kind!r}",
+            where="resolution_shift",
+            suggestion="give a number ≥ 1, and 'exponential' or 'linear'",
+        )
+    mu = base + (maximum - base) * (tokens - base_tokens) / (max_tokens - base_tokens)
+    return math.exp(mu) if kind == "exponential" else mu
