@@ -78,7 +78,7 @@ INSIDE: dict[str, list[Any]] = {
     "beta_start": [1e-12, 0.02],
     "beta_end": [0.0001, 0.999999],
     "beta_schedule": [*[*BetaSchedule][:5], "linear", "cosine"],
-    "prediction_type": ["epsilon", "sample", "v_prediction", "flow_prediction", "eps", "v"],
+    "prediction_type": ["epsilon", "sample", "v_prediction", "flow_prediction"],
     "schedule_options": [{}],
     "spacing_options": [{}, {"discard_penultimate": True}],
     "clip_sample": [True, False],

@@ -57,11 +57,30 @@ def test_a_step_must_be_told_where_to_go():
     torch.testing.assert_close(ours, after.alpha * clean + after.sigma * network(x, 950))
 
 
-def test_the_state_cannot_change_before_the_first_call():
+def test_noise_before_the_first_call_is_a_row_without_one():
+    now = Level(900.0, 0.1, 0.99)
+    louder = Level(950.0, 0.1, 2.0)
     build = PlanBuilder("sample")
-    build.advance(2.0 * build.x + build.noise(0))
-    with pytest.raises(NumericsError, match="before the first model call"):
-        build.predict(Level(900.0, 0.1, 0.99), 0)
+    build.advance(build.x + (louder.sigma**2 - now.sigma**2) ** 0.5 * build.noise(0))
+    p = build.predict(louder, 0)
+    build.advance(p.sample)
+    plan = build.build(CLEAN, 1.0)
+    assert (len(plan), plan.nfe, plan.asked) == (2, 1, (False, True))
+    assert plan.c[0, 0] ** 2 + now.sigma**2 == pytest.approx(louder.sigma**2)
+
+
+def test_each_noise_has_a_row():
+    now, after = Level(900.0, 0.1, 0.995), Level(500.0, 0.6, 0.8)
+    build = PlanBuilder("sample")
+    p = build.predict(now, 0)
+    first, second = build.noise(0), build.noise(0)
+    build.advance(after.alpha * p.sample + 0.3 * first + 0.4 * second)
+    last = build.predict(after, 1)
+    build.advance(last.sample + 0.0 * second)
+    plan = build.build(CLEAN, 1.0)
+    assert plan.asked == (True, False, True)
+    assert plan.noise_key.tolist() == [[0, 0], [0, 1], [-1, -1]]
+    assert plan.c[:, 0].tolist() == [0.3, 0.4, 0.0]
 
 
 def test_a_plan_that_makes_noise_is_refused():

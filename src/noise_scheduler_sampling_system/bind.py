@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -17,7 +17,7 @@ from .errors import ConfigurationError
 from .fused import affine, pair, pair_into
 from .plan import SamplingPlan
 from .prediction import IDENTITY, Affine, conversion
-from .run import Noise, Runnable, State
+from .run import Branches, Noise, Runnable, State
 
 __all__ = ["BoundPlan", "Clip", "bind", "bind_for"]
 
@@ -39,7 +39,9 @@ class _Row:
     keep: bool
     forget: tuple[int, ...]
     log_variance: tuple[float, float] | None
+    of_null: float  # of the unconditional output
     is_pair: bool  # nothing but x and the output
+    asks: bool
 
 
 @final
@@ -60,6 +62,10 @@ class BoundPlan(Runnable):
     split: bool
 
     @functools.cached_property
+    def branches(self) -> bool:  # type: ignore[override]
+        return self.plan.null is not None
+
+    @functools.cached_property
     def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
         # an infinite x makes an infinite output unless the model saturates, which a clipped row notices
         if self.clip is not None or self.plan.log_variance is not None:
@@ -72,24 +78,29 @@ class BoundPlan(Runnable):
             abs(factor)
             for row in self.rows
             for factor in (
-                row.a, row.of_output, row.of_clean, *row.to_clean, *row.to_y,
+                row.a, row.of_output, row.of_clean, row.of_null, *row.to_clean, *row.to_y,
                 *(b for _, b in row.history), *(c for *_, c in row.noise),
             )
         ]  # fmt: skip
         return max(factors) if all(map(math.isfinite, factors)) else math.nan
 
     def clean_sample(self, state: State) -> Tensor:
-        if state.output is None or state.asked is None:
+        last = next((i for i in range(state.row - 1, -1, -1) if self.rows[i].asks), None)
+        if last is None and state.asked is not None:  # an analytic first step
+            alpha, sigma = float(self.plan.alpha[0]), float(self.plan.sigma[0])
+            return state.asked * (alpha / (alpha**2 + sigma**2))
+        if state.output is None or state.asked is None or last is None:
             raise ConfigurationError(
                 "the run was not asked to keep its predictions", where="clean_sample", suggestion="run(inspect=True)"
             )
-        return self._clean(self.rows[state.row - 1], state.asked, self._mean(state.output))
+        return self._clean(self.rows[last], state.asked, self._mean(state.output))
 
     def _clean(self, row: _Row, x: Tensor, output: Tensor) -> Tensor:
         clean = affine(row.to_clean, x, output)
         return clean if self.clip is None else self.clip(clean)
 
     def _mean(self, output: Tensor) -> Tensor:
+        output = output.guided if isinstance(output, Branches) else output
         return output.chunk(2, dim=1)[0] if self.split else output
 
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
@@ -97,6 +108,13 @@ class BoundPlan(Runnable):
         row = self.rows[i]
         if row.is_pair:
             return State(i + 1, pair(x, row.a, output, row.of_output), history)
+        if not row.asks:
+            after = x * row.a
+            for j, b in row.history:
+                after.add_(history[j], alpha=b)
+            return State(i + 1, self._with_noise(after, row, noise, None), self._left(history, row))
+        unconditional = output.unconditional if isinstance(output, Branches) else None
+        output = output.guided if isinstance(output, Branches) else output
         variance = output.chunk(2, dim=1)[1] if row.log_variance else None
         main = mean = self._mean(output)
         factor, others = row.of_output, [(history[j], b) for j, b in row.history]
@@ -115,13 +133,25 @@ class BoundPlan(Runnable):
         del main
         for term, b in others:
             after.add_(term, alpha=b)
-        for step, stage, c in row.noise:
-            after.add_(_scaled(noise(step, stage), variance, row.log_variance), alpha=c)
+        if unconditional is not None and row.of_null:
+            after.add_(self._mean(unconditional), alpha=row.of_null)
+        after = self._with_noise(after, row, noise, variance)
         if row.keep or row.forget:
-            history = {j: past for j, past in history.items() if j not in row.forget}
+            history = self._left(history, row)
             if y is not None:
                 history[i] = y
         return State(i + 1, after, history)
+
+    @staticmethod
+    def _with_noise(after: Tensor, row: _Row, noise: Noise, variance: Tensor | None) -> Tensor:
+        for step, stage, c in row.noise:
+            after.add_(_scaled(noise(step, stage), variance, row.log_variance), alpha=c)
+        return after
+
+    @staticmethod
+    def _left(history: Mapping[int, Tensor], row: _Row) -> dict[int, Tensor]:
+        """The history without what no later row reads."""
+        return {j: past for j, past in history.items() if j not in row.forget}
 
 
 def bind(
@@ -145,37 +175,46 @@ def bind(
             where="variance_type",
             suggestion="use variance_type='fixed_small', or a model with twice the channels",
         )
-    rows = tuple(_bind_row(plan, i, prediction_type, clip is not None, learned_variance) for i in range(plan.nfe))
+    rows = tuple(_bind_row(plan, i, prediction_type, clip is not None, learned_variance) for i in range(len(plan)))
     return BoundPlan(plan, rows, clip, learned_variance)
 
 
 def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, learned: bool) -> _Row:
+    lags = range(1, min(i + 1, plan.b.shape[1]))
+    noise_lags = range(min(i + 1, plan.c.shape[1]))
+    history = tuple((i - k, float(plan.b[i, k])) for k in lags if plan.b[i, k])
+    noise = tuple(
+        (int(plan.noise_key[i - k, 0]), int(plan.noise_key[i - k, 1]), float(plan.c[i, k]))
+        for k in noise_lags
+        if plan.c[i, k]
+    )
+    forget = tuple(i - k for k in lags if plan.last_use[i - k] == i)
+    if not plan.asked[i]:
+        a = float(plan.a[i])
+        return _Row(a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, False)
     alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
     from_output = conversion(prediction_type, plan.space, alpha, sigma)
     from_clean = conversion("sample", plan.space, alpha, sigma) if clips else from_output
     b, raw = float(plan.b[i, 0]), float(plan.raw[i])
     # y is a combination of x and output (or clean): fold it in instead of computing it
     of_output, of_clean = (raw, b) if clips else (raw + b, 0.0)
-    a = float(plan.a[i]) + of_output * from_output.x_factor + of_clean * from_clean.x_factor
+    null = 0.0 if plan.null is None else float(plan.null[i])
+    a = float(plan.a[i]) + (of_output + null) * from_output.x_factor + of_clean * from_clean.x_factor
     keep = plan.last_use[i] > i
-    lags = range(1, min(i + 1, plan.b.shape[1]))
-    noise_lags = range(min(i + 1, plan.c.shape[1]))
     return _Row(
         a=a,
         of_output=of_output * from_output.y_factor,
         of_clean=of_clean * from_clean.y_factor,
-        history=tuple((i - k, float(plan.b[i, k])) for k in lags if plan.b[i, k]),
-        noise=tuple(
-            (int(plan.noise_key[i - k, 0]), int(plan.noise_key[i - k, 1]), float(plan.c[i, k]))
-            for k in noise_lags
-            if plan.c[i, k]
-        ),
+        history=history,
+        noise=noise,
         to_clean=conversion(prediction_type, "sample", alpha, sigma),
         to_y=from_clean,
         keep=keep,
-        forget=tuple(i - k for k in lags if plan.last_use[i - k] == i),
+        forget=forget,
         log_variance=None if plan.log_variance is None else (plan.log_variance[i, 0], plan.log_variance[i, 1]),
-        is_pair=not (clips or learned or keep or a == 0.0 or plan.b[i, 1:].any() or plan.c[i].any()),
+        of_null=null * from_output.y_factor,
+        is_pair=not (clips or learned or keep or a == 0.0 or null or forget or history or noise),
+        asks=True,
     )
 
 

@@ -10,6 +10,7 @@ the coefficients off. Example, one DDIM step::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +24,8 @@ from .schedules.path import Level
 
 __all__ = ["Form", "PlanBuilder", "Prediction"]
 
-#: (kind, row): "x" the state before a row, "y" its prediction, "raw" the same before
-#: clipping; for "noise" the second entry is the noise's own number.
+#: (kind, row): "x" the state before a row, "y" its prediction, "raw" the same before clipping,
+#: "null" that of the unconditional branch; for "noise" the second entry is the noise's own number.
 Symbol = tuple[str, int]
 
 
@@ -66,6 +67,7 @@ class Prediction:
         x: the state it was asked about.
         y: its prediction in the plan's space, after guidance and clipping.
         raw: the same before clipping.
+        null: that of the unconditional branch.
         space: the plan's space.
     """
 
@@ -73,6 +75,7 @@ class Prediction:
     x: Form
     y: Form
     raw: Form
+    null: Form
     space: str
 
     @property
@@ -90,6 +93,11 @@ class Prediction:
         """The predicted noise ε before clipping."""
         return self._as("epsilon", self.raw)
 
+    @property
+    def null_epsilon(self) -> Form:
+        """The noise ε that the unconditional branch predicts; the guided one where there is no guidance."""
+        return self._as("epsilon", self.null)
+
     def _as(self, target: str, prediction: Form) -> Form:
         if target == self.space:
             return prediction
@@ -101,6 +109,7 @@ class Prediction:
 class _Row:
     level: Level
     step: int
+    asks: bool = True
     terms: dict[Symbol, float] = field(default_factory=dict)
     log_variance: tuple[float, float] = (0.0, 0.0)
 
@@ -110,12 +119,17 @@ class PlanBuilder:
 
     Args:
         space: in which quantity the history is kept: "sample" or "epsilon".
+        analytic_first: answer the first prediction without the model, by what is known of pure
+            noise: E[x₀ | x] = α·x/(α² + σ²) for data of unit variance (the analytic first step of
+            Dockhorn et al. 2022, arXiv 2210.05475, App. B). One model call less.
     """
 
-    def __init__(self, space: str) -> None:
+    def __init__(self, space: str, *, analytic_first: bool = False) -> None:
         self.space = space
+        self._analytic = analytic_first
         self._rows: list[_Row] = []
         self._noises: list[tuple[int, int]] = []
+        self._spans: list[tuple[float, float]] = []
         self._state = Form({("x", 0): 1.0})
 
     @property
@@ -130,24 +144,34 @@ class PlanBuilder:
             level: the noise level of the current state.
             step: the index of the interval of the grid that the call belongs to.
         """
-        self._close()
+        self._close(level)
+        fresh = self._state.terms == {("x", len(self._rows)): 1.0}
+        if not self._rows and not fresh:  # what came before the first call: a row of its own
+            self._rows.append(_Row(level, step, asks=False, terms=dict(self._state.terms)))
+            self._split_noises(level)
         i = len(self._rows)
-        if i == 0 and self._state.terms != {("x", 0): 1.0}:
-            raise NumericsError(
-                "the state was changed before the first model call",
-                where="sampler",
-                why="a plan's first row starts from the scaled initial noise",
-                suggestion="predict first; noise may be added in any row",
-            )
+        self._state = x = Form({("x", i): 1.0})
+        if self._analytic:
+            self._analytic = False
+            square = level.alpha**2 + level.sigma**2
+            y = x * ((level.alpha if self.space == "sample" else level.sigma) / square)
+            return Prediction(level, x, y, y, y, self.space)
         self._rows.append(_Row(level, step))
-        self._state = Form({("x", i): 1.0})
-        y, raw = Form({("y", i): 1.0}), Form({("raw", i): 1.0})
-        return Prediction(level, self._state, y, raw, self.space)
+        y, raw, null = (Form({(kind, i): 1.0}) for kind in ("y", "raw", "null"))
+        return Prediction(level, x, y, raw, null, self.space)
 
-    def noise(self, step: int) -> Form:
-        """Fresh unit-variance noise, keyed by the step (several in one step differ)."""
+    def noise(self, step: int, now: Level | None = None, after: Level | None = None) -> Form:
+        """Fresh unit-variance noise, keyed by the step (several in one step differ).
+
+        Args:
+            step: the interval.
+            now, after: where the noise is that of a diffusion from one level to the other, these; so
+                that runs of different step sizes can share one Brownian motion.
+        """
         stage = sum(1 for key in self._noises if key[0] == step)
         self._noises.append((step, stage))
+        span = (0.0, 0.0) if now is None or after is None else (_clock(now), _clock(after))
+        self._spans.append(span)
         return Form({("noise", len(self._noises) - 1): 1.0})
 
     def learned_noise(self, step: int, log_variance: tuple[float, float]) -> Form:
@@ -159,12 +183,22 @@ class PlanBuilder:
         """Make a linear form of older states, predictions and noise the current state."""
         self._state = state
 
-    def _close(self) -> None:
-        """Write the open row: the current state in terms of the state before it."""
-        if not self._rows:
-            return
-        i = len(self._rows) - 1
-        self._rows[i].terms = self._relative_to(i, self._state)
+    def _close(self, after: Level) -> None:
+        """Write the open row: the current state, at this level, in terms of the state before it."""
+        if self._rows and not self._rows[-1].terms:
+            i = len(self._rows) - 1
+            self._rows[i].terms = self._relative_to(i, self._state)
+            self._split_noises(after)
+
+    def _split_noises(self, after: Level) -> None:
+        """Leave the last row the first noise that is new in it, and give each other one a row of its own."""
+        row = self._rows[-1]
+        known = {j for earlier in self._rows[:-1] for kind, j in earlier.terms if kind == "noise"}
+        for j in [j for kind, j in row.terms if kind == "noise" and j not in known][1:]:
+            i = len(self._rows)
+            coefficient = row.terms.pop(("noise", j))
+            level = Level(row.level.t, after.alpha, after.sigma)  # the clean end has no time
+            self._rows.append(_Row(level, row.step, asks=False, terms={("x", i): 1.0, ("noise", j): coefficient}))
 
     def _relative_to(self, i: int, form: Form) -> dict[Symbol, float]:
         """Rewrite older states by the rows that led from them to state i."""
@@ -196,17 +230,17 @@ class PlanBuilder:
             NumericsError: a coefficient that is not finite, or a row that does not reproduce
                 constant data.
         """
-        self._close()
+        self._close(end)
         rows, count = self._rows, len(self._rows)
-        homes = self._noise_homes()
+        homes = {j: i for i in range(count - 1, -1, -1) for kind, j in rows[i].terms if kind == "noise"}
         reach = {"y": 0, "noise": 0}
         for i, row in enumerate(rows):
             for kind, j in row.terms:
                 if kind in reach:
                     reach[kind] = max(reach[kind], i - (j if kind == "y" else homes[j]))
-        a, raw = np.zeros(count), np.zeros(count)
+        a, raw, null = np.zeros(count), np.zeros(count), np.zeros(count)
         b, c = np.zeros((count, reach["y"] + 1)), np.zeros((count, reach["noise"] + 1))
-        keys = np.full((count, 2), -1, dtype=np.int64)
+        keys, spans = np.full((count, 2), -1, dtype=np.int64), np.zeros((count, 2))
         for i, row in enumerate(rows):
             for (kind, j), coefficient in row.terms.items():
                 if kind == "x":
@@ -215,14 +249,14 @@ class PlanBuilder:
                     b[i, i - j] = coefficient
                 elif kind == "noise":
                     c[i, i - homes[j]] = coefficient
-                    keys[homes[j]] = self._noises[j]
+                    keys[homes[j]], spans[homes[j]] = self._noises[j], self._spans[j]
                 elif j == i:
-                    raw[i] = coefficient
+                    (raw if kind == "raw" else null)[i] = coefficient
                 else:
                     raise NumericsError(
-                        f"row {i} reads the unclipped prediction of row {j}",
+                        f"row {i} reads the unclipped or unconditional prediction of row {j}",
                         where="sampler",
-                        suggestion="use raw predictions in the row that made them only",
+                        suggestion="use such predictions in the row that made them only",
                     )
         learned = any(row.log_variance != (0.0, 0.0) for row in rows)
         return SamplingPlan(
@@ -236,22 +270,15 @@ class PlanBuilder:
             raw=raw,
             c=c,
             noise_key=keys,
+            asks=None if all(row.asks for row in rows) else np.array([row.asks for row in rows]),
+            null=null if null.any() else None,
+            noise_span=spans if spans.any() else None,
             log_variance=np.array([row.log_variance for row in rows]) if learned else None,
             prior_scale=prior_scale,
             **metadata,
         ).checked()
 
-    def _noise_homes(self) -> dict[int, int]:
-        """The row that brings each noise in: the first to use it; one noise a row."""
-        homes: dict[int, int] = {}
-        for i, row in enumerate(self._rows):
-            fresh = [j for kind, j in row.terms if kind == "noise" and j not in homes]
-            if len(fresh) > 1:
-                raise NumericsError(
-                    f"row {i} brings in {len(fresh)} noises",
-                    where="sampler",
-                    why="a row holds one; later rows may read it again",
-                    suggestion="add the noises up into one of their common variance",
-                )
-            homes.update(dict.fromkeys(fresh, i))
-        return homes
+
+def _clock(level: Level) -> float:
+    """A finite time of a noise level for Brownian motion: 0 at the clean end, 1 without signal."""
+    return 2.0 / math.pi * math.atan2(level.sigma, level.alpha)

@@ -62,7 +62,7 @@ class Options(dict[str, Any]):
             "a config cannot be changed", where="options", suggestion="config.replace(..._options={...}) makes a copy"
         )
 
-    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -338,7 +338,7 @@ class NoiseSchedulerConfig(BaseModel):
 
 def _defaults_of(schedule: Any) -> Mapping[str, Any]:
     """Fields whose default is another one for this schedule."""
-    name = SCHEDULES.canonical(schedule) if isinstance(schedule, str | Enum) else None
+    name = SCHEDULES.canonical(schedule) if isinstance(schedule, str | Enum) else ""
     return SCHEDULES.get(name).defaults if name in SCHEDULES else {}
 
 

@@ -114,7 +114,7 @@ class Job:
         )  # fmt: skip
         for state in steps:
             x, done = state.x, state.row
-            if done < plan.nfe and plan.step[done] == plan.step[done - 1]:
+            if done < len(plan) and plan.step[done] == plan.step[done - 1]:
                 continue
             bar.update(self.batch)
             if callback is not None:
@@ -122,10 +122,10 @@ class Job:
             if settled is not None and settled.update(self.runnable.clean_sample(state), plan, done):
                 logger.info(
                     "early stopping after step %d of %d: %d of %d model calls saved",
-                    plan.step[done - 1] + 1, plan.steps, plan.nfe - done, plan.nfe,
+                    plan.step[done - 1] + 1, plan.steps, plan.nfe - plan.calls_before(done), plan.nfe,
                 )  # fmt: skip
                 break
-        return Outcome(settled.result(x) if settled else x, int(plan.step[done - 1]) + 1, done)
+        return Outcome(settled.result(x) if settled else x, int(plan.step[done - 1]) + 1, plan.calls_before(done))
 
     def steps(self, state: State | None = None, keys: Any = None) -> Iterator[SamplingStep]:
         """The run as an iterator, from its start or from a state; every step that is handed out is finite."""
@@ -146,7 +146,7 @@ class Job:
             if after is None:
                 return
             row = after.row
-            if row == plan.nfe or plan.step[row] != plan.step[row - 1]:
+            if row == len(plan) or plan.step[row] != plan.step[row - 1]:
                 yield self._view(after)
 
     def _view(self, state: State) -> SamplingStep:
@@ -158,7 +158,7 @@ class Job:
             x=state.x,
             t=float(plan.time[first_row]),
             sigma=float(plan.sigma[row]),
-            nfe=row,
+            nfe=plan.calls_before(row),
             first_sample=self.first,
             state=RunState(plan, State(row, state.x, state.history), self.noise.keys, self.settings),
             _clean=lambda: self.runnable.clean_sample(state),

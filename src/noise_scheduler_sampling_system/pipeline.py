@@ -84,8 +84,7 @@ class DiffusionPipeline:
         """The sampler's name: as given, or as registered, or its class's."""
         if isinstance(self._method, str | Enum):
             return Registry.key(self._method)
-        kind = type(self.sampler)
-        return next((name for name in SAMPLERS if SAMPLERS.get(name) is kind), kind.__name__)
+        return SAMPLERS.name_of(type(self.sampler)) or type(self.sampler).__name__
 
     @property
     def sampler_options(self) -> dict[str, Any]:

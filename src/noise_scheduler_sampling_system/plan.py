@@ -22,7 +22,7 @@ from .prediction import conversion, quantity
 __all__ = ["SamplingPlan"]
 
 Array = npt.NDArray[np.float64]
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +32,12 @@ class SamplingPlan:
     Row i asks the model once, about the state x at the level (``alpha[i]``, ``sigma[i]``),
     which the model knows as ``time[i]``, and then computes the next state
 
-        x ← a[i]·x + Σ_k b[i,k]·y[i−k] + raw[i]·y_raw[i] + Σ_k c[i,k]·ξ[i−k],
+        x ← a[i]·x + Σ_k b[i,k]·y[i−k] + raw[i]·y_raw[i] + null[i]·y_null[i] + Σ_k c[i,k]·ξ[i−k],
 
     where y[j] is row j's prediction, guided and clipped, converted to ``space``; y_raw is the
-    same before clipping; ξ[j] is the unit noise that row j brought in, keyed by
-    ``noise_key[j]``. M rows, one model call each, in N ≤ M steps (intervals of the grid).
+    same before clipping, y_null that of the unconditional branch; ξ[j] is the unit noise that
+    row j brought in, keyed by ``noise_key[j]``. M rows in N ≤ M steps (intervals of the grid).
+    A row need not ask the model (``asks``): one that only adds noise, or an analytic first step.
 
     Attributes:
         space: the quantity y: "sample", "epsilon" or "v_prediction".
@@ -48,6 +49,10 @@ class SamplingPlan:
         raw: factor of the unclipped prediction, shape (M,).
         c: factors of this row's noise and of earlier ones, shape (M, noise history).
         noise_key: (step, stage) of the noise that a row brings in, or (−1, −1), shape (M, 2).
+        asks: 1 where the row asks the model, 0 where it does not, shape (M,); None: all do.
+        null: factor of the unconditional branch's prediction, shape (M,), or None for 0 everywhere.
+        noise_span: from where to where the row's noise is an increment of Brownian motion, in
+            (2/π)·arctan(σ/α); (0, 0) where it is none. Shape (M, 2), or None.
         input_scale: the network is given input_scale·x instead of x (for networks that expect
             another scale than the path's); shape (M,), or None for 1 everywhere.
         log_variance: for learned variances, bounds (low, high): the row's noise is
@@ -67,6 +72,9 @@ class SamplingPlan:
     raw: Array
     c: Array
     noise_key: npt.NDArray[np.int64]
+    asks: npt.NDArray[np.int64] | None = None
+    null: Array | None = None
+    noise_span: Array | None = None
     input_scale: Array | None = None
     log_variance: Array | None = None
     prior_scale: float = 1.0
@@ -92,13 +100,28 @@ class SamplingPlan:
                     where=f"plan column {name!r}",
                     suggestion="let a sampler's plan() make the table",
                 )
-        if count == 0:
-            raise NumericsError("has no rows", where="plan", suggestion="a plan asks the model at least once")
+        if count == 0 or self.nfe == 0:
+            raise NumericsError(
+                "asks the model nothing", where="plan", suggestion="a plan asks the model at least once"
+            )
+
+    def __len__(self) -> int:
+        """M, the number of rows."""
+        return len(self.time)
 
     @property
     def nfe(self) -> int:
-        """M, the number of model calls (guidance may double each one's work)."""
-        return len(self.time)
+        """The number of model calls (guidance may double each one's work)."""
+        return len(self) if self.asks is None else int(self.asks.sum())
+
+    @functools.cached_property
+    def asked(self) -> tuple[bool, ...]:
+        """For each row, whether it asks the model."""
+        return (True,) * len(self) if self.asks is None else tuple(bool(a) for a in self.asks)
+
+    def calls_before(self, row: int) -> int:
+        """The number of model calls that the rows before this one make."""
+        return row if self.asks is None else int(self.asks[:row].sum())
 
     @property
     def steps(self) -> int:
@@ -114,12 +137,12 @@ class SamplingPlan:
     def history(self) -> int:
         """The most predictions of earlier rows that are alive at any one time."""
         last = self.last_use
-        return max(sum(j < i <= last[j] for j in range(max(0, i - self.b.shape[1]), i)) for i in range(self.nfe))
+        return max(sum(j < i <= last[j] for j in range(max(0, i - self.b.shape[1]), i)) for i in range(len(self)))
 
     @functools.cached_property
     def last_use(self) -> tuple[int, ...]:
         """For each row, the last row that reads its prediction (itself, where none does later)."""
-        last = list(range(self.nfe))
+        last = list(range(len(self)))
         for i, k in zip(*np.nonzero(self.b), strict=True):
             last[i - k] = max(last[i - k], int(i))
         return tuple(last)
@@ -131,7 +154,7 @@ class SamplingPlan:
         per_clean = np.array([abs(conversion("sample", self.space, a, s).y_factor) for a, s in levels])
         factors = np.abs(self.raw) * per_clean
         for k in range(self.b.shape[1]):
-            factors[k:] += np.abs(self.b[k:, k]) * per_clean[: self.nfe - k]
+            factors[k:] += np.abs(self.b[k:, k]) * per_clean[: len(self) - k]
         return float(factors.max())
 
     @functools.cached_property
@@ -148,16 +171,19 @@ class SamplingPlan:
         Zero for a stochastic plan, whose variance is its own choice. Shape (M,).
         """
         if self.stochastic:
-            return np.zeros(self.nfe)
+            return np.zeros(len(self))
         levels = zip(self.alpha[:-1], self.sigma[:-1], strict=True)
         y = np.array([quantity(self.space, alpha, sigma)[1] for alpha, sigma in levels])
         return self._carried(self.sigma, y)
 
     def _carried(self, factor: Array, y: Array) -> Array:
         """What each row makes of x = factor and predictions y, less the factor of the next level."""
-        result: Array = self.a * factor[:-1] + self.raw * y - factor[1:]
+        now = self.raw if self.null is None else self.raw + self.null
+        result: Array = self.a * factor[:-1] + now * y - factor[1:]
         for k in range(self.b.shape[1]):
-            result[k:] += self.b[k:, k] * y[: self.nfe - k]
+            result[k:] += self.b[k:, k] * y[: len(self) - k]
+        if self.asks is not None and not self.asks[0]:
+            result[0] = 0.0  # an analytic first step knows the noise's law, not the data's
         return result
 
     def checked(self) -> SamplingPlan:
@@ -179,7 +205,7 @@ class SamplingPlan:
                 )
         for name in ("b", "c"):
             table = getattr(self, name)
-            if any(np.any(table[i, i + 1 :]) for i in range(min(self.nfe, table.shape[1]))):
+            if any(np.any(table[i, i + 1 :]) for i in range(min(len(self), table.shape[1]))):
                 raise NumericsError(
                     "reads predictions or noise from before the start",
                     where=f"plan column {name!r}",
@@ -201,21 +227,21 @@ class SamplingPlan:
     def canonical(self) -> tuple[Array, Array, Array]:
         """Every state against what is independent: x[i] = A[i]·x_T + Σ B[i,j]·y[j] + Σ C[i,j]·ξ[j].
 
-        Unique, so plans of different samplers can be compared. Unclipped predictions count
-        as predictions.
+        Unique, so plans of different samplers can be compared. Unclipped and unconditional
+        predictions count as predictions.
 
         Returns:
             A of shape (M + 1,), B and C of shape (M + 1, M); row i is the state before model
             call i, the last row the result.
         """
-        count = self.nfe
+        count = len(self)
         table = np.zeros((count + 1, 1 + 2 * count))
         table[0, 0] = 1.0
         for i in range(count):
             table[i + 1] = self.a[i] * table[i]
             for k in range(min(i + 1, self.b.shape[1])):
                 table[i + 1, 1 + i - k] += self.b[i, k]
-            table[i + 1, 1 + i] += self.raw[i]
+            table[i + 1, 1 + i] += self.raw[i] + (0.0 if self.null is None else self.null[i])
             for k in range(min(i + 1, self.c.shape[1])):
                 table[i + 1, 1 + count + i - k] += self.c[i, k]
         return table[:, 0], table[:, 1 : 1 + count], table[:, 1 + count :]
@@ -230,14 +256,14 @@ class SamplingPlan:
             NumericsError: the plan reads unclipped predictions, which a canonical form does
                 not tell from the clipped ones.
         """
-        if self.raw.any():
+        if self.raw.any() or self.null is not None:
             raise NumericsError(
-                "reads unclipped predictions",
+                "reads unclipped or unconditional predictions",
                 where="with_canonical",
-                why="a canonical form does not tell them from the clipped ones",
-                suggestion="make the plan with use_clipped_model_output=True",
+                why="a canonical form does not tell them from the others",
+                suggestion="make the plan with use_clipped_model_output=True and a sampler without CFG++",
             )
-        count = self.nfe
+        count = len(self)
         table = np.concatenate([A[:, None], B, C], axis=1)
         a, b, c = np.zeros(count), np.zeros((count, count)), np.zeros((count, count))
         age = np.argsort(np.concatenate([[-1], np.arange(count), np.arange(count)]), kind="stable")
@@ -329,10 +355,11 @@ class SamplingPlan:
     def table(self, max_rows: int = 24) -> str:
         """The plan as text, one line a row; long plans are cut in the middle."""
         extra = [("raw", self.raw)] if self.raw.any() else []
+        extra += [] if self.null is None else [("null", self.null)]
         columns = [
-            ("row", [str(i) for i in range(self.nfe)]),
+            ("row", [str(i) for i in range(len(self))]),
             ("step", [str(i) for i in self.step]),
-            ("t", [f"{t:g}" for t in np.round(self.time, 3)]),
+            ("t", [f"{t:g}" if asked else "-" for t, asked in zip(np.round(self.time, 3), self.asked, strict=True)]),
             *((name, _cells(values)) for name, values in (("α", self.alpha[:-1]), ("σ", self.sigma[:-1]))),
             ("a", _cells(self.a)),
             *((f"b[{k}]", _cells(self.b[:, k])) for k in range(self.b.shape[1])),
@@ -342,10 +369,10 @@ class SamplingPlan:
         widths = [max(len(name), *map(len, cells)) for name, cells in columns]
         lines = ["  ".join(name.rjust(w) for (name, _), w in zip(columns, widths, strict=True))]
         keep = max_rows // 2
-        for i in range(self.nfe):
-            if self.nfe > max_rows and keep <= i < self.nfe - keep:
+        for i in range(len(self)):
+            if len(self) > max_rows and keep <= i < len(self) - keep:
                 if i == keep:
-                    lines.append(f"... {self.nfe - 2 * keep} rows ...".center(sum(widths)))
+                    lines.append(f"... {len(self) - 2 * keep} rows ...".center(sum(widths)))
                 continue
             lines.append("  ".join(cells[i].rjust(w) for (_, cells), w in zip(columns, widths, strict=True)))
         return "\n".join(lines)
@@ -363,9 +390,9 @@ class SamplingPlan:
 #: The table's columns and their number of dimensions.
 _COLUMNS = {
     "time": 1, "alpha": 1, "sigma": 1, "step": 1, "a": 1, "b": 2, "raw": 1, "c": 2, "noise_key": 2, "input_scale": 1,
-    "log_variance": 2,
+    "log_variance": 2, "asks": 1, "null": 1, "noise_span": 2,
 }  # fmt: skip
-_INTEGER = {"step", "noise_key"}
+_INTEGER = {"step", "noise_key", "asks"}
 
 
 def _plain(value: Any) -> Any:

@@ -80,6 +80,10 @@ class Registry(Generic[T]):
         key = self.key(name)
         return key if key in self._entries else self._aliases.get(_folded(key), key)
 
+    def name_of(self, entry: object) -> str | None:
+        """The name that something is registered under, if it is."""
+        return next((name for name, known in self._entries.items() if known is entry), None)
+
     def names_of(self, name: str) -> list[str]:
         """The aliases of an entry, folded."""
         return [alias for alias, entry in self._aliases.items() if entry == name]

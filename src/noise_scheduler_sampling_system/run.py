@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +17,19 @@ from torch import Tensor
 from .errors import ModelOutputError, NumericsError
 from .plan import SamplingPlan
 
-__all__ = ["Model", "Noise", "OutputReusedError", "Runnable", "State", "run"]
+__all__ = ["Branches", "Model", "Noise", "OutputReusedError", "Runnable", "State", "run"]
 
-#: (x, row) ↦ the network's output, guided, for the time of that row.
-Model = Callable[[Tensor, int], Tensor]
+#: (x, row) ↦ the network's output, guided, for the time of that row (:class:`Branches` where a plan wants both).
+Model = Callable[[Tensor, int], Any]
 #: (step, stage) ↦ unit noise.
 Noise = Callable[[int, int], Tensor]
+
+
+class Branches(NamedTuple):
+    """A guided output with the unconditional one beside it, for plans that use both (CFG++)."""
+
+    guided: Tensor
+    unconditional: Tensor
 
 
 class State(NamedTuple):
@@ -56,6 +63,8 @@ class Runnable(ABC):
     plan: SamplingPlan
     split: bool
     hides: tuple[str | None, ...]
+    #: Whether the model is to return both branches of its guidance.
+    branches: bool = False
 
     @property
     @abstractmethod
@@ -107,11 +116,12 @@ def run(
     watch, hides, split = _Watch(), bound.hides, bound.split
     copies = inspect or copy_outputs
 
-    def ask(state: State) -> Tensor:
+    def ask(state: State) -> Any:
         i, x, history, _, _ = state
         tracked = not x.is_inference()  # tensors of inference mode do not count their changes
         version = x._version if tracked else 0
-        output = model(x, i)
+        answer = model(x, i)
+        output = answer.guided if bound.branches else answer
         if tracked and x._version != version:
             raise ModelOutputError(
                 "the model changed its input in place",
@@ -126,13 +136,17 @@ def run(
         if hides[i] is not None:
             watch.note(output if hides[i] == "output" else x)
         if copies:
-            return output.clone()
+            return Branches(output.clone(), answer.unconditional.clone()) if bound.branches else output.clone()
         if history and any(past.data_ptr() == output.data_ptr() for past in history.values()):
             raise OutputReusedError(_where(bound.plan, i))
-        return output
+        return answer
 
-    for i in range(state.row, bound.plan.nfe):
-        if inspect:
+    asked_rows = bound.plan.asked
+    for i in range(state.row, len(bound.plan)):
+        if not asked_rows[i]:
+            known = (state.x if state.asked is None else state.asked, state.output) if inspect else (None, None)
+            state = bound.advance(state, _NOTHING, noise)._replace(asked=known[0], output=known[1])
+        elif inspect:
             asked, output = state.x, ask(state)
             state = bound.advance(state, output, noise)._replace(asked=asked, output=output)
         else:  # no name here holds the output, so that advance can free it
@@ -152,6 +166,10 @@ def run(
             where=f"plan of {bound.plan.sampler!r}",
             suggestion="run with check_every_row=True to find where it began",
         )
+
+
+#: What a row that does not ask the model is handed.
+_NOTHING = torch.empty(0)
 
 
 class OutputReusedError(Exception):
@@ -201,7 +219,8 @@ def _check_shape(output: Tensor, x: Tensor, bound: Runnable, i: int) -> None:
 
 
 def _where(plan: SamplingPlan, i: int) -> str:
-    return f"step {plan.step[i]}, t = {plan.time[i]:g}, σ = {plan.sigma[i]:.4g} (model call {i + 1} of {plan.nfe})"
+    call = f"model call {plan.calls_before(i) + 1} of {plan.nfe}" if plan.asked[i] else "no model call"
+    return f"step {plan.step[i]}, t = {plan.time[i]:g}, σ = {plan.sigma[i]:.4g} ({call})"
 
 
 def _not_finite(plan: SamplingPlan, i: int, output: Tensor) -> ModelOutputError:

@@ -54,7 +54,7 @@ class SteppedSampler(Runnable):
 
     @property
     def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
-        return ("output",) * self.plan.nfe  # a custom step may do anything
+        return ("output",) * len(self.plan)  # a custom step may do anything
 
     @property
     def largest_factor(self) -> float:
@@ -91,14 +91,14 @@ class SteppedSampler(Runnable):
 
     def next_time(self, row: int) -> float | int | None:
         """The time of the next level; None for the clean sample."""
-        return whole(self.plan.time[row + 1]) if row + 1 < self.plan.nfe else None
+        return whole(self.plan.time[row + 1]) if row + 1 < len(self.plan) else None
 
 
 #: What a custom step may name to be given it.
 _OFFERS: dict[str, Callable[[SteppedSampler, State, Tensor, Noise], Any]] = {
     "next_timestep": lambda run, state, output, noise: run.next_time(state.row),
     "step_index": lambda run, state, output, noise: state.row,
-    "num_inference_steps": lambda run, state, output, noise: run.plan.nfe,
+    "num_inference_steps": lambda run, state, output, noise: len(run.plan),
     "noise": lambda run, state, output, noise: noise(state.row, 0),
     "pred_original_sample": lambda run, state, output, noise: run.predicted_clean(state, output),
     "epsilon": lambda run, state, output, noise: run.predicted_noise(state, output),

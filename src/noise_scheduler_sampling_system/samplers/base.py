@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..bind import BoundPlan, bind_for
 from ..builder import PlanBuilder
-from ..config import NoiseSchedulerConfig
+from ..config import SAMPLERS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
 from ..grids import TimeGrid, checked_times, make_grid
 from ..noise import NoiseSource, resolve_keys
@@ -59,10 +60,13 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         options: the options that ``option_defaults`` names.
 
     Attributes:
-        order: order of convergence of the deterministic part.
-        calls_per_step: model calls in a step.
+        order: order of convergence of the deterministic part, with these options.
+        calls_per_step: model calls in a step, with these options (the last step may take one).
         stochastic: whether noise is added with the default options.
-        option_defaults: the sampler's own options.
+        option_defaults: the sampler's own options. Their types say what is allowed: True or False,
+            a whole number ≥ 1, a number ≥ 0, or one of ``choices``. Every sampler that writes plans
+            has ``afs`` besides: the analytic first step, which saves the first model call.
+        choices: what an option that is a word may be.
         reads: config fields that not every sampler reads and this one does.
         space: the quantity that a plan's history is kept in.
 
@@ -71,10 +75,11 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
             ignore.
     """
 
-    order: ClassVar[int] = 1
-    calls_per_step: ClassVar[int] = 1
+    order: int = 1
+    calls_per_step: int = 1
     stochastic: ClassVar[bool] = False
     option_defaults: ClassVar[Mapping[str, Any]] = {}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     reads: ClassVar[frozenset[str]] = frozenset()
     space: ClassVar[str] = "sample"
 
@@ -86,14 +91,15 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
                 suggestion="give a noise scheduler, or use SamplerFactory.create(name, config)",
             )
         self.scheduler = scheduler
-        for name in options:
-            if name not in self.option_defaults:
+        known = {**self.option_defaults, **(_COMMON_OPTIONS if self.writes_plans else {})}
+        for name, value in options.items():
+            if name not in known:
                 raise ConfigurationError(
-                    f"{type(self).__name__} has no option {name!r}",
-                    where=name,
-                    suggestion=did_you_mean(name, self.option_defaults),
+                    f"{type(self).__name__} has no option {name!r}", where=name, suggestion=did_you_mean(name, known)
                 )
-        self.options: Mapping[str, Any] = {**self.option_defaults, **options}
+            _check_option(name, value, known[name], self.choices.get(name))
+        given = {name: value for name, value in options.items() if name not in _COMMON_OPTIONS or value != known[name]}
+        self.options: Mapping[str, Any] = {**self.option_defaults, **given}
         self._refuse_unread_settings()
 
     @property
@@ -218,9 +224,9 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         elif not isinstance(next_timestep, str):
             raise ConfigurationError("is known from the state", where="next_timestep", suggestion="give one of the two")
         plan, row = state.bound.plan, state.run.row
-        if row >= plan.nfe:
+        if row >= len(plan):
             raise ConfigurationError(
-                f"all {plan.nfe} rows of the plan are done", where="state", suggestion="start() a new run"
+                f"all {len(plan)} rows of the plan are done", where="state", suggestion="start() a new run"
             )
         if time != float(plan.time[row]):
             raise ConfigurationError(
@@ -276,12 +282,13 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
 
 def _compile(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:
     # at zero signal ε determines no clean sample, so the history is kept as clean samples
-    build = PlanBuilder(sampler.space if grid.levels[0].alpha > 0.0 else "sample")
+    space = sampler.space if grid.levels[0].alpha > 0.0 else "sample"
+    build = PlanBuilder(space, analytic_first=sampler.options.get("afs", False))
     sampler.write(build, grid)
     return build.build(
         grid.levels[-1],
-        sampler.scheduler.prior_std,
-        sampler=type(sampler).__name__.removesuffix("Sampler").lower(),
+        math.hypot(grid.levels[0].alpha, grid.levels[0].sigma),
+        sampler=SAMPLERS.name_of(type(sampler)) or type(sampler).__name__.removesuffix("Sampler").lower(),
         order=sampler.order,
         options=sampler.options,
     )
@@ -291,9 +298,24 @@ def _time(value: float | Tensor) -> float:
     return float(value.flatten()[0] if isinstance(value, Tensor) else value)
 
 
-def number_option(options: Mapping[str, Any], name: str, low: float = 0.0) -> float:
-    """A real-valued option, checked."""
-    value = options[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
-        raise ConfigurationError(f"got {value!r}", where=name, suggestion=f"give a number ≥ {low:g}")
-    return float(value)
+#: Options of every sampler that writes plans; they do not show where they are at their default.
+_COMMON_OPTIONS: Mapping[str, Any] = {"afs": False}
+
+
+def _check_option(name: str, value: Any, default: Any, choices: tuple[str, ...] | None) -> None:
+    """Refuse a value that is not of the default's kind."""
+    if choices is not None:
+        if value not in choices:
+            raise ConfigurationError(f"got {value!r}", where=name, suggestion=f"give one of {', '.join(choices)}")
+        return
+    if isinstance(default, bool):
+        valid, wanted = isinstance(value, bool), "True or False"
+    elif isinstance(default, int):
+        valid, wanted = isinstance(value, int) and not isinstance(value, bool) and value >= 1, "a whole number ≥ 1"
+    elif isinstance(default, float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        valid, wanted = number and 0.0 <= value < math.inf, "a number ≥ 0"
+    else:
+        return  # the sampler's own business
+    if not valid:
+        raise ConfigurationError(f"got {value!r}", where=name, suggestion=f"give {wanted}")

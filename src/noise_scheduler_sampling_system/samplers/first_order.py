@@ -17,8 +17,7 @@ from typing import final
 from ..builder import PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
 from ..grids import TimeGrid
-from ..schedules.path import NoisePath
-from .base import BaseSampler, number_option
+from .base import BaseSampler
 from .steps import posterior_std
 
 __all__ = ["AncestralSampler", "DDIMSampler", "DDPMSampler", "EulerSampler"]
@@ -27,18 +26,15 @@ __all__ = ["AncestralSampler", "DDIMSampler", "DDPMSampler", "EulerSampler"]
 class _FirstOrderSampler(BaseSampler):
     """The formula above with η from the options (none: 0)."""
 
-    def __init__(self, scheduler: NoisePath, **options: float) -> None:
-        super().__init__(scheduler, **options)
-        self._eta = number_option(self.options, "eta") if "eta" in self.options else 0.0
-
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
+        eta = self.options.get("eta", 0.0)
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
-            n = min(after.sigma, self._eta * posterior_std(now, after)) if self._eta else 0.0
+            n = min(after.sigma, eta * posterior_std(now, after)) if eta else 0.0
             # only DDIM has the choice; for the others the setting is refused
             epsilon = p.epsilon if self.config.use_clipped_model_output else p.raw_epsilon
             x = after.alpha * p.sample + math.sqrt(after.sigma**2 - n**2) * epsilon
-            build.advance(x + n * build.noise(i) if n else x)
+            build.advance(x + n * build.noise(i, now, after) if n else x)
 
 
 @final
@@ -108,4 +104,4 @@ class DDPMSampler(BaseSampler):
                 build.advance(x + build.learned_noise(i, (-1.0, 1.0)))
             else:
                 std = small if kind.startswith("fixed_small") else large
-                build.advance(x + std * build.noise(i))
+                build.advance(x + std * build.noise(i, now, after))

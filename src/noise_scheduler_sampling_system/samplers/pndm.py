@@ -10,7 +10,7 @@ from ..builder import Form, PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
-from ..schedules.path import Level, NoisePath
+from ..schedules.path import Level
 from .base import BaseSampler
 from .steps import along
 
@@ -34,13 +34,6 @@ class PNDMSampler(BaseSampler):
     order = 2
     space = "epsilon"
     option_defaults = {"skip_prk_steps": True}
-
-    def __init__(self, scheduler: NoisePath, **options: bool) -> None:
-        super().__init__(scheduler, **options)
-        if not isinstance(self.options["skip_prk_steps"], bool):
-            raise ConfigurationError(
-                f"got {self.options['skip_prk_steps']!r}", where="skip_prk_steps", suggestion="give True or False"
-            )
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         times = ends(grid)

@@ -180,8 +180,8 @@ class FlowPath(NoisePath):
         return straight(log_snr)
 
     def time_at(self, fraction: Time) -> Time:
-        u = self._nominal(self.t_max) * fraction  # type: ignore[operator]
-        return self._scale * self._shift * u / (1.0 + (self._shift - 1.0) * u)  # type: ignore[return-value]
+        u = self._nominal(self.t_max) * fraction
+        return self._scale * self._shift * u / (1.0 + (self._shift - 1.0) * u)
 
     def fraction_at(self, t: float) -> float:
         return self._nominal(t) / self._nominal(self.t_max)

@@ -157,7 +157,7 @@ class NoisePath(ABC):
         What "evenly spaced in time" means: linear in t, unless the schedule is shifted.
         """
         origin = self.t_min if self.t_origin is None else self.t_origin
-        return origin + (self.t_max - origin) * fraction  # type: ignore[return-value, operator]
+        return origin + (self.t_max - origin) * fraction
 
     def fraction_at(self, t: float) -> float:
         """The inverse of :meth:`time_at`."""
