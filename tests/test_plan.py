@@ -261,9 +261,17 @@ def test_builder_refuses_what_cannot_be():
     build.advance(x)
     with pytest.raises(NumericsError, match="cannot be recovered"):
         build.build(CLEAN, 1.0)
+
+
+def test_without_signal_the_model_is_asked_for_the_clean_sample():
     build = PlanBuilder("epsilon")
-    with pytest.raises(ConfigurationError, match="does not determine"):
-        _ = build.predict(Level(999.0, 0.0, 1.0), 0).sample
+    p = build.predict(Level(999.0, 0.0, 1.0), 0)
+    assert p.sample.terms == {("y", 0): 1.0}
+    assert p.epsilon.terms == {("x", 0): 1.0, ("y", 0): 0.0}
+    build.advance(0.6 * p.sample + 0.8 * p.epsilon)
+    build.advance(build.predict(Level(500.0, 0.6, 0.8), 1).sample)
+    plan = build.build(CLEAN, 1.0)
+    assert [plan.space_of(i) for i in range(2)] == ["sample", "epsilon"]
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

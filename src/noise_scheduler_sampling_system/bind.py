@@ -193,8 +193,8 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         a = float(plan.a[i])
         return _Row(a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, False)
     alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
-    from_output = conversion(prediction_type, plan.space, alpha, sigma)
-    from_clean = conversion("sample", plan.space, alpha, sigma) if clips else from_output
+    from_output = conversion(prediction_type, plan.space_of(i), alpha, sigma)
+    from_clean = conversion("sample", plan.space_of(i), alpha, sigma) if clips else from_output
     b, raw = float(plan.b[i, 0]), float(plan.raw[i])
     # y is a combination of x and output (or clean): fold it in instead of computing it
     of_output, of_clean = (raw, b) if clips else (raw + b, 0.0)

@@ -27,6 +27,8 @@ __all__ = ["Form", "PlanBuilder", "Prediction"]
 #: (kind, row): "x" the state before a row, "y" its prediction, "raw" the same before clipping,
 #: "null" that of the unconditional branch; for "noise" the second entry is the noise's own number.
 Symbol = tuple[str, int]
+#: Coefficients below this fraction of a row's largest are rounding.
+_ROUNDING = 1e-12
 
 
 class Form:
@@ -151,14 +153,15 @@ class PlanBuilder:
             self._split_noises(level)
         i = len(self._rows)
         self._state = x = Form({("x", i): 1.0})
+        space = self.space if level.alpha > 0.0 else "sample"  # there ε says nothing of the data
         if self._analytic:
             self._analytic = False
             square = level.alpha**2 + level.sigma**2
-            y = x * ((level.alpha if self.space == "sample" else level.sigma) / square)
-            return Prediction(level, x, y, y, y, self.space)
+            y = x * ((level.alpha if space == "sample" else level.sigma) / square)
+            return Prediction(level, x, y, y, y, space)
         self._rows.append(_Row(level, step))
         y, raw, null = (Form({(kind, i): 1.0}) for kind in ("y", "raw", "null"))
-        return Prediction(level, x, y, raw, null, self.space)
+        return Prediction(level, x, y, raw, null, space)
 
     def noise(self, step: int, now: Level | None = None, after: Level | None = None) -> Form:
         """Fresh unit-variance noise, keyed by the step (several in one step differ).
@@ -202,7 +205,7 @@ class PlanBuilder:
 
     def _relative_to(self, i: int, form: Form) -> dict[Symbol, float]:
         """Rewrite older states by the rows that led from them to state i."""
-        while older := [k for kind, k in form.terms if kind == "x" and k < i]:
+        while older := [k for (kind, k), c in form.terms.items() if kind == "x" and k < i and c != 0.0]:
             k = min(older)
             row, rest = self._rows[k].terms, dict(form.terms)
             weight = rest.pop(("x", k))
@@ -216,7 +219,9 @@ class PlanBuilder:
                 )
             moved = Form({symbol: c for symbol, c in row.items() if symbol != ("x", k)})
             form = Form(rest) + (Form({("x", k + 1): 1.0}) - moved) * (weight / factor)
-        return {symbol: c for symbol, c in form.terms.items() if c != 0.0}
+        # what should have cancelled on the way is left as rounding, and would be kept in memory for nothing
+        largest = max((abs(c) for c in form.terms.values()), default=0.0)
+        return {symbol: c for symbol, c in form.terms.items() if abs(c) > _ROUNDING * largest}
 
     def build(self, end: Level, prior_scale: float, **metadata: Any) -> SamplingPlan:
         """The finished plan, checked.

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,7 +40,8 @@ class SamplingPlan:
     A row need not ask the model (``asks``): one that only adds noise, or an analytic first step.
 
     Attributes:
-        space: the quantity y: "sample", "epsilon" or "v_prediction".
+        space: the quantity y: "sample", "epsilon" or "v_prediction"; in a row without signal (α = 0)
+            always "sample".
         time: model times, shape (M,).
         alpha, sigma: noise levels of the M queries and of the end, shape (M + 1,).
         step: the interval that each row belongs to, shape (M,).
@@ -119,6 +120,10 @@ class SamplingPlan:
         """For each row, whether it asks the model."""
         return (True,) * len(self) if self.asks is None else tuple(bool(a) for a in self.asks)
 
+    def space_of(self, row: int) -> str:
+        """The quantity that y of this row is."""
+        return self.space if self.alpha[row] > 0.0 else "sample"
+
     def calls_before(self, row: int) -> int:
         """The number of model calls that the rows before this one make."""
         return row if self.asks is None else int(self.asks[:row].sum())
@@ -150,8 +155,12 @@ class SamplingPlan:
     @functools.cached_property
     def amplification(self) -> float:
         """The largest factor by which one row multiplies an error of the predicted clean sample."""
-        levels = zip(self.alpha[:-1], self.sigma[:-1], strict=True)
-        per_clean = np.array([abs(conversion("sample", self.space, a, s).y_factor) for a, s in levels])
+        per_clean = np.array(
+            [
+                abs(conversion("sample", self.space_of(i), self.alpha[i], self.sigma[i]).y_factor)
+                for i in range(len(self))
+            ]
+        )
         factors = np.abs(self.raw) * per_clean
         for k in range(self.b.shape[1]):
             factors[k:] += np.abs(self.b[k:, k]) * per_clean[: len(self) - k]
@@ -160,8 +169,7 @@ class SamplingPlan:
     @functools.cached_property
     def constant_residual(self) -> Array:
         """By how much each row fails to reproduce constant data: x = α·k must stay α·k. Shape (M,)."""
-        levels = zip(self.alpha[:-1], self.sigma[:-1], strict=True)
-        y = np.array([quantity(self.space, alpha, sigma)[0] for alpha, sigma in levels])
+        y = np.array([quantity(self.space_of(i), self.alpha[i], self.sigma[i])[0] for i in range(len(self))])
         return self._carried(self.alpha, y)
 
     @functools.cached_property
@@ -172,8 +180,7 @@ class SamplingPlan:
         """
         if self.stochastic:
             return np.zeros(len(self))
-        levels = zip(self.alpha[:-1], self.sigma[:-1], strict=True)
-        y = np.array([quantity(self.space, alpha, sigma)[1] for alpha, sigma in levels])
+        y = np.array([quantity(self.space_of(i), self.alpha[i], self.sigma[i])[1] for i in range(len(self))])
         return self._carried(self.sigma, y)
 
     def _carried(self, factor: Array, y: Array) -> Array:
@@ -182,8 +189,10 @@ class SamplingPlan:
         result: Array = self.a * factor[:-1] + now * y - factor[1:]
         for k in range(self.b.shape[1]):
             result[k:] += self.b[k:, k] * y[: len(self) - k]
-        if self.asks is not None and not self.asks[0]:
-            result[0] = 0.0  # an analytic first step knows the noise's law, not the data's
+        if not self.asked[
+            0
+        ]:  # an analytic first step knows the noise's law, not the data's, and later rows may read it
+            return np.zeros(len(self))
         return result
 
     def checked(self) -> SamplingPlan:
@@ -278,6 +287,12 @@ class SamplingPlan:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         zero = np.zeros(count)
         return SamplingPlan(**{**values, "a": a, "b": _narrow(b), "c": _narrow(c), "raw": zero}).checked()
+
+    def readout(self) -> SamplingPlan:
+        """This plan's levels with rows that make the prediction itself, y, the next state."""
+        zero, one = np.zeros(len(self)), np.ones((len(self), 1))
+        columns = {"a": zero, "b": one, "raw": zero, "c": 0.0 * one, "null": None, "log_variance": None}
+        return replace(self, **columns)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""

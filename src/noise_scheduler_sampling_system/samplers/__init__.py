@@ -3,10 +3,14 @@
 from .base import BaseSampler, SamplerOutput, SamplerState
 from .first_order import AncestralSampler, DDIMSampler, DDPMSampler, EulerSampler
 from .heun import HeunSampler
+from .multistep import *  # noqa: F403
 from .pndm import PNDMSampler
+from .reversible import BDIASampler, BELMSampler
 
 __all__ = [
     "AncestralSampler",
+    "BDIASampler",
+    "BELMSampler",
     "BaseSampler",
     "DDIMSampler",
     "DDPMSampler",

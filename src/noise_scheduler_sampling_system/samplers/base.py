@@ -155,7 +155,9 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
                 sampler that only has ``step``.
             NumericsError: the sampler has no finite coefficients on this grid.
         """
-        return _compile(self, self.grid(num_inference_steps, timesteps=timesteps, grid=grid))
+        chosen = self.grid(num_inference_steps, timesteps=timesteps, grid=grid)
+        plan = _compile(self, chosen)  # checked, as the one with an analytic first step cannot be
+        return _compile(self, chosen, afs=True) if self.options.get("afs", False) else plan
 
     def grid(
         self, num_inference_steps: int | None = None, *, timesteps: Sequence[float] | None = None,
@@ -280,10 +282,8 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         return f"{type(self).__name__}({self.scheduler!r}{options})"
 
 
-def _compile(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:
-    # at zero signal ε determines no clean sample, so the history is kept as clean samples
-    space = sampler.space if grid.levels[0].alpha > 0.0 else "sample"
-    build = PlanBuilder(space, analytic_first=sampler.options.get("afs", False))
+def _compile(sampler: BaseSampler, grid: TimeGrid, afs: bool = False) -> SamplingPlan:
+    build = PlanBuilder(sampler.space, analytic_first=afs)
     sampler.write(build, grid)
     return build.build(
         grid.levels[-1],

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import final
 
-import numpy as np
-
 from ..builder import Form, PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
 from ..schedules.path import Level
 from .base import BaseSampler
+from .integrals import adams
 from .steps import along
 
 __all__ = ["PNDMSampler"]
@@ -56,7 +55,7 @@ class PNDMSampler(BaseSampler):
                 second = build.predict(after, i)
                 build.advance(along(x, (first.epsilon + second.epsilon) / 2, now, after))
             else:
-                weights = adams_bashforth([t for t, _ in history], times[i], times[i + 1])
+                weights = adams([t for t, _ in history], times[i], times[i + 1])
                 terms = [w * e for w, (_, e) in zip(weights, history, strict=True)]
                 build.advance(along(x, sum(terms[1:], terms[0]), now, after))
 
@@ -77,11 +76,3 @@ def ends(grid: TimeGrid) -> list[float]:
     if last != last:  # the clean end
         last = 2 * times[-1] - times[-2] if len(times) > 1 else times[-1] - 1.0
     return [*times, last]
-
-
-def adams_bashforth(nodes: list[float], start: float, stop: float) -> list[float]:
-    """Weights w such that Σ w·f(node) is the mean over [start, stop] of the polynomial through the nodes."""
-    scaled = (np.array(nodes) - start) / (stop - start)
-    powers = np.arange(len(nodes))
-    weights: list[float] = np.linalg.solve(scaled[None, :] ** powers[:, None], 1.0 / (powers + 1)).tolist()
-    return weights

@@ -1,0 +1,96 @@
+"""Samplers whose every step can be undone exactly: explicit two-step formulas in the states.
+
+x'' = A·x + f(x') with A ≠ 0, where x, x', x'' are the states at three levels in a row and the model
+is asked at the middle one only: x follows from x' and x'' by the same model call. inversion.py
+does that. A run starts with one DDIM step.
+
+As rows of a plan (one state, and predictions) these formulas read every earlier prediction: a run
+of the pipeline holds N of them. :class:`~..inversion.ReversibleRun` holds two states.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, final
+
+from ..builder import Form, PlanBuilder, Prediction
+from ..config import SAMPLERS
+from ..errors import ConfigurationError
+from ..grids import TimeGrid
+from ..schedules.path import Level, NoisePath
+from .base import BaseSampler
+
+__all__ = ["BDIASampler", "BELMSampler"]
+
+
+class _TwoStepSampler(BaseSampler, ABC):
+    space = "epsilon"
+
+    def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
+        before: Prediction | None = None
+        for i, now, after in grid.intervals():
+            p = build.predict(now, i)
+            build.advance(_ddim(p, after) if before is None else self._next(before.level, before.x, p, after))
+            before = p
+
+    @abstractmethod
+    def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Form:
+        """The next state from the last one, the current one and what the model says of it."""
+
+
+def _ddim(p: Prediction, to: Level) -> Form:
+    return to.alpha * p.sample + to.sigma * p.epsilon
+
+
+@final
+@SAMPLERS.register("bdia")
+class BDIASampler(_TwoStepSampler):
+    """Bi-directional integration approximation of DDIM (Zhang et al. 2023, arXiv 2307.10829).
+
+    x'' = DDIM(x' → after) + γ·(x − DDIM(x' → before)): the last step, as seen from its end, is
+    corrected by γ of its error. Where steps change smoothly in size it is of second order for γ = 1
+    (then the same backwards), of first for γ < 1. (Where the authors' code has 1 − γ, this is γ.)
+
+    Options:
+        gamma: γ in (0, 1]; the smaller, the more stable; 0 would be DDIM, which cannot be undone.
+    """
+
+    option_defaults = {"gamma": 1.0}
+
+    def __init__(self, scheduler: NoisePath, **options: Any) -> None:
+        super().__init__(scheduler, **options)
+        gamma = self.options["gamma"]
+        if not 0.0 < gamma <= 1.0:
+            raise ConfigurationError(f"got {gamma!r}", where="gamma", suggestion="give a number in (0, 1]")
+        self.order = 2 if gamma == 1.0 else 1
+
+    def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Form:
+        return _ddim(p, after) + self.options["gamma"] * (x_before - _ddim(p, before))
+
+
+@final
+@SAMPLERS.register("belm")
+class BELMSampler(_TwoStepSampler):
+    """The optimal bidirectional explicit linear multistep method, O-BELM (Wang et al. 2024, arXiv 2410.07273).
+
+    In x̄ = x/α and σ̄ = σ/α, with h = σ̄'' − σ̄' and k = σ̄ − σ̄' (of opposite signs),
+
+        x̄'' = (h/k)²·x̄ + (1 − (h/k)²)·x̄' + h·(1 − h/k)·ε(x'),
+
+    the only such formula that is exact for solutions quadratic in σ̄: second order on any grid.
+    """
+
+    order = 2
+
+    def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Form:
+        if before.alpha == 0.0:
+            raise ConfigurationError(
+                "the schedule starts at zero signal, where σ/α is infinite",
+                where="beta_schedule",
+                suggestion="use 'bdia', or start the timesteps at a level with signal",
+            )
+        here = p.level.noise_to_signal
+        h, k = after.noise_to_signal - here, before.noise_to_signal - here
+        weight = (h / k) ** 2
+        mean = (weight / before.alpha) * x_before + ((1.0 - weight) / p.level.alpha) * p.x
+        return after.alpha * (mean + h * (1.0 - h / k) * p.epsilon)
