@@ -142,6 +142,19 @@ class BoundPlan(Runnable):
                 history[i] = y
         return State(i + 1, after, history)
 
+    def noise_std(self, i: int, output: Tensor | Branches | None) -> Tensor | float:
+        """The factor of the unit noise that row i brings in; a tensor where the model says how much.
+
+        Args:
+            i: the row.
+            output: what the model returned there; needed for learned variances alone.
+        """
+        c, bounds = float(self.plan.c[i, 0]), self.rows[i].log_variance
+        if bounds is None or output is None:
+            return c
+        variance = (output.guided if isinstance(output, Branches) else output).chunk(2, dim=1)[1]
+        return c * _scaled(torch.ones_like(variance), variance, bounds)
+
     @staticmethod
     def _with_noise(after: Tensor, row: _Row, noise: Noise, variance: Tensor | None) -> Tensor:
         for step, stage, c in row.noise:
@@ -213,7 +226,7 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         forget=forget,
         log_variance=None if plan.log_variance is None else (plan.log_variance[i, 0], plan.log_variance[i, 1]),
         of_null=null * from_output.y_factor,
-        is_pair=not (clips or learned or keep or a == 0.0 or null or forget or history or noise),
+        is_pair=not (clips or learned or keep or a == 0.0 or plan.null is not None or forget or history or noise),
         asks=True,
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from .errors import NumericsError
 from .plan import SamplingPlan
-from .prediction import conversion
+from .prediction import conversion, quantity
 from .schedules.path import Level
 
 __all__ = ["Form", "PlanBuilder", "Prediction"]
@@ -100,6 +100,10 @@ class Prediction:
         """The noise ε that the unconditional branch predicts; the guided one where there is no guidance."""
         return self._as("epsilon", self.null)
 
+    def of(self, quantity: str) -> Form:
+        """Any quantity that networks predict, by its name."""
+        return self._as(quantity, self.y)
+
     def _as(self, target: str, prediction: Form) -> Form:
         if target == self.space:
             return prediction
@@ -120,7 +124,7 @@ class PlanBuilder:
     """Collects the rows of a plan while a sampler runs through its grid.
 
     Args:
-        space: in which quantity the history is kept: "sample" or "epsilon".
+        space: in which quantity the history is kept: "sample", "epsilon", ...
         analytic_first: answer the first prediction without the model, by what is known of pure
             noise: E[x₀ | x] = α·x/(α² + σ²) for data of unit variance (the analytic first step of
             Dockhorn et al. 2022, arXiv 2210.05475, App. B). One model call less.
@@ -153,11 +157,13 @@ class PlanBuilder:
             self._split_noises(level)
         i = len(self._rows)
         self._state = x = Form({("x", i): 1.0})
-        space = self.space if level.alpha > 0.0 else "sample"  # there ε says nothing of the data
+        # without signal ε says nothing of the data
+        space = "sample" if self.space == "epsilon" and level.alpha == 0.0 else self.space
         if self._analytic:
             self._analytic = False
             square = level.alpha**2 + level.sigma**2
-            y = x * ((level.alpha if space == "sample" else level.sigma) / square)
+            of_clean, of_noise = quantity(space, level.alpha, level.sigma)
+            y = x * ((of_clean * level.alpha + of_noise * level.sigma) / square)
             return Prediction(level, x, y, y, y, space)
         self._rows.append(_Row(level, step))
         y, raw, null = (Form({(kind, i): 1.0}) for kind in ("y", "raw", "null"))

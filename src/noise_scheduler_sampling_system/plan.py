@@ -40,8 +40,8 @@ class SamplingPlan:
     A row need not ask the model (``asks``): one that only adds noise, or an analytic first step.
 
     Attributes:
-        space: the quantity y: "sample", "epsilon" or "v_prediction"; in a row without signal (α = 0)
-            always "sample".
+        space: the quantity y: "sample", "epsilon", "v_prediction" or "flow_prediction"; where it is
+            "epsilon", a row without signal (α = 0) has "sample" (``space_of``).
         time: model times, shape (M,).
         alpha, sigma: noise levels of the M queries and of the end, shape (M + 1,).
         step: the interval that each row belongs to, shape (M,).
@@ -122,7 +122,7 @@ class SamplingPlan:
 
     def space_of(self, row: int) -> str:
         """The quantity that y of this row is."""
-        return self.space if self.alpha[row] > 0.0 else "sample"
+        return "sample" if self.space == "epsilon" and self.alpha[row] == 0.0 else self.space
 
     def calls_before(self, row: int) -> int:
         """The number of model calls that the rows before this one make."""
@@ -290,9 +290,8 @@ class SamplingPlan:
 
     def readout(self) -> SamplingPlan:
         """This plan's levels with rows that make the prediction itself, y, the next state."""
-        zero, one = np.zeros(len(self)), np.ones((len(self), 1))
-        columns = {"a": zero, "b": one, "raw": zero, "c": 0.0 * one, "null": None, "log_variance": None}
-        return replace(self, **columns)
+        none, one = np.zeros(len(self)), np.ones((len(self), 1))
+        return replace(self, a=none, b=one, raw=none, c=0.0 * one, null=None, log_variance=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""

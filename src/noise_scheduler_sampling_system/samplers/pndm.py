@@ -47,10 +47,14 @@ class PNDMSampler(BaseSampler):
         for i, now, after in grid.intervals():
             first = build.predict(now, i)
             x = build.x
+            if now.alpha == 0.0:  # no polynomial goes through a level without signal: begin at the next
+                build.advance(after.alpha * first.sample + after.sigma * first.epsilon)
+                continue
+            begun = len(history)
             history = [(now.t, first.epsilon), *history[:3]]
-            if i < runge_kutta:
+            if begun < runge_kutta:
                 self._runge_kutta(build, i, now, after, x, first.epsilon)
-            elif i == 0 and grid.steps > 1:
+            elif begun == 0 and after.sigma > 0.0:
                 build.advance(along(x, first.epsilon, now, after))
                 second = build.predict(after, i)
                 build.advance(along(x, (first.epsilon + second.epsilon) / 2, now, after))

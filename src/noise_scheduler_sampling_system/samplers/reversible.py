@@ -49,10 +49,12 @@ class BDIASampler(_TwoStepSampler):
 
     x'' = DDIM(x' → after) + γ·(x − DDIM(x' → before)): the last step, as seen from its end, is
     corrected by γ of its error. Where steps change smoothly in size it is of second order for γ = 1
-    (then the same backwards), of first for γ < 1. (Where the authors' code has 1 − γ, this is γ.)
+    (and then the same formula backwards), of first for γ < 1. The way back divides by γ in every
+    step, so that rounding grows as γ^−N: N = 50 needs γ above 0.9 in float32. (The authors' page also
+    writes γ for what is 1 − γ here.)
 
     Options:
-        gamma: γ in (0, 1]; the smaller, the more stable; 0 would be DDIM, which cannot be undone.
+        gamma: γ in (0, 1]; 0 would be DDIM, which cannot be undone.
     """
 
     option_defaults = {"gamma": 1.0}
@@ -65,7 +67,7 @@ class BDIASampler(_TwoStepSampler):
         self.order = 2 if gamma == 1.0 else 1
 
     def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Form:
-        return _ddim(p, after) + self.options["gamma"] * (x_before - _ddim(p, before))
+        return _ddim(p, after) + float(self.options["gamma"]) * (x_before - _ddim(p, before))
 
 
 @final
@@ -77,18 +79,15 @@ class BELMSampler(_TwoStepSampler):
 
         x̄'' = (h/k)²·x̄ + (1 − (h/k)²)·x̄' + h·(1 − h/k)·ε(x'),
 
-    the only such formula that is exact for solutions quadratic in σ̄: second order on any grid.
+    the only such formula that is exact for solutions quadratic in σ̄: second order on any grid. From
+    zero signal, where k is infinite, this is a DDIM step, which cannot be undone.
     """
 
     order = 2
 
     def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Form:
         if before.alpha == 0.0:
-            raise ConfigurationError(
-                "the schedule starts at zero signal, where σ/α is infinite",
-                where="beta_schedule",
-                suggestion="use 'bdia', or start the timesteps at a level with signal",
-            )
+            return _ddim(p, after)  # the limit k → ∞
         here = p.level.noise_to_signal
         h, k = after.noise_to_signal - here, before.noise_to_signal - here
         weight = (h / k) ** 2

@@ -92,7 +92,9 @@ class ButcherTableau:
         return holds.index(False) if False in holds else len(holds)
 
 
-def _tableau(a: Sequence[Sequence[float]], b: Sequence[float], embedded: Sequence[float] | None = None) -> ButcherTableau:
+def _tableau(
+    a: Sequence[Sequence[float]], b: Sequence[float], embedded: Sequence[float] | None = None
+) -> ButcherTableau:
     return ButcherTableau(tuple(map(tuple, a)), tuple(b), None if embedded is None else tuple(embedded))
 
 
