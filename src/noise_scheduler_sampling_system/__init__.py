@@ -3,7 +3,7 @@
 Config → noise schedule → grid → sampler → plan → run; see ``docs/design.md``.
 """
 
-from . import models, spacings
+from . import models, presets, spacings
 from .config import BetaSchedule, NoiseSchedulerConfig, SamplingMethod
 from .errors import (
     ConfigurationError,
@@ -15,7 +15,7 @@ from .errors import (
     OutOfMemoryError,
 )
 from .factory import NoiseSchedulerFactory, SamplerFactory
-from .grids import TimeGrid
+from .grids import TimeGrid, make_grid, start_at
 from .pipeline import DiffusionPipeline
 from .plan import SamplingPlan
 from .results import RunState, SamplingResult, SamplingStep
@@ -32,17 +32,24 @@ from .samplers import (
 from .schedules import (
     BaseNoiseScheduler,
     CosineNoiseScheduler,
+    CosinePath,
     EDMPath,
+    ExpAlphaBarNoiseScheduler,
     ExponentialNoiseScheduler,
     FlowPath,
+    LaplaceNoiseScheduler,
     LinearNoiseScheduler,
     NoisePath,
     QuadraticNoiseScheduler,
+    ScaledLinearNoiseScheduler,
+    ShiftedSNR,
+    SigmoidGammaNoiseScheduler,
     SigmoidNoiseScheduler,
     SubVPPath,
     VDiffusionPath,
     VEPath,
     VPPath,
+    ZeroTerminalSNR,
     resolution_shift,
 )
 from .system import AdvancedDiffusionSystem
@@ -57,16 +64,19 @@ __all__ = [
     "BetaSchedule",
     "ConfigurationError",
     "CosineNoiseScheduler",
+    "CosinePath",
     "DDIMSampler",
     "DDPMSampler",
     "DeviceError",
     "DiffusionPipeline",
     "EDMPath",
     "EulerSampler",
+    "ExpAlphaBarNoiseScheduler",
     "ExponentialNoiseScheduler",
     "FileError",
     "FlowPath",
     "HeunSampler",
+    "LaplaceNoiseScheduler",
     "LinearNoiseScheduler",
     "ModelOutputError",
     "NoisePath",
@@ -84,13 +94,20 @@ __all__ = [
     "SamplingPlan",
     "SamplingResult",
     "SamplingStep",
+    "ScaledLinearNoiseScheduler",
+    "ShiftedSNR",
+    "SigmoidGammaNoiseScheduler",
     "SigmoidNoiseScheduler",
     "SubVPPath",
     "TimeGrid",
     "VDiffusionPath",
     "VEPath",
     "VPPath",
+    "ZeroTerminalSNR",
+    "make_grid",
     "models",
+    "presets",
     "resolution_shift",
     "spacings",
+    "start_at",
 ]

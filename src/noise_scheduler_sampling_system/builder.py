@@ -136,6 +136,7 @@ class PlanBuilder:
         self._rows: list[_Row] = []
         self._noises: list[tuple[int, int]] = []
         self._spans: list[tuple[float, float]] = []
+        self._used: set[int] = set()
         self._state = Form({("x", 0): 1.0})
 
     @property
@@ -190,20 +191,21 @@ class PlanBuilder:
 
     def advance(self, state: Form) -> None:
         """Make a linear form of older states, predictions and noise the current state."""
-        self._state = state
+        # in terms of the state before the open row at once: what is built on it stays short
+        self._state = Form(self._relative_to(len(self._rows) - 1, state)) if self._rows else state
 
     def _close(self, after: Level) -> None:
         """Write the open row: the current state, at this level, in terms of the state before it."""
         if self._rows and not self._rows[-1].terms:
-            i = len(self._rows) - 1
-            self._rows[i].terms = self._relative_to(i, self._state)
+            self._rows[-1].terms = dict(self._state.terms)
             self._split_noises(after)
 
     def _split_noises(self, after: Level) -> None:
         """Leave the last row the first noise that is new in it, and give each other one a row of its own."""
         row = self._rows[-1]
-        known = {j for earlier in self._rows[:-1] for kind, j in earlier.terms if kind == "noise"}
-        for j in [j for kind, j in row.terms if kind == "noise" and j not in known][1:]:
+        fresh = [j for kind, j in row.terms if kind == "noise" and j not in self._used]
+        self._used.update(fresh)
+        for j in fresh[1:]:
             i = len(self._rows)
             coefficient = row.terms.pop(("noise", j))
             level = Level(row.level.t, after.alpha, after.sigma)  # the clean end has no time

@@ -27,6 +27,7 @@ from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES
 from .registry import Registry, did_you_mean
 
 __all__ = [
+    "PRESETS",
     "SAMPLERS",
     "SCHEDULES",
     "SCHEDULE_FIELDS",
@@ -34,12 +35,15 @@ __all__ = [
     "BetaSchedule",
     "NoiseSchedulerConfig",
     "SamplingMethod",
+    "default_spacing",
 ]
 
 #: Noise schedules by name (classes derived from ``NoisePath``).
 SCHEDULES: Registry[Any] = Registry("noise schedule")
 #: Spacings by name (functions of a noise schedule and a number of steps, that return times or levels).
 SPACINGS: Registry[Any] = Registry("timestep spacing")
+#: Settings of published models by name (see presets.py).
+PRESETS: Registry[Any] = Registry("preset")
 #: Samplers by name (classes derived from ``BaseSampler``).
 SAMPLERS: Registry[Any] = Registry("sampler")
 
@@ -173,6 +177,20 @@ class NoiseSchedulerConfig(BaseModel):
             raise _configuration_error(error) from None
 
     @classmethod
+    def preset(cls, name: str, **changes: Any) -> NoiseSchedulerConfig:
+        """The settings of a published model, e.g. "sdxl" or "edm-cifar10"; see :mod:`..presets`.
+
+        Args:
+            name: the preset's name or an alias.
+            changes: fields to set differently, as in :meth:`replace`.
+
+        Raises:
+            ConfigurationError: no such preset; the message has the nearest ones.
+        """
+        config = cls(**PRESETS.get(name, "preset").fields)
+        return config.replace(**changes) if changes else config
+
+    @classmethod
     def from_dict(cls, fields: Mapping[str, Any], where: str = "") -> NoiseSchedulerConfig:
         """A config from a mapping, as a file holds it; ``where`` is named in errors."""
         if not isinstance(fields, Mapping):
@@ -211,10 +229,10 @@ class NoiseSchedulerConfig(BaseModel):
         A new schedule brings its own defaults: options and defaults of the old one are dropped.
         """
         kept = {name: getattr(self, name) for name in self.model_fields_set}
-        if "beta_schedule" in changes and Registry.key(changes["beta_schedule"]) != Registry.key(self.beta_schedule):
+        if "beta_schedule" in changes and _other(SCHEDULES, changes["beta_schedule"], self.beta_schedule):
             old = {"schedule_options": self.schedule_options, **_defaults_of(self.beta_schedule)}
             kept = {name: value for name, value in kept.items() if name not in old or value != old[name]}
-        if "timestep_spacing" in changes and changes["timestep_spacing"] != self.timestep_spacing:
+        if "timestep_spacing" in changes and _other(SPACINGS, changes["timestep_spacing"], self.timestep_spacing):
             kept.pop("spacing_options", None)
         return type(self)(**{**kept, **changes})
 
@@ -334,6 +352,17 @@ class NoiseSchedulerConfig(BaseModel):
                 "leave the quantile no room, so it is plain clipping; raise sample_max_value (Imagen has no limit)",
                 stacklevel=5,
             )
+
+
+def _other(registry: Registry[Any], new: Any, old: Any) -> bool:
+    """Whether two names are those of different entries."""
+    return registry.canonical(new) != registry.canonical(old)
+
+
+def default_spacing(config: NoiseSchedulerConfig) -> str:
+    """The spacing that a config has where none is chosen."""
+    own: str = _defaults_of(config.beta_schedule).get("timestep_spacing", "leading")
+    return own
 
 
 def _defaults_of(schedule: Any) -> Mapping[str, Any]:

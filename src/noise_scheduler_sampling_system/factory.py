@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
-from .config import SAMPLERS, SCHEDULES, NoiseSchedulerConfig
+from .config import SAMPLERS, SCHEDULES, NoiseSchedulerConfig, default_spacing
 from .errors import ConfigurationError
+from .names import Resolved, resolve
 from .registry import Registry
 from .samplers.base import BaseSampler
 from .schedules.path import NoisePath
@@ -107,7 +108,9 @@ class SamplerFactory(_Factory):
         """A sampler by member, value, registered name, class or example, on a noise schedule.
 
         Args:
-            method: which sampler; a sampler object keeps its options.
+            method: which sampler; a sampler object keeps its options. Names of diffusers, k-diffusion,
+                ComfyUI and web interfaces are understood (names.py); one that implies a spacing
+                ("DPM++ 2M Karras") sets it.
             scheduler: the noise schedule, or the config of one (default: linear).
             options: the sampler's own options, e.g. ``eta``.
 
@@ -118,6 +121,26 @@ class SamplerFactory(_Factory):
             scheduler = NoiseSchedulerFactory.create(scheduler)
         if isinstance(method, BaseSampler):
             return method.on(scheduler, **options)
-        chosen = cls._derived(method, "create") if isinstance(method, type) else SAMPLERS.get(method, "method")
-        sampler: BaseSampler = chosen(scheduler, **options)
+        if isinstance(method, type):
+            made: BaseSampler = cls._derived(method, "create")(scheduler, **options)
+            return made
+        meant = resolve(method)
+        if meant.spacing is not None or meant.spacing_options:
+            scheduler = _respaced(scheduler, meant, Registry.key(method))
+        sampler: BaseSampler = SAMPLERS.get(meant.sampler)(scheduler, **{**meant.options, **options})
         return sampler
+
+
+def _respaced(scheduler: NoisePath, meant: Resolved, name: str) -> NoisePath:
+    """The noise schedule with the spacing that a sampler's name implies."""
+    config = scheduler.config
+    given = config.timestep_spacing
+    if meant.spacing not in (None, given) and given != default_spacing(config):
+        raise ConfigurationError(
+            f"the sampler {name!r} implies the spacing {meant.spacing!r}, and the config asks for {given!r}",
+            where="timestep_spacing",
+            suggestion=f"leave timestep_spacing out, or name the sampler {meant.sampler!r}",
+        )
+    chosen = meant.spacing or given
+    options = {**meant.spacing_options, **(config.spacing_options if chosen == given else {})}
+    return scheduler.spaced(chosen, options)

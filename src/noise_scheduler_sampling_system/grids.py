@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from .errors import ConfigurationError
 from .registry import did_you_mean
 from .schedules.path import CLEAN, Level, NoisePath
 
-__all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start"]
+__all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start", "start_at"]
 
 Times = npt.NDArray[np.float64]
 
@@ -74,7 +75,11 @@ class TimeGrid:
         Args:
             path: the noise schedule.
             sigmas: in the order of the run; a 0 at the end is the clean sample, which ``end`` stands for.
+                Levels keep them bit for bit where α = 1 and on the straight path, else to rounding.
             end: as for :meth:`from_times`.
+
+        Raises:
+            ConfigurationError: a σ that is not on the path.
         """
         values = checked_times(sigmas, "sigmas")
         if end is CLEAN and values[-1] == 0.0:
@@ -82,24 +87,43 @@ class TimeGrid:
         levels = [path.level_of_sigma(sigma) for sigma in values]
         return cls(tuple(levels if end is None else [*levels, end]))
 
-    def split(self, at: int) -> tuple[TimeGrid, TimeGrid]:
-        """The first ``at`` intervals and the rest, for two models; both hold the level in between.
+    def split(
+        self, at: int | None = None, *, t: float | None = None, sigma: float | None = None
+    ) -> tuple[TimeGrid, TimeGrid]:
+        """Two grids that joined are this one, for two models; both hold the level in between.
+
+        Args:
+            at: the number of intervals in the first.
+            t: or hand over at the first level whose time is at most this (at least, on the way to noise).
+            sigma: or at the first level whose σ/α is at most this.
 
         Raises:
-            ConfigurationError: one part would be empty.
+            ConfigurationError: none or several of the three, or one part would be empty.
         """
-        if not 0 < at < self.steps:
+        if sum(given is not None for given in (at, t, sigma)) != 1:
             raise ConfigurationError(
-                f"got {at!r} for {self.steps} intervals",
-                where="at",
-                suggestion=f"give a whole number from 1 to {self.steps - 1}",
+                "none or several of at, t and sigma are given", where="at", suggestion="give exactly one"
+            )
+        where, place = ("t", t) if t is not None else ("sigma", sigma) if sigma is not None else ("at", at)
+        if where != "at":
+            noise = [v.t if where == "t" else v.noise_to_signal for v in self.levels]
+            falls = self.levels[0].noise_to_signal > self.levels[-1].noise_to_signal
+            at = next((i for i, v in enumerate(noise) if (v <= place if falls else v >= place)), 0)  # type: ignore[operator]
+        if isinstance(at, bool) or not isinstance(at, int | np.integer) or not 0 < at < self.steps:
+            raise ConfigurationError(
+                f"got {place!r}, which leaves one part of the {self.steps} intervals empty",
+                where=where,
+                suggestion=f"give at from 1 to {self.steps - 1}, or a place between the grid's ends",
             )
         return TimeGrid(self.levels[: at + 1]), TimeGrid(self.levels[at:])
 
     def reversed(self) -> TimeGrid:
-        """The way back, from the cleanest level that the model knows to the noisiest: for inversion."""
-        asked = [level for level in self.levels if level is not CLEAN]
-        return TimeGrid(tuple(asked[::-1]))
+        """The way back, from the cleanest level that the model knows to the noisiest: for inversion.
+
+        Raises:
+            ConfigurationError: the model knows one level only.
+        """
+        return TimeGrid(tuple(level for level in self.levels[::-1] if not math.isnan(level.t)))
 
     @property
     def steps(self) -> int:
@@ -147,33 +171,81 @@ def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:
     return tuple(array.tolist())
 
 
-def make_grid(path: NoisePath, num_inference_steps: int, *, start: float | None = None) -> TimeGrid:
+def make_grid(path: NoisePath, num_inference_steps: int, *, start: float | Level | None = None) -> TimeGrid:
     """The grid that the config asks for.
 
     Args:
         path: the noise schedule, with the config that names the spacing.
         num_inference_steps: N, the number of intervals.
-        start: the time of the first level, for image-to-image; default: where the spacing
-            begins from pure noise. There are N intervals in either case.
+        start: the first level or its time, for image-to-image (:func:`start_at`); default: where the
+            spacing begins from pure noise. There are N intervals in either case.
 
     Raises:
         ConfigurationError: a number of steps or an option that the spacing cannot do.
     """
     steps, config = checked_steps(num_inference_steps), path.config
-    shorter = path if start is None else path.up_to(start)
-    spacing = SPACINGS.get(config.timestep_spacing, "timestep_spacing")
-    options = _checked_options(spacing, config.timestep_spacing, config.spacing_options)
+    name = config.timestep_spacing
+    first = start if start is None or isinstance(start, Level) else path.level(float(start))
+    shorter = path if first is None else path.up_to(first.t)
+    spacing = SPACINGS.get(name, "timestep_spacing")
+    options = _checked_options(spacing, name, config.spacing_options)
     discard, end = options.pop("discard_penultimate"), options.pop("end")
-    chosen = spacing(shorter, steps + (1 if discard or end == "lowest" else 0), **options)
-    levels = [v if isinstance(v, Level) else path.level(float(v)) for v in chosen]
-    if start is not None:
-        levels[0] = path.level(start)
+
+    def choose(count: int) -> list[Level]:
+        chosen = [v if isinstance(v, Level) else path.level(float(v)) for v in spacing(shorter, count, **options)]
+        if len(chosen) != count:
+            raise ConfigurationError(
+                f"the {name!r} spacing returned {len(chosen)} levels for {count}",
+                where="timestep_spacing",
+                suggestion="return one time or level a step, from the noisiest to the cleanest",
+            )
+        return chosen if first is None else [first, *chosen[1:]]
+
+    levels = choose(steps + discard)
+    lowest = path.level(path.t_min)
+    if end == "clean":
+        levels.append(CLEAN)
+    elif levels[-1].noise_to_signal > lowest.noise_to_signal * (1 + 1e-9):
+        levels.append(lowest)
+    else:  # the spacing ends there by itself
+        levels = choose(steps + discard + 1)
     if discard:
-        del levels[-1]
-    grid = TimeGrid(tuple(levels if end == "lowest" else [*levels, CLEAN]))
-    if start is None:
+        del levels[-2]
+    grid = TimeGrid(tuple(levels))
+    if first is None:
         refuse_clean_start(*grid.levels[0])
     return grid
+
+
+def start_at(
+    path: NoisePath, *, t: float | None = None, sigma: float | None = None, strength: float | None = None
+) -> Level:
+    """Where image-to-image begins: the level of a time, of a σ, or of a share of the schedule.
+
+    Noise the image with ``path.add_noise(image, noise, level.t)`` and give the level to :func:`make_grid`.
+
+    Args:
+        path: the noise schedule.
+        t: the time.
+        sigma: σ as :meth:`NoisePath.field_sigma` counts it.
+        strength: in (0, 1], as in diffusers: the run begins this share of the schedule away from
+            the data, at a whole timestep where there are such. Unlike there, all N steps are taken.
+
+    Raises:
+        ConfigurationError: none or several of the three, or one that is not on the path.
+    """
+    if sum(given is not None for given in (t, sigma, strength)) != 1:
+        raise ConfigurationError(
+            "none or several of t, sigma and strength are given", where="start_at", suggestion="give exactly one"
+        )
+    if sigma is not None:
+        return path.level_of_sigma(sigma)
+    if strength is not None:
+        if not 0.0 < strength <= 1.0:
+            raise ConfigurationError(f"got {strength!r}", where="strength", suggestion="give a number in (0, 1]")
+        t = path.time_at(float(strength))
+        t = min(max(float(round(t)) if path.discrete else t, path.t_min), path.t_max)
+    return path.level(float(t))  # type: ignore[arg-type]
 
 
 #: What every spacing takes, and the values allowed.
@@ -182,19 +254,32 @@ _COMMON: dict[str, tuple[Any, ...]] = {"discard_penultimate": (False, True), "en
 
 def _checked_options(spacing: Callable[..., Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options for a spacing, with the common ones' defaults."""
-    own = list(inspect.signature(spacing).parameters)[2:]
+    own = dict(list(inspect.signature(spacing).parameters.items())[2:])
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
     for option, value in given.items():
-        if option not in own and option not in _COMMON:
+        where = f"spacing_options.{option}"
+        if option in _COMMON:
+            if value not in _COMMON[option]:
+                raise ConfigurationError(f"got {value!r}", where=where, suggestion=f"give one of {_COMMON[option]}")
+        elif option in own:
+            _check_kind(value, own[option].default, where)
+        elif not any_name:
             raise ConfigurationError(
                 f"the {name!r} spacing has no option {option!r}",
-                where=f"spacing_options.{option}",
+                where=where,
                 suggestion=did_you_mean(option, [*own, *_COMMON]),
             )
-        if option in _COMMON and value not in _COMMON[option]:
-            raise ConfigurationError(
-                f"got {value!r}", where=f"spacing_options.{option}", suggestion=f"give one of {_COMMON[option]}"
-            )
     return {**{option: values[0] for option, values in _COMMON.items()}, **given}
+
+
+def _check_kind(value: Any, default: Any, where: str) -> None:
+    """A number where the default is one or None, a word where it is a word."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    kind = str if isinstance(default, str) else float
+    fits = {str: isinstance(value, str), float: number or (value is None and default is None)}[kind]
+    if (default is None or isinstance(default, str | int | float)) and not fits:
+        wanted = "a name" if kind is str else "a finite number"
+        raise ConfigurationError(f"got {value!r}", where=where, suggestion=f"give {wanted}; the default is {default!r}")
 
 
 def refuse_clean_start(t: float, alpha: float, sigma: float) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .early_stopping import EarlyStopping
 from .errors import NumericsError
-from .guidance import classifier_free, plain
+from .guidance.guided import Caller, Guided, Memory
 from .model import ModelAdapter, map_tensors
 from .noise import NoiseSource
 from .profiling import Stopwatch
@@ -32,6 +32,7 @@ class Outcome(NamedTuple):
     samples: Tensor
     steps: int
     nfe: int
+    evaluations: int
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,7 @@ class Job:
     """A run that is ready to start: every check is done."""
 
     runnable: Runnable
-    adapter: ModelAdapter
-    scale: float
-    condition: Mapping[str, Any]
-    null: Mapping[str, Any]
+    guided: Guided
     noise: NoiseSource
     initial_noise: Tensor | None
     initial_sample: Tensor | None
@@ -59,13 +57,9 @@ class Job:
         if (start, stop) == (0, self.batch):
             return self
 
-        def rows(value: Tensor) -> Tensor:
-            return value[start:stop] if value.ndim else value
-
         return replace(
             self,
-            condition=map_tensors(rows, self.condition),
-            null=map_tensors(rows, self.null),
+            guided=self.guided.part(start, stop),
             noise=self.noise.part(start, stop),
             initial_noise=None if self.initial_noise is None else self.initial_noise[start:stop],
             initial_sample=None if self.initial_sample is None else self.initial_sample[start:stop],
@@ -86,7 +80,12 @@ class Job:
             logger.warning("the result is not finite; running again with a check after every model call")
             with torch.no_grad():
                 for _ in run(
-                    self.runnable, self._model(None), self._start(), self.noise, copy_outputs=True, check_every_row=True
+                    self.runnable,
+                    self._model(None, {}),
+                    self._start(),
+                    self.noise,
+                    copy_outputs=True,
+                    check_every_row=True,
                 ):
                     pass
             raise NumericsError(
@@ -108,8 +107,9 @@ class Job:
         noise = watch.wrap("noise", self.noise.__call__) if watch else self.noise
         settled = stopping.start() if stopping else None
         x, done = self._start().x, 0
+        memory: Memory = {}
         steps = run(
-            self.runnable, self._model(watch), State(0, x, {}), noise,
+            self.runnable, self._model(watch, memory), State(0, x, {}), noise,
             inspect=inspect, copy_outputs=copy_outputs, check_every_row=stopping is not None,
         )  # fmt: skip
         for state in steps:
@@ -118,28 +118,36 @@ class Job:
                 continue
             bar.update(self.batch)
             if callback is not None:
-                callback(self._view(state))
+                callback(self._view(state, memory))
             if settled is not None and settled.update(self.runnable.clean_sample(state), plan, done):
                 logger.info(
                     "early stopping after step %d of %d: %d of %d model calls saved",
                     plan.step[done - 1] + 1, plan.steps, plan.nfe - plan.calls_before(done), plan.nfe,
                 )  # fmt: skip
                 break
-        return Outcome(settled.result(x) if settled else x, int(plan.step[done - 1]) + 1, plan.calls_before(done))
+        return Outcome(
+            settled.result(x) if settled else x,
+            int(plan.step[done - 1]) + 1,
+            plan.calls_before(done),
+            self.guided.evaluations_before(done),
+        )
 
-    def steps(self, state: State | None = None, keys: Any = None) -> Iterator[SamplingStep]:
+    def steps(self, resume: RunState | None = None) -> Iterator[SamplingStep]:
         """The run as an iterator, from its start or from a state; every step that is handed out is finite."""
-        if state is not None:
-            history = map_tensors(lambda y: y.to(self.noise.device), state.history)
-            state = State(state.row, state.x.to(self.noise.device), history)
-            yield from replace(self, noise=replace(self.noise, keys=keys))._steps(state)
-        else:
-            yield from self._steps(self._start())
+        if resume is None:
+            yield from self._steps(self._start(), {})
+            return
+        row, x, history, memory = map_tensors(
+            lambda y: y.to(self.noise.device),
+            (resume.state.row, resume.state.x, resume.state.history, resume.memory),
+        )
+        noise = replace(self.noise, keys=resume.keys)
+        yield from replace(self, noise=noise)._steps(State(row, x, history), memory)
 
-    def _steps(self, state: State) -> Iterator[SamplingStep]:
+    def _steps(self, state: State, memory: Memory) -> Iterator[SamplingStep]:
         plan = self.runnable.plan
         with torch.no_grad():
-            steps = run(self.runnable, self._model(None), state, self.noise, inspect=True, check_every_row=True)
+            steps = run(self.runnable, self._model(None, memory), state, self.noise, inspect=True, check_every_row=True)
         while True:
             with torch.no_grad():  # not around the yield, where it would act on the caller's own work
                 after = next(steps, None)
@@ -147,9 +155,9 @@ class Job:
                 return
             row = after.row
             if row == len(plan) or plan.step[row] != plan.step[row - 1]:
-                yield self._view(after)
+                yield self._view(after, memory)
 
-    def _view(self, state: State) -> SamplingStep:
+    def _view(self, state: State, memory: Memory) -> SamplingStep:
         plan, row = self.runnable.plan, state.row
         index = int(plan.step[row - 1])
         first_row = int((plan.step == index).argmax())
@@ -160,9 +168,13 @@ class Job:
             sigma=float(plan.sigma[row]),
             nfe=plan.calls_before(row),
             first_sample=self.first,
-            state=RunState(plan, State(row, state.x, state.history), self.noise.keys, self.settings),
+            state=RunState(plan, State(row, state.x, state.history), self.noise.keys, self.settings, dict(memory)),
             _clean=lambda: self.runnable.clean_sample(state),
         )
+
+    def by_hand(self) -> tuple[State, Model]:
+        """Where the run starts, and its model: for those who walk through its rows themselves."""
+        return self._start(), self._model(None, {})
 
     def _start(self) -> State:
         if self.initial_sample is not None:
@@ -174,24 +186,32 @@ class Job:
             noise = self.initial_noise.to(self.noise.device, self.noise.dtype)
         return State(0, noise * self.runnable.plan.prior_scale, {})
 
-    def _model(self, watch: Stopwatch | None) -> Model:
+    def _model(self, watch: Stopwatch | None, memory: Memory) -> Model:
         """The network with its conditions, times and guidance, as a function of (x, row)."""
-        plan, device = self.runnable.plan, self.noise.device
-        network = watch.wrap("model", self.adapter.__call__) if watch else self.adapter.__call__
-        split = self.runnable.split
-        if self.scale == 1.0:
-            predict = plain(network, self.condition)
-        else:
-            predict = classifier_free(network, self.condition, self.null, self.scale, learned_variance=split)
-        if watch:
-            predict = watch.wrap("guided", predict)
+        model = self.guided.model(self._caller(watch), memory)
+        return watch.wrap("guided", model) if watch else model
+
+    def _caller(self, watch: Stopwatch | None) -> Caller:
+        """Makes a network under a condition a function of (x, row), for some copies of the batch."""
+        plan, scales = self.runnable.plan, self.runnable.plan.input_scale
         kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
-        times = torch.from_numpy(plan.time.copy()).to(kind).to(device)
-        rows = times[:, None].expand(-1, self.batch).unbind(0)
-        wanted, scales = self.adapter.dtype, plan.input_scale
-        if scales is not None:
-            factors = scales.tolist()
-            return lambda x, row: predict((x * factors[row]).to(wanted or x.dtype), rows[row])
-        if wanted is None or wanted == self.noise.dtype:
-            return lambda x, row: predict(x, rows[row])
-        return lambda x, row: predict(x.to(wanted), rows[row])
+        times = torch.from_numpy(plan.time.copy()).to(kind).to(self.noise.device)
+        factors = None if scales is None else scales.tolist()
+
+        def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
+            network = watch.wrap("model", adapter.__call__) if watch else adapter.__call__
+            rows = times[:, None].expand(-1, copies * self.batch).unbind(0)
+            wanted = adapter.dtype or self.noise.dtype
+
+            if factors is None and wanted == self.noise.dtype:
+                if copies == 1:
+                    return lambda x, row: network(x, rows[row], condition)
+                return lambda x, row: network(torch.cat([x] * copies), rows[row], condition)
+
+            def call(x: Tensor, row: int) -> Tensor:
+                x = (x if factors is None else x * factors[row]).to(wanted)
+                return network(x if copies == 1 else torch.cat([x] * copies), rows[row], condition)
+
+            return call
+
+        return caller

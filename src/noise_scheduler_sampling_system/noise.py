@@ -17,7 +17,7 @@ import functools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,7 +143,7 @@ class NoiseSource:
 
     def part(self, start: int, stop: int) -> NoiseSource:
         """The source of samples start to stop."""
-        return NoiseSource(self.keys[start:stop], self.shape, self.dtype, self.device)
+        return replace(self, keys=self.keys[start:stop])
 
 
 @dataclass(frozen=True)

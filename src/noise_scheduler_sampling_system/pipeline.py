@@ -20,10 +20,12 @@ from .batching import in_batches
 from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
 from .early_stopping import EarlyStopping
 from .errors import ConfigurationError
+from .grids import TimeGrid, make_grid
+from .guidance.base import Guidance
 from .job import Callback, Outcome
 from .noise import Seed
 from .plan import SamplingPlan
-from .prepare import prepare
+from .prepare import DEFAULT_SCALE, prepare
 from .profiling import Stopwatch, measured
 from .registry import Registry, did_you_mean
 from .results import RunState, SamplingResult, SamplingStep
@@ -99,8 +101,26 @@ class DiffusionPipeline:
             self._setup = setup
         return setup.scheduler.config
 
-    def plan(self, num_inference_steps: int = 50, *, timesteps: Sequence[float] | None = None) -> SamplingPlan:
-        """The table that a run of N steps (or on given timesteps) follows.
+    def grid(self, num_inference_steps: int = 50, *, start: float | None = None) -> TimeGrid:
+        """The noise levels that a run of N steps visits.
+
+        Args:
+            num_inference_steps: N, the number of intervals.
+            start: the time of the first level, for image-to-image; default: pure noise. There are N
+                intervals in either case.
+
+        Raises:
+            ConfigurationError: what the spacing cannot do.
+        """
+        setup = self._setup
+        if start is None:
+            return setup.sampler.grid(num_inference_steps)
+        return make_grid(setup.scheduler, num_inference_steps, start=start)
+
+    def plan(
+        self, num_inference_steps: int = 50, *, timesteps: Sequence[float] | None = None, grid: TimeGrid | None = None
+    ) -> SamplingPlan:
+        """The table that a run of N steps (or on given timesteps, or on a grid) follows.
 
         Raises:
             ConfigurationError: the sampler has only ``step``, or cannot run so.
@@ -108,23 +128,25 @@ class DiffusionPipeline:
         sampler = self._setup.sampler
         if not sampler.writes_plans:
             return sampler.plan(num_inference_steps)  # which says why there is none
-        return self._setup.runnable(num_inference_steps, timesteps).plan
+        return self._setup.runnable(num_inference_steps, timesteps, grid).plan
 
     def sample(
         self,
         model: Callable[..., Any] | None = None,
         shape: Sequence[int] | None = None,
         num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        guidance_scale: float = DEFAULT_SCALE,
         classifier_free_guidance: bool = True,
         *,
         condition: Mapping[str, Any] | None = None,
         null_condition: Mapping[str, Any] | None = None,
+        guidance: Guidance | Sequence[Guidance] | None = None,
         seed: Seed | None = None,
         generator: Generators | None = None,
         initial_noise: Tensor | None = None,
         initial_sample: Tensor | None = None,
         timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | None = None,
         plan: SamplingPlan | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
@@ -147,6 +169,8 @@ class DiffusionPipeline:
             num_inference_steps: N, intervals of the grid. Model calls are ``plan(N).nfe``.
             guidance_scale: s in u + s·(c − u); acts only where a condition is given.
             classifier_free_guidance: False runs the conditional branch alone.
+            guidance: in place of these two: one guidance or several, from left to right, e.g.
+                ``[ClassifierFree(7.5), Interval(0.3, 5.0)]``; see :mod:`.guidance`.
             condition: keywords for the model; tensors with B (or 1) rows.
             null_condition: the same for the unconditional branch. ``None``: what the model's
                 ``null_condition`` method says, or zeros in place of embeddings.
@@ -154,9 +178,11 @@ class DiffusionPipeline:
                 Sample i of seed s is the same in every batch size and on every device.
             generator: draws the seed (one, or one a sample); default: PyTorch's global one.
             initial_noise: unit-variance noise of the batch's shape, in place of the seed's.
-            initial_sample: the state to start from, as it is, at the first of ``timesteps`` or of
-                the plan: for image-to-image, ``scheduler.add_noise(image, noise, timesteps[0])``.
+            initial_sample: the state to start from, as it is, at the first of ``timesteps``, of the
+                grid or of the plan: for image-to-image, ``scheduler.add_noise(image, noise, timesteps[0])``.
             timesteps: visit exactly these times instead of N of the config's spacing.
+            grid: visit exactly these levels, and end where they end: ``pipeline.grid(N, start=t)``,
+                ``TimeGrid.from_sigmas(...)``, half of a ``split``.
             plan: run this plan instead of the sampler's.
             device: "auto" (the model's own, else CUDA, then MPS, then CPU) or a device.
             dtype: of the state and the samples; default: float32, float64 for such a model.
@@ -184,10 +210,10 @@ class DiffusionPipeline:
         job = prepare(
             self._setup,
             model=model, shape=shape, num_inference_steps=num_inference_steps,
-            scale=guidance_scale if classifier_free_guidance else 1.0, condition=condition,
+            scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
-            timesteps=timesteps, plan=plan, device=device, dtype=dtype,
+            timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
         )  # fmt: skip
         at = job.noise.device
         watch = Stopwatch(at) if profile else None
@@ -212,23 +238,27 @@ class DiffusionPipeline:
             return samples
         longest, whole = max(outcomes, key=lambda o: o.nfe), job.runnable.plan
         saved = whole.nfe - longest.nfe
-        return SamplingResult(samples, job.noise.keys, longest.steps, longest.nfe, saved > 0, saved, report, whole)
+        return SamplingResult(
+            samples, job.noise.keys, longest.steps, longest.nfe, longest.evaluations, saved > 0, saved, report, whole
+        )
 
     def stream(
         self,
         model: Callable[..., Any] | None = None,
         shape: Sequence[int] | None = None,
         num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        guidance_scale: float = DEFAULT_SCALE,
         classifier_free_guidance: bool = True,
         *,
         condition: Mapping[str, Any] | None = None,
         null_condition: Mapping[str, Any] | None = None,
+        guidance: Guidance | Sequence[Guidance] | None = None,
         seed: Seed | None = None,
         generator: Generators | None = None,
         initial_noise: Tensor | None = None,
         initial_sample: Tensor | None = None,
         timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | None = None,
         plan: SamplingPlan | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
@@ -242,27 +272,26 @@ class DiffusionPipeline:
         Other arguments as for :meth:`sample`; no gradients are recorded.
         """
         _refuse_unknown(unknown, DiffusionPipeline.stream)
-        state, keys = None, None
+        saved = None
         if resume is not None:
             for name, value in {
                 "seed": seed, "generator": generator, "initial_noise": initial_noise, "plan": plan,
-                "timesteps": timesteps, "initial_sample": initial_sample,
+                "timesteps": timesteps, "grid": grid, "initial_sample": initial_sample,
             }.items():  # fmt: skip
                 if value is not None:
                     raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
             saved = resume if isinstance(resume, RunState) else RunState.load(resume)
             refuse_other_settings(saved.settings, self._setup.identity)
-            state, keys = saved.state, saved.keys
-            shape, plan, dtype = tuple(state.x.shape), saved.plan, state.x.dtype
+            shape, plan, dtype = tuple(saved.state.x.shape), saved.plan, saved.state.x.dtype
         job = prepare(
             self._setup,
             model=model, shape=shape, num_inference_steps=num_inference_steps,
-            scale=guidance_scale if classifier_free_guidance else 1.0, condition=condition,
+            scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
-            timesteps=timesteps, plan=plan, device=device, dtype=dtype, resumed=state is not None,
+            timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype, resumed=saved is not None,
         )  # fmt: skip
-        return job.steps() if state is None else job.steps(state, keys)
+        return job.steps(saved)
 
     def __repr__(self) -> str:
         return f"DiffusionPipeline({self.sampler!r})"

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import ConfigurationError
-from .grids import refuse_clean_start
-from .guidance import null_counterpart
+from .grids import TimeGrid, refuse_clean_start
+from .guidance.base import Branch, Guidance
+from .guidance.conditions import null_counterpart, numbers_as_rows
+from .guidance.guided import Guided
+from .guidance.program import checked_sequence, compiled
+from .guidance.sources import ClassifierFree
 from .job import Job
 from .model import ModelAdapter, map_tensors, resolve_device
 from .noise import NoiseSource, Seed, resolve_keys
@@ -20,7 +25,10 @@ from .plan import SamplingPlan
 from .run import Runnable
 from .setup import Setup
 
-__all__ = ["prepare"]
+__all__ = ["DEFAULT_SCALE", "prepare"]
+
+#: The scale of classifier-free guidance where nothing else is said.
+DEFAULT_SCALE: Final = 7.5
 
 
 def prepare(
@@ -40,6 +48,9 @@ def prepare(
     plan: SamplingPlan | None,
     device: str | torch.device,
     dtype: torch.dtype | None,
+    guidance: Guidance | Sequence[Guidance] | None = None,
+    classifier_free: bool = True,
+    grid: TimeGrid | None = None,
     resumed: bool = False,
 ) -> Job:
     """Check everything and prepare a run, before the first model call.
@@ -59,9 +70,10 @@ def prepare(
 
         model = DigitsModel(scheduler, prediction_type=config.prediction_type)
     adapter = ModelAdapter(model)
-    if plan is not None and timesteps is not None:
-        raise ConfigurationError("a plan has its own timesteps", where="timesteps", suggestion="give one of the two")
-    runnable = setup.runnable(num_inference_steps, timesteps) if plan is None else setup.following(plan)
+    for name, value in {"timesteps": timesteps, "grid": grid}.items():
+        if plan is not None and value is not None:
+            raise ConfigurationError("a plan has its own timesteps", where=name, suggestion="give one of the two")
+    runnable = setup.runnable(num_inference_steps, timesteps, grid) if plan is None else setup.following(plan)
     if initial_noise is None and initial_sample is None and not resumed:
         first = runnable.plan
         refuse_clean_start(first.time[0], first.alpha[0], first.sigma[0])
@@ -74,29 +86,104 @@ def prepare(
     _refuse_overflow(runnable, dtype)
     keys = resolve_keys(seed, generator, shape[0])
     given = _fitted({} if condition is None else condition, shape[0], device, "condition")
-    if not given and null_condition is not None:
+    sequence = _checked_guidance(guidance, scale, classifier_free, bool(given))
+    further = next((condition for each in sequence for condition in each.conditions), None)
+    if not given and null_condition is not None and further is None:
         raise ConfigurationError(
             "there is no condition to oppose it to", where="null_condition", suggestion="give condition={...}, too"
         )
-    conditional = bool(given)
-    given = adapter.completed(given, shape[0], device)
-    null: Mapping[str, Any] = {}
-    if conditional and scale != 1.0:
-        null = null_counterpart(model, given) if null_condition is None else null_condition
-        null = adapter.completed(_fitted(null, shape[0], device, "null_condition"), shape[0], device)
-        given, null = _numbers_as_rows(given, null, shape[0], device)
+    branches, programs = compiled(
+        sequence,
+        runnable.plan,
+        config.prediction_type,
+        opposed=bool(given) and classifier_free,
+        learned=runnable.split,
+    )
+    asked = {i for program in set(programs) if program is not None for i in program.asked}
+    conditions = _Conditions(adapter, shape[0], device)
+    alone = not given and further is not None  # further conditions stand against the null one
+    base = conditions.null(conditions.fitted(further), null_condition) if alone else conditions.completed(given)
+    resolved = conditions.of(branches, asked, base, null_condition)
     return Job(
         runnable=runnable,
-        adapter=adapter,
-        scale=scale if conditional else 1.0,
-        condition=given,
-        null=null,
+        guided=Guided(resolved, programs, runnable.split, runnable.branches),
         noise=NoiseSource(keys, tuple(shape[1:]), dtype, device),
         initial_noise=initial_noise,
         initial_sample=initial_sample,
         settings=setup.identity,
         integral=scheduler.discrete,
     )
+
+
+def _checked_guidance(
+    guidance: Guidance | Sequence[Guidance] | None, scale: float, classifier_free: bool, conditional: bool
+) -> tuple[Guidance, ...]:
+    """What acts on the predictions, from left to right."""
+    if guidance is None:
+        return (ClassifierFree(scale),) if conditional and classifier_free else ()
+    sequence = checked_sequence(guidance)
+    for name, given in {
+        "guidance_scale": scale != DEFAULT_SCALE,
+        "classifier_free_guidance": not classifier_free,
+    }.items():
+        if given:
+            raise ConfigurationError(
+                "is given beside guidance, which says everything",
+                where=name,
+                suggestion="leave it out, and put ClassifierFree(scale) into guidance",
+            )
+    for each in sequence:
+        if each.contrasts and not conditional:
+            raise ConfigurationError(
+                f"{type(each).__name__} opposes the condition to its absence, and there is none",
+                where="guidance",
+                suggestion="give condition={...}, or guidance that needs none",
+            )
+    return sequence
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """Makes what the user gave the conditions of a batch."""
+
+    adapter: ModelAdapter
+    batch: int
+    device: torch.device
+
+    def completed(self, condition: Mapping[str, Any]) -> dict[str, Any]:
+        return self.adapter.completed(condition, self.batch, self.device)
+
+    def fitted(self, condition: Mapping[str, Any] | None) -> dict[str, Any]:
+        """A further condition that guidance brings."""
+        return _fitted(condition or {}, self.batch, self.device, "guidance")
+
+    def null(self, condition: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The null condition: as given, or the counterpart of a condition."""
+        null = null_counterpart(self.adapter.model, condition) if given is None else given
+        return self.completed(_fitted(null, self.batch, self.device, "null_condition"))
+
+    def of(
+        self, branches: Sequence[Branch], asked: set[int], base: Mapping[str, Any], null: Mapping[str, Any] | None
+    ) -> tuple[tuple[ModelAdapter, Mapping[str, Any]], ...]:
+        """The model and the condition of each branch, as far as it is asked."""
+        others: dict[int, ModelAdapter] = {}
+        adapters: list[ModelAdapter] = []
+        conditions: dict[int, dict[str, Any]] = {}
+        for i, branch in enumerate(branches):
+            adapter = self.adapter
+            if branch.model is not None:
+                resolve_device(self.device, branch.model)
+                adapter = others.setdefault(id(branch.model), ModelAdapter(branch.model))
+            adapters.append(adapter)
+            if i not in asked:
+                conditions[i] = {}
+            elif branch.condition is not None:
+                conditions[i] = self.completed(self.fitted(branch.condition))
+            else:
+                conditions[i] = self.null(base, null) if branch.null else dict(base)
+        own = {i: conditions[i] for i in sorted(asked) if adapters[i] is self.adapter}
+        conditions |= numbers_as_rows(own, self.batch, self.device) if len(own) > 1 else {}
+        return tuple((adapter, conditions[i]) for i, adapter in enumerate(adapters))
 
 
 def _refuse_overflow(runnable: Runnable, dtype: torch.dtype) -> None:
@@ -168,28 +255,6 @@ def _fitted(condition: Mapping[str, Any], batch: int, device: torch.device, wher
 
     fitted: dict[str, Any] = map_tensors(fit, {name: _as_rows(value, batch) for name, value in condition.items()})
     return fitted
-
-
-def _numbers_as_rows(
-    given: Mapping[str, Any], null: Mapping[str, Any], batch: int, device: torch.device
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Numbers in which the two branches differ, as tensors of one row a sample."""
-    first, second = dict(given), dict(null)
-    for name in first.keys() & second.keys():
-        pair = (first[name], second[name])
-        numbers = [_is_number(v) for v in pair]
-        if any(numbers) and (not all(numbers) or pair[0] != pair[1]):
-            first[name], second[name] = (
-                torch.as_tensor(v, device=device).expand(batch) if number else v
-                for v, number in zip(pair, numbers, strict=True)
-            )
-    return first, second
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.ndim == 0
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _as_rows(value: Any, batch: int) -> Any:

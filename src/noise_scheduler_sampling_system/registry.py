@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from .errors import ConfigurationError
 
-__all__ = ["Registry", "did_you_mean"]
+__all__ = ["Registry", "did_you_mean", "folded"]
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -67,7 +67,7 @@ class Registry(Generic[T]):
     def alias(self, *names: str, of: str) -> None:
         """Further names for an entry; letters' case, spaces and punctuation do not count."""
         for name in names:
-            taken = self._aliases.setdefault(_folded(name), of)
+            taken = self._aliases.setdefault(folded(name), of)
             if taken != of:
                 raise ConfigurationError(
                     f"the name {name!r} is taken by {taken!r}",
@@ -78,7 +78,7 @@ class Registry(Generic[T]):
     def canonical(self, name: str | Enum) -> str:
         """The one name of what goes by this name or alias; a name nobody knows is returned as it is."""
         key = self.key(name)
-        return key if key in self._entries else self._aliases.get(_folded(key), key)
+        return key if key in self._entries else self._aliases.get(folded(key), key)
 
     def name_of(self, entry: object) -> str | None:
         """The name that something is registered under, if it is."""
@@ -113,7 +113,7 @@ class Registry(Generic[T]):
         return iter(self._entries)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """A name without what people write differently: "DPM++ 2M", "dpmpp_2m" and "DPMpp-2M" are one."""
     return "".join("p" if c == "+" else c for c in name.lower() if c.isalnum() or c == "+")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,18 +31,24 @@ class RunState:
         state: where it stands.
         keys: (seed, index) of each sample's noise.
         settings: of the pipeline that made it; it can only go on under the same ones.
+        memory: what the guidance remembers (the momentum of APG), by name.
     """
 
     plan: SamplingPlan
     state: State
     keys: tuple[tuple[int, int], ...]
     settings: dict[str, Any]
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as a safetensors file, whole or not at all."""
         from safetensors.torch import save
 
-        tensors = {"x": self.state.x, **{f"history.{j}": y for j, y in self.state.history.items()}}
+        tensors = {
+            "x": self.state.x,
+            **{f"history.{j}": y for j, y in self.state.history.items()},
+            **{f"memory.{name}": kept for name, kept in self.memory.items()},
+        }
         about = {
             "format": _FORMAT,
             "row": self.state.row,
@@ -69,10 +75,14 @@ class RunState:
             if about["format"] != _FORMAT:
                 raise ValueError(f"format {about['format']}")
             x = tensors.pop("x").to(device)
-            history = {int(name.split(".")[1]): y.to(device) for name, y in tensors.items()}
+            parts: dict[str, dict[str, Tensor]] = {"history": {}, "memory": {}}
+            for name, tensor in tensors.items():
+                kind, _, rest = name.partition(".")
+                parts[kind][rest] = tensor.to(device)
+            history = {int(j): y for j, y in parts["history"].items()}
             keys = tuple((int(seed), int(index)) for seed, index in about["keys"])
             plan = SamplingPlan.from_dict(about["plan"])
-            return cls(plan, State(int(about["row"]), x, history), keys, about["settings"])
+            return cls(plan, State(int(about["row"]), x, history), keys, about["settings"], parts["memory"])
         except Exception as error:
             raise FileError(
                 "is not a saved run", where=str(path), why=str(error), suggestion="give a file of RunState.save"
@@ -117,6 +127,8 @@ class SamplingResult:
         keys: (seed, index) of each sample: ``seed=[...]`` of the seeds of index 0, or the one
             common seed, gives them again.
         steps, nfe: steps and model calls made (of the longest batch, where split).
+        evaluations: how often a network was evaluated for each sample in these calls: once each without
+            guidance, twice with classifier-free guidance (``guidance.evaluations`` tells it beforehand).
         stopped_early: whether ``early_stopping`` ended the run.
         calls_saved: model calls that the plan had left then.
         profile: with ``profile``, where the time went.
@@ -127,6 +139,7 @@ class SamplingResult:
     keys: tuple[tuple[int, int], ...]
     steps: int
     nfe: int
+    evaluations: int
     stopped_early: bool
     calls_saved: int
     profile: Profile | None

@@ -13,11 +13,11 @@ from .bind import bind_for
 from .config import NoiseSchedulerConfig
 from .errors import ConfigurationError
 from .factory import NoiseSchedulerFactory, SamplerFactory
-from .grids import checked_steps, checked_times
+from .grids import TimeGrid, checked_steps, checked_times
 from .plan import SamplingPlan
 from .run import Runnable
 from .samplers.base import BaseSampler
-from .schedules.path import NoisePath
+from .schedules.path import CLEAN, Level, NoisePath
 from .stepping import levels_of, stepped
 
 __all__ = ["Setup", "refuse_other_settings"]
@@ -42,14 +42,15 @@ class Setup:
     def make(cls, config: NoiseSchedulerConfig | NoisePath, method: Any, options: Mapping[str, Any]) -> Setup:
         """From a config or a noise schedule, a sampler's name or class, and its options."""
         scheduler = config if isinstance(config, NoisePath) else NoiseSchedulerFactory.create(config)
-        return cls(scheduler, SamplerFactory.create(method, scheduler, **options), dict(options))
+        sampler = SamplerFactory.create(method, scheduler, **options)
+        return cls(sampler.scheduler, sampler, dict(options))  # a sampler's name may imply a spacing
 
     def changed(self, method: Any, changes: Mapping[str, Any]) -> Setup:
         """The same with other settings; a schedule that came as an object keeps its class."""
         config = self.scheduler.config.replace(**changes)
         if config.beta_schedule != self.scheduler.config.beta_schedule:
             return Setup.make(config, method, self.options)
-        return Setup.make(type(self.scheduler)(config), method, self.options)
+        return Setup.make(self.scheduler.with_config(config), method, self.options)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,12 +61,18 @@ class Setup:
             "options": {name: repr(value) for name, value in sorted(self.options.items())},
         }
 
-    def runnable(self, num_inference_steps: int, timesteps: Sequence[float] | None = None) -> Runnable:
-        """The sampler on N steps, or on given timesteps, ready for the loop; made once."""
-        key = checked_steps(num_inference_steps) if timesteps is None else checked_times(timesteps)
+    def runnable(
+        self, num_inference_steps: int, timesteps: Sequence[float] | None = None, grid: TimeGrid | None = None
+    ) -> Runnable:
+        """The sampler on N steps, on given timesteps or on a grid, ready for the loop; made once."""
+        key = _checked_choice(num_inference_steps, timesteps, grid)
         made = self._made.get(key)
         if made is None:
-            grid = self.sampler.grid(key) if isinstance(key, int) else self.sampler.grid(timesteps=key)
+            if isinstance(key, TimeGrid):
+                self._refuse_foreign_levels([level for level in key.levels if level is not CLEAN])
+                grid = key
+            else:
+                grid = self.sampler.grid(key) if isinstance(key, int) else self.sampler.grid(timesteps=key)
             if self.sampler.writes_plans:
                 made = self.following(self.sampler.plan(grid=grid))
                 _warn_of_amplification(made.plan)
@@ -92,20 +99,41 @@ class Setup:
 
     def _refuse_foreign(self, plan: SamplingPlan) -> None:
         """A plan's levels must be this schedule's, or the model would be asked about other noise than x has."""
-        known = np.array([level[1:] for level in self.scheduler.levels(plan.time)])
-        if not np.allclose(known, np.stack([plan.alpha, plan.sigma], 1)[:-1], rtol=1e-6, atol=1e-9):
-            raise ConfigurationError(
-                f"its noise levels are not those of {self.scheduler!r} at its times",
-                where="plan",
-                why="it was made on another noise schedule",
-                suggestion="run it on a pipeline of the schedule it was made on",
-            )
+        rows = zip(plan.time, plan.alpha, plan.sigma, plan.asked, strict=False)  # without the end
+        self._refuse_foreign_levels([Level(*level) for *level, asked in rows if asked], "plan")
         if plan.order == 0 and self.sampler.writes_plans:
             raise ConfigurationError(
                 f"it holds the levels that the step-only sampler {plan.sampler} visited, not its steps",
                 where="plan",
                 suggestion="run it on a pipeline with that sampler",
             )
+
+    def _refuse_foreign_levels(self, levels: Sequence[Level], where: str = "grid") -> None:
+        known = self.scheduler.levels([level.t for level in levels])
+        if not np.allclose([level[1:] for level in known], [level[1:] for level in levels], rtol=1e-6, atol=1e-9):
+            raise ConfigurationError(
+                f"its noise levels are not those of {self.scheduler!r} at its times",
+                where=where,
+                why="it was made on another noise schedule",
+                suggestion="run it on a pipeline of the schedule it was made on",
+            )
+
+
+def _checked_choice(
+    num_inference_steps: int, timesteps: Sequence[float] | None, grid: TimeGrid | None
+) -> int | tuple[float, ...] | TimeGrid:
+    """What says where the model is asked."""
+    if grid is None:
+        return checked_steps(num_inference_steps) if timesteps is None else checked_times(timesteps)
+    if timesteps is not None:
+        raise ConfigurationError("is given beside timesteps", where="grid", suggestion="give one of the two")
+    if not isinstance(grid, TimeGrid):
+        raise ConfigurationError(
+            f"got {type(grid).__name__}",
+            where="grid",
+            suggestion="give a TimeGrid, e.g. TimeGrid.from_sigmas(path, ...)",
+        )
+    return grid
 
 
 def refuse_other_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -1,8 +1,14 @@
 """The named spacings: each chooses N levels of a path, from its noisiest to its cleanest.
 
-A spacing is a function (path, steps, **options) that returns times or levels; the end of the
-run, usually the clean sample, comes after them. "σ" is what the field calls so on the path:
-σ/α, or σ itself on the straight path of flow matching (:meth:`NoisePath.level_of_sigma`).
+A spacing is a function (path, steps, **options) that returns ``steps`` times or levels, strictly
+from noise to data; the end of the run, usually the clean sample, comes after them. Keyword
+parameters are its options (``spacing_options`` of the config). Register one by
+``SPACINGS.register("mine", function)``; it must take any path that it is meant for, those cut by
+:meth:`NoisePath.up_to` included, which is how image-to-image begins in the middle: read the
+ends from ``path.t_min`` and ``path.t_max``.
+
+"σ" is what the field calls so on the path, :meth:`NoisePath.field_sigma`: σ/α, or σ itself on the
+straight path of flow matching.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ import numpy.typing as npt
 
 from .config import SPACINGS
 from .errors import ConfigurationError
+from .schedules.continuous import VPPath
 from .schedules.path import Level, NoisePath
 
 __all__ = ["AYS_SIGMAS"]
@@ -27,13 +34,18 @@ Choice = Array | Sequence[Level]
 def leading(path: NoisePath, steps: int) -> Array:
     """i·⌊T/N⌋ + steps_offset (Lin et al. 2023, arXiv 2305.08891, Table 2): never visits the noisiest levels.
 
+    On a cut path, evenly from its noisiest level to ``steps_offset``: with diffusers' ``strength``, its timesteps.
+
     Raises:
         ConfigurationError: the offset pushes the first time past the last level.
     """
     if not path.discrete:
         low = path.fraction_at(path.t_min)
-        return _times(path, low + (1.0 - low) * np.arange(steps)[::-1] / steps)
+        places = np.linspace(1.0, 0.0, steps) if path.cut else np.arange(steps)[::-1] / steps
+        return _times(path, low + (1.0 - low) * places)
     total, offset = _levels_for(path, steps), path.config.steps_offset
+    if path.cut:
+        return _from_cut(path, steps, total, offset)
     times = np.arange(steps)[::-1] * (total // steps) + offset
     if times[0] > path.t_max:
         raise ConfigurationError(
@@ -45,13 +57,28 @@ def leading(path: NoisePath, steps: int) -> Array:
     return times.astype(np.float64)
 
 
+def _from_cut(path: NoisePath, steps: int, total: int, offset: int) -> Array:
+    if steps > max(total - offset, 1):
+        raise ConfigurationError(
+            f"{steps} steps from t = {path.t_max:g} to steps_offset = {offset}",
+            where="num_inference_steps",
+            why="the model knows no more noise levels than there are whole timesteps",
+            suggestion=f"ask for at most {max(total - offset, 1)}",
+        )
+    return np.round(np.linspace(path.t_max, min(float(offset), path.t_max), steps))
+
+
 @SPACINGS.register("trailing")
 def trailing(path: NoisePath, steps: int) -> Array:
-    """round(T·(N − i)/N) − 1 (Lin et al. 2023, Table 2): starts at the noisiest level. Not rounded without betas."""
-    if path.discrete:
-        _levels_for(path, steps)
-    times = _times(path, np.arange(steps, 0, -1) / steps)
-    return np.round(times) if path.discrete else times
+    """round(T·(N − i)/N) − 1 (Lin et al. 2023, Table 2): starts at the noisiest level.
+
+    Without betas not rounded, and evenly to the cleanest level where N steps would pass below it.
+    """
+    if not path.discrete:
+        return _times(path, np.linspace(1.0, max(1.0 / steps, path.fraction_at(path.t_min)), steps))
+    _levels_for(path, steps)
+    times: Array = np.round((path.t_max + 1.0) * np.arange(steps, 0, -1) / steps) - 1.0
+    return np.clip(times, path.t_min, path.t_max)
 
 
 @SPACINGS.register("linspace")
@@ -65,6 +92,8 @@ def linspace(path: NoisePath, steps: int) -> Array:
 @SPACINGS.register("sgm_uniform")
 def sgm_uniform(path: NoisePath, steps: int) -> Array:
     """The first N of N + 1 times evenly from the noisiest to the cleanest (Stability's generative-models)."""
+    if path.discrete:
+        _levels_for(path, steps)
     return _times(path, np.linspace(1.0, path.fraction_at(path.t_min), steps + 1)[:-1])
 
 
@@ -75,7 +104,8 @@ def karras(
     """σ^(1/ρ) evenly spaced (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
     _positive("rho", rho)
     high, low = _span(path, sigma_min, sigma_max)
-    return _at(path, np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho)
+    sigmas = np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
+    return _at(path, sigmas, from_top=sigma_max is None)
 
 
 @SPACINGS.register("exponential")
@@ -93,27 +123,39 @@ def polyexponential(
     """log σ = log σ_min + u^ρ·(log σ_max − log σ_min) for even u (k-diffusion's ``get_sigmas_polyexponential``)."""
     _positive("rho", rho)
     high, low = _span(path, sigma_min, sigma_max)
-    return _at(path, low * (high / low) ** (np.linspace(1.0, 0.0, steps) ** rho))
+    return _at(path, low * (high / low) ** (np.linspace(1.0, 0.0, steps) ** rho), from_top=sigma_max is None)
 
 
 @SPACINGS.register("log_snr")
-def log_snr(path: NoisePath, steps: int, *, log_snr_min: float = -10.0) -> Choice:
+def log_snr(path: NoisePath, steps: int, *, log_snr_min: float | None = None) -> Choice:
     """log(α²/σ²) evenly spaced (Lu et al. 2022, arXiv 2206.00927, §3.4).
 
-    A level without signal has none: the run begins there, and ``log_snr_min`` stands for it.
+    ``log_snr_min`` is where the run begins (diffusers' ``lambda_min_clipped`` is half of it). By default it
+    begins at the noisiest level; where that has no signal, −10 stands for its log SNR.
     """
     first, last = path.level(path.t_max), path.level(path.t_min)
-    low = 2.0 * first.half_log_snr if first.alpha > 0.0 else log_snr_min
-    chosen = [path.level_at(value) for value in np.linspace(low, 2.0 * last.half_log_snr, steps)]
-    return [first, *chosen[1:]]
+    top, bottom = 2.0 * first.half_log_snr, 2.0 * last.half_log_snr
+    finite = top if first.alpha > 0.0 else min(-10.0, bottom - 1.0)
+    low = finite if log_snr_min is None else max(top, log_snr_min)
+    if not low < bottom:
+        raise ConfigurationError(
+            f"got {log_snr_min!r}", where="spacing_options.log_snr_min", suggestion=f"give a number below {bottom:.6g}"
+        )
+    levels = [path.level_at(value) for value in np.linspace(low, bottom, steps)]
+    return _with_ends(path, levels, from_top=log_snr_min is None)
 
 
 @SPACINGS.register("beta")
 def beta(path: NoisePath, steps: int, *, a: float = 0.6, b: float = 0.6, of: str = "time") -> Choice:
-    """Quantiles of a Beta distribution, over time (Lee et al. 2024, arXiv 2407.12173) or over "sigma" (diffusers)."""
+    """Quantiles of a Beta distribution, over time (Lee et al. 2024, arXiv 2407.12173) or over "sigma" (diffusers).
+
+    The paper's times are not rounded and so never fall together, as they do in ComfyUI.
+    """
     _positive("a", a)
     _positive("b", b)
     if of == "time":
+        if path.discrete:
+            _levels_for(path, steps)
         low = path.fraction_at(path.t_min)
         return _times(path, low + (1.0 - low) * _beta_quantiles(1.0 - np.arange(steps) / steps, a, b))
     if of != "sigma":
@@ -126,25 +168,36 @@ def beta(path: NoisePath, steps: int, *, a: float = 0.6, b: float = 0.6, of: str
 def linear_quadratic(
     path: NoisePath, steps: int, *, threshold: float = 0.025, linear_steps: int | None = None
 ) -> Choice:
-    """σ falls linearly to 1 − ``threshold`` of its range in half of the steps, then quadratically to 0 (Mochi)."""
+    """σ falls linearly to 1 − ``threshold`` of its largest in half of the steps, then quadratically to 0 (Mochi).
+
+    Stretched to end at the path's cleanest level where it would pass below it.
+    """
     first = max(1, steps // 2) if linear_steps is None else linear_steps
-    if not 0.0 < threshold < 1.0 or not 1 <= first <= steps:
+    if not 0.0 < threshold < 1.0 or isinstance(first, float) or not 1 <= first <= steps:
         raise ConfigurationError(
             f"got threshold={threshold!r}, linear_steps={linear_steps!r}",
             where="spacing_options",
             suggestion=f"give a threshold in (0, 1) and linear_steps from 1 to {steps}",
         )
-    i, rest = np.arange(steps), max(1, steps - first)
+    i, rest, slope = np.arange(steps), max(1, steps - first), threshold / first
+    if first < steps and slope * rest > 2.0 * (1.0 - threshold):
+        raise ConfigurationError(
+            f"threshold={threshold!r} in {first} of {steps} steps is too steep a start",
+            where="spacing_options",
+            why="the parabola that goes on from it would pass below 0 and come back",
+            suggestion="give more linear_steps or a smaller threshold",
+        )
     # noise removed: threshold·i/first, then a parabola with the same value and slope that ends at 1
-    slope = threshold / first
     bend = (1.0 - threshold - slope * rest) / rest**2
     removed = np.where(i <= first, slope * i, threshold + slope * (i - first) + bend * (i - first) ** 2)
-    return _at(path, _span(path)[0] * (1.0 - removed))
+    high, low = _span(path)
+    most = 1.0 - low / high
+    return _at(path, high * (1.0 - removed * min(1.0, most / max(removed[-1], most))))
 
 
 @SPACINGS.register("kl_optimal")
 def kl_optimal(path: NoisePath, steps: int) -> Choice:
-    """arctan σ/α evenly spaced (Sabour et al. 2024, arXiv 2404.14507, eq. 9)."""
+    """arctan σ/α evenly spaced: optimal for Gaussian data (Sabour et al. 2024, arXiv 2404.14507)."""
     low, high = (math.atan(path.level(t).noise_to_signal) for t in (path.t_min, path.t_max))
     return _at_ratios(path, np.tan(np.linspace(high, low, steps)))
 
@@ -161,34 +214,47 @@ AYS_SIGMAS = {
 def ays(path: NoisePath, steps: int, *, model: str = "sd15") -> Choice:
     """Align Your Steps for a model that publishes it; other numbers of steps by interpolation of log σ over the index.
 
-    The published 11 values are 10 steps and their end, which here is the clean sample.
+    The published 11 values are 10 steps and their end, which here is the clean sample. A path that
+    is cut takes its steps from the rest of the curve.
     """
     if model not in AYS_SIGMAS:
         raise ConfigurationError(
             f"there is no table for {model!r}", where="spacing_options.model", suggestion=f"one of {sorted(AYS_SIGMAS)}"
         )
-    table = np.log(AYS_SIGMAS[model])
-    places = np.linspace(0, len(table) - 1, steps + 1)[:-1]
-    return _at_ratios(path, np.exp(np.interp(places, np.arange(len(table)), table)))
+    table, index = np.log(AYS_SIGMAS[model]), np.arange(len(AYS_SIGMAS[model]))
+    top, bottom = _log_ratios(path)
+    rounding = 0.02  # the tables have two or three digits: within it, the path's ends are the table's
+    first = np.interp(-top, -table, index) if top < table[0] - rounding else 0.0
+    last = np.interp(-bottom, -table, index) if bottom > table[-1] + rounding else index[-1]
+    places = np.linspace(first, max(last, first), steps + 1)[:-1]
+    return _at_ratios(path, np.exp(np.interp(places, index, table)))
 
 
 @SPACINGS.register("vp")
 def vp(path: NoisePath, steps: int, *, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> Choice:
-    """σ/α of evenly spaced times of the continuous VP SDE (k-diffusion's ``get_sigmas_vp``), on any path."""
-    u = np.linspace(1.0, t_min, steps)
-    return _at_ratios(path, np.sqrt(np.expm1(beta_min * u + (beta_max - beta_min) * u * u / 2)))
+    """σ/α of evenly spaced times of the continuous VP SDE (k-diffusion's ``get_sigmas_vp``), cut to the path.
+
+    The options are those of the schedule "vp".
+    """
+    source = VPPath(beta_min=beta_min, beta_max=beta_max, t_min=t_min)
+    first, last = (source.time(-2.0 * ratio) for ratio in _log_ratios(path))
+    times = np.linspace(first, last, steps)
+    return _at_ratios(path, np.exp(-source.log_snr(times) / 2.0))
 
 
 @SPACINGS.register("laplace")
 def laplace(path: NoisePath, steps: int, *, mu: float = 0.0, beta: float = 0.5) -> Choice:
-    """log σ/α at evenly spaced quantiles of a Laplace distribution (after Hang et al. 2024, arXiv 2407.03297).
+    """log σ/α at evenly spaced quantiles of a Laplace distribution, cut to the path (after Hang et al. 2024).
 
-    The first level is the noisiest of the path.
+    As in ComfyUI, ``mu`` and ``beta`` are those of log σ/α = −½ log SNR; the paper's (arXiv 2407.03297) are of log SNR.
     """
     _positive("beta", beta)
-    centred = np.linspace(0.5, -0.5, steps + 2)[1:-1]
-    chosen = _at_ratios(path, np.exp(mu - beta * np.sign(centred) * np.log1p(-2.0 * np.abs(centred))))
-    return [path.level(path.t_max), *chosen[1:]]
+    top, bottom = ((ratio - mu) / beta for ratio in _log_ratios(path))
+    first, last = (0.5 * math.exp(-z) if z > 0.0 else 1.0 - 0.5 * math.exp(z) for z in (top, bottom))
+    p = np.linspace(first, last, steps)  # the shares of the distribution above each level
+    with np.errstate(divide="ignore"):
+        z = np.where(p < 0.5, -np.log(2.0 * p), np.log(2.0 * (1.0 - p)))
+    return _at_ratios(path, np.exp(mu + beta * z))
 
 
 def _times(path: NoisePath, fractions: Array) -> Array:
@@ -209,19 +275,21 @@ def _levels_for(path: NoisePath, steps: int) -> int:
     return total
 
 
-def _sigma(path: NoisePath, t: float) -> float:
-    """σ as the field counts it: the inverse of ``path.level_of_sigma``."""
-    level = path.level(t)
-    return level.sigma if path.sigma_is_absolute else level.noise_to_signal
+def _log_ratios(path: NoisePath) -> tuple[float, float]:
+    """log σ/α of the path's noisiest and cleanest level."""
+    return -path.level(path.t_max).half_log_snr, -path.level(path.t_min).half_log_snr
 
 
 def _span(path: NoisePath, sigma_min: float | None = None, sigma_max: float | None = None) -> tuple[float, float]:
-    """The largest and the smallest finite σ to visit."""
-    top, bottom = _sigma(path, path.t_max), _sigma(path, path.t_min)
+    """The largest and the smallest finite σ to visit; on a cut path ``sigma_max`` is only a bound."""
+    top, bottom = (path.field_sigma(path.level(t)) for t in (path.t_max, path.t_min))
     if math.isinf(top):  # the last level has no signal; the largest σ is that of the level before
-        top = _sigma(path, path.t_max - 1.0 if path.discrete else 0.999 * path.t_max)
+        before = path.t_max - (1.0 if path.discrete else 1e-3 * (path.t_max - path.t_min))
+        top = path.field_sigma(path.level(max(before, path.t_min)))
     high, low = top if sigma_max is None else sigma_max, bottom if sigma_min is None else sigma_min
-    if not (bottom * (1 - 1e-6) <= low < high <= top * (1 + 1e-6)):
+    if path.cut:
+        high = min(high, top)
+    if not (bottom * (1 - 1e-6) <= low <= high <= top * (1 + 1e-6)):
         raise ConfigurationError(
             f"σ from {high:g} to {low:g} is not inside [{bottom:.6g}, {top:.6g}]",
             where="spacing_options.sigma_max" if sigma_max is not None else "spacing_options.sigma_min",
@@ -230,20 +298,30 @@ def _span(path: NoisePath, sigma_min: float | None = None, sigma_max: float | No
     return high, low
 
 
-def _at(path: NoisePath, sigmas: Array) -> list[Level]:
-    """The levels of these σ; where the schedule ends without signal, the run begins there."""
-    levels = [path.level_of_sigma(float(s)) for s in sigmas]
-    top = path.level(path.t_max)
-    return [top, *levels[1:]] if top.alpha == 0.0 else levels
+def _at(path: NoisePath, sigmas: Array, *, from_top: bool = True) -> list[Level]:
+    """The levels of these σ; where the schedule ends without signal, the run begins there unless told where."""
+    low, high = (path.field_sigma(path.level(t)) for t in (path.t_min, path.t_max))
+    return _with_ends(path, [path.level_of_sigma(float(s)) for s in np.clip(sigmas, low, high)], from_top)
 
 
 def _at_ratios(path: NoisePath, ratios: Array) -> list[Level]:
-    """The levels with these σ/α, no noisier and no cleaner than the path's ends."""
+    """The levels with these σ/α, kept inside the path."""
+    top, bottom = _log_ratios(path)
+    with np.errstate(divide="ignore"):
+        inside = np.clip(np.log(ratios), bottom, top)
+    return _with_ends(path, [path.level_at(-2.0 * value) for value in inside.tolist()])
+
+
+def _with_ends(path: NoisePath, levels: list[Level], from_top: bool = True) -> list[Level]:
+    """Levels that are the path's ends but for rounding become these.
+
+    Without signal at the noisiest level, ``from_top`` says that the run begins there.
+    """
     top, bottom = path.level(path.t_max), path.level(path.t_min)
-    levels = []
-    for ratio in ratios.tolist():
-        inside = bottom.noise_to_signal < ratio < top.noise_to_signal
-        levels.append(path.level_at(-2.0 * math.log(ratio)) if inside else top if ratio > 1.0 else bottom)
+    for i, end in ((-1, bottom), (0, top)):
+        near = math.isclose(levels[i].half_log_snr, end.half_log_snr, rel_tol=1e-9, abs_tol=1e-9)
+        if near or (i == 0 and from_top and top.alpha == 0.0):
+            levels[i] = end
     return levels
 
 
@@ -276,3 +354,16 @@ def _beta_cdf(x: Array, a: float, b: float) -> Array:
     left = half(np.minimum(x, 0.5), a, b) / whole
     right = 1.0 - half(np.minimum(1.0 - x, 0.5), b, a) / whole
     return np.where(x <= 0.5, left, right)
+
+
+# What other libraries call them; docs/paths-and-grids.md says where they differ.
+SPACINGS.alias("ddim_uniform", of="leading")
+SPACINGS.alias("simple", "sd_turbo", of="trailing")
+SPACINGS.alias("normal", "time_uniform", of="linspace")
+SPACINGS.alias("sgm-uniform", of="sgm_uniform")
+SPACINGS.alias("use_karras_sigmas", "edm", "polynomial", of="karras")
+SPACINGS.alias("use_exponential_sigmas", of="exponential")
+SPACINGS.alias("logsnr", "uniform_log_snr", "use_lu_lambdas", "lu_lambdas", of="log_snr")
+SPACINGS.alias("align_your_steps", of="ays")
+SPACINGS.alias("linear-quadratic", "mochi", of="linear_quadratic")
+SPACINGS.alias("kl-optimal", of="kl_optimal")

@@ -46,9 +46,10 @@ class MultistepSampler(BaseSampler, ABC):
         s_noise: the noise is multiplied by this (1 in theory).
         corrector: use each new prediction to correct the step that led to it, without a further call.
         corrector_order: of the corrector, the new prediction counted; default: one more than ``order``.
-        start: the first step has one prediction to go by. "corrected": the second prediction corrects it,
-            without a further call, so that methods of order 3 keep it; "plain": it does not.
-        lower_order_final: lower the order towards the end as far as steps are left.
+        start: the first step has one prediction to go by. "corrected": methods of order 3 correct it with the
+            second prediction, without a further call, which they need to keep their order; "plain": they do not.
+        lower_order_final: lower the order towards the end as far as steps are left; the last step is then
+            of first order, the whole of second at most.
     """
 
     variable: ClassVar[str] = "log_snr"
@@ -56,8 +57,10 @@ class MultistepSampler(BaseSampler, ABC):
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
-        start = self.options.get("start", "plain")
-        self.order = min(self.options["order"], 3 if start == "corrected" else 2)
+        limit = 3 if self.options.get("start") == "corrected" else 2
+        if self.options.get("lower_order_final", False) or self.options.get("solver_type") == "as_published":
+            limit = 2
+        self.order = min(self.options["order"], limit)
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         past: list[tuple[Level, Form]] = []
@@ -65,13 +68,15 @@ class MultistepSampler(BaseSampler, ABC):
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
             space = self.space if now.alpha > 0.0 else "sample"  # without signal only x₀ says where to go
-            newest = (now, p.sample if space == "sample" else p.epsilon)
+            newest = (now, p.of(space))
             if corrected is not None:
                 build.advance(corrected(newest))
+                if self.options.get("evaluate_again", False):
+                    newest = (now, build.predict(now, i).of(space))
             used = [newest, *past][: self.orders(grid, i, len(past))]
             move = self.move(space, now, after, [level for level, _ in used])
             noise = move.noise * self.options.get("s_noise", 1.0) * build.noise(i, now, after) if move.noise else None
-            corrects = self.options.get("corrector", False) or (i == 0 and self.options.get("start") == "corrected")
+            corrects = self.options.get("corrector", False) or (i == 0 and self.order > 2)
             corrected = self._corrector(now, after, build.x, used, noise) if corrects else None
             build.advance(_moved(move, build.x, used, noise))
             past = [newest, *past] if now.alpha > 0.0 or self.space == "sample" else []
@@ -250,7 +255,7 @@ class AdamsSampler(BaseSampler):
         for i, now, after in grid.intervals():
             slope = build.predict(now, i).of("flow_prediction")
             width, u = now.alpha + now.sigma, now.sigma / (now.alpha + now.sigma)
-            if i == 1 and self.options["start"] == "corrected":
+            if i == 1 and self.order > 2:  # the trapezoidal rule in place of Euler's first step
                 build.advance(width * (start + (u - known[0][0]) / 2 * (known[0][1] + slope)))
             start = build.x / width
             known = [(u, slope), *known][: self.options["order"]]
@@ -322,13 +327,14 @@ class UniPCSampler(MultistepSampler):
 
     order = 3
     option_defaults = {
-        "order": 3, "solver_type": "bh2", "corrector": True, "lower_order_final": True, "predict_x0": True,
+        "order": 3, "solver_type": "bh2", "corrector": True, "lower_order_final": False, "predict_x0": True,
     }  # fmt: skip
     choices = {"solver_type": ("bh1", "bh2", "exact")}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
-        self.order = min(self.options["order"] + 1, 3) if self.options["corrector"] else min(self.options["order"], 2)
+        limit = 2 if self.options["lower_order_final"] or not self.options["corrector"] else 3
+        self.order = min(self.options["order"] + (1 if self.options["corrector"] else 0), limit)
 
     @property
     def space(self) -> str:  # type: ignore[override]
@@ -345,14 +351,19 @@ class SASolverSampler(MultistepSampler):
         tau: τ, the noise: η = τ² while between ``tau_start`` and ``tau_end`` (fractions of the
             schedule's time), 0 elsewhere.
         solver_type: "bh1" is the published shortcut for two predictions.
+        evaluate_again: ask the model about the corrected state, too (PECE): two calls a step.
     """
 
     order, stochastic = 2, True
     option_defaults = {
         "order": 2, "corrector": True, "corrector_order": 2, "tau": 1.0, "tau_start": 1.0, "tau_end": 0.0,
-        "solver_type": "exact", "s_noise": 1.0, "lower_order_final": True,
+        "solver_type": "exact", "s_noise": 1.0, "lower_order_final": True, "evaluate_again": False,
     }  # fmt: skip
     choices = {"solver_type": ("exact", "bh1")}
+
+    def __init__(self, scheduler: NoisePath, **options: Any) -> None:
+        super().__init__(scheduler, **options)
+        self.calls_per_step = 2 if self.options["evaluate_again"] else 1
 
     def kernel(self, now: Level) -> Kernel:
         inside = self.options["tau_end"] <= self.scheduler.fraction_at(now.t) <= self.options["tau_start"]

@@ -34,7 +34,7 @@ class DPMppSDESampler(BaseSampler):
             False draws the two independently (as diffusers' singlestep SDE solvers do).
     """
 
-    order, calls_per_step, stochastic = 1, 2, True
+    order, calls_per_step, stochastic = 2, 2, True
     option_defaults = {"eta": 1.0, "s_noise": 1.0, "r": 0.5, "brownian": True}
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:

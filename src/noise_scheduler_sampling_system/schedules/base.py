@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
+from .modifiers import TerminalRescaling, shifted
 from .path import NoisePath, variance_preserving
 
 __all__ = ["BaseNoiseScheduler"]
@@ -23,6 +24,9 @@ class BaseNoiseScheduler(NoisePath):
     A schedule is a subclass that implements :meth:`_get_beta_schedule`. Between two whole
     timesteps log(σ/α) is linear in t, as in k-diffusion; where the last level has no signal
     at all (zero terminal SNR), α/σ is linear in the last interval.
+
+    The option ``snr_shift`` multiplies σ/α at every timestep, as :class:`~.modifiers.ShiftedSNR` does;
+    the setting ``rescale_betas_zero_snr`` comes after it. ``betas`` are those of the result.
 
     Args:
         config: the settings; fields may also be given as keywords.
@@ -37,27 +41,39 @@ class BaseNoiseScheduler(NoisePath):
     discrete = True
     t_origin = -1.0  # t = 0 is the first noise level, one step from the data
     reads = SCHEDULE_FIELDS
+    option_defaults = {"snr_shift": 1.0}
 
     def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
         super().__init__(config, **fields)
         betas = np.array(self._checked(self._get_beta_schedule()))
         log_alpha_bar = np.concatenate([np.cumsum(np.log1p(-betas[:-1])), [0.0]])
         log_alpha_bar[-1] = log_alpha_bar[-2] + (np.log1p(-betas[-1]) if betas[-1] < 1 else -np.inf)
-        if self.config.rescale_betas_zero_snr:
-            log_alpha_bar = _zero_terminal_snr(log_alpha_bar)
+        # log SNR = log(ᾱ/(1−ᾱ)), from log ᾱ so that neither end cancels
+        table = torch.from_numpy(log_alpha_bar - np.log(-np.expm1(log_alpha_bar)))
+        self._table = self._modified(table)
+        if self._table is not table:
+            log_alpha_bar = torch.nn.functional.logsigmoid(self._table).numpy()
             betas = -np.expm1(np.diff(log_alpha_bar, prepend=0.0))
         self.betas = torch.from_numpy(betas)
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = torch.from_numpy(np.exp(log_alpha_bar))
         self.t_min, self.t_max = 0.0, float(len(betas) - 1)
-        # log SNR = log(ᾱ/(1−ᾱ)), from log ᾱ so that neither end cancels
-        self._table = torch.from_numpy(log_alpha_bar - np.log(-np.expm1(log_alpha_bar)))
         self._zero_terminal_snr = bool(torch.isneginf(self._table[-1]))
         self._tables: dict[torch.device, Tensor] = {}
 
     @abstractmethod
     def _get_beta_schedule(self) -> npt.ArrayLike | Tensor:
         """The T betas, from the cleanest level to the noisiest; ``self.config`` is set."""
+
+    def _modified(self, log_snr: Tensor) -> Tensor:
+        """The table after the shift and the rescaling that the config asks for."""
+        shift = self.option("snr_shift")
+        if shift != 1.0:
+            log_snr = shifted(log_snr, shift)
+        if self.config.rescale_betas_zero_snr and not torch.isneginf(log_snr[-1]):
+            rescaled = TerminalRescaling.between(float(log_snr[0]), float(log_snr[-1]))
+            log_snr = torch.cat([rescaled(log_snr[:-1]), log_snr.new_tensor([-torch.inf])])
+        return log_snr
 
     @property
     def num_train_timesteps(self) -> int:
@@ -104,11 +120,12 @@ class BaseNoiseScheduler(NoisePath):
         below = t.floor().clamp(0, len(table) - 2)
         left, right = table[below.long()], table[below.long() + 1]
         weight = t - below
-        inside = left + weight * (right - left)
         if not self._zero_terminal_snr:
-            return inside
+            return left + weight * (right - left)
         # α/σ falls linearly to zero in the last interval; log SNR is twice its logarithm
-        return torch.where(torch.isneginf(right), left + 2.0 * torch.log1p(-weight), inside)
+        ends = torch.isneginf(right)
+        inside = left + weight * (torch.where(ends, left, right) - left)  # finite, or its gradient would be NaN
+        return torch.where(ends, left + 2.0 * torch.log1p(-weight), inside)
 
     def _time(self, log_snr: Tensor) -> Tensor:
         table = self._on(log_snr.device)
@@ -117,20 +134,10 @@ class BaseNoiseScheduler(NoisePath):
         weight = ((log_snr - left) / (right - left)).clamp(0.0, 1.0)
         if self._zero_terminal_snr:
             weight = torch.where(torch.isneginf(right), -torch.expm1((log_snr - left) / 2.0).clamp(-1.0, 0.0), weight)
-        return (above - 1).to(log_snr.dtype) + weight
+        return ((above - 1).to(log_snr.dtype) + weight).clamp(self.t_min, self.t_max)
 
     def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         return variance_preserving(log_snr)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_train_timesteps={self.num_train_timesteps})"
-
-
-def _zero_terminal_snr(log_alpha_bar: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Shift √ᾱ to end at 0 and scale it to keep its start (Lin et al. 2023, Algorithm 1)."""
-    root = np.exp(log_alpha_bar / 2)
-    if root[-1] == 0.0:
-        return log_alpha_bar
-    rescaled = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
-    with np.errstate(divide="ignore"):
-        return np.asarray(2.0 * np.log(rescaled))

@@ -13,9 +13,13 @@ from .base import BaseNoiseScheduler
 __all__ = [
     "CosineNoiseScheduler",
     "CustomNoiseScheduler",
+    "ExpAlphaBarNoiseScheduler",
     "ExponentialNoiseScheduler",
+    "LaplaceNoiseScheduler",
     "LinearNoiseScheduler",
     "QuadraticNoiseScheduler",
+    "ScaledLinearNoiseScheduler",
+    "SigmoidGammaNoiseScheduler",
     "SigmoidNoiseScheduler",
 ]
 
@@ -32,18 +36,36 @@ class LinearNoiseScheduler(BaseNoiseScheduler):
 
 
 @final
+@SCHEDULES.register("scaled_linear")
+class ScaledLinearNoiseScheduler(BaseNoiseScheduler):
+    """√β evenly from √β_start to √β_end (Rombach et al. 2022, arXiv 2112.10752: Stable Diffusion).
+
+    The code of latent diffusion, and ComfyUI, call this one "linear". The option ``power`` (2)
+    is that of the root.
+    """
+
+    option_defaults = {"power": 2.0}
+
+    def _get_beta_schedule(self) -> Array:
+        power = self.option("power")
+        start, end = (beta ** (1.0 / power) for beta in (self.config.beta_start, self.config.beta_end))
+        betas: Array = np.linspace(start, end, self.num_train_timesteps) ** power
+        return betas
+
+
+@final
 @SCHEDULES.register(BetaSchedule.COSINE)
 class CosineNoiseScheduler(BaseNoiseScheduler):
-    """ᾱ = cos²((t/T + 0.008)/1.008·π/2), β capped at 0.999 (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17).
+    """ᾱ = cos²((t/T + s)/(1 + s)·π/2), β capped at ``max_beta`` (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17).
 
     Defined by ᾱ, so ``beta_start`` and ``beta_end`` play no part.
     """
 
+    option_defaults = {"s": 0.008, "max_beta": 0.999}
+
     def _get_beta_schedule(self) -> Array:
-        t = np.arange(self.num_train_timesteps + 1) / self.num_train_timesteps
-        alpha_bar = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
-        betas: Array = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
-        return betas
+        s = self.option("s")
+        return _betas_of(np.cos((_ends(self) + s) / (1 + s) * np.pi / 2) ** 2, self.option("max_beta", high=1.0))
 
 
 @final
@@ -59,12 +81,67 @@ class QuadraticNoiseScheduler(BaseNoiseScheduler):
 @final
 @SCHEDULES.register(BetaSchedule.SIGMOID)
 class SigmoidNoiseScheduler(BaseNoiseScheduler):
-    """β = β_start + (β_end − β_start)·sigmoid(12u − 6)."""
+    """β = β_start + (β_end − β_start)·sigmoid(12u − 6), as in GeoDiff (Xu et al. 2022, arXiv 2203.02923) and diffusers.
+
+    Not the sigmoid of Jabri et al. and Chen, which is one of ᾱ: "sigmoid_gamma".
+    """
 
     def _get_beta_schedule(self) -> Array:
         start, end = self.config.beta_start, self.config.beta_end
         betas: Array = start + (end - start) / (1 + np.exp(6 - 12 * self.grid_fractions))
         return betas
+
+
+@final
+@SCHEDULES.register("sigmoid_gamma")
+class SigmoidGammaNoiseScheduler(BaseNoiseScheduler):
+    """ᾱ falls from 1 to 0 as sigmoid((start + (end − start)·t/T)/tau) rises (Jabri et al. 2022, arXiv 2212.11972;
+    Chen 2023, arXiv 2301.10972, Algorithm 1, there "γ").
+
+    Made into T betas, capped at ``max_beta``; ``beta_start`` and ``beta_end`` play no part.
+    """
+
+    option_defaults = {"start": -3.0, "end": 3.0, "tau": 1.0, "max_beta": 0.999}
+
+    def _get_beta_schedule(self) -> Array:
+        tau, start = self.option("tau"), self.option("start", low=-np.inf)
+        end = self.option("end", low=start)
+        curve = 1 / (1 + np.exp(-(start + (end - start) * _ends(self)) / tau))
+        return _betas_of((curve[-1] - curve) / (curve[-1] - curve[0]), self.option("max_beta", high=1.0))
+
+
+@final
+@SCHEDULES.register("laplace")
+class LaplaceNoiseScheduler(BaseNoiseScheduler):
+    """log SNR = mu − b·sgn(½ − t/T)·log(1 − |1 − 2t/T|) (Hang et al. 2024, arXiv 2407.03297).
+
+    Made into T betas, capped at ``max_beta``; ``beta_start`` and ``beta_end`` play no part.
+    ``variant="diffusers"`` is the curve of that library, which takes √ᾱ for ᾱ.
+    """
+
+    option_defaults = {"mu": 0.0, "b": 0.5, "max_beta": 0.999, "variant": "paper"}
+
+    def _get_beta_schedule(self) -> Array:
+        exact, t = self.choice("variant", ("paper", "diffusers")) == "paper", _ends(self)
+        with np.errstate(divide="ignore", over="ignore"):
+            log = np.log(1 - np.abs(1 - 2 * t) + (0.0 if exact else 1e-6))
+            log_snr = self.option("mu", low=-np.inf) - self.option("b") * np.copysign(1.0, 0.5 - t) * log
+            alpha_bar = 1 / (1 + np.exp(-log_snr))
+        return _betas_of(alpha_bar if exact else np.sqrt(alpha_bar), self.option("max_beta", high=1.0))
+
+
+@final
+@SCHEDULES.register("exp")
+class ExpAlphaBarNoiseScheduler(BaseNoiseScheduler):
+    """ᾱ = exp(−rate·t/T), a constant β (diffusers' ``betas_for_alpha_bar`` of type "exp").
+
+    ``beta_start`` and ``beta_end`` play no part. For β that grows by a constant factor see "exponential".
+    """
+
+    option_defaults = {"rate": 12.0, "max_beta": 0.999}
+
+    def _get_beta_schedule(self) -> Array:
+        return _betas_of(np.exp(-self.option("rate") * _ends(self)), self.option("max_beta", high=1.0))
 
 
 @final
@@ -84,3 +161,23 @@ class CustomNoiseScheduler(BaseNoiseScheduler):
 
     def _get_beta_schedule(self) -> Array:
         return np.array(self.config.trained_betas, dtype=np.float64)
+
+
+def _ends(schedule: BaseNoiseScheduler) -> Array:
+    """t/T at the ends of the T steps: 0, 1/T, ..., 1."""
+    return np.arange(schedule.num_train_timesteps + 1) / schedule.num_train_timesteps
+
+
+def _betas_of(alpha_bar: Array, max_beta: float) -> Array:
+    """β = 1 − ᾱ_i/ᾱ_{i−1}, capped."""
+    betas: Array = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
+    return betas
+
+
+SCHEDULES.alias("scaled-linear", "sqrt_space_linear", of="scaled_linear")
+SCHEDULES.alias("squaredcos_cap_v2", "squared_cosine", "iddpm", of="cosine")
+SCHEDULES.alias("sigmoid_chen", "sigmoid_jabri", "sigmoid_alpha_bar", of="sigmoid_gamma")
+SCHEDULES.alias("sigmoid_betas", "geodiff", of="sigmoid")
+SCHEDULES.alias("exp_alpha_bar", of="exp")
+SCHEDULES.alias("geometric", of="exponential")
+SCHEDULES.alias("trained_betas", of="custom")

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..config import SCHEDULES, NoiseSchedulerConfig
 from ..errors import ConfigurationError
-from .path import Level, NoisePath, Time, straight, variance_exploding, variance_preserving
+from .path import NoisePath, Time, straight, variance_exploding, variance_preserving
 
-__all__ = ["EDMPath", "FlowPath", "SubVPPath", "VDiffusionPath", "VEPath", "VPPath", "resolution_shift"]
+__all__ = ["CosinePath", "EDMPath", "FlowPath", "SubVPPath", "VDiffusionPath", "VEPath", "VPPath", "resolution_shift"]
 
 
 @final
@@ -42,6 +42,9 @@ class EDMPath(NoisePath):
 
     def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         return variance_exploding(log_snr)
+
+    def _time_of_sigma(self, sigma: float) -> float:
+        return sigma
 
 
 @final
@@ -89,6 +92,7 @@ class _DiffusionSDE(NoisePath, ABC):
         return self._beta_min * u + (self._beta_max - self._beta_min) * u * u / 2
 
     def _time_of(self, integral: Tensor) -> Tensor:
+        integral = integral.clamp(max=1e300)  # no signal at all: ∞/∞ otherwise
         root = torch.sqrt(self._beta_min**2 + 2 * (self._beta_max - self._beta_min) * integral)
         return (self._scale * 2 * integral / (self._beta_min + root)).clamp(self.t_min, self.t_max)
 
@@ -121,9 +125,8 @@ class SubVPPath(_DiffusionSDE):
         return self._time_of(-torch.log1p(-self._alpha_sigma(log_snr)[1]))
 
     def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        inverse = torch.exp(-log_snr / 2)  # σ/α = (1 − α²)/α
-        alpha = 2.0 / (inverse + torch.sqrt(inverse * inverse + 4.0))
-        return alpha, alpha * inverse
+        ratio = torch.exp(-log_snr / 2)  # σ/α = (1 − α²)/α
+        return 2.0 / (ratio + torch.sqrt(ratio * ratio + 4.0)), 2.0 / (1.0 + torch.sqrt(1.0 + 4.0 / (ratio * ratio)))
 
 
 @final
@@ -144,6 +147,40 @@ class VDiffusionPath(NoisePath):
 
     def _time(self, log_snr: Tensor) -> Tensor:
         return (torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)).clamp(self.t_min, self.t_max)
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return variance_preserving(log_snr)
+
+
+@final
+@SCHEDULES.register("wuerstchen")
+class CosinePath(NoisePath):
+    """The cosine ᾱ = cos²((t + s)/(1 + s)·π/2)/cos²(s/(1 + s)·π/2) with t in (0, 1) told to the network
+    (Pernias et al. 2023, arXiv 2306.00637; Stable Cascade).
+
+    Its code keeps ᾱ in [``alpha_bar_min``, ``alpha_bar_max``]; the path ends where these are
+    reached, for the times beyond mean the same two levels. Stable Cascade's ``shift`` is
+    :class:`~.modifiers.ShiftedSNR`.
+    """
+
+    option_defaults = {"s": 0.008, "alpha_bar_min": 1e-4, "alpha_bar_max": 0.9999}
+    defaults = {"timestep_spacing": "trailing"}
+    t_origin = 0.0
+
+    def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
+        super().__init__(config, **fields)
+        self._s, high = self.option("s"), self.option("alpha_bar_max", high=1.0)
+        self._start = math.cos(self._s / (1.0 + self._s) * math.pi / 2)
+        self.t_min, self.t_max = -math.inf, math.inf
+        ends = torch.tensor([high, self.option("alpha_bar_min", high=high)], dtype=torch.float64, device="cpu")
+        self.t_min, self.t_max = self._time(torch.logit(ends)).tolist()
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return torch.logit((torch.cos((t + self._s) / (1.0 + self._s) * (math.pi / 2)) / self._start) ** 2)
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        angle = torch.acos(torch.sigmoid(log_snr).sqrt() * self._start)
+        return (angle * (2.0 / math.pi) * (1.0 + self._s) - self._s).clamp(self.t_min, self.t_max)
 
     def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         return variance_preserving(log_snr)
@@ -190,14 +227,8 @@ class FlowPath(NoisePath):
         """u of a time: the inverse of the shift."""
         return t / (self._scale * self._shift - (self._shift - 1.0) * t)
 
-    def level_of_sigma(self, sigma: float) -> Level:
-        """The level with this σ, in (0, 1].
-
-        Raises:
-            ConfigurationError: σ outside the path.
-        """
-        self._sigma_in_range(sigma, self.t_min / self._scale, self.t_max / self._scale)
-        return Level(min(self._scale * sigma, self.t_max), 1.0 - sigma, sigma)
+    def _time_of_sigma(self, sigma: float) -> float:
+        return self._scale * sigma
 
 
 def resolution_shift(
@@ -231,3 +262,12 @@ def resolution_shift(
         )
     mu = base + (maximum - base) * (tokens - base_tokens) / (max_tokens - base_tokens)
     return math.exp(mu) if kind == "exponential" else mu
+
+
+SCHEDULES.alias("karras_ve", "k_diffusion", of="edm")
+SCHEDULES.alias("ve_sde", "score_sde_ve", of="ve")
+SCHEDULES.alias("vp_sde", "score_sde_vp", of="vp")
+SCHEDULES.alias("sub-vp", "sub_vp_sde", of="sub_vp")
+SCHEDULES.alias("v-diffusion", "trigonometric", of="v_diffusion")
+SCHEDULES.alias("stable_cascade", "continuous_cosine", of="wuerstchen")
+SCHEDULES.alias("rectified_flow", "flow_match", "flow_matching", "flow_match_euler", of="flow")

@@ -81,7 +81,8 @@ class NoisePath(ABC):
         config: the settings; fields, and the schedule's own options, may also be given as keywords.
 
     Attributes:
-        option_defaults: the schedule's own options (``schedule_options`` of the config).
+        option_defaults: the schedule's own options (``schedule_options`` of the config); those of
+            the classes it derives from are added.
         defaults: config fields whose default is another one for this schedule.
         reads: config fields about the schedule that it uses; others must be left alone.
 
@@ -100,6 +101,14 @@ class NoisePath(ABC):
     sigma_is_absolute: bool = False
     #: Whether the model was trained at whole-number times (they are then passed as integers).
     discrete: bool = False
+
+    #: Whether the noisiest levels are left out (``up_to``): a run begins at ``t_max`` then, whatever the spacing.
+    cut: bool = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        inherited = (getattr(base, "option_defaults", {}) for base in reversed(cls.__bases__))
+        cls.option_defaults = {k: v for options in (*inherited, cls.option_defaults) for k, v in options.items()}
 
     def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
         own = {name: fields.pop(name) for name in self.option_defaults if name in fields}
@@ -124,6 +133,12 @@ class NoisePath(ABC):
                     suggestion="leave it out" + (f"; its options are {sorted(self.option_defaults)}" if own else ""),
                 )
 
+    def spaced(self, spacing: str, options: Mapping[str, Any] | None = None) -> NoisePath:
+        """The same path with another spacing in its config."""
+        other = copy.copy(self)
+        other.config = self.config.replace(timestep_spacing=spacing, spacing_options=dict(options or {}))
+        return other
+
     def option(self, name: str, low: float = 0.0, high: float = math.inf) -> float:
         """A real-valued option, strictly between two bounds.
 
@@ -138,6 +153,23 @@ class NoisePath(ABC):
                 suggestion=f"give a number above {low:g}" + (f" and below {high:g}" if high < math.inf else ""),
             )
         return float(value)
+
+    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
+        """An option that is one of several words.
+
+        Raises:
+            ConfigurationError: another word.
+        """
+        value = self.options[name]
+        if value not in allowed:
+            raise ConfigurationError(
+                f"got {value!r}", where=f"schedule_options.{name}", suggestion=did_you_mean(value, allowed)
+            )
+        return str(value)
+
+    def with_config(self, config: NoiseSchedulerConfig) -> NoisePath:
+        """A schedule of this kind with other settings."""
+        return type(self)(config)
 
     @abstractmethod
     def _log_snr(self, t: Tensor) -> Tensor:
@@ -172,7 +204,7 @@ class NoisePath(ABC):
         """
         self._in_range(torch.tensor(float(t), dtype=torch.float64, device="cpu"))
         shorter = copy.copy(self)
-        shorter.t_max = float(t)
+        shorter.t_max, shorter.cut = float(t), True
         return shorter
 
     @property
@@ -187,34 +219,51 @@ class NoisePath(ABC):
         alpha, sigma = self._alpha_sigma(wide)
         return Level(float(self._time(wide)), float(alpha), float(sigma))
 
+    def field_sigma(self, level: Level) -> float:
+        """What the field calls σ on this path: σ/α, as in Karras et al. 2022, but σ itself on the straight path.
+
+        The spacings and :meth:`TimeGrid.from_sigmas` count noise in it.
+        """
+        return level.sigma if self.sigma_is_absolute else level.noise_to_signal
+
     def level_of_sigma(self, sigma: float) -> Level:
-        """The level of a σ as the field counts it on this path: σ/α, the noise level of Karras et al. 2022.
+        """The level with this :meth:`field_sigma`; bit for bit where α = 1 and on the straight path.
 
         Raises:
             ConfigurationError: σ ≤ 0, or outside the path.
         """
-        self._sigma_in_range(sigma, *(self.level(t).noise_to_signal for t in (self.t_min, self.t_max)))
-        alpha, _ = self._alpha_sigma(torch.tensor(-2.0 * math.log(sigma), dtype=torch.float64, device="cpu"))
-        t = float(self._time(torch.tensor(-2.0 * math.log(sigma), dtype=torch.float64, device="cpu")))
-        return Level(t, float(alpha), float(alpha) * sigma)
-
-    def _sigma_in_range(self, sigma: float, low: float, high: float) -> None:
-        slack = 1e-6 * sigma  # what a float32 table of another library has lost
-        if not sigma > 0.0 or not low - slack <= sigma <= high + slack:
+        bottom, top = self.levels([self.t_min, self.t_max])
+        low, high = self.field_sigma(bottom), self.field_sigma(top)
+        if sigma == high:  # infinite where there is no signal
+            return top
+        # a float32 table of another library has lost some digits
+        if not low * (1 - 1e-6) <= sigma <= high * (1 + 1e-6) or not 0.0 < sigma < math.inf:
             raise ConfigurationError(
                 f"σ = {sigma:g} is outside [{low:.6g}, {high:.6g}]",
                 where="sigmas",
                 why="the model knows no such noise level",
                 suggestion="give values inside; the clean end (0) is added by itself",
             )
+        t = min(max(self._time_of_sigma(sigma), self.t_min), self.t_max)
+        if self.sigma_is_absolute:
+            return Level(t, 1.0 - sigma, sigma)
+        alpha = float(self._alpha_sigma(torch.tensor(-2.0 * math.log(sigma), dtype=torch.float64, device="cpu"))[0])
+        return Level(t, alpha, alpha * sigma)
+
+    def _time_of_sigma(self, sigma: float) -> float:
+        """The time of a σ as :meth:`field_sigma` counts it; a subclass that knows it exactly says so."""
+        ratio = (sigma / (1.0 - sigma) if sigma < 1.0 else math.inf) if self.sigma_is_absolute else sigma
+        return float(self._time(torch.tensor(-2.0 * math.log(ratio), dtype=torch.float64, device="cpu")))
 
     def rates(self, t: Time) -> tuple[Time, Time]:
-        """dα/dt and dσ/dt."""
+        """dα/dt and dσ/dt; without signal, where log SNR is infinite, those just before that level."""
+        inside = 1e-9 * (self.t_max - self.t_min)
 
         def rate(pick: int) -> Time:
             def derivative(u: Tensor) -> Tensor:
                 with torch.enable_grad():
-                    u = self._in_range(u.detach()).clone().requires_grad_()
+                    u = self._in_range(u.detach()).clone()
+                    u = torch.where(torch.isneginf(self._log_snr(u)), u - inside, u).requires_grad_()
                     value = self._alpha_sigma(self._log_snr(u))[pick]
                     if not value.requires_grad:
                         return torch.zeros_like(u)

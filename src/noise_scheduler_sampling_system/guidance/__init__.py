@@ -1,0 +1,26 @@
+"""Guidance: what is made of a model's predictions before the sampler sees them.
+
+Objects, composed left to right, that act on the prediction at each level; ``docs/guidance.md``.
+"""
+
+from .base import Formula, Guidance, Moment
+from .energy import Energy
+from .modifiers import DynamicThreshold, Interval, Rescale
+from .program import evaluations
+from .sources import AdaptiveProjected, AutoGuidance, CFGZeroStar, ClassifierFree, Composed
+
+__all__ = [
+    "AdaptiveProjected",
+    "AutoGuidance",
+    "CFGZeroStar",
+    "ClassifierFree",
+    "Composed",
+    "DynamicThreshold",
+    "Energy",
+    "Formula",
+    "Guidance",
+    "Interval",
+    "Moment",
+    "Rescale",
+    "evaluations",
+]

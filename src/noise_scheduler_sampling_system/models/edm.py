@@ -1,0 +1,58 @@
+"""The preconditioning of EDM: a raw network made into a denoiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigurationError
+
+__all__ = ["EDMPreconditioned"]
+
+
+@final
+class EDMPreconditioned(torch.nn.Module):
+    """D(x; σ) = c_skip·x + c_out·F(c_in·x, ¼·ln σ) (Karras et al. 2022, arXiv 2206.00364, Table 1).
+
+    With s the ``sigma_data``: c_skip = s²/(σ² + s²), c_out = σ·s/√(σ² + s²), c_in = 1/√(σ² + s²).
+    The result is a model of ``prediction_type="sample"`` for the "edm" schedule, whose time is σ.
+
+    Args:
+        network: F(x, c_noise, **condition) → a tensor like x, with c_noise of shape (B,) or (1,).
+        sigma_data: s, the standard deviation of the training data.
+
+    Raises:
+        ConfigurationError: ``network`` is not callable, or ``sigma_data`` is no positive number.
+    """
+
+    def __init__(self, network: Callable[..., Tensor], sigma_data: float = 0.5) -> None:
+        super().__init__()
+        if not callable(network):
+            raise ConfigurationError(
+                f"got {type(network).__name__}", where="network", suggestion="give a function of (x, c_noise)"
+            )
+        if not 0.0 < sigma_data < math.inf:
+            raise ConfigurationError(
+                f"got {sigma_data!r}", where="sigma_data", suggestion="give the data's standard deviation (EDM: 0.5)"
+            )
+        self.network, self.sigma_data = network, float(sigma_data)
+
+    def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
+        """The denoised x.
+
+        Args:
+            x: clean data plus σ times unit noise, shape (B, ...).
+            sigma: σ above 0, a number or shape (B,).
+            condition: keywords for the network.
+        """
+        wide = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for σ = 300 squared
+        noise = torch.as_tensor(sigma, dtype=wide, device=x.device).reshape(-1)
+        level = noise.reshape(-1, *[1] * (x.ndim - 1))
+        total = torch.sqrt(level**2 + self.sigma_data**2)
+        output = self.network((x / total).to(x.dtype), noise.log() / 4.0, **condition)
+        clean = (self.sigma_data / total) ** 2 * x + level * self.sigma_data / total * output
+        return clean.to(x.dtype)

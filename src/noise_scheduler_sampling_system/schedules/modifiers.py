@@ -1,0 +1,188 @@
+"""Other noise levels at the same times: modifiers that wrap any path, and each other."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple, cast, final
+
+import torch
+from torch import Tensor
+
+from ..config import NoiseSchedulerConfig
+from ..errors import ConfigurationError
+from .path import NoisePath, Time
+
+__all__ = ["ShiftedSNR", "TerminalRescaling", "ZeroTerminalSNR", "shifted"]
+
+
+def shifted(log_snr: Tensor, shift: float) -> Tensor:
+    """log SNR where σ/α is ``shift`` times as large."""
+    return log_snr - 2.0 * math.log(shift)
+
+
+class TerminalRescaling(NamedTuple):
+    """Algorithm 1 of Lin et al. 2023 (arXiv 2305.08891) as a map of log SNR, and the way back.
+
+    α is moved to end at 0 and scaled to keep its start: α ↦ k·(α − α_T), k = α_0/(α_0 − α_T).
+    Computed with 1 − α = σ²/(1 + α), so that no digits of a small σ are lost.
+    """
+
+    start: float
+    shift: float
+
+    @classmethod
+    def between(cls, first: float, last: float) -> TerminalRescaling:
+        """For a variance-preserving path that begins and ends at these log SNRs."""
+        ends = torch.tensor([first, last], dtype=torch.float64, device="cpu")
+        return cls(*_signal(ends)[0].tolist())
+
+    def __call__(self, log_snr: Tensor) -> Tensor:
+        """The log SNR after the rescaling; −∞ at the last level, unless its α is 0 in floating point already."""
+        if self.shift == 0.0:
+            return log_snr
+        factor = self.start / (self.start - self.shift)
+        alpha, lost = _signal(log_snr)
+        return _log_snr((factor * (alpha - self.shift)).clamp_min(0.0), self._lost + factor * (lost - self._lost))
+
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        """The log SNR before it."""
+        if self.shift == 0.0:
+            return log_snr
+        factor = self.start / (self.start - self.shift)
+        alpha, lost = _signal(log_snr)
+        return _log_snr(self.shift + alpha / factor, (self._lost + (lost - self._lost) / factor).clamp_min(0.0))
+
+    @property
+    def _lost(self) -> float:
+        return 1.0 - self.start
+
+
+def _signal(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    """α and 1 − α of a variance-preserving path."""
+    alpha = torch.exp(torch.nn.functional.logsigmoid(log_snr) / 2.0)
+    return alpha, torch.sigmoid(-log_snr) / (1.0 + alpha)
+
+
+def _log_snr(alpha: Tensor, lost: Tensor) -> Tensor:
+    return 2.0 * alpha.log() - torch.log(lost * (1.0 + alpha))
+
+
+class _Modified(NoisePath, ABC):
+    """A path with the times, the config and the model's facts of another, and other noise levels."""
+
+    def __init__(self, path: NoisePath) -> None:
+        if not isinstance(path, NoisePath):
+            raise ConfigurationError(
+                f"got {type(path).__name__}", where="path", suggestion="give a noise schedule, e.g. VPPath()"
+            )
+        self.path = path
+        self.config, self.options = path.config, path.options
+        self.t_min, self.t_max, self.t_origin = path.t_min, path.t_max, path.t_origin
+        self.discrete, self.sigma_is_absolute = path.discrete, path.sigma_is_absolute
+
+    @abstractmethod
+    def _around(self, path: NoisePath) -> NoisePath:
+        """The same modifier on another path."""
+
+    def with_config(self, config: NoiseSchedulerConfig) -> NoisePath:
+        return self._around(self.path.with_config(config))
+
+    def up_to(self, t: float) -> NoisePath:
+        shorter = cast(_Modified, super().up_to(t))
+        shorter.path = self.path.up_to(t)
+        return shorter
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return self.path._alpha_sigma(log_snr)
+
+    def time_at(self, fraction: Time) -> Time:
+        return self.path.time_at(fraction)
+
+    def fraction_at(self, t: float) -> float:
+        return self.path.fraction_at(t)
+
+
+@final
+class ShiftedSNR(_Modified):
+    """A path whose σ/α is multiplied by ``shift``: log SNR falls by 2·log(shift) at every time.
+
+    Above 1 for images larger than those that the schedule was made for (Hoogeboom et al. 2023,
+    arXiv 2301.11093, §3.1; Stable Cascade's ``shift``); √3 for the ``snr_shift_scale=3`` of
+    CogVideoX, which divides the SNR. The schedules with betas have it as the option ``snr_shift``, too.
+
+    Args:
+        path: any noise schedule.
+        shift: above 0; 1 changes nothing.
+
+    Raises:
+        ConfigurationError: not a path, or no positive number.
+    """
+
+    def __init__(self, path: NoisePath, shift: float) -> None:
+        super().__init__(path)
+        if isinstance(shift, bool) or not isinstance(shift, int | float) or not 0.0 < shift < math.inf:
+            raise ConfigurationError(f"got {shift!r}", where="shift", suggestion="give a number above 0")
+        self.shift = float(shift)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return shifted(self.path._log_snr(t), self.shift)
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        return self.path._time(shifted(log_snr, 1.0 / self.shift))
+
+    def _around(self, path: NoisePath) -> NoisePath:
+        return ShiftedSNR(path, self.shift)
+
+    def __repr__(self) -> str:
+        return f"ShiftedSNR({self.path!r}, {self.shift:g})"
+
+
+@final
+class ZeroTerminalSNR(_Modified):
+    """A variance-preserving path whose α is moved and scaled to end at 0 (Lin et al. 2023, arXiv 2305.08891, Alg. 1).
+
+    The cleanest level stays as it is. With betas, whole timesteps have the levels of the setting
+    ``rescale_betas_zero_snr``. A path that ends without signal is left as it is.
+
+    Args:
+        path: any variance-preserving noise schedule.
+
+    Raises:
+        ConfigurationError: α² + σ² ≠ 1, or a model that predicts ε, which says nothing of the
+            clean sample where there is no signal.
+    """
+
+    def __init__(self, path: NoisePath) -> None:
+        super().__init__(path)
+        ends = path.levels([path.t_min, path.t_max])
+        if any(abs(math.hypot(level.alpha, level.sigma) - 1.0) > 1e-9 for level in ends):
+            raise ConfigurationError(
+                f"{path!r} does not preserve variance",
+                where="path",
+                why="the rescaling of Lin et al. 2023 is one of α with σ² = 1 − α²",
+                suggestion="use a path with betas, 'vp' or 'v_diffusion'",
+            )
+        if path.config.prediction_type == "epsilon":
+            raise ConfigurationError(
+                "the schedule has zero terminal SNR and the model predicts epsilon",
+                where="prediction_type",
+                why="at the first step x is pure noise, so ε says nothing of the clean sample: x₀ = (x − σ·ε)/0",
+                suggestion="use a model with prediction_type='v_prediction' or 'sample', or keep some signal",
+            )
+        self._end = path.t_max
+        first, last = (2.0 * level.half_log_snr for level in ends)
+        self._map = None if math.isinf(last) else TerminalRescaling.between(first, last)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        before = self.path._log_snr(t)
+        return before if self._map is None else torch.where(t < self._end, self._map(before), -math.inf)
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        return self.path._time(log_snr if self._map is None else self._map.inverse(log_snr))
+
+    def _around(self, path: NoisePath) -> NoisePath:
+        return ZeroTerminalSNR(path)
+
+    def __repr__(self) -> str:
+        return f"ZeroTerminalSNR({self.path!r})"
