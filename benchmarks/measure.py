@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noise_scheduler_sampling_system import SamplerFactory, SamplingPlan, TimeGrid
+from noise_scheduler_sampling_system import ConfigurationError, NumericsError, SamplerFactory, SamplingPlan, TimeGrid
 from noise_scheduler_sampling_system.bind import bind
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianMixtureModel, GaussianModel
 from noise_scheduler_sampling_system.models.exact import ExactModel
 from noise_scheduler_sampling_system.prediction import quantity
 from noise_scheduler_sampling_system.run import Branches, State, run
 from noise_scheduler_sampling_system.samplers.base import BaseSampler
-from noise_scheduler_sampling_system.schedules import EDMPath, FlowPath, VDiffusionPath, VPPath
+from noise_scheduler_sampling_system.schedules import EDMPath, FlowPath, LinearNoiseScheduler, VDiffusionPath, VPPath
 from noise_scheduler_sampling_system.schedules.path import NoisePath
 
 __all__ = [
@@ -135,7 +135,8 @@ def run_plan(
         output = model(x, float(plan.time[row]))
         return Branches(output, output) if bound.branches else output
 
-    for state in run(bound, ask, State(0, x, {}), noise or (lambda step, stage: torch.zeros_like(x))):
+    silence = torch.zeros_like(x)
+    for state in run(bound, ask, State(0, x, {}), noise or (lambda step, stage: silence)):
         x = state.x
     return x
 
@@ -193,6 +194,39 @@ def variance_after(plan: SamplingPlan, variance: float, first: float) -> float:
         for k in range(min(i + 1, plan.c.shape[1])):
             states[i + 1, 1 + i - k] += plan.c[i, k]
     return float((states[-1] ** 2).sum())
+
+
+#: Where errors at equal model calls are measured: the digits on the linear schedule, from the noisiest level to clean.
+NFES = (5, 8, 10, 15, 20, 30, 50)
+
+
+@functools.cache
+def digits_problem() -> tuple[NoisePath, ExactModel, Tensor, Tensor]:
+    """Path, model, 64 starts, and where the exact ODE takes them."""
+    path = LinearNoiseScheduler()
+    model = DigitsModel(path, "v_prediction", bandwidth=0.15)
+    x = torch.randn(64, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    return path, model, x, model.reference_solution(x)
+
+
+def error_at(name: str, options: Mapping[str, Any], spacing: str, nfe: int) -> float | None:
+    """RMS error per pixel to the exact digits with at most this many model calls; None where the sampler cannot."""
+    path, model, x, exact = digits_problem()
+    sampler = SamplerFactory.create(name, path.spaced(spacing), **options)
+    plan = plan_of(sampler, nfe)
+    return None if plan is None else final_error(run_plan(plan, model, x * plan.prior_scale), exact)
+
+
+def plan_of(sampler: BaseSampler, nfe: int) -> SamplingPlan | None:
+    """The plan with the most steps that makes at most this many model calls, and not under 80 % of them."""
+    for steps in range(nfe // sampler.calls_per_step + 2, 0, -1):
+        try:
+            plan = sampler.plan(steps)
+        except (ConfigurationError, NumericsError):
+            continue
+        if plan.nfe <= nfe:
+            return plan if plan.nfe >= 0.8 * nfe else None
+    return None
 
 
 def weak_order(name: str, options: Mapping[str, Any], path_name: str, variance: float = 0.4) -> tuple[float, float]:

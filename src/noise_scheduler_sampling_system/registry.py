@@ -78,7 +78,10 @@ class Registry(Generic[T]):
     def canonical(self, name: str | Enum) -> str:
         """The one name of what goes by this name or alias; a name nobody knows is returned as it is."""
         key = self.key(name)
-        return key if key in self._entries else self._aliases.get(folded(key), key)
+        if key in self._entries:
+            return key
+        same = next((entry for entry in self._entries if folded(entry) == folded(key)), key)
+        return self._aliases.get(folded(key), same)
 
     def name_of(self, entry: object) -> str | None:
         """The name that something is registered under, if it is."""

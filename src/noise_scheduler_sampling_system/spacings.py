@@ -226,7 +226,15 @@ def ays(path: NoisePath, steps: int, *, model: str = "sd15") -> Choice:
     rounding = 0.02  # the tables have two or three digits: within it, the path's ends are the table's
     first = np.interp(-top, -table, index) if top < table[0] - rounding else 0.0
     last = np.interp(-bottom, -table, index) if bottom > table[-1] + rounding else index[-1]
-    places = np.linspace(first, max(last, first), steps + 1)[:-1]
+    if not first < last:
+        raise ConfigurationError(
+            f"the table for {model!r} has σ/α from {math.exp(table[0]):g} to {math.exp(table[-1]):g}, "
+            f"the run from {math.exp(top):g}",
+            where="timestep_spacing",
+            why="no step of the table is left",
+            suggestion="use another spacing, e.g. 'karras'",
+        )
+    places = np.linspace(first, last, steps + 1)[:-1]
     return _at_ratios(path, np.exp(np.interp(places, index, table)))
 
 

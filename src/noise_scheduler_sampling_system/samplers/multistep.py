@@ -27,6 +27,8 @@ __all__ = [
     "RESMultistepSampler", "SASolverSampler", "UniPCSampler",
 ]  # fmt: skip
 
+#: By how much a multistep step may multiply errors of the predictions before its order is lowered.
+_LARGEST_GAIN = 25.0
 STARTS = ("corrected", "plain")
 #: (level, prediction), newest first
 Known = Sequence[tuple[Level, Form]]
@@ -75,6 +77,9 @@ class MultistepSampler(BaseSampler, ABC):
                     newest = (now, build.predict(now, i).of(space))
             used = [newest, *past][: self.orders(grid, i, len(past))]
             move = self.move(space, now, after, [level for level, _ in used])
+            while extrapolates(move.weights):  # a step far beyond the earlier ones: fewer of them say more
+                used = used[:-1]
+                move = self.move(space, now, after, [level for level, _ in used])
             noise = move.noise * self.options.get("s_noise", 1.0) * build.noise(i, now, after) if move.noise else None
             corrects = self.options.get("corrector", False) or (i == 0 and self.order > 2)
             corrected = self._corrector(now, after, build.x, used, noise) if corrects else None
@@ -117,6 +122,15 @@ class MultistepSampler(BaseSampler, ABC):
             return _moved(self.move(self.space, now, after, [level for level, _ in known]), x, known, noise)
 
         return corrected
+
+
+def extrapolates(weights: Sequence[float]) -> bool:
+    """Whether the weights of the predictions nearly cancel, and would multiply the errors of these.
+
+    Adams-Bashforth of order 4 multiplies them by 6.7 on even steps; steps that grow ninefold make it
+    a thousand.
+    """
+    return sum(map(abs, weights)) > _LARGEST_GAIN * abs(sum(weights))
 
 
 def _moved(move: Move, x: Form, known: Known, noise: Form | None) -> Form:
@@ -261,8 +275,10 @@ class AdamsSampler(BaseSampler):
             known = [(u, slope), *known][: self.options["order"]]
             next_width = after.alpha + after.sigma
             next_u = after.sigma / next_width
-            state = start
-            for weight, (_, y) in zip(adams([node for node, _ in known], u, next_u), known, strict=True):
+            state, weights = start, adams([node for node, _ in known], u, next_u)
+            while extrapolates(weights):
+                weights = adams([node for node, _ in known[: len(weights) - 1]], u, next_u)
+            for weight, (_, y) in zip(weights, known, strict=False):
                 state = state + (next_u - u) * weight * y
             build.advance(next_width * state)
 

@@ -1,0 +1,160 @@
+"""Write docs/samplers.md: every registered sampler, what it declares, and what is measured.
+
+    python benchmarks/samplers_table.py [--check]
+
+Order: the least slope over paths (VP, cosine, EDM, flow) and models (Gaussian, mixture, digits) of
+log error over log steps, through the real loop. Weak order: of the variance of Gaussian data,
+computed from the table, on EDM and flow. Error: RMS per pixel to the exact solution of the digits
+(linear schedule, bandwidth 0.15, 64 starts) within so many model calls, with the best of four
+spacings. --check measures nothing and fails where the file does not list what is registered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import table
+from measure import NFES, PROBLEMS, VARIANTS, error_at, measured_order, weak_order
+
+from noise_scheduler_sampling_system import ConfigurationError, NumericsError, SamplerFactory
+from noise_scheduler_sampling_system.config import SAMPLERS
+from noise_scheduler_sampling_system.names import NAMES
+
+OUT = Path(__file__).parents[1] / "docs" / "samplers.md"
+SPACINGS = ("trailing", "karras", "log_snr", "kl_optimal")
+#: Further variants that are listed for comparison: what the peers ship.
+PUBLISHED = [
+    ("dpmpp_3m", {"solver_type": "as_published", "start": "plain"}),
+    ("dpm_3m", {"solver_type": "as_published", "start": "plain"}),
+    ("dpmpp_3m", {"start": "plain"}),
+    ("ipndm_v", {"solver_type": "as_published", "order": 3, "start": "plain"}),
+]
+
+HEAD = """# Samplers
+
+Made by `python benchmarks/samplers_table.py`; do not edit. {machine}
+
+"""
+
+INTRO = """Every sampler writes a plan, and every number below is measured through the loop that runs plans.
+
+- **order**: declared → least measured, over four paths (VP, cosine, EDM, flow) and three exact models (Gaussian,
+  mixture, digits), between two levels with signal and noise. A test fails where a measured order is more than 0.2
+  below the declared one. For stochastic samplers it is the order of the deterministic limit, at the options named.
+- **weak**: for stochastic samplers, the order at which the variance of Gaussian data is met (EDM, flow).
+- **calls**: model calls a step. The step to the clean sample, and the one from a level without signal, take one
+  call where the method is not defined there.
+- **error**: RMS per pixel to the exact solution for the digits (linear schedule) within N model calls, with the best of
+  the spacings {spacings}. A dash: the sampler is stochastic, or cannot use between 80 and 100 % of
+  the calls.
+
+"""
+
+
+def text(options: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v!r}" if not isinstance(v, dict) else f"{k}={{…}}" for k, v in options.items())
+
+
+def order_row(case: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any], int, int, float]:
+    torch.set_num_threads(1)
+    name, options = case
+    found = [measured_order(name, options, *place) for place in PROBLEMS]
+    sampler = found[0][1]
+    return name, options, sampler.order, sampler.calls_per_step, min(order for order, _ in found)
+
+
+def error_row(case: tuple[str, dict[str, Any]]) -> list[str]:
+    torch.set_num_threads(1)
+    name, options = case
+    cells = []
+    for nfe in NFES:
+        errors = {spacing: error_at(name, options, spacing, nfe) for spacing in SPACINGS}
+        known = {spacing: e for spacing, e in errors.items() if e is not None and e < 10.0}
+        best = min(known, key=lambda s: known[s]) if known else None
+        cells.append("–" if best is None else f"{known[best]:.3g} {best}")
+    return cells
+
+
+def weak(name: str) -> str:
+    try:
+        return ", ".join(f"{weak_order(name, {}, path)[0]:.1f}" for path in ("edm", "flow"))
+    except (ConfigurationError, NumericsError):
+        return "–"
+
+
+def source(name: str) -> str:
+    return inspect.cleandoc(SAMPLERS.get(name).__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+
+
+def written() -> str:
+    names = sorted(name for name in SAMPLERS if SamplerFactory.create(name).writes_plans)
+    cases = [(name, options) for name in names for options in VARIANTS.get(name, [{}]) or []]
+    settled = [case for case in cases if not (SamplerFactory.create(case[0]).stochastic and not case[1])]
+    defaults = [(name, {}) for name in names if not SamplerFactory.create(name).stochastic]
+    with ProcessPoolExecutor(2) as pool:
+        orders = list(pool.map(order_row, settled + PUBLISHED))
+        errors = list(pool.map(error_row, [*defaults, *PUBLISHED]))
+    rows, done = [], set()
+    for name, options, declared, calls, measured in orders:
+        key = f"{name}({text(options)})" if options else name
+        stochastic = SamplerFactory.create(name).stochastic
+        first = name not in done
+        done.add(name)
+        rows.append([f"`{key}`", calls, f"{declared} → {measured:.2f}", weak(name) if stochastic and first else ""])
+    for name in names:
+        if name not in done:
+            sampler = SamplerFactory.create(name)
+            rows.append([f"`{name}`", sampler.calls_per_step, f"{sampler.order} (no limit)", weak(name)])
+    lines = [INTRO.format(spacings=", ".join(SPACINGS)), "## Orders\n\n"]
+    lines.append(table(["sampler", "calls", "order", "weak"], sorted(rows, key=str)) + "\n\n")
+    lines.append("## Error at equal model calls\n\n")
+    body = [
+        [f"`{n}({text(o)})`" if o else f"`{n}`", *cells]
+        for (n, o), cells in zip([*defaults, *PUBLISHED], errors, strict=True)
+    ]
+    lines.append(table(["sampler", *(f"N = {n}" for n in NFES)], body) + "\n\n")
+    lines.append("## What each one is\n\n")
+    lines.append(
+        table(
+            ["name", "what", "options"],
+            [[f"`{n}`", source(n), f"`{dict(SAMPLERS.get(n).option_defaults)}`"] for n in sorted(SAMPLERS)],
+        )
+        + "\n\n"
+    )
+    lines.append(names_section())
+    return "".join(lines)
+
+
+def names_section() -> str:
+    rows = [
+        [f"`{name}`", f"`{entry.sampler}`", text(dict(entry.options)), text(dict(entry.spacing_options))]
+        for name, entry in NAMES.items()
+    ]
+    head = (
+        "## Names of other libraries\n\nUnderstood wherever a sampler's name is; letters' case, spaces and punctuation "
+        'do not count. A label may end with a spacing: "DPM++ 2M Karras".\n\n'
+    )
+    return head + table(["theirs", "ours", "options", "spacing options"], rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    if parser.parse_args().check:
+        here = OUT.read_text()
+        missing = [name for name in SAMPLERS if f"`{name}`" not in here and f"`{name}(" not in here]
+        if missing or names_section() not in here:
+            sys.exit(f"{OUT.name} is out of date ({', '.join(missing) or 'names'}): run {Path(__file__).name}")
+        return
+    OUT.write_text(HEAD.format(machine=f"PyTorch {torch.__version__}.") + written())
+    print(f"wrote {OUT}")
+
+
+if __name__ == "__main__":
+    main()
