@@ -16,6 +16,7 @@ the same conditions it is told to keep them (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 from functools import partial
@@ -31,37 +32,50 @@ from noise_scheduler_sampling_system.run import State, run
 
 STEPS = 50
 SHAPES = [(1, 4, 64, 64), (4, 4, 128, 128), (16, 16, 128, 128)]
+VP = {"beta_start": 1e-4, "beta_end": 0.02}
+CLIP = {"clip_sample": False}
+#: (sampler, options, config) of ours; (class, settings, options of step) of theirs.
 PAIRS = [
-    ("ddim", {}, diffusers.DDIMScheduler, {"clip_sample": False}, {}),
-    ("euler", {}, diffusers.EulerDiscreteScheduler, {}, {}),
-    ("heun", {}, diffusers.HeunDiscreteScheduler, {}, {}),
-    ("pndm", {}, diffusers.PNDMScheduler, {"skip_prk_steps": True}, {}),
-    ("ddim", {"eta": 1.0}, diffusers.DDIMScheduler, {"clip_sample": False}, {"eta": 1.0}),
-    ("ancestral", {}, diffusers.EulerAncestralDiscreteScheduler, {}, {}),
-    ("ddpm", {}, diffusers.DDPMScheduler, {"clip_sample": False}, {}),
+    ("ddim", {}, {}, diffusers.DDIMScheduler, VP | CLIP, {}),
+    ("euler", {}, {}, diffusers.EulerDiscreteScheduler, VP, {}),
+    ("heun", {}, {}, diffusers.HeunDiscreteScheduler, VP, {}),
+    ("pndm", {}, {}, diffusers.PNDMScheduler, VP | {"skip_prk_steps": True}, {}),
+    ("lms", {"start": "plain"}, {}, diffusers.LMSDiscreteScheduler, VP, {}),
+    ("deis", {"order": 2, "polynomial": "log_rho"}, {}, diffusers.DEISMultistepScheduler, VP, {}),
+    ("dpm2", {}, {}, diffusers.KDPM2DiscreteScheduler, VP, {}),
+    ("dpmpp_2m", {}, {}, diffusers.DPMSolverMultistepScheduler, VP, {}),
+    ("dpmpp_3m", {}, {}, diffusers.DPMSolverMultistepScheduler, VP | {"solver_order": 3}, {}),
+    ("dpmpp_2s", {}, {}, diffusers.DPMSolverSinglestepScheduler, VP, {}),
+    ("unipc", {"order": 2}, {}, diffusers.UniPCMultistepScheduler, VP, {}),
+    ("unipc", {}, {}, diffusers.UniPCMultistepScheduler, VP | {"solver_order": 3}, {}),
+    ("euler", {}, {"beta_schedule": "flow"}, diffusers.FlowMatchEulerDiscreteScheduler, {}, {}),
+    ("flow_heun", {}, {"beta_schedule": "flow"}, diffusers.FlowMatchHeunDiscreteScheduler, {}, {}),
+    ("ddim", {"eta": 1.0}, {}, diffusers.DDIMScheduler, VP | CLIP, {"eta": 1.0}),
+    ("ancestral", {}, {}, diffusers.EulerAncestralDiscreteScheduler, VP, {}),
+    ("ddpm", {}, {}, diffusers.DDPMScheduler, VP | CLIP, {}),
+    ("dpm2_ancestral", {}, {}, diffusers.KDPM2AncestralDiscreteScheduler, VP, {}),
+    ("dpmpp_2m_sde", {}, {}, diffusers.DPMSolverMultistepScheduler, VP | {"algorithm_type": "sde-dpmsolver++"}, {}),
+    ("sa_solver", {}, {}, diffusers.SASolverScheduler, VP, {}),
+    ("lcm", {"timestep_scaling": 10.0}, {}, diffusers.LCMScheduler, VP | {"original_inference_steps": 50}, {}),
+    ("tcd", {}, {}, diffusers.TCDScheduler, VP | {"original_inference_steps": 50}, {}),
 ]
 
 
 def their_loop(cls, settings, step_options, x, outputs):
-    scheduler = cls(beta_start=1e-4, beta_end=0.02, **settings)
+    scheduler = cls(**settings)
     scheduler.set_timesteps(STEPS, device=x.device)
     times = list(scheduler.timesteps)
     module = sys.modules[cls.__module__]
     if hasattr(module, "randn_tensor"):
         module.randn_tensor = lambda *_, **__: outputs[0]
+    fresh = {name: copy.copy(value) for name, value in vars(scheduler).items()}
 
     def loop():
-        for name in ("_step_index", "counter"):
-            if hasattr(scheduler, name):
-                setattr(scheduler, name, 0 if name == "counter" else None)
-        if hasattr(scheduler, "ets"):
-            scheduler.ets = []
-        for name in ("prev_derivative", "dt", "sample"):
-            if hasattr(scheduler, name):
-                setattr(scheduler, name, None)
+        vars(scheduler).update({n: copy.copy(v) if isinstance(v, list) else v for n, v in fresh.items()})
         y = x
         for i, t in enumerate(times):
-            scheduler.scale_model_input(y, t)
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(y, t)
             y = scheduler.step(outputs[i % 8], t, y, **step_options).prev_sample
 
     return loop, len(times)
@@ -82,8 +96,8 @@ def measure(device: torch.device, rounds: int) -> list[list[object]]:
     rows: list[list[object]] = []
     for shape in SHAPES:
         x, *outputs = (torch.randn(shape, device=device) for _ in range(9))
-        for method, options, cls, settings, step_options in PAIRS:
-            pipeline = DiffusionPipeline(NoiseSchedulerConfig(), method, **options)
+        for method, options, config, cls, settings, step_options in PAIRS:
+            pipeline = DiffusionPipeline(NoiseSchedulerConfig(**config), method, **options)
             plan = pipeline.plan(STEPS)
             loop, calls = their_loop(cls, settings, step_options, x, outputs)
 
@@ -95,7 +109,7 @@ def measure(device: torch.device, rounds: int) -> list[list[object]]:
                 candidates = {k: (lambda f=f: (f(), torch.cuda.synchronize())) for k, f in candidates.items()}
             seconds = interleaved(candidates, rounds)
             a, b, c = seconds["ours"] / plan.nfe, seconds["theirs"] / calls, seconds["floor"] / STEPS
-            name = method + "".join(f" {k}={v:g}" for k, v in options.items())
+            name = method + "".join(f" {k}={v}" for k, v in options.items()) + (" flow" if config else "")
             rows.append(
                 [shape, name, f"{a * 1e6:.1f}", f"{b * 1e6:.1f}", f"{c * 1e6:.1f}", f"{b / a:.1f}", f"{a / c:.2f}"]
             )
