@@ -295,12 +295,24 @@ def peers() -> Iterator[Candidate]:
 
 #: Options of spacings that are tried beside the defaults.
 SPACING_OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "karras": [{"rho": 3.0}, {"rho": 5.0}, {"rho": 10.0}],
+    "karras": [{"rho": 3.0}, {"rho": 5.0}, {"rho": 10.0}, {"end": "lowest"}],
     "polyexponential": [{"rho": 0.7}, {"rho": 1.3}],
-    "beta": [{"of": "sigma"}],
+    "beta": [{"of": "sigma"}, {"a": 0.5, "b": 0.7}, {"of": "sigma", "end": "lowest"}],
+    **{name: [{"end": "lowest"}] for name in ("leading_dpm", "linspace", "exponential", "log_snr", "kl_optimal")},
+}
+#: Options that only together are what a peer has.
+TOGETHER: dict[str, list[dict[str, Any]]] = {
+    "unipc": products(order=[1, 2, 3], predict_x0=[True, False], solver_type=["bh1", "bh2"], lower_order_final=[True]),
+    "dpmpp_2m": products(solver_type=["midpoint", "exact"], lower_order_final=[True]),
+    "dpmpp_3m": products(solver_type=["exact", "as_published"], start=["plain"], lower_order_final=[True, False]),
+    "dpm_3m": products(solver_type=["exact", "as_published"], start=["plain"], lower_order_final=[True, False]),
+    "deis": products(polynomial=["t", "log_rho"], order=[2, 3], start=["plain"], lower_order_final=[True]),
+    "sa_solver": products(tau=[0.0], order=[1, 2, 3], corrector_order=[2, 3, 4], solver_type=["bh1"]),
+    "adams": products(order=[2, 3, 4], afs=[True]),
+    "ipndm": products(order=[2, 3, 4], afs=[True]),
 }
 #: Options that bring noise in: 0 makes a sampler deterministic.
-NOISY = ("eta", "tau", "s_churn", "gamma")
+NOISY = ("eta", "tau", "s_churn")
 
 
 #: Our grids: a spacing and its options, by a name to print.
@@ -320,7 +332,7 @@ def ours(quick: bool) -> Iterator[Candidate]:
 
 
 def _options(cls: type[BaseSampler], quick: bool) -> Iterator[tuple[tuple[str, Any], ...]]:
-    """The defaults, and every single change of them; one such change is the analytic first step."""
+    """The defaults, every single change of them (the analytic first step is one), and ``TOGETHER``."""
     base = {name: 0.0 for name in NOISY if name in cls.option_defaults}
     changes: list[dict[str, Any]] = [{}, {"afs": True}]
     for name, default in cls.option_defaults.items():
@@ -330,6 +342,7 @@ def _options(cls: type[BaseSampler], quick: bool) -> Iterator[tuple[tuple[str, A
             changes += [{name: value} for value in (2, 3, 4) if value != default]
         else:
             changes += [{name: value} for value in cls.choices.get(name, ()) if value != default]
+    changes += TOGETHER.get(SAMPLERS.name_of(cls) or "", [])
     for change in changes[:2] if quick else changes:
         yield tuple({**base, **change}.items())
 

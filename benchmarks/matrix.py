@@ -3,8 +3,8 @@
     python benchmarks/matrix.py [--part K/M]      all cells, or the K-th of M equal parts
 
 A cell runs the plan on a model of Gaussian data through the library's loop. It must end with finite
-values, of the data's size where the plan multiplies no error more than fifty-fold (the library warns
-of such plans), or be refused by a ConfigurationError or NumericsError that names a place
+values, in float32 of the data's size where the plan multiplies no error more than thirtyfold (the
+library warns of plans that do so fiftyfold), or be refused by a ConfigurationError or NumericsError that names a place
 and a suggestion. Anything else is printed, and the exit status is 1.
 """
 
@@ -75,7 +75,7 @@ def outcome(cell: Cell, pipeline: DiffusionPipeline | None = None) -> str:
     if not torch.isfinite(x).all():
         raise AssertionError(f"{cell}: not finite")
     limit = max(30.0, pipeline.plan(cell.steps).amplification) if pipeline.sampler.writes_plans else 30.0
-    if not float(x.std()) < limit or x.shape != (64, 4) or x.dtype != torch.float32:
+    if not (float(x.std()) < limit or cell.dtype == torch.bfloat16) or x.shape != (64, 4) or x.dtype != torch.float32:
         raise AssertionError(f"{cell}: std {float(x.std()):.3g}, shape {tuple(x.shape)}, {x.dtype}")
     return "ran"
 

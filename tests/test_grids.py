@@ -32,7 +32,7 @@ from noise_scheduler_sampling_system.schedules import CLEAN, Level
 from noise_scheduler_sampling_system.spacings import AYS_SIGMAS, _beta_quantiles
 
 OWN = [n for n in SPACINGS if SPACINGS.get(n).__module__ == "noise_scheduler_sampling_system.spacings"]
-BY_TIMESTEP = ("leading", "trailing", "linspace", "sgm_uniform", "beta")
+BY_TIMESTEP = ("leading", "leading_dpm", "trailing", "linspace", "sgm_uniform", "beta")
 V = {"prediction_type": "v_prediction"}
 SD = NoiseSchedulerFactory.create(NoiseSchedulerConfig.preset("sd15"))
 PATHS: dict[str, NoisePath] = {
@@ -84,7 +84,7 @@ def test_n_steps_are_n_intervals_from_noise_to_data(name, spacing, steps):
         made = grid(path, spacing, steps)
     except ConfigurationError as error:
         too_many = path.discrete and steps > path.num_train_timesteps and spacing in BY_TIMESTEP
-        too_clean = spacing == "leading" and "signal outweighs noise" in error.what
+        too_clean = spacing in ("leading", "leading_dpm") and "signal outweighs noise" in error.what
         if not (too_many or too_clean):
             raise
         return
@@ -128,7 +128,7 @@ def test_the_whole_range_is_used(name, spacing):
     path = PATHS[name]
     made = grid(path, spacing, 30)
     top, bottom = path.level(path.t_max), path.level(path.t_min)
-    if spacing != "leading" and not (spacing == "ays" and top.noise_to_signal > 15) and spacing != "vp":
+    if spacing not in ("leading", "leading_dpm") and not (spacing == "ays" and top.noise_to_signal > 15) and spacing != "vp":
         assert made.levels[0] == top
     if spacing in ("linspace", "karras", "exponential", "polyexponential", "log_snr", "kl_optimal", "laplace"):
         assert made.levels[-2] == bottom
@@ -137,12 +137,23 @@ def test_the_whole_range_is_used(name, spacing):
 def test_two_steps_more_do_not_move_the_ends_of_an_interval_grid():
     """steps = 1 starts at the top and ends clean, whatever the spacing."""
     for spacing in OWN:
-        if spacing not in ("leading", "ays", "vp"):
+        if spacing not in ("leading", "leading_dpm", "ays", "vp"):
             made = grid(SD, spacing, 1)
             assert made.levels == (SD.level(999.0), CLEAN), spacing
 
 
 # ------------------------------------------------------------------------------- by timestep
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("steps", [3, 5, 7, 10, 24, 50])
+def test_leading_of_the_dpm_family_is_diffusers(steps, offset):
+    from diffusers import DPMSolverMultistepScheduler
+
+    theirs = DPMSolverMultistepScheduler(timestep_spacing="leading", steps_offset=offset)
+    theirs.set_timesteps(steps)
+    path = NoiseSchedulerFactory.create("linear", timestep_spacing="leading_dpm", steps_offset=offset)
+    assert list(make_grid(path, steps).times) == theirs.timesteps.tolist()
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 16, 30, 48, 50, 96, 160, 999, 1000])

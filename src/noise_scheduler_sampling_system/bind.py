@@ -40,8 +40,9 @@ class _Row:
     forget: tuple[int, ...]
     log_variance: tuple[float, float] | None
     of_null: float  # of the unconditional output
-    is_pair: bool  # nothing but x and the output
     asks: bool
+    is_linear: bool  # no clipping, no learned variance, no second branch
+    is_pair: bool  # nothing but x and the output
 
 
 @final
@@ -108,11 +109,26 @@ class BoundPlan(Runnable):
         row = self.rows[i]
         if row.is_pair:
             return State(i + 1, pair(x, row.a, output, row.of_output), history)
-        if not row.asks:
-            after = x * row.a
-            for j, b in row.history:
-                after.add_(history[j], alpha=b)
-            return State(i + 1, self._with_noise(after, row, noise, None), self._left(history, row))
+        if not row.is_linear:
+            return self._advance(state, row, output, noise)
+        y = None
+        if row.keep:
+            y = output if row.to_y is IDENTITY else affine(row.to_y, x, output)
+        after = pair(x, row.a, output, row.of_output) if row.asks else x * row.a
+        del output  # where nobody else holds it, its memory is free from here on
+        for j, b in row.history:
+            after.add_(history[j], alpha=b)
+        for step, stage, c in row.noise:
+            after.add_(noise(step, stage), alpha=c)
+        if row.keep or row.forget:
+            history = {j: past for j, past in history.items() if j not in row.forget}
+            if y is not None:
+                history[i] = y
+        return State(i + 1, after, history)
+
+    def _advance(self, state: State, row: _Row, output: Tensor | Branches, noise: Noise) -> State:
+        """The general case: clipping, learned variances, both branches of a guidance."""
+        i, x, history, _, _ = state
         unconditional = output.unconditional if isinstance(output, Branches) else None
         output = output.guided if isinstance(output, Branches) else output
         variance = output.chunk(2, dim=1)[1] if row.log_variance else None
@@ -135,11 +151,11 @@ class BoundPlan(Runnable):
             after.add_(term, alpha=b)
         if unconditional is not None and row.of_null:
             after.add_(self._mean(unconditional), alpha=row.of_null)
-        after = self._with_noise(after, row, noise, variance)
-        if row.keep or row.forget:
-            history = self._left(history, row)
-            if y is not None:
-                history[i] = y
+        for step, stage, c in row.noise:
+            after.add_(_scaled(noise(step, stage), variance, row.log_variance), alpha=c)
+        history = {j: past for j, past in history.items() if j not in row.forget}
+        if y is not None:
+            history[i] = y
         return State(i + 1, after, history)
 
     def noise_std(self, i: int, output: Tensor | Branches | None) -> Tensor | float:
@@ -154,17 +170,6 @@ class BoundPlan(Runnable):
             return c
         variance = (output.guided if isinstance(output, Branches) else output).chunk(2, dim=1)[1]
         return c * _scaled(torch.ones_like(variance), variance, bounds)
-
-    @staticmethod
-    def _with_noise(after: Tensor, row: _Row, noise: Noise, variance: Tensor | None) -> Tensor:
-        for step, stage, c in row.noise:
-            after.add_(_scaled(noise(step, stage), variance, row.log_variance), alpha=c)
-        return after
-
-    @staticmethod
-    def _left(history: Mapping[int, Tensor], row: _Row) -> dict[int, Tensor]:
-        """The history without what no later row reads."""
-        return {j: past for j, past in history.items() if j not in row.forget}
 
 
 def bind(
@@ -204,7 +209,7 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
     forget = tuple(i - k for k in lags if plan.last_use[i - k] == i)
     if not plan.asked[i]:
         a = float(plan.a[i])
-        return _Row(a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, False)
+        return _Row(a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, True, False)
     alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
     from_output = conversion(prediction_type, plan.space_of(i), alpha, sigma)
     from_clean = conversion("sample", plan.space_of(i), alpha, sigma) if clips else from_output
@@ -214,6 +219,7 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
     null = 0.0 if plan.null is None else float(plan.null[i])
     a = float(plan.a[i]) + (of_output + null) * from_output.x_factor + of_clean * from_clean.x_factor
     keep = plan.last_use[i] > i
+    linear = not clips and not learned and plan.null is None
     return _Row(
         a=a,
         of_output=of_output * from_output.y_factor,
@@ -226,8 +232,9 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         forget=forget,
         log_variance=None if plan.log_variance is None else (plan.log_variance[i, 0], plan.log_variance[i, 1]),
         of_null=null * from_output.y_factor,
-        is_pair=not (clips or learned or keep or a == 0.0 or plan.null is not None or forget or history or noise),
         asks=True,
+        is_linear=linear,
+        is_pair=linear and not (keep or a == 0.0 or forget or history or noise),
     )
 
 

@@ -313,11 +313,11 @@ class NoiseSchedulerConfig(BaseModel):
             )
         if self.trained_betas is not None:
             _check_betas(self.trained_betas, self.num_train_timesteps)
-        if self.steps_offset and self.timestep_spacing != "leading":
+        if self.steps_offset and self.timestep_spacing not in ("leading", "leading_dpm"):
             raise ConfigurationError(
                 f"steps_offset={self.steps_offset} does nothing with timestep_spacing={self.timestep_spacing!r}",
                 where="steps_offset",
-                why="only the 'leading' spacing is shifted by it",
+                why="only the 'leading' spacings are shifted by it",
                 suggestion="set steps_offset=0",
             )
         if self.clip_sample and self.thresholding:

@@ -141,14 +141,14 @@ class TimeGrid:
             yield i, self.levels[i], self.levels[i + 1]
 
 
-def checked_steps(steps: Any) -> int:
+def checked_steps(steps: Any, where: str = "num_inference_steps") -> int:
     """A number of steps.
 
     Raises:
         ConfigurationError: not a whole number ≥ 1.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ConfigurationError(f"got {steps!r}", where="num_inference_steps", suggestion="give a whole number ≥ 1")
+        raise ConfigurationError(f"got {steps!r}", where=where, suggestion="give a whole number ≥ 1")
     return int(steps)
 
 

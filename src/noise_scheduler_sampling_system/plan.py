@@ -60,6 +60,8 @@ class SamplingPlan:
             multiplied by exp(½·(low + (v + 1)/2·(high − low))), v the model's second half of
             channels. Shape (M, 2) or None.
         prior_scale: the factor that turns unit noise into the first state.
+        carries_constants: whether rows carry constant data and noise exactly, which is then checked. Not
+            so where predictions are not of the data (an analytic first step, consistency models).
         sampler, order, options: what the plan was made from.
     """
 
@@ -79,6 +81,7 @@ class SamplingPlan:
     input_scale: Array | None = None
     log_variance: Array | None = None
     prior_scale: float = 1.0
+    carries_constants: bool = True
     sampler: str = "custom"
     order: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -223,7 +226,7 @@ class SamplingPlan:
         scale = np.abs(self.a) + np.abs(self.b).sum(axis=1) + np.abs(self.raw) + 1.0
         for what, residual in (("data", self.constant_residual), ("noise", self.noise_residual)):
             worst = int(np.argmax(np.abs(residual) / scale))
-            if abs(residual[worst]) <= 1e-9 * scale[worst]:
+            if not self.carries_constants or abs(residual[worst]) <= 1e-9 * scale[worst]:
                 continue
             raise NumericsError(
                 f"row {worst} does not reproduce constant {what} (off by {residual[worst]:.3g})",

@@ -68,6 +68,15 @@ def _from_cut(path: NoisePath, steps: int, total: int, offset: int) -> Array:
     return np.round(np.linspace(path.t_max, min(float(offset), path.t_max), steps))
 
 
+@SPACINGS.register("leading_dpm")
+def leading_dpm(path: NoisePath, steps: int) -> Array:
+    """i·⌊T/(N + 1)⌋ for i = N, ..., 1: what diffusers' DPM-Solver family calls "leading", between both ends."""
+    if not path.discrete:
+        return _times(path, np.arange(steps, 0, -1) / (steps + 1))
+    total = _levels_for(path, steps + 1)
+    return (np.arange(steps, 0, -1) * (total // (steps + 1)) + path.config.steps_offset).astype(np.float64)
+
+
 @SPACINGS.register("trailing")
 def trailing(path: NoisePath, steps: int) -> Array:
     """round(T·(N − i)/N) − 1 (Lin et al. 2023, Table 2): starts at the noisiest level.

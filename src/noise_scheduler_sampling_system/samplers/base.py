@@ -69,6 +69,8 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         choices: what an option that is a word may be.
         reads: config fields that not every sampler reads and this one does.
         space: the quantity that a plan's history is kept in.
+        carries_constants: whether a step of constant data from level to level is exact, with these
+            options; plans are then checked for it.
 
     Raises:
         ConfigurationError: an unknown option, or a config field set that this sampler would
@@ -77,6 +79,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
 
     order: int = 1
     calls_per_step: int = 1
+    carries_constants: bool = True
     stochastic: ClassVar[bool] = False
     option_defaults: ClassVar[Mapping[str, Any]] = {}
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -288,6 +291,7 @@ def _compile(sampler: BaseSampler, grid: TimeGrid, afs: bool = False) -> Samplin
     return build.build(
         grid.levels[-1],
         math.hypot(grid.levels[0].alpha, grid.levels[0].sigma),
+        carries_constants=sampler.carries_constants and not afs,
         sampler=SAMPLERS.name_of(type(sampler)) or type(sampler).__name__.removesuffix("Sampler").lower(),
         order=sampler.order,
         options=sampler.options,

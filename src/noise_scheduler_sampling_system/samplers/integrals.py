@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ..schedules.path import Level
 
-__all__ = ["Kernel", "Move", "adams", "interpolated", "power"]
+__all__ = ["Kernel", "Move", "adams", "gauss", "interpolated", "lagrange", "power"]
 
 Array = npt.NDArray[np.float64]
 #: λ ↦ the variable in which the prediction is taken for a polynomial.
@@ -93,7 +93,7 @@ def interpolated(
         variable = _signal_to_noise
     places = [variable(level.half_log_snr) for level in nodes]
     points, measure = _quadrature(space, now, after, kernel)
-    weights = _lagrange(np.array(places), variable(points)) @ measure
+    weights = lagrange(np.array(places), variable(points)) @ measure
     if len(nodes) == 3 and not blind and rule == "as_published":
         lam = np.array([level.half_log_snr for level in nodes])
         second = 0.5 * float(((points - lam[0]) ** 2) @ measure)
@@ -129,23 +129,28 @@ def _quadrature(space: str, now: Level, after: Level, kernel: Kernel) -> tuple[A
     if space == "epsilon":  # over s, which may end at 0
         start, stop = now.noise_to_signal, after.noise_to_signal
         if stop == 0.0 or start / stop < 3.0:
-            s = start + (stop - start) * (_NODES + 1.0) / 2.0
-            return -np.log(s), after.alpha * (stop - start) / 2.0 * _WEIGHTS
+            s, width = gauss(start, stop)
+            return -np.log(s), after.alpha * width
     elif now.alpha == 0.0:  # over α/σ from 0; the ODE only (an SDE forgets where it came from)
         return after.half_log_snr + np.log((_NODES + 1.0) / 2.0), after.alpha * _WEIGHTS / 2.0
     low, high = now.half_log_snr, after.half_log_snr
-    lam = low + (high - low) * (_NODES + 1.0) / 2.0
-    scale = (high - low) / 2.0 * _WEIGHTS
+    lam, scale = gauss(low, high)
     if space == "epsilon":
         return lam, -after.alpha * np.exp(-lam) * scale
     return lam, after.alpha * np.exp(kernel.log(high) - kernel.log(lam)) * -kernel.slope(lam) * scale
+
+
+def gauss(start: float, stop: float) -> tuple[Array, Array]:
+    """Places between two numbers, and weights that make a sum over them the integral."""
+    half = (stop - start) / 2.0
+    return start + half * (_NODES + 1.0), half * _WEIGHTS
 
 
 def _signal_to_noise(half_log_snr: Any) -> Any:
     return np.exp(half_log_snr)
 
 
-def _lagrange(nodes: Array, points: Array) -> Array:
+def lagrange(nodes: Array, points: Array) -> Array:
     """The Lagrange polynomials of the nodes at the points, shape (nodes, points)."""
     rows = []
     for i, node in enumerate(nodes):

@@ -77,7 +77,8 @@ class MultistepSampler(BaseSampler, ABC):
                     newest = (now, build.predict(now, i).of(space))
             used = [newest, *past][: self.orders(grid, i, len(past))]
             move = self.move(space, now, after, [level for level, _ in used])
-            while extrapolates(move.weights):  # a step far beyond the earlier ones: fewer of them say more
+            published = self.options.get("solver_type") == "as_published"
+            while extrapolates(move.weights) and not published:  # a step far beyond the earlier ones: fewer of them say more
                 used = used[:-1]
                 move = self.move(space, now, after, [level for level, _ in used])
             noise = move.noise * self.options.get("s_noise", 1.0) * build.noise(i, now, after) if move.noise else None

@@ -327,8 +327,9 @@ class DPMFastSampler(BaseSampler):
             build.advance(asked[0].alpha * p.sample + asked[0].sigma * p.epsilon)
         first, last, calls = asked[0], asked[-1], len(asked) - 1
         now, step = first, grid.steps - calls - 1
-        for done, order in self._steps(calls):
-            after = last if done + order == calls else between(self.scheduler, first, last, (done + order) / calls)
+        orders = self._orders(calls)
+        for k, order in enumerate(orders, start=1):
+            after = last if k == len(orders) else between(self.scheduler, first, last, k / len(orders))
             p = build.predict(now, step)
             if order == 1:
                 build.advance(after.alpha * p.sample + after.sigma * p.epsilon)
@@ -341,11 +342,11 @@ class DPMFastSampler(BaseSampler):
         if grid.levels[-1].sigma == 0.0:
             build.advance(build.predict(now, grid.steps - 1).sample)
 
-    def _steps(self, calls: int) -> list[tuple[int, int]]:
-        """(calls before it, order) of each step: of order 3, and what is left at the end."""
+    def _orders(self, calls: int) -> list[int]:
+        """Of each step: 3, and what is left at the end."""
         orders = [3] * (calls // 3)
         if calls % 3:
             orders.append(calls % 3)
         elif orders:
             orders[-1:] = [2, 1]
-        return [(sum(orders[:k]), order) for k, order in enumerate(orders)]
+        return orders

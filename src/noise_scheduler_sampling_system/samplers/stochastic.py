@@ -274,6 +274,10 @@ class LCMSampler(BaseSampler):
     stochastic = True
     option_defaults = {"timestep_scaling": 0.0}
 
+    def __init__(self, scheduler: NoisePath, **options: Any) -> None:
+        super().__init__(scheduler, **options)
+        self.carries_constants = not self.options["timestep_scaling"]
+
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         scaling, sigma_data = self.options["timestep_scaling"], 0.5
         for i, now, after in grid.intervals():

@@ -1,0 +1,77 @@
+"""A part of the matrix of all paths, spacings, samplers, predictions, steps and types (benchmarks/matrix.py has all)."""
+
+from __future__ import annotations
+
+import collections
+import random
+
+import pytest
+from matrix import cells, outcome
+
+from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplerFactory
+from noise_scheduler_sampling_system.config import SAMPLERS, SCHEDULES, SPACINGS
+from noise_scheduler_sampling_system.names import NAMES, resolve
+
+
+def test_cells_run_or_are_refused_with_a_reason():
+    every = list(cells())
+    chosen = random.Random(20).sample(every, 1000)
+    assert {cell.sampler for cell in chosen} == set(SAMPLERS)
+    counts = collections.Counter(outcome(cell).split(":")[0] for cell in chosen)
+    assert counts["ran"] > 700
+    assert counts["ran"] + counts["refused"] == 1000
+
+
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "custom"])
+def test_every_schedule_samples_the_digits_with_its_defaults(schedule):
+    """With the default spacing of the schedule, and a good sampler, digits come out."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(beta_schedule=schedule), "dpmpp_2m")
+    x = pipeline.sample(shape=(16, 1, 8, 8), num_inference_steps=20, seed=0)
+    assert 0.65 < float(x.std()) < 0.95
+    assert float(x.abs().max()) < 1.8
+
+
+def test_every_foreign_name_makes_a_plan():
+    for name, meant in NAMES.items():
+        assert meant.sampler in SAMPLERS, name
+        sampler = SamplerFactory.create(name)
+        assert SAMPLERS.name_of(type(sampler)) == meant.sampler
+        assert all(sampler.options[option] == value for option, value in meant.options.items())
+        assert sampler.config.spacing_options == dict(meant.spacing_options)
+
+
+@pytest.mark.parametrize(
+    ("label", "sampler", "spacing"),
+    [
+        ("DPM++ 2M Karras", "dpmpp_2m", "karras"), ("dpm++ 2m sde karras", "dpmpp_2m_sde", "karras"),
+        ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde", "exponential"), ("Euler a", "ancestral", "leading"),
+        ("LMS Karras", "lms", "karras"), ("DPM2 a Karras", "dpm2_ancestral", "karras"), ("UniPC", "unipc", "leading"),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m", "leading"), ("dpmpp-3m", "dpmpp_3m", "leading"),
+        ("Heun", "heun", "leading"), ("DPM++ 2M SGM Uniform", "dpmpp_2m", "sgm_uniform"), ("heun beta", "heun", "beta"),
+    ],
+)  # fmt: skip
+def test_labels_name_a_sampler_and_a_spacing(label, sampler, spacing):
+    pipeline = DiffusionPipeline(method=label)
+    assert pipeline.plan(6).sampler == sampler
+    assert pipeline.config.timestep_spacing == spacing
+    assert pipeline.scheduler is pipeline.sampler.scheduler
+
+
+def test_a_label_does_not_override_the_config():
+    with pytest.raises(ConfigurationError, match="implies the spacing 'karras'"):
+        DiffusionPipeline(NoiseSchedulerConfig(timestep_spacing="trailing"), "DPM++ 2M Karras")
+    kept = DiffusionPipeline(NoiseSchedulerConfig(timestep_spacing="karras", spacing_options={"rho": 5.0}), "dpm_2")
+    assert kept.config.spacing_options == {"rho": 5.0, "discard_penultimate": True}
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("dpmpp2n", "dpmpp_2m"), ("eular", "euler"), ("unipcc", "unipc")])
+def test_unknown_names_get_the_nearest(wrong, near):
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(wrong)
+    assert near in caught.value.suggestion
+
+
+def test_names_are_not_ambiguous():
+    folded = collections.Counter("".join(c for c in name.lower() if c.isalnum()) for name in SAMPLERS)
+    assert max(folded.values()) == 1
+    assert set(SPACINGS) & set(SAMPLERS) == set()
