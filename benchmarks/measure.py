@@ -62,6 +62,7 @@ VARIANTS: dict[str, list[dict[str, Any]] | None] = {
         {"predict_x0": False}, {"lower_order_final": True},
     ],
     "sa_solver": [{"tau": 0.0}, {"tau": 0.0, "evaluate_again": True}, {"tau": 0.0, "solver_type": "bh1"}],
+    "dpm_v3": [{}, {"order": 1}, {"order": 2, "corrector": False}],
     "er_sde": [{"noise": "ode"}, {"noise": "ode", "order": 2}],
     "dpm2_ancestral": [{"eta": 0.0}],
     "dpmpp_2s_ancestral": [{"eta": 0.0}],

@@ -128,7 +128,11 @@ def test_the_whole_range_is_used(name, spacing):
     path = PATHS[name]
     made = grid(path, spacing, 30)
     top, bottom = path.level(path.t_max), path.level(path.t_min)
-    if spacing not in ("leading", "leading_dpm") and not (spacing == "ays" and top.noise_to_signal > 15) and spacing != "vp":
+    if (
+        spacing not in ("leading", "leading_dpm")
+        and not (spacing == "ays" and top.noise_to_signal > 15)
+        and spacing != "vp"
+    ):
         assert made.levels[0] == top
     if spacing in ("linspace", "karras", "exponential", "polyexponential", "log_snr", "kl_optimal", "laplace"):
         assert made.levels[-2] == bottom

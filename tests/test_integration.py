@@ -32,13 +32,12 @@ from noise_scheduler_sampling_system import (
     OutOfMemoryError,
     RunState,
     SamplerOutput,
-    SamplingMethod,
     SamplingPlan,
     SamplingResult,
 )
 from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
 
-METHODS = [member.value for member in SamplingMethod]
+METHODS = ["ddpm", "ddim", "pndm", "ancestral", "euler", "heun"]
 SHAPE = (3, 2, 4, 4)
 STEPS = 6
 CLIPS: dict[str, dict[str, Any]] = {

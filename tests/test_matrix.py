@@ -1,4 +1,4 @@
-"""A part of the matrix of all paths, spacings, samplers, predictions, steps and types (benchmarks/matrix.py has all)."""
+"""A part of the matrix of paths, spacings, samplers, predictions, steps and types; benchmarks/matrix.py has all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from matrix import cells, outcome
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplerFactory
-from noise_scheduler_sampling_system.config import SAMPLERS, SCHEDULES, SPACINGS
+from noise_scheduler_sampling_system.config import SAMPLERS, SCHEDULES, SPACINGS, SamplingMethod
 from noise_scheduler_sampling_system.names import NAMES, resolve
 
 
@@ -69,6 +69,14 @@ def test_unknown_names_get_the_nearest(wrong, near):
     with pytest.raises(ConfigurationError) as caught:
         resolve(wrong)
     assert near in caught.value.suggestion
+
+
+def test_the_enum_lists_the_built_in_samplers():
+    assert {member.value for member in SamplingMethod} <= set(SAMPLERS)
+    built_in = {
+        name for name in SAMPLERS if SAMPLERS.get(name).__module__.startswith("noise_scheduler_sampling_system.")
+    }
+    assert {member.value for member in SamplingMethod} == built_in
 
 
 def test_names_are_not_ambiguous():

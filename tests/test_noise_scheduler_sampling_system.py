@@ -295,7 +295,7 @@ def test_factories_pass_settings_on():
     [
         (lambda: NoiseSchedulerFactory.create("cosin"), "'cosine'"),
         (lambda: SamplerFactory.create("ancestrl"), "'ancestral'"),
-        (lambda: SamplerFactory.create("DDIM"), "'ddim'"),
+        (lambda: SamplerFactory.create("DDIN"), "'ddim'"),
         (lambda: NoiseSchedulerFactory.create("linear", beta_strat=0.1), "'beta_start'"),
         (lambda: SamplerFactory.create("ddim", etta=1.0), "'eta'"),
         (lambda: SamplerFactory.create(int), "BaseSampler"),

@@ -3,8 +3,10 @@
 Config → noise schedule → grid → sampler → plan → run; see ``docs/design.md``.
 """
 
-from . import models, presets, spacings
+from . import guidance, models, presets, spacings
+from .brownian import BrownianNoise
 from .config import BetaSchedule, NoiseSchedulerConfig, SamplingMethod
+from .distribution import StepDistribution, step_distribution, trajectory_log_probs
 from .errors import (
     ConfigurationError,
     DeviceError,
@@ -16,10 +18,13 @@ from .errors import (
 )
 from .factory import NoiseSchedulerFactory, SamplerFactory
 from .grids import TimeGrid, make_grid, start_at
+from .inversion import ReversibleRun
+from .likelihood import Likelihood, log_likelihood
 from .pipeline import DiffusionPipeline
 from .plan import SamplingPlan
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers import (
+    AdaptiveSampler,
     AncestralSampler,
     BaseSampler,
     DDIMSampler,
@@ -57,11 +62,13 @@ from .system import AdvancedDiffusionSystem
 __version__ = "1.2.0"
 
 __all__ = [
+    "AdaptiveSampler",
     "AdvancedDiffusionSystem",
     "AncestralSampler",
     "BaseNoiseScheduler",
     "BaseSampler",
     "BetaSchedule",
+    "BrownianNoise",
     "ConfigurationError",
     "CosineNoiseScheduler",
     "CosinePath",
@@ -77,6 +84,7 @@ __all__ = [
     "FlowPath",
     "HeunSampler",
     "LaplaceNoiseScheduler",
+    "Likelihood",
     "LinearNoiseScheduler",
     "ModelOutputError",
     "NoisePath",
@@ -87,6 +95,7 @@ __all__ = [
     "OutOfMemoryError",
     "PNDMSampler",
     "QuadraticNoiseScheduler",
+    "ReversibleRun",
     "RunState",
     "SamplerFactory",
     "SamplerOutput",
@@ -98,16 +107,21 @@ __all__ = [
     "ShiftedSNR",
     "SigmoidGammaNoiseScheduler",
     "SigmoidNoiseScheduler",
+    "StepDistribution",
     "SubVPPath",
     "TimeGrid",
     "VDiffusionPath",
     "VEPath",
     "VPPath",
     "ZeroTerminalSNR",
+    "guidance",
+    "log_likelihood",
     "make_grid",
     "models",
     "presets",
     "resolution_shift",
     "spacings",
     "start_at",
+    "step_distribution",
+    "trajectory_log_probs",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -109,26 +109,22 @@ class BoundPlan(Runnable):
         row = self.rows[i]
         if row.is_pair:
             return State(i + 1, pair(x, row.a, output, row.of_output), history)
-        if not row.is_linear:
-            return self._advance(state, row, output, noise)
-        y = None
-        if row.keep:
-            y = output if row.to_y is IDENTITY else affine(row.to_y, x, output)
-        after = pair(x, row.a, output, row.of_output) if row.asks else x * row.a
-        del output  # where nobody else holds it, its memory is free from here on
-        for j, b in row.history:
-            after.add_(history[j], alpha=b)
-        for step, stage, c in row.noise:
-            after.add_(noise(step, stage), alpha=c)
-        if row.keep or row.forget:
-            history = {j: past for j, past in history.items() if j not in row.forget}
-            if y is not None:
-                history[i] = y
-        return State(i + 1, after, history)
-
-    def _advance(self, state: State, row: _Row, output: Tensor | Branches, noise: Noise) -> State:
-        """The general case: clipping, learned variances, both branches of a guidance."""
-        i, x, history, _, _ = state
+        if row.is_linear:
+            y = None
+            if row.keep:
+                y = output if row.to_y is IDENTITY else affine(row.to_y, x, output)
+            after = pair(x, row.a, output, row.of_output) if row.asks else x * row.a
+            del output  # where nobody else holds it, its memory is free from here on
+            for j, b in row.history:
+                after.add_(history[j], alpha=b)
+            for step, stage, c in row.noise:
+                after.add_(noise(step, stage), alpha=c)
+            if row.keep or row.forget:
+                history = {j: past for j, past in history.items() if j not in row.forget}
+                if y is not None:
+                    history[i] = y
+            return State(i + 1, after, history)
+        # clipping, learned variances, both branches of a guidance
         unconditional = output.unconditional if isinstance(output, Branches) else None
         output = output.guided if isinstance(output, Branches) else output
         variance = output.chunk(2, dim=1)[1] if row.log_variance else None

@@ -67,12 +67,13 @@ def _main(
 def samplers() -> None:
     """List the samplers: order, model calls a step, whether they add noise, options."""
     from .config import SAMPLERS
+    from .factory import SamplerFactory
 
     rows: list[tuple[str, ...]] = [("name", "order", "calls/step", "stochastic", "options")]
     for name in sorted(SAMPLERS):
-        cls = SAMPLERS.get(name)
-        options = ", ".join(f"{key}={value}" for key, value in cls.option_defaults.items())
-        rows.append((name, str(cls.order), str(cls.calls_per_step), "yes" if cls.stochastic else "no", options))
+        made = SamplerFactory.create(name)
+        options = ", ".join(f"{key}={value}" for key, value in made.option_defaults.items())
+        rows.append((name, str(made.order), str(made.calls_per_step), "yes" if made.stochastic else "no", options))
     typer.echo(_table(rows))
 
 
@@ -82,7 +83,7 @@ def schedules() -> None:
     from .config import SCHEDULES, BetaSchedule
     from .factory import NoiseSchedulerFactory
 
-    rows: list[tuple[str, ...]] = [("name", "σ/α at t = 0", "σ/α at t = T − 1")]
+    rows: list[tuple[str, ...]] = [("name", "σ/α, cleanest", "σ/α, noisiest")]
     for name in sorted(SCHEDULES):
         if name == BetaSchedule.CUSTOM.value:
             rows.append((name, "(trained_betas)", ""))

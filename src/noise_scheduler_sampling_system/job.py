@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .brownian import BrownianNoise
 from .early_stopping import EarlyStopping
 from .errors import NumericsError
+from .guidance.base import Moment
 from .guidance.guided import Caller, Guided, Memory
 from .model import ModelAdapter, map_tensors
 from .noise import NoiseSource
+from .plan import SamplingPlan
 from .profiling import Stopwatch
 from .results import RunState, SamplingStep
-from .run import Model, OutputReusedError, Runnable, State, run
+from .run import Ask, Asked, Course, Model, OutputReusedError, Reached, Runnable, State, StepControlError
+from .schedules.path import Level
 
 __all__ = ["Callback", "Job", "Outcome"]
 
@@ -27,19 +31,29 @@ Callback = Callable[[SamplingStep], object]
 
 
 class Outcome(NamedTuple):
-    """What one batch of a run came to."""
+    """What one batch of a run came to.
+
+    Attributes:
+        saved: model calls that were left when it was stopped early; None where nobody knows how many.
+        stopped: whether it was.
+        rejected, levels: failed steps, and the levels of the others, where they were found on the way.
+    """
 
     samples: Tensor
     steps: int
     nfe: int
     evaluations: int
+    stopped: bool
+    saved: int
+    rejected: int = 0
+    levels: tuple[Level, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Job:
     """A run that is ready to start: every check is done."""
 
-    runnable: Runnable
+    course: Course
     guided: Guided
     noise: NoiseSource
     initial_noise: Tensor | None
@@ -76,16 +90,14 @@ class Job:
             except OutputReusedError:
                 logger.info("the model returns the same memory at every call: starting again with copies")
                 return self._complete(callback, bar, stopping, watch, copy_outputs=True)
+        except StepControlError:
+            raise
         except NumericsError as error:
             logger.warning("the result is not finite; running again with a check after every model call")
             with torch.no_grad():
-                for _ in run(
-                    self.runnable,
-                    self._model(None, {}),
-                    self._start(),
-                    self.noise,
-                    copy_outputs=True,
-                    check_every_row=True,
+                again: Memory = {}
+                for _ in self.course.steps(
+                    self._ask(None, again), self._start(), self.noise, again, copy_outputs=True, check_every_row=True
                 ):
                     pass
             raise NumericsError(
@@ -103,34 +115,49 @@ class Job:
         watch: Stopwatch | None,
         copy_outputs: bool = False,
     ) -> Outcome:
-        plan, inspect = self.runnable.plan, callback is not None or stopping is not None
+        inspect = callback is not None or stopping is not None
         noise = watch.wrap("noise", self.noise.__call__) if watch else self.noise
         settled = stopping.start() if stopping else None
-        x, done = self._start().x, 0
         memory: Memory = {}
-        steps = run(
-            self.runnable, self._model(watch, memory), State(0, x, {}), noise,
+        steps = self.course.steps(
+            self._ask(watch, memory), self._start(), noise, memory,
             inspect=inspect, copy_outputs=copy_outputs, check_every_row=stopping is not None,
         )  # fmt: skip
-        for state in steps:
-            x, done = state.x, state.row
-            if done < len(plan) and plan.step[done] == plan.step[done - 1]:
+        stopped = False
+        for reached in steps:
+            if not reached.ends_step:
                 continue
             bar.update(self.batch)
             if callback is not None:
-                callback(self._view(state, memory))
-            if settled is not None and settled.update(self.runnable.clean_sample(state), plan, done):
-                logger.info(
-                    "early stopping after step %d of %d: %d of %d model calls saved",
-                    plan.step[done - 1] + 1, plan.steps, plan.nfe - plan.calls_before(done), plan.nfe,
-                )  # fmt: skip
-                break
+                callback(self._view(reached, memory))
+            if settled is not None:
+                clean = reached.runnable.clean_sample(reached.state)
+                stopped = settled.update(clean, reached.runnable.plan, reached.state.row)
+                if stopped:
+                    break
+        runnable, state, _ = reached
+        calls, evaluations, rejected, levels = self._tally(reached)
+        steps_made = int(runnable.plan.step[state.row - 1]) + 1
+        saved = self.course.plan.nfe - calls if stopped and self.course.planned else 0
+        if stopped:
+            logger.info("early stopping after step %d and %d model calls", steps_made, calls)
         return Outcome(
-            settled.result(x) if settled else x,
-            int(plan.step[done - 1]) + 1,
-            plan.calls_before(done),
-            self.guided.evaluations_before(done),
+            settled.result(state.x) if settled else state.x,
+            steps_made,
+            calls,
+            evaluations,
+            stopped,
+            saved,
+            rejected,
+            levels,
         )
+
+    def _tally(self, reached: Reached) -> tuple[int, int, int, tuple[Level, ...] | None]:
+        """Calls, evaluations, rejected steps, and the levels where they were not known before."""
+        tally, row = reached.tally, reached.state.row
+        if tally is None:
+            return reached.runnable.plan.calls_before(row), sum(self.guided.evaluations[:row]), 0, None
+        return tally.calls, tally.evaluations, tally.rejected, tally.levels
 
     def steps(self, resume: RunState | None = None) -> Iterator[SamplingStep]:
         """The run as an iterator, from its start or from a state; every step that is handed out is finite."""
@@ -145,20 +172,21 @@ class Job:
         yield from replace(self, noise=noise)._steps(State(row, x, history), memory)
 
     def _steps(self, state: State, memory: Memory) -> Iterator[SamplingStep]:
-        plan = self.runnable.plan
         with torch.no_grad():
-            steps = run(self.runnable, self._model(None, memory), state, self.noise, inspect=True, check_every_row=True)
+            steps = self.course.steps(
+                self._ask(None, memory), state, self.noise, memory, inspect=True, check_every_row=True
+            )
         while True:
             with torch.no_grad():  # not around the yield, where it would act on the caller's own work
-                after = next(steps, None)
-            if after is None:
+                reached = next(steps, None)
+            if reached is None:
                 return
-            row = after.row
-            if row == len(plan) or plan.step[row] != plan.step[row - 1]:
-                yield self._view(after, memory)
+            if reached.ends_step:
+                yield self._view(reached, memory)
 
-    def _view(self, state: State, memory: Memory) -> SamplingStep:
-        plan, row = self.runnable.plan, state.row
+    def _view(self, reached: Reached, memory: Memory) -> SamplingStep:
+        runnable, state, tally = reached
+        plan, row = runnable.plan, state.row
         index = int(plan.step[row - 1])
         first_row = int((plan.step == index).argmax())
         return SamplingStep(
@@ -166,15 +194,22 @@ class Job:
             x=state.x,
             t=float(plan.time[first_row]),
             sigma=float(plan.sigma[row]),
-            nfe=plan.calls_before(row),
+            nfe=plan.calls_before(row) if tally is None else tally.calls,
             first_sample=self.first,
-            state=RunState(plan, State(row, state.x, state.history), self.noise.keys, self.settings, dict(memory)),
-            _clean=lambda: self.runnable.clean_sample(state),
+            state=RunState(
+                plan,
+                State(row, state.x, state.history),
+                self.noise.keys,
+                self.settings,
+                dict(memory),
+                "brownian" if isinstance(self.noise, BrownianNoise) else "independent",
+            ),
+            _clean=lambda: runnable.clean_sample(state),
         )
 
     def by_hand(self) -> tuple[State, Model]:
         """Where the run starts, and its model: for those who walk through its rows themselves."""
-        return self._start(), self._model(None, {})
+        return self._start(), self._model(self.course.plan, self.guided, None, {})
 
     def _start(self) -> State:
         if self.initial_sample is not None:
@@ -184,16 +219,25 @@ class Job:
             noise = self.noise.initial()
         else:
             noise = self.initial_noise.to(self.noise.device, self.noise.dtype)
-        return State(0, noise * self.runnable.plan.prior_scale, {})
+        return State(0, noise * self.course.plan.prior_scale, {})
 
-    def _model(self, watch: Stopwatch | None, memory: Memory) -> Model:
+    def _ask(self, watch: Stopwatch | None, memory: Memory) -> Ask:
+        """Makes the network's calls for the rows of whatever is run."""
+
+        def ask(runnable: Runnable, moments: Sequence[Moment] | None) -> Asked:
+            guided = self.guided if moments is None else self.guided.on(runnable.plan, moments)
+            return Asked(self._model(runnable.plan, guided, watch, memory), guided.evaluations)
+
+        return ask
+
+    def _model(self, plan: SamplingPlan, guided: Guided, watch: Stopwatch | None, memory: Memory) -> Model:
         """The network with its conditions, times and guidance, as a function of (x, row)."""
-        model = self.guided.model(self._caller(watch), memory)
+        model = guided.model(self._caller(plan, watch), memory)
         return watch.wrap("guided", model) if watch else model
 
-    def _caller(self, watch: Stopwatch | None) -> Caller:
+    def _caller(self, plan: SamplingPlan, watch: Stopwatch | None) -> Caller:
         """Makes a network under a condition a function of (x, row), for some copies of the batch."""
-        plan, scales = self.runnable.plan, self.runnable.plan.input_scale
+        scales = plan.input_scale
         kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
         times = torch.from_numpy(plan.time.copy()).to(kind).to(self.noise.device)
         factors = None if scales is None else scales.tolist()

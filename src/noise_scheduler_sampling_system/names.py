@@ -42,6 +42,8 @@ def _r(
 
 
 _DISCARD = {"discard_penultimate": True}
+#: With the options that it has there.
+_DPM_ADAPTIVE = _r("adaptive", tableau="dpm_solver_23", rtol=0.05, atol=0.0078, pcoeff=0.0, icoeff=1.0)
 
 #: Name as its library writes it → what it is here.
 NAMES: dict[str, Resolved] = {
@@ -90,12 +92,13 @@ NAMES: dict[str, Resolved] = {
     "sample_dpm_2_ancestral": _r("dpm2_ancestral"),
     "sample_lms": _r("lms", start="plain"),
     "sample_dpm_fast": _r("dpm_fast"),
-    "sample_dpm_adaptive": _r("dpm_adaptive"),
+    "sample_dpm_adaptive": _DPM_ADAPTIVE,
     "sample_dpmpp_2s_ancestral": _r("dpmpp_2s_ancestral"),
     "sample_dpmpp_sde": _r("dpmpp_sde"),
     "sample_dpmpp_2m": _r("dpmpp_2m"),
     "sample_dpmpp_2m_sde": _r("dpmpp_2m_sde"),
     "sample_dpmpp_3m_sde": _r("dpmpp_3m_sde"),
+    "dpm_adaptive": _DPM_ADAPTIVE,
     "dpm_2": _r("dpm2", None, _DISCARD),
     "dpm_2_ancestral": _r("dpm2_ancestral", None, _DISCARD),
     "dpmpp_sde_gpu": _r("dpmpp_sde"),
@@ -126,7 +129,7 @@ NAMES: dict[str, Resolved] = {
     "DPM++ 2M SDE Heun": _r("dpmpp_2m_sde", solver_type="exact"),
     "PLMS": _r("pndm"),
     "DPM fast": _r("dpm_fast"),
-    "DPM adaptive": _r("dpm_adaptive"),
+    "DPM adaptive": _DPM_ADAPTIVE,
     "DPM-Solver++": _r("dpmpp_2m"),
     "DPM-Solver": _r("dpm_2m"),
     "DPM-Solver-2": _r("dpm2"),

@@ -128,7 +128,7 @@ class DiffusionPipeline:
         sampler = self._setup.sampler
         if not sampler.writes_plans:
             return sampler.plan(num_inference_steps)  # which says why there is none
-        return self._setup.runnable(num_inference_steps, timesteps, grid).plan
+        return self._setup.course(num_inference_steps, timesteps, grid).plan
 
     def sample(
         self,
@@ -150,6 +150,7 @@ class DiffusionPipeline:
         plan: SamplingPlan | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
+        noise: str = "independent",
         callback: Callback | None = None,
         progress: bool = False,
         early_stopping: float | None = None,
@@ -186,6 +187,8 @@ class DiffusionPipeline:
             plan: run this plan instead of the sampler's.
             device: "auto" (the model's own, else CUDA, then MPS, then CPU) or a device.
             dtype: of the state and the samples; default: float32, float64 for such a model.
+            noise: of stochastic samplers: "independent" from step to step, or "brownian": increments of one
+                Brownian motion a sample, which runs of other steps, and other samplers, share.
             callback: called with a :class:`SamplingStep` after every step.
             progress: show a progress bar.
             early_stopping: tolerance on the root-mean-square change of a sample's predicted
@@ -213,7 +216,7 @@ class DiffusionPipeline:
             scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
-            timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
+            timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype, noise=noise,
         )  # fmt: skip
         at = job.noise.device
         watch = Stopwatch(at) if profile else None
@@ -223,11 +226,12 @@ class DiffusionPipeline:
         def one_batch(start: int, stop: int) -> Outcome:
             return job.part(start, stop).complete(callback, bar, stopping, watch)
 
+        total = job.batch * job.course.plan.steps if job.course.planned else None
         began = time.perf_counter()
         with (
             torch.set_grad_enabled(differentiable),
             measured(profile, at),
-            closing(tqdm(total=job.batch * job.runnable.plan.steps, disable=not progress, unit="step")) as bar,
+            closing(tqdm(total=total, disable=not progress, unit="step")) as bar,
         ):
             outcomes = in_batches(one_batch, job.batch, size, at)
             samples = outcomes[0].samples if len(outcomes) == 1 else torch.cat([o.samples for o in outcomes])
@@ -236,10 +240,19 @@ class DiffusionPipeline:
             logger.info("profile of %d samples:\n%s", job.batch, report)
         if not return_result:
             return samples
-        longest, whole = max(outcomes, key=lambda o: o.nfe), job.runnable.plan
-        saved = whole.nfe - longest.nfe
+        longest = max(outcomes, key=lambda o: o.nfe)
         return SamplingResult(
-            samples, job.noise.keys, longest.steps, longest.nfe, longest.evaluations, saved > 0, saved, report, whole
+            samples=samples,
+            keys=job.noise.keys,
+            steps=longest.steps,
+            nfe=longest.nfe,
+            evaluations=longest.evaluations,
+            stopped_early=longest.stopped and (longest.saved > 0 or not job.course.planned),
+            calls_saved=longest.saved,
+            profile=report,
+            plan=job.course.plan_through(longest.levels),
+            rejected=longest.rejected,
+            grid=None if longest.levels is None else TimeGrid(longest.levels),
         )
 
     def stream(
@@ -262,6 +275,7 @@ class DiffusionPipeline:
         plan: SamplingPlan | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
+        noise: str = "independent",
         resume: RunState | str | os.PathLike[str] | None = None,
         **unknown: Any,
     ) -> Iterator[SamplingStep]:
@@ -282,14 +296,19 @@ class DiffusionPipeline:
                     raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
             saved = resume if isinstance(resume, RunState) else RunState.load(resume)
             refuse_other_settings(saved.settings, self._setup.identity)
-            shape, plan, dtype = tuple(saved.state.x.shape), saved.plan, saved.state.x.dtype
+            if noise not in ("independent", saved.noise):
+                raise ConfigurationError(
+                    f"the run was started with {saved.noise} noise", where="noise", suggestion="leave it out"
+                )
+            shape, plan, dtype, noise = tuple(saved.state.x.shape), saved.plan, saved.state.x.dtype, saved.noise
         job = prepare(
             self._setup,
             model=model, shape=shape, num_inference_steps=num_inference_steps,
             scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
-            timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype, resumed=saved is not None,
+            timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype, noise=noise,
+            resumed=saved is not None,
         )  # fmt: skip
         return job.steps(saved)
 

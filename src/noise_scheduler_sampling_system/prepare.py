@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .brownian import brownian
 from .errors import ConfigurationError
 from .grids import TimeGrid, refuse_clean_start
 from .guidance.base import Branch, Guidance
 from .guidance.conditions import null_counterpart, numbers_as_rows
 from .guidance.guided import Guided
-from .guidance.program import checked_sequence, compiled
+from .guidance.program import checked_sequence, compiled, programs_of
 from .guidance.sources import ClassifierFree
 from .job import Job
 from .model import ModelAdapter, map_tensors, resolve_device
 from .noise import NoiseSource, Seed, resolve_keys
 from .plan import SamplingPlan
-from .run import Runnable
+from .run import Course
 from .setup import Setup
 
 __all__ = ["DEFAULT_SCALE", "prepare"]
@@ -51,6 +53,7 @@ def prepare(
     guidance: Guidance | Sequence[Guidance] | None = None,
     classifier_free: bool = True,
     grid: TimeGrid | None = None,
+    noise: str = "independent",
     resumed: bool = False,
 ) -> Job:
     """Check everything and prepare a run, before the first model call.
@@ -73,9 +76,11 @@ def prepare(
     for name, value in {"timesteps": timesteps, "grid": grid}.items():
         if plan is not None and value is not None:
             raise ConfigurationError("a plan has its own timesteps", where=name, suggestion="give one of the two")
-    runnable = setup.runnable(num_inference_steps, timesteps, grid) if plan is None else setup.following(plan)
+    course = setup.course(num_inference_steps, timesteps, grid) if plan is None else setup.following(plan)
+    if resumed:
+        setup.refuse_to_resume()
     if initial_noise is None and initial_sample is None and not resumed:
-        first = runnable.plan
+        first = course.plan
         refuse_clean_start(first.time[0], first.alpha[0], first.sigma[0])
     if dtype is None:
         dtype = torch.promote_types(torch.float32, adapter.dtype or torch.float32)
@@ -83,7 +88,7 @@ def prepare(
         raise ConfigurationError(
             f"{dtype!r} is not a floating-point type", where="dtype", suggestion="give e.g. torch.float32"
         )
-    _refuse_overflow(runnable, dtype)
+    _refuse_overflow(course, dtype)
     keys = resolve_keys(seed, generator, shape[0])
     given = _fitted({} if condition is None else condition, shape[0], device, "condition")
     sequence = _checked_guidance(guidance, scale, classifier_free, bool(given))
@@ -92,27 +97,41 @@ def prepare(
         raise ConfigurationError(
             "there is no condition to oppose it to", where="null_condition", suggestion="give condition={...}, too"
         )
+    opposed = bool(given) and classifier_free
     branches, programs = compiled(
         sequence,
-        runnable.plan,
+        course.plan,
         config.prediction_type,
-        opposed=bool(given) and classifier_free,
-        learned=runnable.split,
+        opposed=opposed,
+        learned=course.split,
     )
+    again = partial(
+        programs_of, sequence=sequence, prediction_type=config.prediction_type, branches=list(branches),
+        opposed=opposed, learned=course.split,
+    )  # fmt: skip
     asked = {i for program in set(programs) if program is not None for i in program.asked}
+    if not course.planned:  # it will ask at other levels, too
+        asked |= {i for i in range(len(branches)) if i != 1 or opposed}
     conditions = _Conditions(adapter, shape[0], device)
     alone = not given and further is not None  # further conditions stand against the null one
     base = conditions.null(conditions.fitted(further), null_condition) if alone else conditions.completed(given)
     resolved = conditions.of(branches, asked, base, null_condition)
     return Job(
-        runnable=runnable,
-        guided=Guided(resolved, programs, runnable.split, runnable.branches),
-        noise=NoiseSource(keys, tuple(shape[1:]), dtype, device),
+        course=course,
+        guided=Guided(resolved, programs, course.split, course.branches, again),
+        noise=_noise(noise, course.plan, NoiseSource(keys, tuple(shape[1:]), dtype, device)),
         initial_noise=initial_noise,
         initial_sample=initial_sample,
         settings=setup.identity,
-        integral=scheduler.discrete,
+        integral=scheduler.discrete and course.planned,
     )
+
+
+def _noise(kind: Any, plan: SamplingPlan, source: NoiseSource) -> NoiseSource:
+    """The noise of a run, of the kind asked for."""
+    if kind not in ("independent", "brownian"):
+        raise ConfigurationError(f"got {kind!r}", where="noise", suggestion="give 'independent' or 'brownian'")
+    return brownian(plan, source) if kind == "brownian" else source
 
 
 def _checked_guidance(
@@ -186,13 +205,13 @@ class _Conditions:
         return tuple((adapter, conditions[i]) for i, adapter in enumerate(adapters))
 
 
-def _refuse_overflow(runnable: Runnable, dtype: torch.dtype) -> None:
+def _refuse_overflow(course: Course, dtype: torch.dtype) -> None:
     """Raise where a coefficient does not fit the state's type, as with a schedule that ends all but without signal."""
-    if not runnable.largest_factor <= torch.finfo(dtype).max:  # NaN fails, too
+    if not course.largest_factor <= torch.finfo(dtype).max:  # NaN fails, too
         raise ConfigurationError(
-            f"a coefficient of the plan, {runnable.largest_factor:.3g}, is beyond {dtype}",
+            f"a coefficient of the plan, {course.largest_factor:.3g}, is beyond {dtype}",
             where="beta_schedule",
-            why=f"the noisiest level has almost no signal (α = {runnable.plan.alpha.min():.3g}), and what the model "
+            why=f"the noisiest level has almost no signal (α = {course.plan.alpha.min():.3g}), and what the model "
             "predicts is divided by it",
             suggestion="use prediction_type='v_prediction' or 'sample', a schedule with less noise, or a wider dtype",
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import FileError
 from .files import read_bytes, write_atomic
+from .grids import TimeGrid
 from .plan import SamplingPlan
 from .profiling import Profile
 from .run import State
@@ -32,6 +33,7 @@ class RunState:
         keys: (seed, index) of each sample's noise.
         settings: of the pipeline that made it; it can only go on under the same ones.
         memory: what the guidance remembers (the momentum of APG), by name.
+        noise: the kind of noise, "independent" or "brownian".
     """
 
     plan: SamplingPlan
@@ -39,6 +41,7 @@ class RunState:
     keys: tuple[tuple[int, int], ...]
     settings: dict[str, Any]
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    noise: str = "independent"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as a safetensors file, whole or not at all."""
@@ -55,6 +58,7 @@ class RunState:
             "plan": self.plan.to_dict(),
             "keys": self.keys,
             "settings": self.settings,
+            "noise": self.noise,
         }
         data = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         write_atomic(path, save(data, metadata={"run": json.dumps(about)}))
@@ -82,7 +86,9 @@ class RunState:
             history = {int(j): y for j, y in parts["history"].items()}
             keys = tuple((int(seed), int(index)) for seed, index in about["keys"])
             plan = SamplingPlan.from_dict(about["plan"])
-            return cls(plan, State(int(about["row"]), x, history), keys, about["settings"], parts["memory"])
+            state = State(int(about["row"]), x, history)
+            kind = str(about.get("noise", "independent"))  # which older files do not say
+            return cls(plan, state, keys, about["settings"], parts["memory"], kind)
         except Exception as error:
             raise FileError(
                 "is not a saved run", where=str(path), why=str(error), suggestion="give a file of RunState.save"
@@ -130,9 +136,12 @@ class SamplingResult:
         evaluations: how often a network was evaluated for each sample in these calls: once each without
             guidance, twice with classifier-free guidance (``guidance.evaluations`` tells it beforehand).
         stopped_early: whether ``early_stopping`` ended the run.
-        calls_saved: model calls that the plan had left then.
+        calls_saved: model calls that the plan had left then; 0 where the steps are found on the way.
         profile: with ``profile``, where the time went.
-        plan: what was run.
+        plan: what was run. Of steps that were found on the way (of the longest batch, where split), the
+            plan with just these steps: run again, it needs no failed ones.
+        rejected: steps that failed, whose model calls ``nfe`` counts.
+        grid: the noise levels that were found on the way, for any sampler to use; None for a run of a plan.
     """
 
     samples: Tensor
@@ -144,3 +153,5 @@ class SamplingResult:
     calls_saved: int
     profile: Profile | None
     plan: SamplingPlan
+    rejected: int = 0
+    grid: TimeGrid | None = None

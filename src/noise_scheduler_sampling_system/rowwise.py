@@ -76,13 +76,13 @@ class Rows:
             initial_sample=x, timesteps=None, plan=plan, device=device,
             dtype=dtype or torch.promote_types(torch.float32, x.dtype),
         )  # fmt: skip
-        if not isinstance(job.runnable, BoundPlan):
+        if not isinstance(job.course, BoundPlan):
             raise ConfigurationError(
                 f"the sampler {plan.sampler} has only step()", where="sampler", suggestion="use one that writes plans"
             )
         start, network = job.by_hand()
         steps = (step for program in job.guided.programs if program is not None for step in program.steps)
-        return cls(job.runnable, network, job.noise, start.x, any(step.memory is not None for step in steps))
+        return cls(job.course, network, job.noise, start.x, any(step.memory is not None for step in steps))
 
     def after(self, state: State, noise: Noise | None = None) -> State:
         """The state after one more row, with what was asked and answered; everything is checked to be finite."""

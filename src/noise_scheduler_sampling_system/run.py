@@ -7,7 +7,7 @@ the way reads from the device, builds a scalar tensor, or allocates more than th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,8 +16,12 @@ from torch import Tensor
 
 from .errors import ModelOutputError, NumericsError
 from .plan import SamplingPlan
+from .schedules.path import Level
 
-__all__ = ["Branches", "Model", "Noise", "OutputReusedError", "Runnable", "State", "run"]
+__all__ = [
+    "Ask", "Asked", "Branches", "Course", "Model", "Noise", "OutputReusedError", "Reached", "Runnable", "State",
+    "StepControlError", "Tally", "run",
+]  # fmt: skip
 
 #: (x, row) ↦ the network's output, guided, for the time of that row (:class:`Branches` where a plan wants both).
 Model = Callable[[Tensor, int], Any]
@@ -50,26 +54,118 @@ class State(NamedTuple):
     output: Tensor | None = None
 
 
-class Runnable(ABC):
-    """What :func:`run` runs: levels to ask the model at, and a way from one to the next.
+class Asked(NamedTuple):
+    """A model made ready for the rows of a plan.
 
     Attributes:
-        plan: the levels; for a compiled sampler also the way.
+        model: (x, row) ↦ guided output.
+        evaluations: how often a network is evaluated for each sample at each row.
+    """
+
+    model: Model
+    evaluations: tuple[int, ...]
+
+
+#: (what is run, for each row the moment that guidance is told; None: the plan's) ↦ the model for its rows.
+Ask = Callable[["Runnable", Sequence[Any] | None], Asked]
+
+
+class Tally(NamedTuple):
+    """What a run has come to that finds its steps on the way.
+
+    Attributes:
+        levels: the noise levels that it went through.
+        calls, evaluations: model calls, and evaluations of a network for each sample, those of failed steps included.
+        rejected: how many steps failed.
+    """
+
+    levels: tuple[Level, ...]
+    calls: int
+    evaluations: int
+    rejected: int
+
+
+class Reached(NamedTuple):
+    """Where a run is after a row.
+
+    Attributes:
+        runnable: what ``state.row`` counts the rows of.
+        state: the state there.
+        tally: what its plan does not tell, where the steps are found on the way.
+    """
+
+    runnable: Runnable
+    state: State
+    tally: Tally | None = None
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether a step of the grid is done."""
+        row, step = self.state.row, self.runnable.plan.step
+        return row == len(step) or bool(step[row] != step[row - 1])
+
+
+class Course(ABC):
+    """A way from noise to samples: a plan, or a rule that finds the steps of one.
+
+    Attributes:
+        plan: the table; where steps are found on the way, one through the grid from which the search begins.
         split: whether the model returns a variance in a second half of channels.
-        hides: for each row, what of it could be non-finite without the next state being so:
-            the model's "output", the "state" before, or None.
     """
 
     plan: SamplingPlan
     split: bool
-    hides: tuple[str | None, ...]
     #: Whether the model is to return both branches of its guidance.
     branches: bool = False
+    #: Whether ``plan`` is what will be run, so that its steps and calls are known.
+    planned: bool = True
 
     @property
     @abstractmethod
     def largest_factor(self) -> float:
         """The largest number that a tensor is multiplied by; the state's type must hold it. NaN where none is."""
+
+    @abstractmethod
+    def steps(
+        self,
+        ask: Ask,
+        state: State,
+        noise: Noise,
+        memory: dict[str, Tensor],
+        *,
+        inspect: bool = False,
+        copy_outputs: bool = False,
+        check_every_row: bool = False,
+    ) -> Iterator[Reached]:
+        """Go to the end, yielding after every row, or after every step found; arguments as for :func:`run`.
+
+        Args:
+            ask: makes the model.
+            memory: what the guidance remembers from call to call.
+        """
+
+    def plan_through(self, levels: Sequence[Level] | None) -> SamplingPlan:
+        """The plan that was run, given the levels of a :class:`Tally`."""
+        return self.plan
+
+
+class Runnable(Course):
+    """What :func:`run` runs: levels to ask the model at, and a way from one to the next.
+
+    Attributes:
+        plan: the levels; for a compiled sampler also the way.
+        hides: for each row, what of it could be non-finite without the next state being so:
+            the model's "output", the "state" before, or None.
+    """
+
+    hides: tuple[str | None, ...]
+
+    def steps(
+        self, ask: Ask, state: State, noise: Noise, memory: dict[str, Tensor], **checks: bool
+    ) -> Iterator[Reached]:
+        states = run(self, ask(self, None).model, state, noise, **checks)
+        del state  # whose memory is the run's to free
+        return (Reached(self, after) for after in states)
 
     @abstractmethod
     def advance(self, state: State, output: Tensor, noise: Noise) -> State:
@@ -174,6 +270,10 @@ _NOTHING = torch.empty(0)
 
 class OutputReusedError(Exception):
     """The model returns the same memory at every call; the run must copy its outputs."""
+
+
+class StepControlError(NumericsError):
+    """Steps of one's own choice came to no end. Another run would not, either."""
 
 
 @dataclass

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from .adaptive import AdaptiveCourse
 from .bind import bind_for
 from .config import NoiseSchedulerConfig
 from .errors import ConfigurationError
 from .factory import NoiseSchedulerFactory, SamplerFactory
 from .grids import TimeGrid, checked_steps, checked_times
 from .plan import SamplingPlan
-from .run import Runnable
+from .run import Course, Runnable
+from .samplers.adaptive import AdaptiveSampler
 from .samplers.base import BaseSampler
 from .schedules.path import CLEAN, Level, NoisePath
 from .stepping import levels_of, stepped
@@ -36,7 +38,7 @@ class Setup:
     scheduler: NoisePath
     sampler: BaseSampler
     options: Mapping[str, Any] = field(default_factory=dict)
-    _made: dict[Any, Runnable] = field(default_factory=dict, compare=False)
+    _made: dict[Any, Course] = field(default_factory=dict, compare=False)
 
     @classmethod
     def make(cls, config: NoiseSchedulerConfig | NoisePath, method: Any, options: Mapping[str, Any]) -> Setup:
@@ -61,9 +63,9 @@ class Setup:
             "options": {name: repr(value) for name, value in sorted(self.options.items())},
         }
 
-    def runnable(
+    def course(
         self, num_inference_steps: int, timesteps: Sequence[float] | None = None, grid: TimeGrid | None = None
-    ) -> Runnable:
+    ) -> Course:
         """The sampler on N steps, on given timesteps or on a grid, ready for the loop; made once."""
         key = _checked_choice(num_inference_steps, timesteps, grid)
         made = self._made.get(key)
@@ -73,7 +75,9 @@ class Setup:
                 grid = key
             else:
                 grid = self.sampler.grid(key) if isinstance(key, int) else self.sampler.grid(timesteps=key)
-            if self.sampler.writes_plans:
+            if isinstance(self.sampler, AdaptiveSampler):
+                made = AdaptiveCourse(bind_for(self.sampler.on_grid(grid), self.scheduler.config), self.sampler, grid)
+            elif self.sampler.writes_plans:
                 made = self.following(self.sampler.plan(grid=grid))
                 _warn_of_amplification(made.plan)
             else:
@@ -95,13 +99,28 @@ class Setup:
             )
         self._refuse_foreign(plan)
         bound = bind_for(plan, self.scheduler.config)
-        return bound if self.sampler.writes_plans else stepped(self.sampler, bound)
+        return bound if self._runs_plans else stepped(self.sampler, bound)
+
+    def refuse_to_resume(self) -> None:
+        """Raise where a stopped run does not hold all that is needed to go on."""
+        if isinstance(self.sampler, AdaptiveSampler):
+            raise ConfigurationError(
+                "a run that finds its steps on the way cannot be resumed",
+                where="resume",
+                why="what it had learned of the next step's length is not in the state",
+                suggestion="start anew at step.x: initial_sample=step.x, on a grid that begins at its level",
+            )
+
+    @property
+    def _runs_plans(self) -> bool:
+        """Whether the sampler has no step() of its own."""
+        return self.sampler.writes_plans or isinstance(self.sampler, AdaptiveSampler)
 
     def _refuse_foreign(self, plan: SamplingPlan) -> None:
         """A plan's levels must be this schedule's, or the model would be asked about other noise than x has."""
         rows = zip(plan.time, plan.alpha, plan.sigma, plan.asked, strict=False)  # without the end
         self._refuse_foreign_levels([Level(*level) for *level, asked in rows if asked], "plan")
-        if plan.order == 0 and self.sampler.writes_plans:
+        if plan.order == 0 and self._runs_plans:
             raise ConfigurationError(
                 f"it holds the levels that the step-only sampler {plan.sampler} visited, not its steps",
                 where="plan",

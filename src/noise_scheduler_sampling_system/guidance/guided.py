@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, ModelOutputError
 from ..model import ModelAdapter, map_tensors
+from ..plan import SamplingPlan
 from ..run import Branches, Model
+from .base import Moment
 from .conditions import joined
 from .program import Program
 
@@ -32,12 +34,25 @@ class Guided:
         programs: what each row does; None where it asks no model.
         split: whether the model returns a variance in a second half of channels.
         pairs: whether the plan wants the unconditional output beside the guided one.
+        compile: (plan, moments) ↦ the programs of its rows.
     """
 
     branches: tuple[tuple[ModelAdapter, Mapping[str, Any]], ...]
     programs: tuple[Program | None, ...]
     split: bool
     pairs: bool
+    compile: Callable[[SamplingPlan, Sequence[Moment]], tuple[Program | None, ...]]
+
+    def on(self, plan: SamplingPlan, moments: Sequence[Moment]) -> Guided:
+        """The same guidance for the rows of another plan."""
+        programs = self.compile(plan, moments)
+        if any(i >= len(self.branches) for program in programs if program is not None for i in program.asked):
+            raise ConfigurationError(
+                "asks for a condition or a model that it did not ask for at any level of the grid",
+                where="guidance",
+                suggestion="write every branch at every level, with weight 0 where it does not act",
+            )
+        return replace(self, programs=programs)
 
     def part(self, start: int, stop: int) -> Guided:
         """The same for samples start to stop alone."""
@@ -48,9 +63,10 @@ class Guided:
         parts = tuple((adapter, map_tensors(rows, condition)) for adapter, condition in self.branches)
         return replace(self, branches=parts)
 
-    def evaluations_before(self, row: int) -> int:
-        """How often a network is evaluated for each sample in the rows before this one."""
-        return sum(len(program.asked) for program in self.programs[:row] if program is not None)
+    @property
+    def evaluations(self) -> tuple[int, ...]:
+        """How often a network is evaluated for each sample, row by row."""
+        return tuple(0 if program is None else len(program.asked) for program in self.programs)
 
     def model(self, caller: Caller, memory: Memory) -> Model:
         """(x, row) ↦ the guided output.

@@ -17,7 +17,7 @@ from ..plan import SamplingPlan
 from ..schedules.path import Level
 from .base import Branch, Formula, Guidance, Made, Moment
 
-__all__ = ["Program", "checked_sequence", "compiled", "evaluations"]
+__all__ = ["Program", "checked_sequence", "compiled", "evaluations", "programs_of"]
 
 #: A linear form, without its zeros.
 Terms = tuple[tuple[Symbol, float], ...]
@@ -128,6 +128,29 @@ def compiled(
         ConfigurationError: a scale that is no number somewhere, or a level at which a guidance cannot act.
     """
     branches = [Branch(), Branch(null=True)]
+    programs = programs_of(
+        plan, sequence=sequence, prediction_type=prediction_type, branches=branches, opposed=opposed, learned=learned
+    )
+    if not any(program.asked for program in programs if program is not None):
+        raise ConfigurationError(
+            "the model is never asked",
+            where="guidance",
+            why=f"the zero-init covers all {plan.steps} steps",
+            suggestion="lower zero_steps, or take more steps",
+        )
+    return tuple(branches), programs
+
+
+def programs_of(
+    plan: SamplingPlan, moments: Sequence[Moment] | None = None, *, sequence: Sequence[Guidance],
+    prediction_type: str, branches: list[Branch], opposed: bool, learned: bool,
+) -> tuple[Program | None, ...]:  # fmt: skip
+    """The programs of a plan's rows; see :func:`compiled`.
+
+    Args:
+        moments: what the guidance is told of each row; None: the plan's own levels and steps.
+        branches: those known so far; further ones are added.
+    """
     uniform = all(guidance.uniform for guidance in sequence)
     kept: dict[bool, Program] = {}
     programs: list[Program | None] = []
@@ -142,17 +165,10 @@ def compiled(
             programs.append(kept[reads_null])
         else:
             level = Level(float(plan.time[i]), float(plan.alpha[i]), float(plan.sigma[i]))
-            moment = Moment(level, int(plan.step[i]), plan.steps)
+            moment = Moment(level, int(plan.step[i]), plan.steps) if moments is None else moments[i]
             program = _compiled_row(sequence, moment, prediction_type, branches, opposed, reads_null, learned)
             programs.append(kept.setdefault(reads_null, program) if uniform else program)
-    if not any(program.asked for program in programs if program is not None):
-        raise ConfigurationError(
-            "the model is never asked",
-            where="guidance",
-            why=f"the zero-init covers all {plan.steps} steps",
-            suggestion="lower zero_steps, or take more steps",
-        )
-    return tuple(branches), tuple(programs)
+    return tuple(programs)
 
 
 def _compiled_row(

@@ -1,25 +1,108 @@
 """Sampling methods: each writes the rows of a plan."""
 
+from .adaptive import AdaptiveSampler
 from .base import BaseSampler, SamplerOutput, SamplerState
+from .dpm_v3 import DPMv3Sampler
 from .first_order import AncestralSampler, DDIMSampler, DDPMSampler, EulerSampler
-from .guided import *  # noqa: F403
+from .guided import AncestralCFGppSampler, CFGppSampler, DPMpp2MCFGppSampler, GradientEstimationSampler
 from .heun import HeunSampler
-from .multistep import *  # noqa: F403
+from .multistep import (
+    AdamsSampler,
+    DEISSampler,
+    DPM2MSampler,
+    DPM3MSampler,
+    DPMpp2MSampler,
+    DPMpp2MSDESampler,
+    DPMpp3MSampler,
+    DPMpp3MSDESampler,
+    ERSDESampler,
+    IPNDMSampler,
+    IPNDMvSampler,
+    LMSSampler,
+    MultistepSampler,
+    RESMultistepSampler,
+    SASolverSampler,
+    UniPCSampler,
+)
 from .pndm import PNDMSampler
 from .reversible import BDIASampler, BELMSampler
-from .single_step import *  # noqa: F403
-from .stochastic import *  # noqa: F403
+from .single_step import (
+    DPM2AncestralSampler,
+    DPM2Sampler,
+    DPM3SSampler,
+    DPMFastSampler,
+    DPMpp2SAncestralSampler,
+    DPMpp2SSampler,
+    DPMpp3SSampler,
+    ExponentialRKSampler,
+    FlowHeunSampler,
+    RES2SSampler,
+    RES3SSampler,
+    RungeKuttaSampler,
+    SingleStepSampler,
+)
+from .stochastic import (
+    DPMppSDESampler,
+    EDMSampler,
+    LCMSampler,
+    PredictorCorrectorSampler,
+    RestartSampler,
+    SEEDSSampler,
+    TCDSampler,
+)
 
 __all__ = [
+    "AdamsSampler",
+    "AdaptiveSampler",
+    "AncestralCFGppSampler",
     "AncestralSampler",
     "BDIASampler",
     "BELMSampler",
     "BaseSampler",
+    "CFGppSampler",
     "DDIMSampler",
     "DDPMSampler",
+    "DEISSampler",
+    "DPM2AncestralSampler",
+    "DPM2MSampler",
+    "DPM2Sampler",
+    "DPM3MSampler",
+    "DPM3SSampler",
+    "DPMFastSampler",
+    "DPMpp2MCFGppSampler",
+    "DPMpp2MSDESampler",
+    "DPMpp2MSampler",
+    "DPMpp2SAncestralSampler",
+    "DPMpp2SSampler",
+    "DPMpp3MSDESampler",
+    "DPMpp3MSampler",
+    "DPMpp3SSampler",
+    "DPMppSDESampler",
+    "DPMv3Sampler",
+    "EDMSampler",
+    "ERSDESampler",
     "EulerSampler",
+    "ExponentialRKSampler",
+    "FlowHeunSampler",
+    "GradientEstimationSampler",
     "HeunSampler",
+    "IPNDMSampler",
+    "IPNDMvSampler",
+    "LCMSampler",
+    "LMSSampler",
+    "MultistepSampler",
     "PNDMSampler",
+    "PredictorCorrectorSampler",
+    "RES2SSampler",
+    "RES3SSampler",
+    "RESMultistepSampler",
+    "RestartSampler",
+    "RungeKuttaSampler",
+    "SASolverSampler",
+    "SEEDSSampler",
     "SamplerOutput",
     "SamplerState",
+    "SingleStepSampler",
+    "TCDSampler",
+    "UniPCSampler",
 ]

@@ -78,7 +78,8 @@ class MultistepSampler(BaseSampler, ABC):
             used = [newest, *past][: self.orders(grid, i, len(past))]
             move = self.move(space, now, after, [level for level, _ in used])
             published = self.options.get("solver_type") == "as_published"
-            while extrapolates(move.weights) and not published:  # a step far beyond the earlier ones: fewer of them say more
+            # a step far longer than those before: fewer predictions say more of it
+            while extrapolates(move.weights) and not published:
                 used = used[:-1]
                 move = self.move(space, now, after, [level for level, _ in used])
             noise = move.noise * self.options.get("s_noise", 1.0) * build.noise(i, now, after) if move.noise else None

@@ -1,0 +1,283 @@
+"""Steps as long as a tolerance allows: embedded pairs of Runge-Kutta methods with a PI controller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from ..builder import PlanBuilder
+from ..config import SAMPLERS
+from ..errors import ConfigurationError
+from ..grids import TimeGrid
+from ..plan import SamplingPlan
+from ..registry import did_you_mean
+from ..schedules.path import Level, NoisePath
+from .base import BaseSampler
+from .single_step import Scheme, exponential_scheme, run_scheme, runge_kutta_scheme
+from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau, phi
+
+__all__ = ["AdaptiveSampler", "Controller", "Pair"]
+
+
+class Pair(NamedTuple):
+    """Two methods that share their model calls, in one tableau.
+
+    Its last stage stands at the end of the step: the state there is the result, and what the
+    tableau makes of all stages is the embedded result of lower order. Their difference is the error.
+
+    Attributes:
+        tableau: the embedded method.
+        reads_end: whether it reads the prediction about the result, which is then the first of the next step.
+    """
+
+    tableau: ButcherTableau | ExponentialTableau
+    reads_end: bool
+
+    @classmethod
+    def of(cls, value: Any) -> Pair:
+        """From a name, or a tableau with embedded weights.
+
+        Raises:
+            ConfigurationError: neither.
+        """
+        if isinstance(value, str) and value in _EXPONENTIAL_PAIRS:
+            return cls(_EXPONENTIAL_PAIRS[value], False)
+        given = BUTCHER.get(value) if isinstance(value, str) else value
+        if not isinstance(given, ButcherTableau) or given.embedded is None:
+            raise ConfigurationError(
+                f"got {value!r}",
+                where="tableau",
+                why="the error of a step is estimated by two methods that share their model calls",
+                suggestion=did_you_mean(value, _NAMES)
+                if isinstance(value, str)
+                else "give a name or a ButcherTableau with embedded weights",
+            )
+        if given.a[-1] == given.b[:-1] and given.b[-1] == 0.0:
+            return cls(ButcherTableau(given.a, given.embedded), given.embedded[-1] != 0.0)
+        return cls(ButcherTableau((*given.a, given.b), (*given.embedded, 0.0)), False)
+
+    @property
+    def method(self) -> ButcherTableau | ExponentialTableau:
+        """The method of the result alone."""
+        tableau = self.tableau
+        if isinstance(tableau, ButcherTableau):
+            return ButcherTableau(tableau.a[:-1], tableau.a[-1])
+        return replace(tableau, order=tableau.order + 1, c=tableau.c[:-1], weights=tableau.weights[:-1])
+
+
+def _paired(result: ExponentialTableau, order: int, embedded: Any) -> ExponentialTableau:
+    return ExponentialTableau(order, (*result.c, 1.0), (*result.weights, embedded))
+
+
+#: DPM-Solver-12 and -23 (Lu et al. 2022, arXiv 2206.00927, App. C): both orders have the same first calls.
+_EXPONENTIAL_PAIRS = {
+    "dpm_solver_12": _paired(EXPONENTIAL["midpoint2"], 1, lambda z: (0.0, 0.0)),
+    "dpm_solver_23": _paired(EXPONENTIAL["etd3"], 2, lambda z: (1.5 * phi(1, z), 0.0, 0.0)),
+}
+_NAMES = (*(name for name, tableau in BUTCHER.items() if tableau.embedded), *_EXPONENTIAL_PAIRS)
+
+
+@final
+@dataclass(frozen=True)
+class Controller:
+    """How long the next step is (Hairer & Wanner, Solving Ordinary Differential Equations II, §IV.2, eq. 2.43).
+
+    Attributes:
+        pcoeff, icoeff: of the proportional and the integral part, as diffrax counts them: the factor is
+            safety·error^(−(pcoeff + icoeff)/order)·previous^(pcoeff/order).
+        safety: below 1, so that fewer steps fail.
+        order: the power of the step's length that the error goes with.
+    """
+
+    pcoeff: float
+    icoeff: float
+    safety: float
+    order: int
+
+    def factor(self, error: float, previous: float) -> float:
+        """By how much to change the length, from 0.2 to 10.
+
+        Args:
+            error: of this step, over the tolerance; it fails above 1.
+            previous: of the last step that did not fail.
+        """
+        now, before = max(error, _TINY), max(previous, _TINY)
+        wanted = now ** (-(self.pcoeff + self.icoeff) / self.order) * before ** (self.pcoeff / self.order)
+        return float(min(max(self.safety * wanted, 0.2), self.safety if error > 1.0 else 10.0))
+
+
+_TINY = 1e-10
+
+
+@final
+@SAMPLERS.register("adaptive")
+class AdaptiveSampler(BaseSampler):
+    """An embedded pair with steps of its own choice, on the probability-flow ODE.
+
+    A step is taken if the difference of the pair's two results is within the tolerance: for the sample where it is
+    largest, the root mean square of the difference is at most atol + rtol·(that of the result). So
+    the samples of a batch share their steps, and which samples are in it changes the steps. The
+    result is that of the higher order.
+
+    Of a grid only its ends count, the length of its first interval (where the search for the first step begins) and,
+    for guidance that counts steps, the rest. ``num_inference_steps`` gives a grid from where the
+    config's spacing begins to the cleanest level that the model knows; from there one DDIM step leads to
+    the clean sample, whose error no tolerance limits.
+
+    Options:
+        tableau: "bogacki_shampine" (3 calls a step), "heun2" (2), "dormand_prince" (6), "dpm_solver_12" (2) or
+            "dpm_solver_23" (3); or a ButcherTableau with embedded weights.
+        frame: the form of the ODE and what the length of a step is counted in (:func:`runge_kutta_scheme`):
+            "log_snr", "sigma" or "flow"; "auto" is "flow" for a run from zero signal and "log_snr"
+            otherwise. The pairs of DPM-Solver have "log_snr" alone.
+        rtol, atol: the tolerance; ``atol`` in units of the state.
+        pcoeff, icoeff, safety: of the :class:`Controller`. pcoeff = 0, icoeff = 1 looks at the last step alone.
+        first_step: the length of the first step, in the frame's variable; None: that of the grid.
+        max_calls: model calls after which the run is given up.
+    """
+
+    option_defaults = {
+        "tableau": "bogacki_shampine", "frame": "auto", "rtol": 1e-3, "atol": 0.0, "pcoeff": 0.4, "icoeff": 0.3,
+        "safety": 0.9, "first_step": None, "max_calls": 1000,
+    }  # fmt: skip
+    choices = {"frame": ("auto", "log_snr", "sigma", "flow")}
+
+    def __init__(self, scheduler: NoisePath, **options: Any) -> None:
+        super().__init__(scheduler, **options)
+        self.pair = Pair.of(self.options["tableau"])
+        method, chosen = self.pair.method, self.options
+        self.order = method.order
+        self.calls_per_step = len(method.b if isinstance(method, ButcherTableau) else method.c)
+        self.controller = Controller(
+            chosen["pcoeff"], chosen["icoeff"], chosen["safety"], order=self.pair.tableau.order + 1
+        )
+        first = chosen["first_step"]
+        number = isinstance(first, int | float) and not isinstance(first, bool)
+        for name, valid, wanted in (
+            ("rtol", chosen["rtol"] + chosen["atol"] > 0.0, "a tolerance above 0, e.g. rtol=1e-3"),
+            ("icoeff", chosen["icoeff"] > 0.0, "a number above 0, e.g. 0.3"),
+            ("safety", 0.0 < chosen["safety"] < 1.0, "a number between 0 and 1, e.g. 0.9"),
+            ("first_step", first is None or (number and 0.0 < first < math.inf), "a number above 0, or None"),
+        ):
+            if not valid:
+                raise ConfigurationError(f"got {chosen[name]!r}", where=name, suggestion=f"give {wanted}")
+        if isinstance(self.pair.tableau, ExponentialTableau) and chosen["frame"] not in ("auto", "log_snr"):
+            raise ConfigurationError(
+                f"got {chosen['frame']!r}",
+                where="frame",
+                why=f"{chosen['tableau']!r} is a method over log-SNR",
+                suggestion="leave it out, or use another pair",
+            )
+
+    def plan(
+        self, num_inference_steps: int | None = None, *, timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | None = None,
+    ) -> SamplingPlan:  # fmt: skip
+        raise ConfigurationError(
+            "the steps depend on what the model says, so there is no plan before the run",
+            where="adaptive",
+            suggestion="sample(..., return_result=True): its result has the plan and the grid that were found, "
+            "to be used again",
+        )
+
+    def grid(
+        self, num_inference_steps: int | None = None, *, timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | None = None,
+    ) -> TimeGrid:  # fmt: skip
+        """The grid whose ends and first interval count; N steps of the spacing, down to the cleanest level."""
+        chosen = super().grid(num_inference_steps, timesteps=timesteps, grid=grid)
+        lowest = self.scheduler.level(self.scheduler.t_min)
+        *others, end = chosen.levels
+        if (
+            num_inference_steps is None
+            or end.sigma
+            or others[-1].noise_to_signal <= lowest.noise_to_signal * (1 + 1e-9)
+        ):
+            return chosen
+        return TimeGrid((*others, lowest, end))
+
+    def frame_on(self, grid: TimeGrid) -> str:
+        """The form of the ODE for runs on a grid.
+
+        Raises:
+            ConfigurationError: the grid has a level without signal, where the form is not defined.
+        """
+        frame = str(self.options["frame"])
+        if all(level.alpha > 0.0 for level in grid.levels):
+            return "log_snr" if frame == "auto" else frame
+        if frame in ("log_snr", "sigma") or isinstance(self.pair.tableau, ExponentialTableau):
+            raise ConfigurationError(
+                "the grid has a level without signal, from which the method is not defined",
+                where="frame",
+                suggestion="use frame='flow' with a Runge-Kutta pair, or start at a level with signal",
+            )
+        return "flow"
+
+    def trial(self, step: int, now: Level, after: Level, frame: str) -> SamplingPlan:
+        """One step with both results: the state before the last row, and that after it.
+
+        To the clean sample the step is DDIM's, and both are the same.
+        """
+        if after.sigma == 0.0:
+            return self._compiled(TimeGrid((now, after)), frame, step)
+        build = PlanBuilder(_SPACES[frame] if isinstance(self.pair.tableau, ButcherTableau) else "epsilon")
+        first = build.predict(now, step)
+        scheme = self._scheme(self.pair.tableau, now, after, frame)
+        scheme = replace(scheme, levels=(*scheme.levels[:-1], after))
+        run_scheme(build, step, scheme, build.x, first.of)
+        plan = build.build(after, 1.0, sampler="adaptive", order=self.order, options={})
+        return plan if self.pair.reads_end else replace(plan, asks=np.array([1] * (len(plan) - 1) + [0]))
+
+    def on_grid(self, grid: TimeGrid) -> SamplingPlan:
+        """The method of the result, with exactly these steps.
+
+        Raises:
+            ConfigurationError: a level where the method is not defined.
+        """
+        return self._compiled(grid, self.frame_on(grid))
+
+    def _compiled(self, grid: TimeGrid, frame: str, first: int = 0) -> SamplingPlan:
+        method = self.pair.method
+        build = PlanBuilder(_SPACES[frame] if isinstance(method, ButcherTableau) else "epsilon")
+        for i, now, after in grid.intervals():
+            p = build.predict(now, first + i)
+            if after.sigma == 0.0:
+                build.advance(p.sample)
+            else:
+                run_scheme(build, first + i, self._scheme(method, now, after, frame), build.x, p.of)
+        start = grid.levels[0]
+        scale = math.hypot(start.alpha, start.sigma)
+        return build.build(grid.levels[-1], scale, sampler="adaptive", order=self.order, options=_plain(self.options))
+
+    def _scheme(self, tableau: ButcherTableau | ExponentialTableau, now: Level, after: Level, frame: str) -> Scheme:
+        if isinstance(tableau, ExponentialTableau):
+            return exponential_scheme(self.scheduler, tableau, "epsilon", now, after)
+        return runge_kutta_scheme(self.scheduler, tableau, frame, now, after)
+
+
+#: What a plan of each form keeps.
+_SPACES = {"log_snr": "sample", "sigma": "epsilon", "flow": "flow_prediction"}
+
+
+def place(frame: str, level: Level) -> float:
+    """The variable that steps are counted in, at a level."""
+    if frame == "log_snr":
+        return level.half_log_snr
+    return level.noise_to_signal if frame == "sigma" else level.sigma / (level.alpha + level.sigma)
+
+
+def level_at(path: NoisePath, frame: str, place: float) -> Level:
+    """The inverse of :func:`place`, for levels with signal and noise."""
+    if frame == "log_snr":
+        return path.level_at(2.0 * place)
+    return path.level_at(-2.0 * math.log(place if frame == "sigma" else place / (1.0 - place)))
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    """Options as plain data, for a plan that may be saved."""
+    return {name: value if value is None or isinstance(value, str | int | float) else repr(value)
+            for name, value in options.items()}  # fmt: skip

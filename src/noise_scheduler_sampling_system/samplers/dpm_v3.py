@@ -1,0 +1,101 @@
+"""DPM-Solver-v3: the multistep method in the parametrisation that measured statistics of the model ask for."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from ..builder import Form, PlanBuilder, Prediction
+from ..config import SAMPLERS
+from ..ems import ModelStatistics
+from ..grids import TimeGrid
+from ..schedules.path import Level, NoisePath
+from .base import BaseSampler
+from .integrals import gauss, lagrange
+
+__all__ = ["DPMv3Sampler"]
+
+#: Where f grows or fades by more than e to this (1,800) in a step, its end says nothing of its start: no correction.
+_FADED = 7.5
+
+
+@final
+@SAMPLERS.register("dpm_v3")
+class DPMv3Sampler(BaseSampler):
+    """DPM-Solver-v3 (Zheng et al. 2023, arXiv 2310.13268, Algorithms 1 and 2), with scalar statistics.
+
+    With λ for time and f = (1 − l)·(σ/α)·ε − l·x₀ (:mod:`..ems`), a step freezes the newest prediction and adds
+    what the others say of the change of f,
+
+        x' = α'·x₀ + σ'·ε − α'·Σ_k w_k·(f_k − f̄_k),    w_k = e^(−L')·∫ e^(L+S)·ℓ_k dλ·e^(−S_k),
+
+    where f̄_k is f of the frozen x₀ and ε at the level of prediction k, ℓ_k are the Lagrange polynomials in λ,
+    and L and S are the integrals of l and s from the step's start. Where the state has been corrected, x₀ and ε
+    are those of the corrected state and the f that was predicted. The published step takes the frozen part from
+    the statistics, too: x'/α' = e^(−L')·x/α − Σ_k w_k·f_k. The difference is of the order of the step's error,
+    but that one carries neither constant data nor constant noise, which a plan has to. Here both are carried,
+    and with one prediction the step is DDIM's, whatever the statistics.
+
+    Options:
+        statistics: :class:`~..ems.ModelStatistics`, or the path of a file of them; None is neutral, l = 1 and s = 0:
+            then this is ``unipc`` with exact weights or, without the corrector, ``dpmpp_3m``.
+        order: the number of predictions used.
+        corrector: use each new prediction to correct the step that led to it, without a further call.
+    """
+
+    order = 3
+    option_defaults = {"statistics": None, "order": 3, "corrector": True}
+
+    def __init__(self, scheduler: NoisePath, **options: Any) -> None:
+        super().__init__(scheduler, **options)
+        given = self.options["statistics"]
+        self.statistics = ModelStatistics.of(given)
+        if given is not None:  # plans are written to files
+            name = os.fspath(given) if isinstance(given, str | os.PathLike) else self.statistics.fingerprint
+            self.options = {**self.options, "statistics": name}
+        self.order = min(self.options["order"] + (1 if self.options["corrector"] else 0), 3)
+
+    def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
+        known: list[Prediction] = []  # newest first
+        corrected: Callable[[Prediction], Form] | None = None
+        for i, now, after in grid.intervals():
+            p = build.predict(now, i)
+            clean = p.sample
+            if corrected is not None:
+                build.advance(corrected(p))
+                of_x = float(self.statistics.linear(now.half_log_snr))
+                clean = clean + (1.0 - of_x) / now.alpha * (build.x - p.x)  # the same f at the corrected state
+            epsilon = (build.x - now.alpha * clean) / now.sigma
+            if now.alpha == 0.0 or after.sigma == 0.0:  # λ is not finite
+                build.advance(after.alpha * clean + after.sigma * epsilon)
+                known, corrected = [], None
+                continue
+            known = [p, *known][: self.options["order"]]
+            growth = self.statistics.growth.integral
+            fades = abs(growth(after.half_log_snr) - growth(now.half_log_snr)) > _FADED
+            corrects = not fades and (self.options["corrector"] or (i == 0 and self.order > 2))
+            corrected = functools.partial(self._moved, after, clean, epsilon, known) if corrects else None
+            build.advance(self._moved(after, clean, epsilon, known))
+
+    def _moved(
+        self, after: Level, clean: Form, epsilon: Form, known: Sequence[Prediction], at_end: Prediction | None = None
+    ) -> Form:
+        """The step with x₀ and ε frozen, and what the others of the predictions, newest first, say of their change.
+
+        Corrected by the prediction at its end, if given.
+        """
+        linear, growth = self.statistics.linear, self.statistics.growth
+        used = known if at_end is None else [*known, at_end]
+        stop, places = after.half_log_snr, np.array([p.level.half_log_snr for p in used])
+        points, measure = gauss(float(places[0]), stop)
+        kernel = measure * np.exp(linear.integral(points) - linear.integral(stop) + growth.integral(points))
+        weights = lagrange(places, points) @ kernel * np.exp(-growth.integral(places))
+        state = after.alpha * clean + after.sigma * epsilon
+        for p, of_x, weight in zip(used[1:], linear(places[1:]).tolist(), weights[1:].tolist(), strict=True):
+            change = (1.0 - of_x) * p.level.noise_to_signal * (p.epsilon - epsilon) - of_x * (p.sample - clean)
+            state = state - after.alpha * weight * change
+        return state
