@@ -488,7 +488,11 @@ def main() -> None:
     closer = measure(small, best(trial, 15 if quick else 40))
     print(report(small, [r for _, r in closer]), flush=True)
     large = mnist()
-    final = measure(large, best(closer, 2 if quick else 10))
+    chosen = dict.fromkeys(best(closer, 2 if quick else 10))
+    # what a peer has on its own grid goes on with it, whatever became of it on the digits
+    twins = [c for c in candidates if c.side == "ours" and c.sampler in TOGETHER and c.grid == "leading_dpm end=lowest"]
+    chosen.update(dict.fromkeys((c, n) for c in twins for n in budgets if n <= 10))
+    final = measure(large, list(chosen))
     print(report(large, [r for _, r in final]))
     if arguments.out:
         save(arguments.out, [r for _, r in [*closer, *final]])

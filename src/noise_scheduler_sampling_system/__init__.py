@@ -7,6 +7,7 @@ from . import guidance, models, presets, spacings
 from .brownian import BrownianNoise
 from .config import BetaSchedule, NoiseSchedulerConfig, SamplingMethod
 from .distribution import StepDistribution, step_distribution, trajectory_log_probs
+from .ems import ModelStatistics
 from .errors import (
     ConfigurationError,
     DeviceError,
@@ -22,6 +23,7 @@ from .inversion import ReversibleRun
 from .likelihood import Likelihood, log_likelihood
 from .pipeline import DiffusionPipeline
 from .plan import SamplingPlan
+from .recommend import Recommendation, recommend
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers import (
     AdaptiveSampler,
@@ -59,7 +61,7 @@ from .schedules import (
 )
 from .system import AdvancedDiffusionSystem
 
-__version__ = "1.2.0"
+__version__ = "1.3.0"
 
 __all__ = [
     "AdaptiveSampler",
@@ -87,6 +89,7 @@ __all__ = [
     "Likelihood",
     "LinearNoiseScheduler",
     "ModelOutputError",
+    "ModelStatistics",
     "NoisePath",
     "NoiseSamplingError",
     "NoiseSchedulerConfig",
@@ -95,6 +98,7 @@ __all__ = [
     "OutOfMemoryError",
     "PNDMSampler",
     "QuadraticNoiseScheduler",
+    "Recommendation",
     "ReversibleRun",
     "RunState",
     "SamplerFactory",
@@ -119,6 +123,7 @@ __all__ = [
     "make_grid",
     "models",
     "presets",
+    "recommend",
     "resolution_shift",
     "spacings",
     "start_at",

@@ -139,7 +139,12 @@ class Job:
         calls, evaluations, rejected, levels = self._tally(reached)
         steps_made = int(runnable.plan.step[state.row - 1]) + 1
         saved = self.course.plan.nfe - calls if stopped and self.course.planned else 0
-        if stopped:
+        if stopped and self.course.planned:
+            logger.info(
+                "early stopping after step %d of %d: %d of %d model calls saved",
+                steps_made, self.course.plan.steps, saved, self.course.plan.nfe,
+            )  # fmt: skip
+        elif stopped:
             logger.info("early stopping after step %d and %d model calls", steps_made, calls)
         return Outcome(
             settled.result(state.x) if settled else state.x,
