@@ -45,8 +45,9 @@ Made by `python benchmarks/samplers_table.py`; do not edit. {machine}
 INTRO = """Every sampler writes a plan, and every number below is measured through the loop that runs plans.
 
 - **order**: declared → least measured, over four paths (VP, cosine, EDM, flow) and three exact models (Gaussian,
-  mixture, digits), between two levels with signal and noise. A test fails where a measured order is more than 0.2
-  below the declared one. For stochastic samplers it is the order of the deterministic limit, at the options named.
+  mixture, digits), between two levels with signal and noise. A test holds it to no more than 0.2 below the declared
+  one on four of these twelve; on some others fourth-order methods and SA-Solver have not settled at the largest number
+  of steps (128 and 320). For stochastic samplers it is the order of the deterministic limit, at the options named.
 - **weak**: for stochastic samplers, the order at which the variance of Gaussian data is met (EDM, flow).
 - **calls**: model calls a step. The step to the clean sample, and the one from a level without signal, take one
   call where the method is not defined there.
@@ -112,7 +113,7 @@ def written() -> str:
             sampler = SamplerFactory.create(name)
             rows.append([f"`{name}`", sampler.calls_per_step, f"{sampler.order} (no limit)", weak(name)])
     lines = [INTRO.format(spacings=", ".join(SPACINGS)), "## Orders\n\n"]
-    lines.append(table(["sampler", "calls", "order", "weak"], sorted(rows, key=str)) + "\n\n")
+    lines.append(table(["sampler", "calls", "order", "weak"], sorted(rows, key=lambda row: row[0].strip("`"))) + "\n\n")
     lines.append("## Error at equal model calls\n\n")
     body = [
         [f"`{n}({text(o)})`" if o else f"`{n}`", *cells]

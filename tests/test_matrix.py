@@ -6,6 +6,7 @@ import collections
 import random
 
 import pytest
+import samplers_table
 from matrix import cells, outcome
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplerFactory
@@ -83,3 +84,9 @@ def test_names_are_not_ambiguous():
     folded = collections.Counter("".join(c for c in name.lower() if c.isalnum()) for name in SAMPLERS)
     assert max(folded.values()) == 1
     assert set(SPACINGS) & set(SAMPLERS) == set()
+
+
+def test_the_samplers_page_lists_what_is_registered():
+    page = samplers_table.OUT.read_text()
+    assert [name for name in SAMPLERS if f"`{name}`" not in page] == []
+    assert samplers_table.names_section() in page
