@@ -133,15 +133,15 @@ def written() -> str:
 
 
 def names_section() -> str:
-    rows = [
-        [f"`{name}`", f"`{entry.sampler}`", text(dict(entry.options)), text(dict(entry.spacing_options))]
-        for name, entry in NAMES.items()
-    ]
+    rows = []
+    for name, meant in NAMES.items():
+        options, more = text(dict(meant.options)), text(dict(meant.spacing_options))
+        rows.append([f"`{name}`", f"`{meant.sampler}`", options, meant.spacing or "", more])
     head = (
         "## Names of other libraries\n\nUnderstood wherever a sampler's name is; letters' case, spaces and punctuation "
         'do not count. A label may end with a spacing: "DPM++ 2M Karras".\n\n'
     )
-    return head + table(["theirs", "ours", "options", "spacing options"], rows) + "\n"
+    return head + table(["theirs", "ours", "options", "spacing", "spacing options"], rows) + "\n"
 
 
 def main() -> None:

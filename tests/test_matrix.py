@@ -7,9 +7,16 @@ import random
 
 import pytest
 import samplers_table
+import torch
 from matrix import cells, outcome
 
-from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplerFactory
+from noise_scheduler_sampling_system import (
+    AdvancedDiffusionSystem,
+    ConfigurationError,
+    DiffusionPipeline,
+    NoiseSchedulerConfig,
+    SamplerFactory,
+)
 from noise_scheduler_sampling_system.config import SAMPLERS, SCHEDULES, SPACINGS, SamplingMethod
 from noise_scheduler_sampling_system.names import NAMES, resolve
 
@@ -47,7 +54,10 @@ def test_every_foreign_name_makes_a_plan():
         ("DPM++ 2M Karras", "dpmpp_2m", "karras"), ("dpm++ 2m sde karras", "dpmpp_2m_sde", "karras"),
         ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde", "exponential"), ("Euler a", "ancestral", "leading"),
         ("LMS Karras", "lms", "karras"), ("DPM2 a Karras", "dpm2_ancestral", "karras"), ("UniPC", "unipc", "leading"),
-        ("DPMSolverMultistepScheduler", "dpmpp_2m", "leading"), ("dpmpp-3m", "dpmpp_3m", "leading"),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m", "leading_dpm"), ("DPM++ 2M KL Optimal", "dpmpp_2m", "kl_optimal"),
+        ("LCMScheduler", "lcm", "trailing"), ("k_euler_a", "ancestral", "leading"),
+        ("Euler Simple", "euler", "trailing"),
+        ("dpmpp-3m", "dpmpp_3m", "leading"),
         ("Heun", "heun", "leading"), ("DPM++ 2M SGM Uniform", "dpmpp_2m", "sgm_uniform"), ("heun beta", "heun", "beta"),
     ],
 )  # fmt: skip
@@ -56,6 +66,61 @@ def test_labels_name_a_sampler_and_a_spacing(label, sampler, spacing):
     assert pipeline.plan(6).sampler == sampler
     assert pipeline.config.timestep_spacing == spacing
     assert pipeline.scheduler is pipeline.sampler.scheduler
+
+
+@pytest.mark.parametrize("name", ["unipc", "UniPC", "UNIPC", "dpm2", "DPM2", "Dpm2"])
+def test_case_does_not_change_a_sampler(name):
+    assert DiffusionPipeline(method=name).plan(5) == DiffusionPipeline(method=name.lower()).plan(5)
+
+
+def test_a_label_works_with_a_preset_that_counts_from_one():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig.preset("sdxl"), "DPM++ 2M Karras")
+    assert (pipeline.config.timestep_spacing, pipeline.config.steps_offset) == ("karras", 0)
+    pipeline.update_config(timestep_spacing="exponential")
+    assert pipeline.plan(5).sampler == "dpmpp_2m"
+    taken = DiffusionPipeline(NoiseSchedulerConfig(timestep_spacing="karras"), "DPMSolverMultistepScheduler")
+    assert taken.config.timestep_spacing == "karras"
+
+
+def test_an_inverse_scheduler_is_not_taken_for_a_forward_one():
+    with pytest.raises(ConfigurationError, match="backwards"):
+        resolve("DDIMInverseScheduler")
+
+
+def test_systems_with_foreign_names_are_saved(tmp_path):
+    system = AdvancedDiffusionSystem()
+    system.create_pipeline("a", NoiseSchedulerConfig(), "DPM++ 2M SDE Karras")
+    system.create_pipeline("b", NoiseSchedulerConfig.preset("sd3"), "UniPCMultistepScheduler", afs=True)
+    system.save_config(tmp_path / "both.yaml")
+    again = AdvancedDiffusionSystem(tmp_path / "both.yaml")
+    for name in ("a", "b"):
+        assert again.get_pipeline(name).plan(6) == system.get_pipeline(name).plan(6)
+
+
+def test_a_hand_written_loop_reads_the_noise_of_an_earlier_stage():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(timestep_spacing="karras"), "dpmpp_sde")
+    x = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
+    state, plan = pipeline.sampler.start(3, x), pipeline.plan(3)
+    for i in range(4):
+        out = pipeline.sampler.step(
+            torch.zeros_like(x), plan.time[i], x, state=state, generator=torch.Generator().manual_seed(i)
+        )
+        x, state = out.prev_sample, out.state
+    steps = list(pipeline.stream(lambda x, t: torch.zeros_like(x), (2000, 4), 3, seed=1))
+    assert abs(float(x.std() / steps[1].x.std()) - 1.0) < 0.04
+
+
+def test_cfg_pp_interpolates_by_default():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim_cfg_pp")
+    asked = {
+        "shape": (2, 1, 8, 8),
+        "num_inference_steps": 6,
+        "seed": 0,
+        "condition": {"class_labels": torch.tensor([3, 7])},
+    }
+    assert torch.equal(pipeline.sample(**asked), pipeline.sample(**asked, guidance_scale=0.6))
+    with pytest.raises(ConfigurationError, match="unconditional"):
+        pipeline.sampler.step(torch.zeros(1, 4), 500, torch.zeros(1, 4), next_timestep=400)
 
 
 def test_a_label_does_not_override_the_config():

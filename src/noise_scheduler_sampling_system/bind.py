@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ class BoundPlan(Runnable):
         output = output.guided if isinstance(output, Branches) else output
         return output.chunk(2, dim=1)[0] if self.split else output
 
-    def advance(self, state: State, output: Tensor, noise: Noise) -> State:
+    def advance(self, state: State, output: Any, noise: Noise) -> State:
         i, x, history, _, _ = state
         row = self.rows[i]
         if row.is_pair:

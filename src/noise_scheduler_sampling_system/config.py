@@ -276,6 +276,8 @@ class NoiseSchedulerConfig(BaseModel):
             kept = {name: value for name, value in kept.items() if name not in old or value != old[name]}
         if "timestep_spacing" in changes and _other(SPACINGS, changes["timestep_spacing"], self.timestep_spacing):
             kept.pop("spacing_options", None)
+            if not str(changes["timestep_spacing"]).startswith("leading"):
+                kept.pop("steps_offset", None)  # of the old spacing
         return type(self)(**{**kept, **changes})
 
     @field_serializer("beta_schedule", when_used="json")

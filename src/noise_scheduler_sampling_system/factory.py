@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -135,11 +136,14 @@ def _respaced(scheduler: NoisePath, meant: Resolved, name: str) -> NoisePath:
     """The noise schedule with the spacing that a sampler's name implies."""
     config = scheduler.config
     given = config.timestep_spacing
-    if meant.spacing not in (None, given) and given != default_spacing(config):
+    chosen_already = given not in (default_spacing(config), meant.spacing)
+    if chosen_already and not meant.firm:
+        meant = replace(meant, spacing=None)
+    if chosen_already and meant.spacing is not None:
         raise ConfigurationError(
             f"the sampler {name!r} implies the spacing {meant.spacing!r}, and the config asks for {given!r}",
             where="timestep_spacing",
-            suggestion=f"leave timestep_spacing out, or name the sampler {meant.sampler!r}",
+            suggestion=f"name the sampler {meant.sampler!r}, or set timestep_spacing={meant.spacing!r} in the config",
         )
     chosen = meant.spacing or given
     options = {**meant.spacing_options, **(config.spacing_options if chosen == given else {})}

@@ -282,12 +282,18 @@ def _check_kind(value: Any, default: Any, where: str) -> None:
         raise ConfigurationError(f"got {value!r}", where=where, suggestion=f"give {wanted}; the default is {default!r}")
 
 
-def refuse_clean_start(t: float, alpha: float, sigma: float) -> None:
+def refuse_clean_start(
+    t: float,
+    alpha: float,
+    sigma: float,
+    where: str = "timestep_spacing",
+    suggestion: str = "use timestep_spacing='trailing' or more steps, or start from a noised initial_sample",
+) -> None:
     """Raise unless a run may start from pure noise at this level."""
     if alpha > sigma:
         raise ConfigurationError(
             f"the first timestep is {t:g}, where signal outweighs noise (α = {alpha:.3g}, σ = {sigma:.3g})",
-            where="timestep_spacing",
+            where=where,
             why="a run from pure noise would hand the model an x that never occurs at that time",
-            suggestion="use timestep_spacing='trailing' or more steps, or start from a noised initial_sample",
+            suggestion=suggestion,
         )

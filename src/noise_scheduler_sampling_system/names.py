@@ -27,12 +27,15 @@ class Resolved:
         options: the options that the name implies.
         spacing: the spacing that the name implies, or None.
         spacing_options: and its options.
+        firm: whether a config that asks for another spacing is at odds with the name; otherwise the name's
+            spacing only stands where none was chosen.
     """
 
     sampler: str
     options: Mapping[str, Any] = field(default_factory=dict)
     spacing: str | None = None
     spacing_options: Mapping[str, Any] = field(default_factory=dict)
+    firm: bool = False
 
 
 def _r(
@@ -51,7 +54,6 @@ NAMES: dict[str, Resolved] = {
     "DDIMScheduler": _r("ddim"),
     "DDIMParallelScheduler": _r("ddim"),
     "CogVideoXDDIMScheduler": _r("ddim"),
-    "DDIMInverseScheduler": _r("ddim"),
     "DDPMScheduler": _r("ddpm"),
     "DDPMParallelScheduler": _r("ddpm"),
     "DDPMWuerstchenScheduler": _r("ddpm"),
@@ -64,27 +66,33 @@ NAMES: dict[str, Resolved] = {
     "KDPM2AncestralDiscreteScheduler": _r("dpm2_ancestral"),
     "LMSDiscreteScheduler": _r("lms", start="plain"),
     "IPNDMScheduler": _r("ipndm"),
-    "DEISMultistepScheduler": _r("deis", polynomial="log_rho", order=2, lower_order_final=True),
-    "DPMSolverMultistepScheduler": _r("dpmpp_2m"),
-    "DPMSolverMultistepInverseScheduler": _r("dpmpp_2m"),
+    "DEISMultistepScheduler": _r("deis", "leading_dpm", polynomial="log_rho", order=2, lower_order_final=True),
+    "DPMSolverMultistepScheduler": _r("dpmpp_2m", "leading_dpm"),
     "EDMDPMSolverMultistepScheduler": _r("dpmpp_2m"),
     "CosineDPMSolverMultistepScheduler": _r("dpmpp_2m_sde"),
     "DPMSolverSinglestepScheduler": _r("dpmpp_2s"),
     "DPMSolverSDEScheduler": _r("dpmpp_sde"),
-    "UniPCMultistepScheduler": _r("unipc", order=2),
-    "SASolverScheduler": _r("sa_solver", tau_start=0.8, tau_end=0.2, solver_type="bh1"),
+    "UniPCMultistepScheduler": _r("unipc", "leading_dpm", order=2, lower_order_final=True),
+    "SASolverScheduler": _r("sa_solver", "leading_dpm", tau_start=0.8, tau_end=0.2, solver_type="bh1"),
     "EDMEulerScheduler": _r("edm", corrector=False, s_churn=0.0),
     "KarrasVeScheduler": _r("edm"),
     "ScoreSdeVeScheduler": _r("predictor_corrector"),
     "FlowMatchEulerDiscreteScheduler": _r("euler"),
     "FlowMatchHeunDiscreteScheduler": _r("flow_heun"),
     "FlowMatchLCMScheduler": _r("lcm"),
-    "LCMScheduler": _r("lcm", timestep_scaling=10.0),
+    "LCMScheduler": _r("lcm", "trailing", timestep_scaling=10.0),
     "CMStochasticIterativeScheduler": _r("lcm"),
-    "TCDScheduler": _r("tcd"),
+    "TCDScheduler": _r("tcd", "trailing"),
     # k-diffusion and ComfyUI
     "euler_ancestral": _r("ancestral"),
     "euler_a": _r("ancestral"),
+    "k_euler": _r("euler"),
+    "k_euler_a": _r("ancestral"),
+    "k_heun": _r("heun"),
+    "k_lms": _r("lms"),
+    "k_dpm_2": _r("dpm2"),
+    "k_dpm_2_a": _r("dpm2_ancestral"),
+    "k_dpmpp_2m": _r("dpmpp_2m"),
     "sample_euler": _r("euler"),
     "sample_euler_ancestral": _r("ancestral"),
     "sample_heun": _r("heun"),
@@ -140,8 +148,6 @@ NAMES: dict[str, Resolved] = {
 }  # fmt: skip
 
 _FOLDED = {folded(name): entry for name, entry in NAMES.items()}
-#: Spacings that labels end with: "DPM++ 2M Karras".
-_ENDINGS = ("karras", "polyexponential", "exponential", "sgmuniform", "beta", "alignyoursteps", "trailing")
 
 
 def resolve(method: str | Enum) -> Resolved:
@@ -153,14 +159,24 @@ def resolve(method: str | Enum) -> Resolved:
     key = Registry.key(method)
     if key in SAMPLERS:
         return Resolved(key)
+    if key in NAMES:
+        return NAMES[key]
     name = folded(key)
-    known = {folded(sampler): Resolved(sampler) for sampler in SAMPLERS} | _FOLDED
+    known = _FOLDED | {folded(sampler): Resolved(sampler) for sampler in SAMPLERS}
     if name in known:
         return known[name]
-    for ending in _ENDINGS:
+    # a label may end with a spacing: "DPM++ 2M Karras"
+    for ending in sorted(SPACINGS.folded_names(), key=len, reverse=True):
         start = known.get(name.removesuffix(ending)) if name.endswith(ending) else None
         if start is not None:
-            return Resolved(start.sampler, start.options, SPACINGS.canonical(ending), start.spacing_options)
+            spacing = SPACINGS.canonical(ending)
+            return Resolved(start.sampler, start.options, spacing, start.spacing_options, firm=True)
+    if "inverse" in name:
+        raise ConfigurationError(
+            f"{key!r} is no sampler here: any sampler runs backwards on a reversed grid",
+            where="method",
+            suggestion="sample(grid=pipeline.grid(N).reversed(), initial_sample=image), or ReversibleRun with 'belm'",
+        )
     raise ConfigurationError(
         f"there is no sampler {key!r}", where="method", suggestion=did_you_mean(key, [*SAMPLERS, *NAMES])
     )

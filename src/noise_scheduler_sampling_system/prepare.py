@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +30,12 @@ from .setup import Setup
 
 __all__ = ["DEFAULT_SCALE", "prepare"]
 
+logger = logging.getLogger(__name__)
+
 #: The scale of classifier-free guidance where nothing else is said.
 DEFAULT_SCALE: Final = 7.5
+#: λ of CFG++ where no scale is given (Chung et al. 2024 use 0.6 for 7.5 of ordinary guidance).
+_CFG_PP_SCALE: Final = 0.6
 
 
 def prepare(
@@ -71,12 +76,23 @@ def prepare(
     if model is None:
         from .models import DigitsModel
 
+        if config.variance_type.startswith("learned"):
+            raise ConfigurationError(
+                "no model is given, and the embedded one has no learned variance",
+                where="variance_type",
+                suggestion="give a model, or config.replace(variance_type='fixed_small')",
+            )
         model = DigitsModel(scheduler, prediction_type=config.prediction_type)
     adapter = ModelAdapter(model)
     for name, value in {"timesteps": timesteps, "grid": grid}.items():
         if plan is not None and value is not None:
             raise ConfigurationError("a plan has its own timesteps", where=name, suggestion="give one of the two")
     course = setup.course(num_inference_steps, timesteps, grid) if plan is None else setup.following(plan)
+    if course.plan.null is not None and guidance is None:  # CFG++: λ interpolates, so that it is at most 1
+        if scale == DEFAULT_SCALE:
+            scale = _CFG_PP_SCALE
+        elif scale > 1.0:
+            logger.warning("CFG++ takes guidance_scale as λ from 0 to 1; %g goes far beyond the condition", scale)
     if resumed:
         setup.refuse_to_resume()
     if initial_noise is None and initial_sample is None and not resumed:

@@ -26,6 +26,8 @@ __all__ = ["Recommendation", "family_of", "recommend", "steps_within"]
 
 #: How many of the table's entries are tried on a model.
 _TRIED = 8
+#: How much worse than the last entry of a number of calls one is taken to be that is not listed there.
+_ABSENT = 1.5
 #: Model calls of the run that stands for the exact solution of a model.
 _TEACHER_CALLS = 64
 
@@ -161,10 +163,28 @@ def _table() -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 
 def _entries(family: str, nfe: int) -> list[dict[str, Any]]:
-    """The measured entries for the nearest number of calls that was measured, best first."""
+    """The measured entries for the nearest number of calls that was measured, best first.
+
+    Best by the error at this number and the two beside it, relative to the best there: with few calls one
+    measurement says little, for a trajectory may end at another digit.
+    """
     rows = _table()[family]
-    nearest = min(rows, key=lambda known: abs(math.log(int(known) / nfe)))
-    return rows[nearest]
+    known = sorted(rows, key=int)
+    k = min(range(len(known)), key=lambda i: abs(math.log(int(known[i]) / nfe)))
+    beside = [rows[known[i]] for i in (k - 1, k, k + 1) if 0 <= i < len(known)]
+
+    def score(entry: dict[str, Any]) -> float:
+        total = 0.0
+        for cell in beside:
+            error = next((e["error"] for e in cell if _same(e, entry)), _ABSENT * cell[-1]["error"])
+            total += math.log(error / cell[0]["error"])
+        return total
+
+    return sorted(rows[known[k]], key=score)
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return all(a[name] == b[name] for name in ("sampler", "options", "spacing", "spacing_options"))
 
 
 def _best_on(

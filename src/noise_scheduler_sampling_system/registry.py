@@ -87,6 +87,10 @@ class Registry(Generic[T]):
         """The name that something is registered under, if it is."""
         return next((name for name, known in self._entries.items() if known is entry), None)
 
+    def folded_names(self) -> set[str]:
+        """Every name and alias, folded."""
+        return {folded(name) for name in (*self._entries, *self._aliases)}
+
     def names_of(self, name: str) -> list[str]:
         """The aliases of an entry, folded."""
         return [alias for alias, entry in self._aliases.items() if entry == name]

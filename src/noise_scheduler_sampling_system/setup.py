@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from .config import NoiseSchedulerConfig
 from .errors import ConfigurationError
 from .factory import NoiseSchedulerFactory, SamplerFactory
 from .grids import TimeGrid, checked_steps, checked_times
+from .names import resolve
 from .plan import SamplingPlan
 from .run import Course, Runnable
 from .samplers.adaptive import AdaptiveSampler
@@ -49,10 +51,13 @@ class Setup:
 
     def changed(self, method: Any, changes: Mapping[str, Any]) -> Setup:
         """The same with other settings; a schedule that came as an object keeps its class."""
-        config = self.scheduler.config.replace(**changes)
+        config, options = self.scheduler.config.replace(**changes), self.options
+        if isinstance(method, str | Enum):  # what the name implied is in the config by now, and may be changed
+            meant = resolve(method)
+            method, options = meant.sampler, {**meant.options, **options}
         if config.beta_schedule != self.scheduler.config.beta_schedule:
-            return Setup.make(config, method, self.options)
-        return Setup.make(self.scheduler.with_config(config), method, self.options)
+            return Setup.make(config, method, options)
+        return Setup.make(self.scheduler.with_config(config), method, options)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
 from .errors import ConfigurationError
 from .files import read_table, write_table
+from .names import resolve
 from .noise import resolve_keys
 from .pipeline import DiffusionPipeline
 from .registry import did_you_mean
@@ -170,14 +171,15 @@ class AdvancedDiffusionSystem:
         """
         table: dict[str, Any] = {}
         for name, pipeline in self._pipelines.items():
-            if pipeline.method not in SAMPLERS:
+            method = SAMPLERS.name_of(type(pipeline.sampler))
+            if method is None:
                 raise ConfigurationError(
                     f"its sampler {pipeline.method} has no name to save",
                     where=name,
                     suggestion=f"SamplerFactory.register('my_sampler', {pipeline.method}) and create it by that name",
                 )
             options = pipeline.sampler_options
-            table[name] = {**pipeline.config.to_dict(), "method": pipeline.method}
+            table[name] = {**pipeline.config.to_dict(), "method": method}
             if options:
                 table[name]["sampler_options"] = options
         write_table(path, table)
@@ -193,9 +195,20 @@ def _drawn(seed: Any, generator: Any) -> int | list[int]:
     return resolve_keys(seed, generator, 1)[0][0]
 
 
+def _is_known(name: str) -> bool:
+    try:
+        resolve(name)
+    except ConfigurationError:
+        return False
+    return True
+
+
 def _method_of(name: str) -> str:
     """The sampler whose name a pipeline's name ends in."""
     ending = max((m for m in SAMPLERS if name == m or name.endswith(f"_{m}")), key=len, default=None)
+    if ending is None:  # "mine_dpmpp_2m_karras": a sampler with its spacing
+        parts = name.split("_")
+        ending = next((e for e in ("_".join(parts[k:]) for k in range(len(parts))) if _is_known(e)), None)
     if ending is None:
         logger.warning("pipeline %r names no method: using 'ddim'; write method: ... to choose", name)
     return ending or SamplingMethod.DDIM.value

@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,11 +16,11 @@ from ..bind import BoundPlan, bind_for
 from ..builder import PlanBuilder
 from ..config import SAMPLERS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
-from ..grids import TimeGrid, checked_times, make_grid
+from ..grids import TimeGrid, checked_times, make_grid, refuse_clean_start
 from ..noise import NoiseSource, resolve_keys
 from ..plan import SamplingPlan
 from ..registry import did_you_mean
-from ..run import State
+from ..run import Branches, State
 from ..schedules.path import CLEAN, NoisePath
 
 __all__ = ["BaseSampler", "SamplerOutput", "SamplerState"]
@@ -28,10 +28,11 @@ __all__ = ["BaseSampler", "SamplerOutput", "SamplerState"]
 
 @dataclass(frozen=True)
 class SamplerState:
-    """Where a hand-written loop stands: the plan it follows and the state of the run."""
+    """Where a hand-written loop stands: the plan it follows, the state of the run, and noise that is read again."""
 
     bound: BoundPlan
     run: State
+    drawn: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,10 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         """
         chosen = self.grid(num_inference_steps, timesteps=timesteps, grid=grid)
         plan = _compile(self, chosen)  # checked, as the one with an analytic first step cannot be
-        return _compile(self, chosen, afs=True) if self.options.get("afs", False) else plan
+        if not self.options.get("afs", False):
+            return plan
+        refuse_clean_start(*chosen.levels[0], where="afs", suggestion="use it on runs from pure noise, or afs=False")
+        return _compile(self, chosen, afs=True)
 
     def grid(
         self, num_inference_steps: int | None = None, *, timesteps: Sequence[float] | None = None,
@@ -188,7 +192,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
 
     def step(
         self,
-        model_output: Tensor,
+        model_output: Tensor | Branches,
         timestep: float | Tensor,
         sample: Tensor,
         *,
@@ -205,7 +209,8 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         sampler with one model call a step and no history.
 
         Args:
-            model_output: what the network returned, shape (B, ...).
+            model_output: what the network returned, shape (B, ...); for CFG++ samplers ``Branches`` of the
+                guided and the unconditional one.
             timestep: the time it was asked at.
             sample: the state it was asked about.
             next_timestep: the time to go to, ``None`` for the clean sample.
@@ -240,22 +245,31 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
                 suggestion="loop over plan.time, one step a row",
             )
 
-        def draw(step: int, stage: int) -> Tensor:
-            if noise is not None:
-                return noise
-            keys = resolve_keys(None, generator, sample.shape[0])
-            return NoiseSource(keys, tuple(sample.shape[1:]), sample.dtype, sample.device)(step, stage)
+        drawn = dict(state.drawn)
 
+        def draw(step: int, stage: int) -> Tensor:
+            if (step, stage) not in drawn:
+                keys = resolve_keys(None, generator, sample.shape[0]) if noise is None else ()
+                source = NoiseSource(keys, tuple(sample.shape[1:]), sample.dtype, sample.device)
+                drawn[step, stage] = source(step, stage) if noise is None else noise
+            return drawn[step, stage]
+
+        if state.bound.branches and not isinstance(model_output, Branches):
+            raise ConfigurationError(
+                f"{type(self).__name__} needs the unconditional prediction beside the guided one",
+                where="model_output",
+                suggestion="give Branches(guided, unconditional)",
+            )
         # the history may keep the output, and the caller may reuse its memory
-        output = model_output.clone() if plan.history else model_output
+        output = model_output if not plan.history else _copied(model_output)
         after = state.bound.advance(State(row, sample, state.run.history), output, draw)
-        clean = state.bound.clean_sample(after._replace(asked=sample, output=model_output))
-        return SamplerOutput(after.x, clean, SamplerState(state.bound, after))
+        clean = state.bound.clean_sample(after._replace(asked=sample, output=model_output))  # type: ignore[arg-type]
+        return SamplerOutput(after.x, clean, SamplerState(state.bound, after, drawn if plan.c.shape[1] > 1 else {}))
 
     def _single_step(self, time: float, next_timestep: float | None, sample: Tensor) -> SamplerState:
         levels = self.scheduler.levels([time] if next_timestep is None else [time, next_timestep])
-        plan = self.plan(grid=TimeGrid((levels[0], CLEAN if next_timestep is None else levels[1])))
-        if self.calls_per_step != 1 or self.order != 1:
+        plan = _compile(self, TimeGrid((levels[0], CLEAN if next_timestep is None else levels[1])))
+        if self.calls_per_step != 1 or self.order != 1 or len(plan) != 1:
             raise ConfigurationError(
                 f"{type(self).__name__} takes several model calls or remembers earlier ones",
                 where="state",
@@ -296,6 +310,10 @@ def _compile(sampler: BaseSampler, grid: TimeGrid, afs: bool = False) -> Samplin
         order=sampler.order,
         options=sampler.options,
     )
+
+
+def _copied(output: Tensor | Branches) -> Tensor | Branches:
+    return Branches(*(part.clone() for part in output)) if isinstance(output, Branches) else output.clone()
 
 
 def _time(value: float | Tensor) -> float:

@@ -133,6 +133,10 @@ class NoisePath(ABC):
                     suggestion="leave it out" + (f"; its options are {sorted(self.option_defaults)}" if own else ""),
                 )
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.config.schedule_options.items())
+        return f"{type(self).__name__}({options})"
+
     def spaced(self, spacing: str, options: Mapping[str, Any] | None = None) -> NoisePath:
         """The same path with another spacing in its config."""
         other = copy.copy(self)
@@ -236,8 +240,8 @@ class NoisePath(ABC):
         low, high = self.field_sigma(bottom), self.field_sigma(top)
         if sigma == high:  # infinite where there is no signal
             return top
-        # a float32 table of another library has lost some digits
-        if not low * (1 - 1e-6) <= sigma <= high * (1 + 1e-6) or not 0.0 < sigma < math.inf:
+        # lists that are passed around have few digits
+        if not low * (1 - 1e-4) <= sigma <= high * (1 + 1e-4) or not 0.0 < sigma < math.inf:
             raise ConfigurationError(
                 f"σ = {sigma:g} is outside [{low:.6g}, {high:.6g}]",
                 where="sigmas",
