@@ -191,7 +191,9 @@ def test_the_requests_test_commands_name_files_that_exist(command):
 # ------------------------------------------------------------------------------- the code blocks of the docs
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/guidance.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/guidance.md", "docs/paths-and-grids.md"]
+)
 def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(
     document, tmp_path, monkeypatch, registries, capsys
 ):
