@@ -9,6 +9,7 @@ import pytest
 import samplers_table
 import torch
 from matrix import cells, outcome
+from typer.testing import CliRunner
 
 from noise_scheduler_sampling_system import (
     AdvancedDiffusionSystem,
@@ -17,6 +18,7 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
     SamplerFactory,
 )
+from noise_scheduler_sampling_system.cli import app
 from noise_scheduler_sampling_system.config import SAMPLERS, SCHEDULES, SPACINGS, SamplingMethod
 from noise_scheduler_sampling_system.names import NAMES, resolve
 
@@ -155,3 +157,16 @@ def test_the_samplers_page_lists_what_is_registered():
     page = samplers_table.OUT.read_text()
     assert [name for name in SAMPLERS if f"`{name}`" not in page] == []
     assert samplers_table.names_section() in page
+
+
+def test_the_command_line_takes_presets_and_options():
+    def lines(*words: str) -> list[str]:
+        result = CliRunner().invoke(app, ["plan", *words, "--steps", "4"])
+        assert result.exit_code == 0, result.output
+        return result.output.splitlines()
+
+    karras = lines("DPM++ 2M Karras", "--preset", "sdxl")
+    assert karras[0].startswith("dpmpp_2m")
+    assert karras != lines("DPM++ 2M Karras", "--preset", "sdxl", "--spacing-option", "rho=3")
+    shifted = lines("euler", "--schedule", "flow", "--schedule-option", "shift=3")
+    assert shifted[3].split()[2] == "900"  # 3·¾/(1 + 2·¾) of 1000

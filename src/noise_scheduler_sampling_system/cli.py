@@ -95,6 +95,13 @@ def schedules() -> None:
 
 _Schedule = Annotated[str | None, typer.Option(help="Noise schedule; default linear.")]
 _Spacing = Annotated[str | None, typer.Option(help="Timestep spacing; default leading.")]
+_Preset = Annotated[str | None, typer.Option(help="Settings of a published model, e.g. sdxl, sd3, flux-dev.")]
+_ScheduleOptions = Annotated[
+    list[str] | None, typer.Option("--schedule-option", help="An option of the schedule, e.g. shift=3; repeatable.")
+]
+_SpacingOptions = Annotated[
+    list[str] | None, typer.Option("--spacing-option", help="An option of the spacing, e.g. rho=5; repeatable.")
+]
 _Steps = Annotated[int, typer.Option(help="Steps N, the intervals of the grid.")]
 _Options = Annotated[list[str] | None, typer.Option("--option", "-o", help="A sampler option, key=value; repeatable.")]
 
@@ -105,11 +112,15 @@ def plan(
     steps: _Steps = 10,
     schedule: _Schedule = None,
     spacing: _Spacing = None,
+    preset: _Preset = None,
+    schedule_option: _ScheduleOptions = None,
+    spacing_option: _SpacingOptions = None,
     option: _Options = None,
     save: Annotated[Path | None, typer.Option(help="Write the plan to this .json or .safetensors file.")] = None,
 ) -> None:
     """Print the table that a sampler follows."""
-    made = _pipeline(None, None, method, schedule, spacing, option).plan(steps)
+    settings = _settings(schedule, spacing, preset, schedule_option, spacing_option)
+    made = _pipeline(None, None, method, settings, option).plan(steps)
     typer.echo(str(made))
     if save is not None:
         made.save(save)
@@ -124,6 +135,9 @@ def sample(
     method: Annotated[str | None, typer.Option(help="Sampler; default ddim.")] = None,
     schedule: _Schedule = None,
     spacing: _Spacing = None,
+    preset: _Preset = None,
+    schedule_option: _ScheduleOptions = None,
+    spacing_option: _SpacingOptions = None,
     option: _Options = None,
     steps: _Steps = 50,
     shape: Annotated[str | None, typer.Option(help="Of the batch, e.g. 4,1,8,8; default: 8×8 pixels.")] = None,
@@ -142,7 +156,8 @@ def sample(
         raise ConfigurationError(
             "guidance needs a condition", where="guidance_scale", why="it would do nothing", suggestion="give --labels"
         )
-    result = _pipeline(config, pipeline, method, schedule, spacing, option).sample(
+    settings = _settings(schedule, spacing, preset, schedule_option, spacing_option)
+    result = _pipeline(config, pipeline, method, settings, option).sample(
         shape=size,
         num_inference_steps=steps,
         seed=seed,
@@ -234,12 +249,29 @@ def demo(out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = 
     typer.echo(f"wrote {out.resolve()}")
 
 
+def _settings(
+    schedule: str | None,
+    spacing: str | None,
+    preset: str | None,
+    schedule_options: list[str] | None,
+    spacing_options: list[str] | None,
+) -> dict[str, Any]:
+    """The config's fields that the arguments set, and the preset."""
+    given = {
+        "preset": preset,
+        "beta_schedule": schedule,
+        "timestep_spacing": spacing,
+        "schedule_options": _key_values(schedule_options or []),
+        "spacing_options": _key_values(spacing_options or []),
+    }
+    return {key: value for key, value in given.items() if value}
+
+
 def _pipeline(
     file: Path | None,
     name: str | None,
     method: str | None,
-    schedule: str | None,
-    spacing: str | None,
+    settings: dict[str, Any],
     options: list[str] | None,
 ) -> DiffusionPipeline:
     """The pipeline of a file, or one made from the arguments."""
@@ -250,10 +282,10 @@ def _pipeline(
     if file is None:
         if name is not None:
             raise ConfigurationError("names a pipeline of no file", where="pipeline", suggestion="give --config")
-        given = {"beta_schedule": schedule, "timestep_spacing": spacing}
-        config = NoiseSchedulerConfig(**{key: value for key, value in given.items() if value is not None})
+        preset = settings.pop("preset", None)
+        config = NoiseSchedulerConfig.preset(preset, **settings) if preset else NoiseSchedulerConfig(**settings)
         return DiffusionPipeline(config, method or "ddim", **_key_values(options or []))
-    for where, value in {"method": method, "schedule": schedule, "spacing": spacing, "option": options}.items():
+    for where, value in {"method": method, "option": options, **settings}.items():
         if value:
             raise ConfigurationError("is set by the file", where=where, suggestion=f"change it in {file}")
     system = AdvancedDiffusionSystem(file)

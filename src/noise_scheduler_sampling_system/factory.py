@@ -146,5 +146,5 @@ def _respaced(scheduler: NoisePath, meant: Resolved, name: str) -> NoisePath:
             suggestion=f"name the sampler {meant.sampler!r}, or set timestep_spacing={meant.spacing!r} in the config",
         )
     chosen = meant.spacing or given
-    options = {**meant.spacing_options, **(config.spacing_options if chosen == given else {})}
+    options = {**meant.spacing_options, **config.spacing_options}
     return scheduler.spaced(chosen, options)
