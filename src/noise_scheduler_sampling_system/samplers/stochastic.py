@@ -207,8 +207,12 @@ class RestartSampler(BaseSampler):
         """The intervals of the grid, with those of the restarts after the one that ends at the lower level."""
         o = self.options
         inner = [level for level in grid.levels if level.sigma > 0.0 and level.alpha > 0.0]
-        low, high = (min(inner, key=lambda v: abs(math.log(v.noise_to_signal / at))) for at in (o["t_min"], o["t_max"]))
-        if not 0.0 < o["t_min"] < o["t_max"] or low is high:
+        valid = 0.0 < o["t_min"] < o["t_max"] and len(inner) > 1
+        low, high = (
+            min(inner, key=lambda v: abs(math.log(v.noise_to_signal / at))) if valid else grid.levels[0]
+            for at in (o["t_min"], o["t_max"])
+        )
+        if low is high:
             raise ConfigurationError(
                 f"the grid of {grid.steps} steps has no interval between σ/α = {o['t_min']:g} and {o['t_max']:g}",
                 where="t_min",
