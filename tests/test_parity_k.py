@@ -25,7 +25,6 @@ from noise_scheduler_sampling_system import (
     models,
 )
 from noise_scheduler_sampling_system.bind import bind_for
-from noise_scheduler_sampling_system.config import SAMPLERS
 from noise_scheduler_sampling_system.models.exact import ExactModel
 from noise_scheduler_sampling_system.run import State, run
 
@@ -343,8 +342,6 @@ TWINS = [
 
 @pytest.mark.parametrize("twin", TWINS, ids=str)
 def test_twin(twin):
-    if twin.ours not in SAMPLERS:
-        pytest.skip(f"{twin.ours} is not registered yet")
     problem = twin.problem()
     expected = twin.peer(problem)
     actual = ours(twin.ours, twin.options, problem)
