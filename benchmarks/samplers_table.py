@@ -42,7 +42,7 @@ Made by `python benchmarks/samplers_table.py`; do not edit. {machine}
 
 """
 
-INTRO = """Every sampler writes a plan, and every number below is measured through the loop that runs plans.
+INTRO = """Every sampler but `adaptive` writes a plan. Every number below is measured through the loop that runs plans.
 
 - **order**: declared → least measured, over four paths (VP, cosine, EDM, flow) and three exact models (Gaussian,
   mixture, digits), between two levels with signal and noise. A test holds it to no more than 0.2 below the declared

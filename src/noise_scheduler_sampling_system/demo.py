@@ -148,7 +148,7 @@ def draw_comparison(rows: Sequence[Row], path: str | os.PathLike[str], budgets: 
     draw_rows(
         path,
         title="One model, one starting noise, nine samplers",
-        subtitle="Handwritten digits 0 to 9 from the embedded exact model; linear schedule, trailing timesteps, no "
+        subtitle="Handwritten digits 0 to 9 from the embedded exact model; linear schedule, beta timesteps, no "
         "guidance.\nError: root mean square over the pixels of a digit, in [−1, 1], against the exact solution of the "
         f"probability-flow ODE;\nthe median of {_MEASURED} digits, of which ten are shown.",
         headings=[f"≤ {budget} model calls" for budget in budgets] + ["target"],

@@ -12,34 +12,38 @@ k-diffusion in the coordinate σ/α; η = 0 is Euler's method on the probability
 from __future__ import annotations
 
 import math
+from abc import ABC
 from typing import final
 
-from ..builder import PlanBuilder
+from ..builder import Form, PlanBuilder, Prediction
 from ..config import SAMPLERS, SamplingMethod
 from ..grids import TimeGrid
 from .base import BaseSampler
-from .steps import posterior_std
+from .steps import ancestral, posterior_std
 
-__all__ = ["AncestralSampler", "DDIMSampler", "DDPMSampler", "EulerSampler"]
+__all__ = ["AncestralSampler", "DDIMSampler", "DDPMSampler", "EulerSampler", "FirstOrderSampler"]
 
 
-class _FirstOrderSampler(BaseSampler):
+class FirstOrderSampler(BaseSampler, ABC):
     """The formula above with η from the options (none: 0)."""
+
+    def direction(self, p: Prediction) -> Form:
+        """ε of the step."""
+        # only DDIM has the choice; for the others the setting is refused
+        return p.epsilon if self.config.use_clipped_model_output else p.raw_epsilon
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         eta = self.options.get("eta", 0.0)
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
-            n = min(after.sigma, eta * posterior_std(now, after)) if eta else 0.0
-            # only DDIM has the choice; for the others the setting is refused
-            epsilon = p.epsilon if self.config.use_clipped_model_output else p.raw_epsilon
-            x = after.alpha * p.sample + math.sqrt(after.sigma**2 - n**2) * epsilon
+            down, n = ancestral(now, after, eta)
+            x = down.alpha * p.sample + down.sigma * self.direction(p)
             build.advance(x + n * build.noise(i, now, after) if n else x)
 
 
 @final
 @SAMPLERS.register(SamplingMethod.DDIM)
-class DDIMSampler(_FirstOrderSampler):
+class DDIMSampler(FirstOrderSampler):
     """Denoising diffusion implicit models (Song et al. 2021, arXiv 2010.02502, eq. 12).
 
     Options:
@@ -55,14 +59,14 @@ class DDIMSampler(_FirstOrderSampler):
 
 @final
 @SAMPLERS.register(SamplingMethod.EULER)
-class EulerSampler(_FirstOrderSampler):
+class EulerSampler(FirstOrderSampler):
     """Euler's method on the probability-flow ODE dx̄/dσ̄ = ε, x̄ = x/α, σ̄ = σ/α (Karras et al. 2022,
     arXiv 2206.00364, eq. 4 and Algorithm 1 without the correction). Equals DDIM with η = 0."""
 
 
 @final
 @SAMPLERS.register(SamplingMethod.ANCESTRAL)
-class AncestralSampler(_FirstOrderSampler):
+class AncestralSampler(FirstOrderSampler):
     """Euler ancestral sampling (Song et al. 2021, arXiv 2011.13456, App. F; k-diffusion's ``euler_ancestral``).
 
     Options:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
+from abc import ABC
 from typing import final
 
-from ..builder import Form, PlanBuilder
+from ..builder import Form, PlanBuilder, Prediction
 from ..config import SAMPLERS
 from ..grids import TimeGrid
 from .base import BaseSampler
-from .steps import along, posterior_std
+from .first_order import FirstOrderSampler
+from .steps import along
 
 __all__ = ["AncestralCFGppSampler", "CFGppSampler", "DPMpp2MCFGppSampler", "GradientEstimationSampler"]
 
 
-class _CFGpp(BaseSampler):
-    """x' = α'·x₀ + √(σ'² − n²)·ε_∅ + n·ξ, with the guided x₀ and the unconditional ε."""
+class _CFGpp(FirstOrderSampler, ABC):
+    """A first-order step with the guided x₀ and the unconditional ε."""
 
-    def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
-        eta = self.options.get("eta", 0.0)
-        for i, now, after in grid.intervals():
-            p = build.predict(now, i)
-            n = min(after.sigma, eta * posterior_std(now, after)) if eta else 0.0
-            x = after.alpha * p.sample + math.sqrt(after.sigma**2 - n**2) * p.null_epsilon
-            build.advance(x + n * build.noise(i, now, after) if n else x)
+    def direction(self, p: Prediction) -> Form:
+        return p.null_epsilon
 
 
 @final

@@ -18,7 +18,7 @@ from ..config import SAMPLERS
 from ..grids import TimeGrid
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
-from .steps import posterior_std
+from .steps import ancestral
 from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau
 
 __all__ = [
@@ -62,8 +62,7 @@ class SingleStepSampler(BaseSampler, ABC):
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         eta = self.options.get("eta", 0.0)
         for i, now, after in grid.intervals():
-            noise = min(after.sigma, eta * posterior_std(now, after)) if eta else 0.0
-            down = Level(after.t, after.alpha, math.sqrt(after.sigma**2 - noise**2))
+            down, noise = ancestral(now, after, eta)
             self.step_to(build, i, now, down)
             if noise:
                 build.advance(build.x + noise * build.noise(i, now, after))

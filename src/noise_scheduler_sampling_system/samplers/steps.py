@@ -8,7 +8,7 @@ from ..builder import Form
 from ..errors import ConfigurationError
 from ..schedules.path import Level
 
-__all__ = ["along", "posterior_std"]
+__all__ = ["along", "ancestral", "posterior_std"]
 
 
 def along(x: Form, epsilon: Form, now: Level, after: Level) -> Form:
@@ -39,3 +39,12 @@ def posterior_std(now: Level, after: Level) -> float:
         )
     ratio = now.alpha * after.sigma / (after.alpha * now.sigma)  # (σ'/α')/(σ/α)
     return after.sigma * math.sqrt((1.0 - ratio) * (1.0 + ratio))
+
+
+def ancestral(now: Level, after: Level, eta: float) -> tuple[Level, float]:
+    """Where a step with η of the posterior's noise goes before it is added, and its standard deviation there.
+
+    The level has less noise than ``after`` and is not on the path; no more than σ' is ever added.
+    """
+    noise = min(after.sigma, eta * posterior_std(now, after)) if eta else 0.0
+    return Level(after.t, after.alpha, math.sqrt(after.sigma**2 - noise**2)), noise

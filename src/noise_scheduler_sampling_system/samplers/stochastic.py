@@ -14,7 +14,7 @@ from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import interpolated, power
 from .single_step import between
-from .steps import along, posterior_std
+from .steps import along, ancestral
 
 __all__ = [
     "DPMppSDESampler", "EDMSampler", "LCMSampler", "PredictorCorrectorSampler", "RestartSampler", "SEEDSSampler",
@@ -43,17 +43,17 @@ class DPMppSDESampler(BaseSampler):
             first = build.predict(now, i)
             x = build.x
             if after.sigma == 0.0 or now.alpha == 0.0:
-                down, n = _ancestral(now, after, eta)
+                down, n = ancestral(now, after, eta)
                 state = down.alpha * first.sample + down.sigma * first.epsilon
                 build.advance(state + self.options["s_noise"] * n * build.noise(i, now, after) if n else state)
                 continue
             middle = between(self.scheduler, now, after, r)
-            down, n = _ancestral(now, middle, eta)
+            down, n = ancestral(now, middle, eta)
             fresh = build.noise(i, now, middle) if n else None
             state = _data_step(x, first.sample, now, down)
             build.advance(state if fresh is None else state + self.options["s_noise"] * n * fresh)
             second = build.predict(middle, i).sample
-            down, n = _ancestral(now, after, eta)
+            down, n = ancestral(now, after, eta)
             mean = _data_step(x, (1.0 - 0.5 / r) * first.sample + 0.5 / r * second, now, down)
             build.advance(mean)
             if n:
@@ -62,12 +62,6 @@ class DPMppSDESampler(BaseSampler):
                     share = math.sqrt(_share(now, middle, after))
                     noise = share * fresh + math.sqrt(1.0 - share**2) * noise
                 build.advance(mean + self.options["s_noise"] * n * noise)
-
-
-def _ancestral(now: Level, after: Level, eta: float) -> tuple[Level, float]:
-    """The level to step to and the noise to add there."""
-    n = min(after.sigma, eta * posterior_std(now, after)) if eta else 0.0
-    return Level(after.t, after.alpha, math.sqrt(after.sigma**2 - n**2)), n
 
 
 def _share(now: Level, middle: Level, after: Level) -> float:
@@ -254,7 +248,7 @@ class PredictorCorrectorSampler(BaseSampler):
         delta = 2.0 * self.options["snr"] ** 2
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
-            down, n = _ancestral(now, after, self.options["eta"])
+            down, n = ancestral(now, after, self.options["eta"])
             state = down.alpha * p.sample + down.sigma * p.epsilon
             build.advance(state + n * build.noise(i, now, after) if n else state)
             for _ in range(self.options["corrector_steps"] if after.sigma > 0.0 else 0):
