@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from .prediction import conversion, quantity
 __all__ = ["SamplingPlan"]
 
 Array = npt.NDArray[np.float64]
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,11 @@ class SamplingPlan:
             multiplied by exp(½·(low + (v + 1)/2·(high − low))), v the model's second half of
             channels. Shape (M, 2) or None.
         prior_scale: the factor that turns unit noise into the first state.
-        carries_constants: whether rows carry constant data and noise exactly, which is then checked. Not
-            so where predictions are not of the data (an analytic first step, consistency models).
+        carries: what constants the rows carry exactly, "data" and "noise", which is then checked. Neither
+            where predictions are not of the data (an analytic first step, consistency models) or the
+            numbers come from a table in single precision; "data" alone for calibrated plans.
         sampler, order, options: what the plan was made from.
+        provenance: how it was found, where it was not written by a sampler: plain data.
     """
 
     space: str
@@ -81,10 +83,11 @@ class SamplingPlan:
     input_scale: Array | None = None
     log_variance: Array | None = None
     prior_scale: float = 1.0
-    carries_constants: bool = True
+    carries: Sequence[str] = ("data", "noise")
     sampler: str = "custom"
     order: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for column in fields(self):
@@ -94,6 +97,8 @@ class SamplingPlan:
                 array.flags.writeable = False
                 object.__setattr__(self, column.name, array)
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        object.__setattr__(self, "carries", tuple(self.carries))
         count = len(self.time)
         shapes = {name: getattr(self, name).shape for name in _COLUMNS if getattr(self, name) is not None}
         for name, shape in shapes.items():
@@ -226,7 +231,7 @@ class SamplingPlan:
         scale = np.abs(self.a) + np.abs(self.b).sum(axis=1) + np.abs(self.raw) + 1.0
         for what, residual in (("data", self.constant_residual), ("noise", self.noise_residual)):
             worst = int(np.argmax(np.abs(residual) / scale))
-            if not self.carries_constants or abs(residual[worst]) <= 1e-9 * scale[worst]:
+            if what not in self.carries or abs(residual[worst]) <= 1e-9 * scale[worst]:
                 continue
             raise NumericsError(
                 f"row {worst} does not reproduce constant {what} (off by {residual[worst]:.3g})",
@@ -311,7 +316,14 @@ class SamplingPlan:
             FileError: a missing or unknown column, or a format this version does not know.
         """
         rest = dict(data)
-        if rest.pop("format", None) != _FORMAT:
+        version = rest.pop("format", None)
+        if version == 2:  # of version 1.3
+            rest = {
+                "provenance": {},
+                **rest,
+                "carries": ("data", "noise") if rest.pop("carries_constants", True) else (),
+            }
+        elif version != _FORMAT:
             raise FileError("is not a sampling plan of this format", where="plan", suggestion="save it again")
         names = {f.name for f in fields(cls)}
         if set(rest) != names:
@@ -415,6 +427,8 @@ _INTEGER = {"step", "noise_key", "asks"}
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
+    if isinstance(value, tuple):
+        return list(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 

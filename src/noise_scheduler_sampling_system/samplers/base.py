@@ -305,7 +305,7 @@ def _compile(sampler: BaseSampler, grid: TimeGrid, afs: bool = False) -> Samplin
     return build.build(
         grid.levels[-1],
         math.hypot(grid.levels[0].alpha, grid.levels[0].sigma),
-        carries_constants=sampler.carries_constants and not afs,
+        carries=("data", "noise") if sampler.carries_constants and not afs else (),
         sampler=SAMPLERS.name_of(type(sampler)) or type(sampler).__name__.removesuffix("Sampler").lower(),
         order=sampler.order,
         options=sampler.options,
