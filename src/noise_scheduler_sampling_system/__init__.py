@@ -5,6 +5,7 @@ Config → noise schedule → grid → sampler → plan → run; see ``docs/desi
 
 from . import guidance, models, presets, spacings
 from .brownian import BrownianNoise
+from .calibration import Spectrum, calibrate, design_plan
 from .config import BetaSchedule, NoiseSchedulerConfig, SamplingMethod
 from .distribution import StepDistribution, step_distribution, trajectory_log_probs
 from .ems import ModelStatistics
@@ -23,6 +24,7 @@ from .inversion import ReversibleRun
 from .likelihood import Likelihood, log_likelihood
 from .pipeline import DiffusionPipeline
 from .plan import SamplingPlan
+from .plans import PlanSet
 from .recommend import Recommendation, recommend
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers import (
@@ -97,6 +99,7 @@ __all__ = [
     "NumericsError",
     "OutOfMemoryError",
     "PNDMSampler",
+    "PlanSet",
     "QuadraticNoiseScheduler",
     "Recommendation",
     "ReversibleRun",
@@ -111,6 +114,7 @@ __all__ = [
     "ShiftedSNR",
     "SigmoidGammaNoiseScheduler",
     "SigmoidNoiseScheduler",
+    "Spectrum",
     "StepDistribution",
     "SubVPPath",
     "TimeGrid",
@@ -118,6 +122,8 @@ __all__ = [
     "VEPath",
     "VPPath",
     "ZeroTerminalSNR",
+    "calibrate",
+    "design_plan",
     "guidance",
     "log_likelihood",
     "make_grid",

@@ -212,6 +212,64 @@ def compare(
     typer.echo(f"wrote {out}: {', '.join(results)}")
 
 
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="The plans, a .json file.")],
+    nfe: Annotated[str, typer.Option(help="Model calls, e.g. 5 or 4,5,6,8,10.")] = "5",
+    model: Annotated[
+        str, typer.Option(help="digits, mnist, or module:attribute, a callable (x, t, **condition).")
+    ] = "digits",
+    schedule: _Schedule = None,
+    preset: _Preset = None,
+    schedule_option: _ScheduleOptions = None,
+    prediction: Annotated[str | None, typer.Option(help="What the model predicts; default the schedule's.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Of one sample, e.g. 3,64,64; default the embedded model's.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="class_labels that the trajectories take in turn.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; needs --labels.")] = None,
+    trajectories: Annotated[int, typer.Option(help="How many to fit to.")] = 512,
+    budget_seconds: Annotated[float | None, typer.Option(help="Stop the fit after so long.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors file to go on from.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw errors and levels to this .png file.")] = None,
+) -> None:
+    """Fit few-step plans to a model, and say how they compare with the built-in samplers."""
+    import torch
+
+    from .calibration import calibrate as fit_plans
+    from .calibration.plot import draw
+
+    _check_ending(out, ".json")
+    if plot is not None:
+        _check_ending(plot, ".png")
+    network, size, implied = _model(model)
+    settings = {**implied, **_settings(schedule, None, preset, schedule_option, None)}
+    if prediction is not None:
+        settings["prediction_type"] = prediction
+    pipeline = _pipeline(None, None, None, settings, None)
+    chosen = size if shape is None else _integers(shape, "shape")
+    if chosen is None:
+        raise ConfigurationError("is missing", where="shape", suggestion="give that of one sample, e.g. 3,64,64")
+    condition = None if labels is None else {"class_labels": torch.tensor(_integers(labels, "labels"))}
+    plans = fit_plans(
+        network, pipeline, shape=chosen, nfe=_integers(nfe, "nfe"), condition=condition, guidance_scale=guidance_scale,
+        trajectories=trajectories, budget_seconds=budget_seconds, seed=seed, checkpoint=checkpoint, progress=True,
+    )  # fmt: skip
+    plans.save(out)
+    rows: list[tuple[str, ...]] = [("calls", "held-out error", "median", "best built-in", "error", "median")]
+    for budget, made in plans.items():
+        ours, best = made.provenance["held_out_error"], made.provenance["built_in"][0]
+        theirs = best["held_out_error"]
+        figures = [f"{errors[key]:.3g}" for errors in (ours, theirs) for key in ("rms", "median")]
+        rows.append((str(budget), *figures[:2], best["name"], *figures[2:]))
+    typer.echo(_table(rows))
+    typer.echo(f"wrote {out}")
+    if plot is not None:
+        draw(plans, pipeline.scheduler, plot)
+        typer.echo(f"wrote {plot}")
+
+
 @config_app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="A YAML or JSON file of pipelines.")],
@@ -295,6 +353,29 @@ def _pipeline(
             f"{file} has {len(names)} pipelines", where="pipeline", suggestion=f"choose one of: {', '.join(names)}"
         )
     return system.get_pipeline(names[0] if name is None else name)
+
+
+def _model(name: str) -> tuple[Any, list[int] | None, dict[str, Any]]:
+    """A model by name, the shape of its samples where it is known, and the settings that it implies."""
+    if name == "digits":
+        return None, [1, 8, 8], {}
+    if name == "mnist":
+        from .models import mnist_unet
+
+        return mnist_unet(), [1, 28, 28], {"prediction_type": "v_prediction"}
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigurationError(
+            f"got {name!r}", where="model", suggestion="give digits, mnist, or module:attribute, e.g. mymodels:unet"
+        )
+    import importlib
+
+    try:
+        return getattr(importlib.import_module(module), attribute), None, {}
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{name!r} cannot be imported", where="model", why=str(error), suggestion="check PYTHONPATH and the name"
+        ) from None
 
 
 def _schedule_of(pipeline: DiffusionPipeline) -> str:

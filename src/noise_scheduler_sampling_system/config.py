@@ -233,6 +233,25 @@ class NoiseSchedulerConfig(BaseModel):
         return config.replace(**changes) if changes else config
 
     @classmethod
+    def from_diffusers(cls, scheduler: Any, *, mu: float | None = None) -> NoiseSchedulerConfig:
+        """The settings of a diffusers scheduler: path, model and spacing.
+
+        Its sampler, with options, is in ``integrations.diffusers.read(scheduler)``. What only diffusers'
+        ``step()`` decides, like DDIM's ``use_clipped_model_output``, is left at this library's default.
+
+        Args:
+            scheduler: the object, its config, or the dictionary of a ``scheduler_config.json``.
+            mu: of the shift by resolution, where it has ``use_dynamic_shifting``.
+
+        Raises:
+            ConfigurationError: a scheduler without a path here, a field that cannot be honoured, or no ``mu``
+                where the shift depends on it.
+        """
+        from .integrations.diffusers.reading import config_of
+
+        return config_of(scheduler, mu)
+
+    @classmethod
     def from_dict(cls, fields: Mapping[str, Any], where: str = "") -> NoiseSchedulerConfig:
         """A config from a mapping, as a file holds it; ``where`` is named in errors."""
         if not isinstance(fields, Mapping):

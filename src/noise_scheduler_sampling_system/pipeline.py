@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from .guidance.base import Guidance
 from .job import Callback, Outcome
 from .noise import Seed
 from .plan import SamplingPlan
+from .plans import PlanSet
 from .prepare import DEFAULT_SCALE, prepare
 from .profiling import Stopwatch, measured
 from .registry import Registry, did_you_mean
@@ -32,6 +33,9 @@ from .results import RunState, SamplingResult, SamplingStep
 from .samplers.base import BaseSampler
 from .schedules.path import NoisePath
 from .setup import Setup, refuse_other_settings
+
+if TYPE_CHECKING:
+    from .integrations.diffusers.generate import Borrowed
 
 __all__ = ["DiffusionPipeline"]
 
@@ -65,6 +69,32 @@ class DiffusionPipeline:
     ) -> None:
         self._setup = Setup.make(config or NoiseSchedulerConfig(), method, sampler_options)
         self._method = method
+        self._borrowed: Borrowed | None = None
+
+    @classmethod
+    def from_diffusers(
+        cls, pipe: Any, method: SamplingMethod | str | type[BaseSampler] | None = None, **options: Any
+    ) -> DiffusionPipeline:
+        """This library's run with the parts of a pipeline of diffusers, for :meth:`generate`.
+
+        Known are Stable Diffusion 1, 2, XL and 3, FLUX.1, PixArt, DiT and unconditional U-Nets; others run our
+        samplers through ``integrations.diffusers.PlanScheduler``.
+
+        Args:
+            pipe: e.g. a ``StableDiffusionPipeline``. Its parts are used where they are, nothing is changed.
+            method: as for the class. ``None``: the same as the pipeline's scheduler does, at the same levels.
+            options: fields of :class:`NoiseSchedulerConfig` to set differently ("timestep_spacing"), and
+                options of the sampler.
+
+        Raises:
+            ConfigurationError: an unknown pipeline or scheduler, or settings that do not go together.
+        """
+        from .integrations.diffusers.generate import borrowed
+
+        parts, arguments = borrowed(pipe, method, options)
+        pipeline = cls(**arguments)
+        pipeline._borrowed = parts.of(pipeline)
+        return pipeline
 
     @property
     def scheduler(self) -> NoisePath:
@@ -147,7 +177,7 @@ class DiffusionPipeline:
         initial_sample: Tensor | None = None,
         timesteps: Sequence[float] | None = None,
         grid: TimeGrid | None = None,
-        plan: SamplingPlan | None = None,
+        plan: SamplingPlan | PlanSet | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         noise: str = "independent",
@@ -184,7 +214,8 @@ class DiffusionPipeline:
             timesteps: visit exactly these times instead of N of the config's spacing.
             grid: visit exactly these levels, and end where they end: ``pipeline.grid(N, start=t)``,
                 ``TimeGrid.from_sigmas(...)``, half of a ``split``.
-            plan: run this plan instead of the sampler's.
+            plan: run this plan instead of the sampler's; of a :class:`PlanSet` that of ``num_inference_steps``
+                model calls.
             device: "auto" (the model's own, else CUDA, then MPS, then CPU) or a device.
             dtype: of the state and the samples; default: float32, float64 for such a model.
             noise: of stochastic samplers: "independent" from step to step, or "brownian": increments of one
@@ -255,6 +286,99 @@ class DiffusionPipeline:
             grid=None if longest.levels is None else TimeGrid(longest.levels),
         )
 
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int = 50,
+        guidance_scale: float | None = None,
+        guidance: Guidance | Sequence[Guidance] | None = None,
+        image: Any = None,
+        strength: float | None = None,
+        mask_image: Any = None,
+        keep_known: bool = True,
+        output_type: str = "pil",
+        encode_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Images from a prompt, a class or an image, by a pipeline made by :meth:`from_diffusers`.
+
+        Args:
+            prompt: a text, or one for each image.
+            negative_prompt: the same for the unconditional branch; default: the empty text.
+            class_labels: of class-conditional models, a number or several.
+            height, width: in pixels; default: what the network was trained on.
+            num_images_per_prompt: images for each prompt or class.
+            num_inference_steps: N, as for :meth:`sample`.
+            guidance_scale: default: the pipeline's. FLUX.1's networks are told it; guidance by two branches is
+                ``guidance=ClassifierFree(...)`` there.
+            guidance: in its place, as for :meth:`sample`.
+            image: where to start from: PIL, an array or tensor in [0, 1], or several.
+            strength: how far from the image the run starts, in (0, 1]; default 0.8. With the pipeline's own
+                sampler int(N·strength) of its N steps are taken, as in diffusers; with another, N.
+            mask_image: 1 (white) where the image is to be made anew.
+            keep_known: hold the rest of the image, to the last bit of the latents; see
+                :class:`~.integrations.diffusers.known_region.KnownRegion`. False leaves it to networks made
+                for inpainting.
+            output_type: "pil", "np", "pt" (both in [0, 1]) or "latent".
+            encode_options: further keywords of the pipeline's ``encode_prompt`` ("clip_skip", "prompt_2").
+            options: ``seed``, ``generator``, ``initial_noise`` (what diffusers calls latents, of unit
+                variance), ``callback``, ``early_stopping``, ``max_batch_size``, ``return_result`` and all else
+                that :meth:`sample` takes.
+
+        Returns:
+            The images, or a :class:`SamplingResult` whose samples they are.
+
+        Raises:
+            ConfigurationError: not made by :meth:`from_diffusers`, or before the first model call, for
+                anything that cannot work.
+        """
+        if self._borrowed is None:
+            raise ConfigurationError(
+                "this pipeline has neither text encoder nor decoder",
+                where="generate",
+                suggestion="make it by DiffusionPipeline.from_diffusers(pipe), or call sample(model=...)",
+            )
+        from .integrations.diffusers.generate import Request
+
+        _refuse_unknown(
+            {k: v for k, v in options.items() if k not in inspect.signature(DiffusionPipeline.sample).parameters},
+            DiffusionPipeline.generate,
+        )
+        request = Request(
+            prompt, negative_prompt, class_labels, height, width, num_images_per_prompt, num_inference_steps,
+            guidance_scale, guidance, image, mask_image, strength, keep_known, output_type, encode_options,
+        )  # fmt: skip
+        return self._borrowed.generate(self, request, options)
+
+    def calibrate(
+        self,
+        model: Callable[..., Any] | None = None,
+        *,
+        shape: Sequence[int],
+        nfe: int | Sequence[int],
+        **settings: Any,
+    ) -> Any:
+        """The few-step plan that is best for a model on this noise schedule; see :func:`.calibration.calibrate`.
+
+        Args:
+            model: as for :meth:`sample`.
+            shape: of one sample, without the batch.
+            nfe: model calls of the plan; several make a :class:`PlanSet`.
+            settings: ``condition``, ``guidance_scale``, ``trajectories``, ``budget_seconds``, ...
+
+        Returns:
+            A plan or a :class:`PlanSet`, for ``sample(plan=...)``.
+        """
+        from .calibration.calibrate import calibrate
+
+        return calibrate(model, self, shape=shape, nfe=nfe, **settings)
+
     def stream(
         self,
         model: Callable[..., Any] | None = None,
@@ -272,7 +396,7 @@ class DiffusionPipeline:
         initial_sample: Tensor | None = None,
         timesteps: Sequence[float] | None = None,
         grid: TimeGrid | None = None,
-        plan: SamplingPlan | None = None,
+        plan: SamplingPlan | PlanSet | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         noise: str = "independent",

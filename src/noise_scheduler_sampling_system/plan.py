@@ -286,15 +286,36 @@ class SamplingPlan:
         age = np.argsort(np.concatenate([[-1], np.arange(count), np.arange(count)]), kind="stable")
         for i in range(count):
             now, after = table[i], table[i + 1]
-            oldest = next(k for k in age if abs(now[k]) > tolerance * np.abs(now).max())
+            oldest = age[np.argmax(np.abs(now[age]) > tolerance * np.abs(now).max())]
             a[i] = after[oldest] / now[oldest]
             rest = after - a[i] * now
             rest[np.abs(rest) <= tolerance * (np.abs(after) + np.abs(a[i] * now)).max()] = 0.0
-            for k in range(i + 1):
-                b[i, k], c[i, k] = rest[1 + i - k], rest[1 + count + i - k]
+            b[i, : i + 1], c[i, : i + 1] = rest[1 + i : 0 : -1], rest[1 + count + i : count : -1]
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         zero = np.zeros(count)
         return SamplingPlan(**{**values, "a": a, "b": _narrow(b), "c": _narrow(c), "raw": zero}).checked()
+
+    @classmethod
+    def trace(
+        cls, scheduler: Any, num_inference_steps: int | None = None, *, begin: int = 0, **options: Any
+    ) -> SamplingPlan:
+        """The plan of a scheduler of diffusers, or of anything that is used like one, read off by unit impulses.
+
+        It runs in this library's loop with the scheduler's own result, to rounding, on a pipeline of
+        ``NoiseSchedulerConfig.from_diffusers(scheduler)``; see :func:`.integrations.diffusers.trace.trace`.
+
+        Args:
+            scheduler: copied, not changed.
+            num_inference_steps: as for its ``set_timesteps``.
+            begin: the first of its ``timesteps`` that is run, for image-to-image.
+            options: further keywords of its ``set_timesteps`` ("mu", "sigmas") and ``step`` ("eta", "s_churn").
+
+        Raises:
+            ConfigurationError: it is not linear, for instance because it clips; the message names the setting.
+        """
+        from .integrations.diffusers.trace import trace
+
+        return trace(scheduler, num_inference_steps, begin=begin, **options)
 
     def readout(self) -> SamplingPlan:
         """This plan's levels with rows that make the prediction itself, y, the next state."""

@@ -25,6 +25,7 @@ from .job import Job
 from .model import ModelAdapter, map_tensors, resolve_device
 from .noise import NoiseSource, Seed, resolve_keys
 from .plan import SamplingPlan
+from .plans import PlanSet
 from .run import Course
 from .setup import Setup
 
@@ -52,7 +53,7 @@ def prepare(
     initial_noise: Tensor | None,
     initial_sample: Tensor | None,
     timesteps: Sequence[float] | None,
-    plan: SamplingPlan | None,
+    plan: SamplingPlan | PlanSet | None,
     device: str | torch.device,
     dtype: torch.dtype | None,
     guidance: Guidance | Sequence[Guidance] | None = None,
@@ -84,6 +85,8 @@ def prepare(
             )
         model = DigitsModel(scheduler, prediction_type=config.prediction_type)
     adapter = ModelAdapter(model)
+    if isinstance(plan, PlanSet):
+        plan = plan.pick(num_inference_steps)
     for name, value in {"timesteps": timesteps, "grid": grid}.items():
         if plan is not None and value is not None:
             raise ConfigurationError("a plan has its own timesteps", where=name, suggestion="give one of the two")
@@ -213,7 +216,7 @@ class _Conditions:
             if i not in asked:
                 conditions[i] = {}
             elif branch.condition is not None:
-                conditions[i] = self.completed(self.fitted(branch.condition))
+                conditions[i] = adapter.completed(self.fitted(branch.condition), self.batch, self.device)
             else:
                 conditions[i] = self.null(base, null) if branch.null else dict(base)
         own = {i: conditions[i] for i in sorted(asked) if adapters[i] is self.adapter}

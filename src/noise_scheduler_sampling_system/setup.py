@@ -124,7 +124,8 @@ class Setup:
     def _refuse_foreign(self, plan: SamplingPlan) -> None:
         """A plan's levels must be this schedule's, or the model would be asked about other noise than x has."""
         rows = zip(plan.time, plan.alpha, plan.sigma, plan.asked, strict=False)  # without the end
-        self._refuse_foreign_levels([Level(*level) for *level, asked in rows if asked], "plan")
+        levels = [Level(*level) for *level, asked in rows if asked]
+        self._refuse_foreign_levels(levels, "plan", rounded="scheduler" in plan.provenance)
         if plan.order == 0 and self._runs_plans:
             raise ConfigurationError(
                 f"it holds the levels that the step-only sampler {plan.sampler} visited, not its steps",
@@ -132,9 +133,15 @@ class Setup:
                 suggestion="run it on a pipeline with that sampler",
             )
 
-    def _refuse_foreign_levels(self, levels: Sequence[Level], where: str = "grid") -> None:
-        known = self.scheduler.levels([level.t for level in levels])
-        if not np.allclose([level[1:] for level in known], [level[1:] for level in levels], rtol=1e-6, atol=1e-9):
+    def _refuse_foreign_levels(self, levels: Sequence[Level], where: str = "grid", *, rounded: bool = False) -> None:
+        """Raise unless this schedule has these levels; ``rounded``: to single precision and whole timesteps."""
+        path, given = self.scheduler, np.array([level[1:] for level in levels])
+        slack, tolerance = (0.51 if path.discrete else 0.0, 1e-3) if rounded else (0.0, 1e-6)
+        t = np.array([level.t for level in levels])
+        ends = [[level[1:] for level in path.levels(np.clip(t + d, path.t_min, path.t_max))] for d in (-slack, slack)]
+        low, high = np.sort(ends, axis=0) * (1.0 + np.array([-tolerance, tolerance])[:, None, None])
+        path.levels(t)  # which refuses times that it does not have
+        if not ((low - 1e-9 <= given) & (given <= high + 1e-9)).all():
             raise ConfigurationError(
                 f"its noise levels are not those of {self.scheduler!r} at its times",
                 where=where,

@@ -13,6 +13,7 @@ straight path of flow matching.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -348,13 +349,20 @@ def _positive(name: str, value: float) -> None:
 
 
 def _beta_quantiles(p: Array, a: float, b: float) -> Array:
-    """x with I_x(a, b) = p, by bisection of the power series of the regularised incomplete beta function."""
+    """x with I_x(a, b) = p."""
+    return np.array(_found_quantiles(tuple(p.tolist()), a, b))
+
+
+@functools.lru_cache(maxsize=256)
+def _found_quantiles(places: tuple[float, ...], a: float, b: float) -> tuple[float, ...]:
+    """The quantiles, by bisection of the power series of the regularised incomplete beta function."""
+    p = np.array(places)
     low, high = np.zeros_like(p), np.ones_like(p)
     for _ in range(60):
         middle = (low + high) / 2
         below = _beta_cdf(middle, a, b) < p
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return np.where(p >= 1.0, 1.0, np.where(p <= 0.0, 0.0, (low + high) / 2))
+    return tuple(np.where(p >= 1.0, 1.0, np.where(p <= 0.0, 0.0, (low + high) / 2)).tolist())
 
 
 def _beta_cdf(x: Array, a: float, b: float) -> Array:

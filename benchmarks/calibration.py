@@ -1,0 +1,260 @@
+"""What calibrate() and design_plan() bring, against the best samplers there are without calibration.
+
+    python benchmarks/calibration.py digits [--bandwidth 0.15] [--nfe 5 6 8 10]
+    python benchmarks/calibration.py mnist [--path cosine]
+    python benchmarks/calibration.py unet [--nfe 4 5 6 8 10]
+    python benchmarks/calibration.py transfer
+
+``digits``: the exact model of digits on the linear schedule. The opponents are the best of every deterministic sampler
+of diffusers, k-diffusion and this library on each of their grids, screened on a share of the held-out noise. ``mnist``:
+a kernel density of MNIST on the cosine and the flow path, with guidance 3. ``unet``: the embedded trained network, N
+calibrated calls against 2N of the best built-in sampler, in error and in Fréchet distance. ``transfer``: a plan that
+was calibrated at guidance 3, used at others. Errors are root mean squares per pixel on held-out noise, in brackets the
+medians over samples. Gaussian data is in ``benchmarks/design.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import machine, table
+from torch import Tensor
+
+from noise_scheduler_sampling_system import (
+    DiffusionPipeline,
+    NoiseSchedulerConfig,
+    PlanSet,
+    SamplingPlan,
+    Spectrum,
+    calibrate,
+    design_plan,
+    models,
+)
+from noise_scheduler_sampling_system.calibration.baselines import baselines
+from noise_scheduler_sampling_system.calibration.fit import Errors, errors_of
+from noise_scheduler_sampling_system.calibration.plot import draw
+from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+
+HELD_OUT = 1024
+#: Of the noise that everything is judged on; calibrations draw theirs from seed 0.
+SEED = 12345
+NO_GUIDANCE = 1.0
+
+
+def noise_of(count: int, shape: Sequence[int], seed: int = SEED) -> Tensor:
+    return NoiseSource(resolve_keys(seed, None, count), tuple(shape)).initial()
+
+
+def figure(errors: Errors) -> str:
+    return f"{errors.rms:.3g} ({errors.median:.2g})"
+
+
+def teacher(pipeline: DiffusionPipeline, calls: int = 128) -> SamplingPlan:
+    return DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").plan(calls)
+
+
+def leaders(
+    pipeline: DiffusionPipeline, nfe: int, run: Any, solution: Tensor, keep: int = 6
+) -> list[tuple[str, Errors]]:
+    """The best built-in samplers: all on the first samples, the best of them on all."""
+    few = slice(0, 32)
+    screened = []
+    for baseline in baselines(pipeline.scheduler, nfe):
+        errors = errors_of(run(baseline.plan, few), solution[few])
+        screened.append((errors.rms, baseline))
+        screened.append((errors.median, baseline))
+    names = dict.fromkeys(b for _, b in sorted(screened, key=lambda pair: pair[0])[: 2 * keep])
+    everything = slice(0, len(solution))
+    judged = [(b.name, errors_of(run(b.plan, everything), solution)) for b in names]
+    return sorted(judged, key=lambda pair: pair[1].rms)
+
+
+def digits(bandwidth: float, budgets: Sequence[int], plot: Path | None) -> None:
+    import accuracy_per_nfe as all_samplers
+
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = models.DigitsModel(pipeline.scheduler, bandwidth=bandwidth)
+    x = noise_of(HELD_OUT, (1, 8, 8)).double()
+    solution = pipeline.sample(model, initial_noise=x, plan=teacher(pipeline, 192), dtype=torch.float64)
+    problem = all_samplers.Problem(f"digits {bandwidth:g}", model, x, solution)
+    candidates = [*all_samplers.peers(), *all_samplers.ours(quick=True)]
+    trial = all_samplers.measure(problem.first(32), [(c, n) for c in candidates for n in budgets])
+    final = all_samplers.measure(problem, list(dict.fromkeys(all_samplers.best(trial, 6))))
+    spectrum = Spectrum.of(model.sample_data(1000, (1, 8, 8), generator=0))
+    rows, made = [], {}
+    for nfe in budgets:
+        best = min((r for _, r in final if r.nfe == nfe), key=lambda r: r.error)
+        median = min(
+            float((s - solution).square().flatten(1).mean(1).sqrt().median())
+            for c, r in final
+            if r.nfe == nfe and (s := c.run(problem, all_samplers.denoiser(model), nfe)) is not None
+        )
+        began = time.perf_counter()
+        plan = calibrate(model, pipeline, shape=(1, 8, 8), nfe=nfe, trajectories=1024, held_out=512)
+        seconds = time.perf_counter() - began
+        made[nfe] = plan
+        ours = errors_of(pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64), solution)
+        designed = design_plan(spectrum, nfe, pipeline.scheduler, start="query")
+        free = errors_of(pipeline.sample(model, initial_noise=x, plan=designed, dtype=torch.float64), solution)
+        facts = plan.provenance
+        rows.append((
+            nfe, f"{best.candidate}, {best.grid}", f"{best.error:.3g} ({median:.2g})", figure(free),
+            f"{free.rms / best.error:.2f}", figure(ours), f"{ours.rms / best.error:.2f}",
+            f"{ours.median / median:.2f}", f"{facts['training_error']['rms']:.3g}", f"{facts['student_passes']:.0f}",
+            f"{seconds:.0f}",
+        ))  # fmt: skip
+        print(f"  {nfe} calls done", flush=True)
+    head = (
+        "NFE", "best of all libraries", "error", "design_plan", "ratio", "calibrated", "ratio", "of medians",
+        "on training noise", "passes", "s",
+    )  # fmt: skip
+    print(f"\ndigits, linear betas, bandwidth {bandwidth:g}, {HELD_OUT} held-out samples; {machine()}\n")
+    print(table(head, rows))
+    if plot is not None:
+        draw(PlanSet(made), pipeline.scheduler, plot, title=f"Digits, exact model, bandwidth {bandwidth:g}")
+
+
+def mnist(path_name: str, budgets: Sequence[int]) -> None:
+    config = {
+        "cosine": NoiseSchedulerConfig(beta_schedule="cosine"),
+        "flow": NoiseSchedulerConfig(beta_schedule="flow"),
+    }
+    pipeline = DiffusionPipeline(config[path_name], "ddim")
+    images, labels = models.load_mnist("train")
+    kind = pipeline.config.prediction_type
+    model = models.KernelDensityModel(pipeline.scheduler, images, 0.2, labels=labels, prediction_type=kind)
+    told = {"condition": {"class_labels": torch.arange(10)}, "guidance_scale": 3.0}
+    rows = guided(pipeline, model, (1, 28, 28), told, budgets, held_out=128, trajectories=256)
+    print(f"\nMNIST kernel density, {path_name} path, guidance 3, 128 held-out samples; {machine()}\n")
+    print(table(("NFE", "best built-in", "error", "calibrated", "ratio", "of medians", "passes", "s"), rows))
+
+
+def guided(
+    pipeline: DiffusionPipeline, model: Any, shape: Sequence[int], told: dict[str, Any], budgets: Sequence[int],
+    held_out: int, trajectories: int,
+) -> list[tuple[object, ...]]:  # fmt: skip
+    x, labels = noise_of(held_out, shape), torch.arange(held_out) % 10
+
+    def run(plan: SamplingPlan, part: slice) -> Tensor:
+        told_part = {**told, "condition": {"class_labels": labels[part]}}
+        return pipeline.sample(model, initial_noise=x[part], plan=plan, seed=0, **told_part)
+
+    solution = run(teacher(pipeline, 96), slice(0, held_out))
+    rows = []
+    for nfe in budgets:
+        ranked = leaders(pipeline, nfe, run, solution)
+        began = time.perf_counter()
+        plan = calibrate(
+            model, pipeline, shape=shape, nfe=nfe, trajectories=trajectories, held_out=128, teacher_calls=96, **told
+        )
+        seconds = time.perf_counter() - began
+        ours, best = errors_of(run(plan, slice(0, held_out)), solution), ranked[0][1]
+        median = min(errors.median for _, errors in ranked)
+        rows.append((
+            nfe, ranked[0][0], f"{best.rms:.3g} ({median:.2g})", figure(ours), f"{ours.rms / best.rms:.2f}",
+            f"{ours.median / median:.2f}", f"{plan.provenance['student_passes']:.0f}", f"{seconds:.0f}",
+        ))  # fmt: skip
+        print(f"  {nfe} calls done", flush=True)
+    return rows
+
+
+UNET_SCALE = 2.0
+
+
+def unet(budgets: Sequence[int], out: Path | None, plot: Path | None) -> None:
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "ddim")
+    model, count = models.mnist_unet(), 500
+    x, labels = noise_of(count, (1, 28, 28)), torch.arange(count) % 10
+    told = {"condition": {"class_labels": torch.arange(10)}, "guidance_scale": UNET_SCALE}
+    data = models.FeatureStatistics.of(models.load_mnist("test")[0])
+
+    def run(plan: SamplingPlan, part: slice) -> Tensor:
+        told_part = {**told, "condition": {"class_labels": labels[part]}}
+        return pipeline.sample(model, initial_noise=x[part], plan=plan, seed=0, max_batch_size=125, **told_part)
+
+    def distance(samples: Tensor) -> float:
+        return models.frechet_distance(models.FeatureStatistics.of(samples), data)
+
+    fine = run(teacher(pipeline, 64), slice(0, count))
+    print(f"fine solution: Fréchet distance {distance(fine):.2f}", flush=True)
+    rows, made = [], {}
+    for nfe in budgets:
+        began = time.perf_counter()
+        plan = calibrate(
+            model, pipeline, shape=(1, 28, 28), nfe=nfe, trajectories=256, held_out=64, teacher_calls=48,
+            budget_seconds=780.0, max_batch_size=128, **told,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+        made[nfe] = plan
+        name = leaders(pipeline, 2 * nfe, run, fine[:100], 3)[0][0]
+        twice = next(b for b in baselines(pipeline.scheduler, 2 * nfe) if b.name == name)
+        theirs, ours = run(twice.plan, slice(0, count)), run(plan, slice(0, count))
+        rows.append((
+            nfe, figure(errors_of(ours, fine)), f"{distance(ours):.2f}", name, figure(errors_of(theirs, fine)),
+            f"{distance(theirs):.2f}", f"{seconds:.0f}",
+        ))  # fmt: skip
+        print(f"  {rows[-1]}", flush=True)
+    head = ("N", "calibrated, N calls", "Fréchet", "best built-in at 2N", "its error", "Fréchet", "s")
+    print(f"\nembedded UNet, guidance {UNET_SCALE:g}, {count} samples; {machine()}\n\n{table(head, rows)}")
+    if out is not None:
+        PlanSet(made).save(out)
+    if plot is not None:
+        draw(PlanSet(made), pipeline.scheduler, plot, title=f"Embedded UNet of digits, guidance {UNET_SCALE:g}")
+
+
+def transfer(budgets: Sequence[int]) -> None:
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = models.DigitsModel(pipeline.scheduler, bandwidth=0.15)
+    x, labels = noise_of(512, (1, 8, 8)), torch.arange(512) % 10
+    condition, rows = {"class_labels": torch.arange(10)}, []
+    for nfe in budgets:
+        plans = {
+            scale: calibrate(model, pipeline, shape=(1, 8, 8), nfe=nfe, condition=condition, guidance_scale=scale)
+            for scale in (1.0, 3.0, 7.0)
+        }
+        for scale in plans:
+
+            def run(plan: SamplingPlan, part: slice, scale: float = scale) -> Tensor:
+                return pipeline.sample(
+                    model, initial_noise=x[part], plan=plan, condition={"class_labels": labels[part]},
+                    guidance_scale=scale, seed=0,
+                )  # fmt: skip
+
+            solution = run(teacher(pipeline), slice(0, 512))
+            errors = [errors_of(run(plans[at], slice(0, 512)), solution) for at in (3.0, scale)]
+            name, best = leaders(pipeline, nfe, run, solution)[0]
+            rows.append((nfe, f"{scale:g}", *map(figure, errors), f"{name}: {figure(best)}"))
+    head = ("NFE", "used at guidance", "calibrated at 3", "calibrated there", "best built-in there")
+    print(f"\ndigits with class labels, bandwidth 0.15; {machine()}\n\n{table(head, rows)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("digits", "mnist", "unet", "transfer"))
+    parser.add_argument("--nfe", type=int, nargs="+")
+    parser.add_argument("--bandwidth", type=float, default=0.15)
+    parser.add_argument("--path", choices=("cosine", "flow"), default="cosine")
+    parser.add_argument("--out", type=Path, help="write the UNet's plans to a .json file")
+    parser.add_argument("--plot", type=Path, help="draw errors and levels to a .png file")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    if arguments.what == "digits":
+        digits(arguments.bandwidth, arguments.nfe or (5, 6, 8, 10), arguments.plot)
+    elif arguments.what == "mnist":
+        mnist(arguments.path, arguments.nfe or (5, 8))
+    elif arguments.what == "unet":
+        unet(arguments.nfe or (4, 5, 6, 8, 10), arguments.out, arguments.plot)
+    else:
+        transfer(arguments.nfe or (5,))
+
+
+if __name__ == "__main__":
+    main()

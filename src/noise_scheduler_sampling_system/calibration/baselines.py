@@ -1,0 +1,83 @@
+"""What a calibrated plan has to beat: every built-in sampler without noise, on the spacings that are best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from ..config import SAMPLERS
+from ..errors import NoiseSamplingError
+from ..factory import SamplerFactory
+from ..plan import SamplingPlan
+from ..recommend import steps_within
+from ..samplers.adaptive import AdaptiveSampler
+from ..samplers.base import BaseSampler
+from ..schedules.path import NoisePath
+from .table import Table
+
+__all__ = ["Baseline", "baselines"]
+
+#: Spacings with their options: those that win in docs/accuracy.md, and those that people are used to.
+_SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("kl_optimal", {}),
+    ("kl_optimal", {"end": "lowest"}),
+    ("beta", {"a": 0.5, "b": 0.7}),
+    ("karras", {}),
+    ("leading_dpm", {"end": "lowest"}),
+)
+#: Options that make a sampler deterministic.
+_SILENT = ("eta", "tau", "s_churn")
+
+
+@final
+@dataclass(frozen=True)
+class Baseline:
+    """An existing sampler on a grid.
+
+    Attributes:
+        name: what it is, to print.
+        plan: its plan.
+        table: the same as a table, where it can be one.
+    """
+
+    name: str
+    plan: SamplingPlan
+    table: Table | None
+
+
+def baselines(path: NoisePath, nfe: int) -> list[Baseline]:
+    """Every built-in sampler without noise, of so many model calls or, where it cannot, as many as it can."""
+    found: dict[str, Baseline] = {}
+    for sampler, spacing, name in _samplers(path):
+        try:
+            steps = steps_within(sampler, nfe)
+            grid = sampler.grid(steps)
+            plan = sampler.plan(grid=grid)
+        except (NoiseSamplingError, ArithmeticError, ValueError):  # not on this path, or not with so few calls
+            continue
+        if plan.stochastic or plan.null is not None or plan.fingerprint in found:
+            continue
+        try:
+            table = Table.of_plan(plan, start=grid.levels[0]) if plan.nfe == nfe else None
+        except NoiseSamplingError:  # no table of states and predictions at levels
+            table = None
+        found[plan.fingerprint] = Baseline(f"{name}, {spacing}", plan, table)
+    return list(found.values())
+
+
+def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, str, str]]:
+    for name in SAMPLERS:
+        cls = SAMPLERS.get(name)
+        if issubclass(cls, AdaptiveSampler):
+            continue
+        silent = {option: 0.0 for option in _SILENT if option in cls.option_defaults}
+        for changes in ({}, {"afs": True}):
+            options = {**silent, **changes}
+            for spacing, chosen in _SPACINGS:
+                try:
+                    sampler = SamplerFactory.create(name, path.spaced(spacing, chosen), **options)
+                except NoiseSamplingError:
+                    continue
+                told = "".join(f" {k}={v}" for k, v in chosen.items())
+                yield sampler, f"{spacing}{told}", name + (" afs" if changes else "")

@@ -1,0 +1,93 @@
+"""The picture of a calibration: error over model calls, and where the model is asked."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigurationError
+from ..files import write_atomic
+from ..grids import make_grid
+from ..plans import PlanSet
+from ..schedules.path import NoisePath
+
+__all__ = ["draw"]
+
+_OURS, _OTHERS, _GREY = "#c1440e", "#3b6ea5", "#8a8a8a"
+_GRIDS = (("karras", "Karras (ρ = 7)"), ("log_snr", "even in log-SNR"))
+
+
+def draw(plans: PlanSet, schedule: NoisePath, path: str | os.PathLike[str], title: str = "") -> None:
+    """Errors on held-out noise over the number of model calls, calibrated and built-in, and the learned levels.
+
+    Args:
+        plans: of :func:`calibrate`.
+        schedule: the noise schedule that they are for.
+        path: the .png file.
+        title: above the picture.
+
+    Raises:
+        ConfigurationError: plans that no calibration made, or matplotlib is missing.
+        FileError: the file cannot be written.
+    """
+    if any("held_out_error" not in plan.provenance for plan in plans.values()):
+        raise ConfigurationError(
+            "a plan has no calibration in its provenance", where="plans", suggestion="draw what calibrate() returned"
+        )
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigurationError(
+            "matplotlib is not installed",
+            where="picture",
+            suggestion="pip install 'noise-scheduler-sampling-system[plot]'",
+        ) from None
+    figure = Figure(figsize=(9.4, 3.9), dpi=180, facecolor="white", layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    errors, levels = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    _errors(errors, plans)
+    _levels(levels, plans, schedule)
+    for axes in (errors, levels):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomic(path, buffer.getvalue())
+
+
+def _errors(axes: Any, plans: PlanSet) -> None:
+    budgets = list(plans)
+    for nfe, plan in plans.items():
+        others = [entry["held_out_error"]["rms"] for entry in plan.provenance["built_in"]]
+        axes.plot([nfe] * len(others), others, "_", color=_OTHERS, alpha=0.35, markersize=9)
+    for key, style in (("rms", "-"), ("median", ":")):
+        ours = [plan.provenance["held_out_error"][key] for plan in plans.values()]
+        best = [min(entry["held_out_error"][key] for entry in plan.provenance["built_in"]) for plan in plans.values()]
+        axes.plot(budgets, ours, style, marker="o", color=_OURS, label=f"calibrated, {key}")
+        axes.plot(budgets, best, style, marker="s", color=_OTHERS, label=f"best built-in, {key}", markersize=4)
+    axes.set_yscale("log")
+    axes.set_xticks(budgets)
+    axes.set_xlabel("model calls", fontsize=9)
+    axes.set_ylabel("error to the fine solution, held-out noise", fontsize=9)
+    axes.legend(fontsize=7.5, frameon=False)
+
+
+def _levels(axes: Any, plans: PlanSet, schedule: NoisePath) -> None:
+    nfe, plan = max(plans.items())
+    asked = [i for i in range(len(plan)) if plan.asked[i]]
+    rows = [(f"calibrated, {nfe} calls", plan.sigma[asked] / plan.alpha[asked], _OURS)]
+    for spacing, name in _GRIDS:
+        grid = make_grid(schedule.spaced(spacing), nfe)
+        rows.append((name, np.array([v.noise_to_signal for v in grid.levels[:-1]]), _GREY))
+    for y, (_, noise, color) in enumerate(rows):
+        axes.plot(noise, np.full(len(noise), -y), "o", color=color, markersize=5)
+        axes.axhline(-y, color=color, linewidth=0.5, alpha=0.4, zorder=0)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_yticks([-y for y in range(len(rows))], [name for name, _, _ in rows], fontsize=8)
+    axes.set_ylim(-len(rows) + 0.4, 0.6)
+    axes.set_xlabel("noise level σ/α at which the model is asked, from noise to data", fontsize=9)

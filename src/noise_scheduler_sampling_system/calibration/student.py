@@ -1,0 +1,102 @@
+"""The model as a calibration sees it: clean samples predicted at any level, under condition and guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ..grids import TimeGrid
+from ..model import map_tensors
+from ..plan import SamplingPlan
+from ..schedules.path import CLEAN, Level
+from .table import Table
+
+if TYPE_CHECKING:
+    from ..pipeline import DiffusionPipeline
+
+__all__ = ["Student", "Tally", "combined"]
+
+
+@dataclass
+class Tally:
+    """How much a calibration has asked of the model.
+
+    Attributes:
+        samples: evaluations of one sample at one level (guidance may double each one's work).
+    """
+
+    samples: int = 0
+
+
+@final
+@dataclass(frozen=True)
+class Student:
+    """A model on a noise schedule with what it is told, for the trajectories of a calibration.
+
+    Attributes:
+        pipeline: whose schedule, clipping and prediction type are used.
+        model: as for :meth:`DiffusionPipeline.sample`.
+        condition, null_condition: one row a trajectory; rows are picked with the trajectories.
+        request: further arguments of ``sample``: ``guidance_scale``, ``guidance``, ``dtype``, ``max_batch_size``, ...
+        tally: counts the work.
+    """
+
+    pipeline: DiffusionPipeline
+    model: Callable[..., Any] | None
+    condition: Mapping[str, Any] | None
+    null_condition: Mapping[str, Any] | None
+    request: Mapping[str, Any]
+    tally: Tally = field(default_factory=Tally)
+
+    def told(self, rows: slice) -> dict[str, Any]:
+        """The arguments of ``sample`` for these trajectories."""
+
+        def pick(value: Tensor) -> Tensor:
+            return value[rows] if value.ndim and value.shape[0] > 1 else value
+
+        conditions = {"condition": self.condition, "null_condition": self.null_condition}
+        return {**self.request, **{name: map_tensors(pick, value) for name, value in conditions.items()}}
+
+    def run(self, plan: SamplingPlan, noise: Tensor, rows: slice) -> Tensor:
+        """The samples of a plan from unit noise, shape (n, ...)."""
+        self.tally.samples += plan.nfe * len(noise)
+        sample: Tensor = self.pipeline.sample(self.model, initial_noise=noise, plan=plan, seed=0, **self.told(rows))
+        return sample
+
+    def denoise(self, x: Tensor, level: Level, rows: slice, *, differentiable: bool = False) -> Tensor:
+        """The clean samples predicted from x at a level, guided and clipped as in a run."""
+        self.tally.samples += len(x)
+        clean: Tensor = self.pipeline.sample(
+            self.model, initial_sample=x, grid=TimeGrid((level, CLEAN)), seed=0, differentiable=differentiable,
+            **self.told(rows),
+        )  # fmt: skip
+        return clean
+
+    def columns(self, table: Table, noise: Tensor, rows: slice, known: Sequence[Tensor] = ()) -> list[Tensor]:
+        """What the rows of a table are combinations of: u_T and the predictions D_0, D_1, … of a run.
+
+        Args:
+            table: the table.
+            noise: u_T, unit noise, shape (n, ...).
+            rows: which trajectories they are.
+            known: columns that a run of a table with the same first rows has given.
+        """
+        columns = list(known) or [noise]
+        for i in range(len(columns) - 1, table.nfe):
+            x = combined(table.rows[i, : i + 1] * table.radii[i], columns)
+            columns.append(self.denoise(x, table.levels[i], rows))
+        return columns
+
+
+def combined(weights: npt.NDArray[np.float64], columns: Sequence[Tensor]) -> Tensor:
+    """Σ weights[k]·columns[k] over as many columns as there are weights."""
+    total = columns[0] * float(weights[0])
+    for weight, column in zip(weights[1:], columns[1 : len(weights)], strict=True):
+        if weight:
+            total.add_(column, alpha=float(weight))
+    return total

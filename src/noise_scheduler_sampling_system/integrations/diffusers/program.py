@@ -1,0 +1,309 @@
+"""A plan as a pipeline of diffusers drives it: one entry of ``timesteps`` for every model call."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...bind import BoundPlan, bind_for
+from ...config import NoiseSchedulerConfig
+from ...errors import ConfigurationError
+from ...factory import SamplerFactory
+from ...fused import pair
+from ...grids import TimeGrid
+from ...plan import SamplingPlan
+from ...prediction import IDENTITY, Affine
+from ...run import Noise, State
+from ...samplers.base import BaseSampler
+from .reading import Preconditioning
+
+__all__ = ["Call", "Program"]
+
+_NOTHING = torch.empty(0)
+
+
+class Call(NamedTuple):
+    """One model call.
+
+    Attributes:
+        row: of the plan; −1 for a call whose answer is not needed.
+        time: what the network is told.
+        alpha, sigma: of the state that it is asked about.
+        input_scale: what the network's input is multiplied by.
+        skip, out: of EDM's conversion, x₀ = skip·x + out·output, where it is not part of the plan's numbers
+            already: where x₀ is clipped. (0, 1) elsewhere.
+        as_is: whether the plan takes the network's output and the state as they are: nothing to convert, to split
+            off or to copy, and no row without a model call after this one.
+        copies: whether the run goes on reading the very tensor that the network returns.
+    """
+
+    row: int
+    time: float
+    alpha: float
+    sigma: float
+    input_scale: float
+    skip: float
+    out: float
+    as_is: bool
+    copies: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """A bound plan, its model calls, and the way into its middle.
+
+    Attributes:
+        bound: the plan.
+        calls: the model calls.
+        scale: what unit noise is multiplied by for the first call.
+        dtype: of the timesteps.
+        preconditioning, clock: as for :class:`~.reading.Reading`.
+        sampler, grid: what the plan was made of; None for a plan that was given.
+    """
+
+    bound: BoundPlan
+    calls: tuple[Call, ...]
+    scale: float
+    dtype: torch.dtype
+    config: NoiseSchedulerConfig
+    preconditioning: Preconditioning | None = None
+    clock: str | None = None
+    sampler: BaseSampler | None = None
+    grid: TimeGrid | None = None
+
+    @classmethod
+    def of(
+        cls, plan: SamplingPlan, config: NoiseSchedulerConfig, *, scale: float | None = None,
+        dtype: torch.dtype | None = None, preconditioning: Preconditioning | None = None, clock: str | None = None,
+        sampler: BaseSampler | None = None, grid: TimeGrid | None = None,
+    ) -> Program:  # fmt: skip
+        """A plan made ready.
+
+        Raises:
+            ConfigurationError: it does something that no pipeline of diffusers gives occasion to.
+        """
+        if plan.null is not None:
+            raise ConfigurationError(
+                f"{plan.sampler!r} needs the unconditional prediction beside the guided one",
+                where="method",
+                why="pipelines of diffusers hand over the guided one only",
+                suggestion="use a sampler without CFG++",
+            )
+        learned = config.variance_type.startswith("learned")
+        bound = bind_for(plan, config if plan.log_variance is not None or not learned else _plain(config))
+        if preconditioning is not None and bound.clip is None:
+            bound = _preconditioned(bound, preconditioning)
+        rows = tuple(i for i in range(len(plan)) if plan.asked[i])
+        first = plan.prior_scale if scale is None else scale
+        scale = _folded(bound, rows[0], first)
+        if scale != first and config.beta_schedule == "flow":
+            raise ConfigurationError(
+                f"{plan.sampler!r} changes the state before its first model call",
+                where="method",
+                why="pipelines of flow models do not multiply their noise by init_noise_sigma",
+                suggestion="use afs=False, and begin at pure noise",
+            )
+        calls = tuple(_call(bound, row, preconditioning, clock, learned) for row in rows)
+        whole = all(call.time.is_integer() for call in calls) and dtype in (None, torch.int64)
+        kind = torch.int64 if whole else torch.float32
+        return cls(bound, calls, scale, kind, config, preconditioning, clock, sampler, grid)
+
+    @property
+    def plan(self) -> SamplingPlan:
+        """The table."""
+        return self.bound.plan
+
+    @functools.cached_property
+    def timesteps(self) -> Tensor:
+        """One for every model call, on the host. To be copied."""
+        return torch.tensor([call.time for call in self.calls], dtype=self.dtype)
+
+    @functools.cached_property
+    def sigmas(self) -> Tensor:
+        """The σ of every call, as the field counts it on this path, and that of the end."""
+        straight = self.config.beta_schedule == "flow"
+        end = float(self.plan.alpha[-1]), float(self.plan.sigma[-1])
+        pairs = [*((call.alpha, call.sigma) for call in self.calls), end]
+        values = [s if straight else (s / a if a else math.inf) for a, s in pairs]
+        return torch.tensor(values, dtype=torch.float32)
+
+    @functools.cached_property
+    def stochastic(self) -> bool:
+        """Whether any row adds noise."""
+        return self.plan.stochastic
+
+    @functools.cached_property
+    def shares_noise(self) -> bool:
+        """Whether a row reads noise that an earlier one brought in."""
+        return self.plan.c.shape[1] > 1
+
+    @functools.cached_property
+    def draws_in_vain(self) -> tuple[bool, ...] | None:
+        """For every call, whether diffusers' twin draws a noise that it multiplies by 0 (SA-Solver, where τ = 0)."""
+        if self.plan.sampler != "sa_solver":
+            return None
+        return tuple(call.row not in self._noisy for call in self.calls)
+
+    @functools.cached_property
+    def _noisy(self) -> frozenset[int]:
+        """The rows that bring in a noise."""
+        return frozenset(i for i in range(len(self.plan)) if self.plan.noise_key[i, 0] >= 0)
+
+    @functools.cached_property
+    def splits(self) -> bool:
+        """Whether the network returns a variance, too."""
+        return self.config.variance_type.startswith("learned")
+
+    @functools.cached_property
+    def remembers(self) -> tuple[bool, ...]:
+        """For every call, whether it reads what happened before it."""
+        reaches = [min(_oldest(self.plan, i), i) for i in range(len(self.plan))]
+        return tuple(min(reaches[call.row :]) < call.row for call in self.calls)
+
+    def step(self, state: State, call: Call, output: Tensor, noise: Noise) -> State:
+        """From a model call to the next, or to the end."""
+        bound = self.bound
+        if call.row < 0:
+            return state
+        if call.as_is:
+            return bound.advance(state, output, noise)
+        x = state.x
+        if self.splits and not bound.split and output.shape != x.shape:
+            output = output[:, : x.shape[1]]
+        if call.out != 1.0:
+            output = pair(x, call.skip, output, call.out)
+        elif call.copies:
+            output = output.clone()  # which the caller may write into, and the network hand out again
+        state = bound.advance(state, output, noise)
+        asked = bound.plan.asked
+        while state.row < len(asked) and not asked[state.row]:
+            state = bound.advance(state, _NOTHING, noise)
+        return state
+
+    def clean(self, call: int, x: Tensor, output: Tensor) -> Tensor:
+        """The clean sample that the network predicts in a call, clipped."""
+        now = self.calls[call]
+        if self.splits and not self.bound.split and output.shape != x.shape:
+            output = output[:, : x.shape[1]]
+        if now.out != 1.0:
+            output = pair(x, now.skip, output, now.out)
+        return self.bound.clean_sample(State(now.row + 1, x, {}, x, output))
+
+    @functools.lru_cache(maxsize=128)  # noqa: B019 - a program is kept for as long as its scheduler
+    def entered(self, call: int) -> Program:
+        """The program that does the calls from this one on, of a state that was noised to its level.
+
+        Raises:
+            ConfigurationError: no plan asks at these times without knowing what came before.
+        """
+        if not self.remembers[call]:
+            return self
+        now = self.calls[call]
+        if self.sampler is not None and self.grid is not None:
+            step = int(self.plan.step[now.row])
+            rest = self.grid.levels[step:]
+            here = self.plan.alpha[now.row], self.plan.sigma[now.row]
+            if (rest[0].alpha, rest[0].sigma) == here:
+                for sampler in (self.sampler, *self._in_its_place()):
+                    plan = sampler.plan(grid=TimeGrid(rest))
+                    other = Program.of(
+                        plan, self.config, scale=1.0, dtype=self.dtype, preconditioning=self.preconditioning,
+                        clock=self.clock, sampler=sampler, grid=TimeGrid(rest),
+                    )  # fmt: skip
+                    if [c.time for c in other.calls] == [c.time for c in self.calls[call:]]:
+                        return replace(other, calls=(*self.calls[:call], *other.calls))
+        if self.plan.sampler == "pndm" and call + 1 < len(self.calls) and now[1:4] == self.calls[call + 1][1:4]:
+            # the second call of its start, whose level the next one asks at again: that one begins
+            begun = self.entered(call + 1)
+            return replace(begun, calls=(*begun.calls[:call], now._replace(row=-1), *begun.calls[call + 1 :]))
+        raise ConfigurationError(
+            f"the run begins at model call {call + 1} of {len(self.calls)} of {self.plan.sampler!r}, which goes on "
+            "from what came before it",
+            where="timesteps",
+            why="of a plan that was given, or in the middle of a step, nothing else is known",
+            suggestion="begin at the first call of a step, or use a sampler without memory ('ddim', 'heun')",
+        )
+
+    def _in_its_place(self) -> Sequence[BaseSampler]:
+        """A sampler that goes on as this one does, and needs no start of its own."""
+        if self.sampler is None or self.plan.sampler != "pndm":
+            return ()
+        return (SamplerFactory.create("ipndm", self.sampler.scheduler),)
+
+
+def _preconditioned(bound: BoundPlan, preconditioning: Preconditioning) -> BoundPlan:
+    """A bound plan of denoisers for the raw networks within them: the conversion is folded into its numbers."""
+    rows = []
+    for i, row in enumerate(bound.rows):
+        if bound.plan.asked[i]:
+            sigma = float(bound.plan.sigma[i])
+            skip, out = preconditioning.c_skip(sigma), preconditioning.c_out(sigma)
+
+            def raw(of_x: float, of_clean: float, skip: float = skip, out: float = out) -> Affine:
+                return Affine(of_x + of_clean * skip, of_clean * out)
+
+            a, of_output = raw(row.a, row.of_output)
+            changed = replace(row, a=a, of_output=of_output, to_clean=raw(*row.to_clean), to_y=raw(*row.to_y))
+            pairs = row.is_linear and not (row.keep or a == 0.0 or row.forget or row.history or row.noise)
+            rows.append(replace(changed, is_pair=pairs))
+        else:
+            rows.append(row)
+    return replace(bound, rows=tuple(rows))
+
+
+def _folded(bound: BoundPlan, count: int, scale: float) -> float:
+    """What unit noise is multiplied by to be the state after the first rows, which ask nothing.
+
+    Noise that is added to noise is noise: only its scale counts, where it is not read again.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    for row in bound.rows[:count]:
+        scale = math.hypot(row.a * scale, *(factor for *_, factor in row.noise)) if row.noise else row.a * scale
+    early = {key[:2] for row in bound.rows[:count] for key in row.noise}
+    if any(key[:2] in early for row in bound.rows[count:] for key in row.noise):
+        raise ConfigurationError(
+            f"{bound.plan.sampler!r} reads again a noise from before its first model call",
+            where="method",
+            why="a scheduler of diffusers sees the state after a model call only",
+            suggestion="use another sampler",
+        )
+    return scale
+
+
+def _plain(config: NoiseSchedulerConfig) -> NoiseSchedulerConfig:
+    return config.replace(variance_type="fixed_small")
+
+
+def _call(
+    bound: BoundPlan, row: int, preconditioning: Preconditioning | None, clock: str | None, learned: bool
+) -> Call:  # fmt: skip
+    plan = bound.plan
+    alpha, sigma, time = float(plan.alpha[row]), float(plan.sigma[row]), float(plan.time[row])
+    if clock is not None and alpha > 0.0:
+        ratio = sigma / alpha
+        time = 0.25 * math.log(ratio) if clock == "log" else 2.0 / math.pi * math.atan(ratio)
+    scale = 1.0 if plan.input_scale is None else float(plan.input_scale[row])
+    skip, out = 0.0, 1.0
+    if preconditioning is not None:
+        scale *= preconditioning.c_in(sigma)
+        if bound.clip is not None:
+            skip, out = preconditioning.c_skip(sigma), preconditioning.c_out(sigma)
+    known = bound.rows[row]
+    copies = known.keep and bound.clip is None and known.to_y is IDENTITY
+    alone = row + 1 == len(plan) or plan.asked[row + 1]
+    as_is = alone and not copies and out == 1.0 and not learned
+    return Call(row, time, alpha, sigma, scale, skip, out, as_is, copies)
+
+
+def _oldest(plan: SamplingPlan, row: int) -> int:
+    """The oldest row whose prediction or noise this one reads."""
+    lags = [k for table in (plan.b, plan.c) for k in range(1, min(row + 1, table.shape[1])) if table[row, k]]
+    return row - max(lags, default=0)

@@ -1,0 +1,31 @@
+"""The network class of :func:`mnist_unet`; apart, for it needs diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from diffusers import UNet2DModel
+
+__all__ = ["MNISTUNet"]
+
+
+@final
+class MNISTUNet(UNet2DModel):  # type: ignore[misc]
+    """diffusers' UNet2DModel that knows its null class, and takes it where no class is given."""
+
+    @property
+    def null_class(self) -> int:
+        """The label of no class in particular."""
+        return int(self.config.num_class_embeds) - 1
+
+    def forward(self, sample: Any, timestep: Any, class_labels: Any = None, return_dict: bool = True) -> Any:
+        """As UNet2DModel's; without labels the null class."""
+        if class_labels is None:
+            class_labels = torch.full((len(sample),), self.null_class, device=sample.device)
+        return super().forward(sample, timestep, class_labels, return_dict=return_dict)
+
+    def null_condition(self, condition: Mapping[str, Any]) -> dict[str, Any]:
+        """Labels become the null class."""
+        return {name: torch.full_like(torch.as_tensor(value), self.null_class) for name, value in condition.items()}

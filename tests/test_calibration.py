@@ -1,0 +1,380 @@
+"""calibrate(): plans fitted to a model, judged on noise and labels that the fit has not seen."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from noise_scheduler_sampling_system import (
+    ConfigurationError,
+    DiffusionPipeline,
+    FileError,
+    NoiseSchedulerConfig,
+    PlanSet,
+    SamplingPlan,
+    calibrate,
+    models,
+)
+from noise_scheduler_sampling_system.calibration import LevelRange, Table
+from noise_scheduler_sampling_system.calibration.baselines import baselines
+from noise_scheduler_sampling_system.calibration.fit import Numbers, _derivative, errors_of, fit
+from noise_scheduler_sampling_system.calibration.plot import draw
+from noise_scheduler_sampling_system.calibration.refine import refine
+from noise_scheduler_sampling_system.calibration.student import Student, combined
+from noise_scheduler_sampling_system.calibration.teacher import Trajectories, teach
+from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+
+SHAPE = (4,)
+
+
+def mixture(path, kind="epsilon", labels=None):
+    means = torch.randn(6, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return models.GaussianMixtureModel(path, means, 0.15, labels=labels, prediction_type=kind)
+
+
+def noise_of(count, seed, shape=SHAPE):
+    return NoiseSource(resolve_keys(seed, None, count), shape).initial().double()
+
+
+CONFIGS = {
+    "linear": NoiseSchedulerConfig(),
+    "cosine v": NoiseSchedulerConfig(beta_schedule="cosine", prediction_type="v_prediction"),
+    "edm": NoiseSchedulerConfig(beta_schedule="edm"),
+    "flow": NoiseSchedulerConfig(beta_schedule="flow"),
+    "zero snr v": NoiseSchedulerConfig(rescale_betas_zero_snr=True, prediction_type="v_prediction"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_plan_beats_every_built_in_sampler_on_other_noise(name):
+    pipeline = DiffusionPipeline(CONFIGS[name], "ddim")
+    model = mixture(pipeline.scheduler, pipeline.config.prediction_type)
+    plan = calibrate(model, pipeline, shape=SHAPE, nfe=4, trajectories=256, held_out=128, teacher_calls=64, passes=150)
+    assert plan.nfe == 4
+    x = noise_of(512, seed=99)
+    exact = model.reference_solution(x * pipeline.scheduler.prior_std)
+    ours = errors_of(pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64), exact)
+    # the best of the built-in ones is known only after the fact
+    others = [
+        errors_of(pipeline.sample(model, initial_noise=x, plan=b.plan, dtype=torch.float64), exact)
+        for b in baselines(pipeline.scheduler, 4)
+        if b.name in {entry["name"] for entry in plan.provenance["built_in"]}
+    ]
+    assert len(others) >= 5
+    assert ours.median < 0.35 * min(errors.median for errors in others)
+    assert ours.rms < 0.8 * min(errors.rms for errors in others)
+    # the teacher's own error is small beside the plan's
+    assert plan.provenance["teacher_error"] < 0.1 * ours.median
+
+
+def test_provenance_and_file(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4))
+    torch.manual_seed(0)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x, t):
+            return torch.tanh(self.layer(x)) * 0.3 + x * 0.7
+
+    model = Network().eval()
+    plan = calibrate(model, shape=SHAPE, nfe=3, trajectories=64, held_out=32, teacher_calls=32, passes=40)
+    about = plan.provenance
+    assert about["model"].startswith(f"{Network.__module__}.")
+    assert len(about["model"].split()[-1]) == 16
+    assert about["shape"] == [4]
+    assert about["seed"] == 0
+    assert about["trajectories"] == 64
+    assert about["config"]["beta_schedule"] == "linear"
+    assert set(about["versions"]) == {"noise_scheduler_sampling_system", "torch", "python"}
+    assert about["held_out_error"]["rms"] <= about["built_in"][0]["held_out_error"]["rms"]
+    plan.save(tmp_path / "plan.json")
+    loaded = SamplingPlan.load(tmp_path / "plan.json")
+    assert loaded == plan
+    assert loaded.provenance == json.loads(json.dumps(dict(about)))
+    # the same seed gives the same plan, another model another fingerprint
+    again = calibrate(model, shape=SHAPE, nfe=3, trajectories=64, held_out=32, teacher_calls=32, passes=40)
+    assert again == plan
+    with torch.no_grad():
+        model.layer.bias.add_(0.1)
+    other = calibrate(model, shape=SHAPE, nfe=3, trajectories=64, held_out=32, teacher_calls=32, passes=5)
+    assert other.provenance["model"] != about["model"]
+
+
+def test_a_hopeless_fit_returns_the_best_built_in_sampler():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    plan = calibrate(
+        model, pipeline, shape=SHAPE, nfe=40, trajectories=16, held_out=32, teacher_calls=64, stages="design"
+    )
+    best = plan.provenance["built_in"][0]
+    if plan.provenance["kind"] == "design":
+        assert plan.provenance["held_out_error"]["rms"] <= best["held_out_error"]["rms"]
+    else:
+        assert plan.provenance["kind"] == best["name"]
+        assert plan.provenance["held_out_error"] == best["held_out_error"]
+
+
+def test_guidance_and_labels():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler, labels=[0, 0, 1, 1, 2, 2])
+    told = {"condition": {"class_labels": torch.arange(3)}, "guidance_scale": 3.0}
+    plan = calibrate(
+        model, pipeline, shape=SHAPE, nfe=5, trajectories=256, held_out=64, teacher_calls=96, passes=150, **told
+    )
+    x, labels = noise_of(256, seed=7), torch.arange(256) % 3
+    used = {"condition": {"class_labels": labels}, "guidance_scale": 3.0, "dtype": torch.float64}
+    fine = pipeline.sample(
+        model,
+        initial_noise=x,
+        plan=DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").plan(256),
+        **used,
+    )
+    ours = errors_of(pipeline.sample(model, initial_noise=x, plan=plan, **used), fine)
+    others = {entry["name"] for entry in plan.provenance["built_in"]}
+    best = min(
+        errors_of(pipeline.sample(model, initial_noise=x, plan=b.plan, **used), fine).rms
+        for b in baselines(pipeline.scheduler, 5)
+        if b.name in others
+    )
+    assert ours.rms < 0.6 * best
+    assert plan.provenance["guidance_scale"] == 3.0
+    assert plan.provenance["condition"] == {"class_labels": [0, 1, 2]}
+
+
+def test_several_budgets_in_one_file(tmp_path):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    plans = pipeline.calibrate(
+        model, shape=SHAPE, nfe=(5, 3), trajectories=64, held_out=32, teacher_calls=48, passes=30
+    )
+    assert isinstance(plans, PlanSet)
+    assert list(plans) == [3, 5]
+    plans.save(tmp_path / "plans.json")
+    loaded = PlanSet.load(tmp_path / "plans.json")
+    assert loaded == plans
+    x = noise_of(8, seed=1)
+    for nfe in plans:
+        calls = []
+
+        def counted(x, t, calls=calls):
+            calls.append(1)
+            return model(x, t)
+
+        picked = pipeline.sample(counted, initial_noise=x, plan=loaded, num_inference_steps=nfe, dtype=torch.float64)
+        assert len(calls) == nfe
+        assert torch.equal(picked, pipeline.sample(model, initial_noise=x, plan=plans[nfe], dtype=torch.float64))
+    with pytest.raises(ConfigurationError, match="give one of 3, 5"):
+        pipeline.sample(model, initial_noise=x, plan=plans, num_inference_steps=4)
+    draw(plans, pipeline.scheduler, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(FileError, match="no sampling plans"):
+        (tmp_path / "bad.json").write_text('{"format": "x"}')
+        PlanSet.load(tmp_path / "bad.json")
+    with pytest.raises(ConfigurationError, match="so many model calls"):
+        PlanSet({7: plans[3]})
+
+
+def test_derivatives_of_the_end():
+    """Every column of the Jacobian against central differences of whole runs."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "adams")
+    model = mixture(pipeline.scheduler)
+    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
+    sampler = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler
+    for history in (None, 1):
+        table = Table.of_plan(sampler.plan(4), history=history)
+        span = LevelRange(pipeline.scheduler)
+        numbers = Numbers.of(span, table)
+        x = noise_of(8, seed=2)
+        part = Trajectories(x, torch.zeros_like(x))
+
+        def end_of(table, part=part):
+            columns = student.columns(table, part.noise, part.rows)
+            return combined(table.rows[-1] * table.radii[-1], columns)
+
+        base = student.columns(numbers.table, x, part.rows)
+        end = combined(numbers.table.rows[-1] * numbers.table.radii[-1], base)
+        for k, stage in enumerate(numbers.stages):
+            ours = _derivative(student, numbers, part, base, end, k, 1e-6)
+            up, change = numbers.nudged(stage, 1e-4)
+            down, back = numbers.nudged(stage, -1e-4)
+            central = (end_of(up) - end_of(down)) / (change - back)
+            assert torch.allclose(ours, central, rtol=2e-3, atol=2e-4 * float(central.abs().max())), (history, k)
+
+
+def test_levels_stay_in_order_whatever_the_step():
+    span = LevelRange(DiffusionPipeline(NoiseSchedulerConfig()).scheduler)
+    sampler = DiffusionPipeline(span.path.spaced("kl_optimal"), "adams").sampler
+    numbers = Numbers.of(span, Table.of_plan(sampler.plan(6)))
+    generator = np.random.default_rng(0)
+    for size in (1e-3, 0.1, 3.0, 100.0):
+        for _ in range(20):
+            moved = numbers.moved(size * generator.standard_normal(len(numbers.stages)))
+            noise = [level.noise_to_signal for level in moved.levels]
+            assert all(a > b for a, b in itertools.pairwise(noise))
+            top, bottom = span.ends
+            assert math.exp(bottom) * (1 - 1e-9) <= noise[-1]
+            assert noise[0] <= math.exp(top) * (1 + 1e-9)
+            assert moved.is_consistent
+
+
+def test_history_limits_the_memory_of_the_plan():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    plan = calibrate(
+        model, pipeline, shape=SHAPE, nfe=5, trajectories=128, held_out=64, teacher_calls=64, history=1, passes=80
+    )
+    assert plan.provenance["kind"] == "fit"
+    assert plan.history <= 1
+
+
+def test_first_query_at_the_noisiest_level():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(beta_schedule="flow"), "ddim")
+    model = mixture(pipeline.scheduler, "flow_prediction")
+    plan = calibrate(
+        model,
+        pipeline,
+        shape=SHAPE,
+        nfe=4,
+        trajectories=128,
+        held_out=64,
+        teacher_calls=64,
+        first="noisiest",
+        passes=80,
+    )
+    assert plan.provenance["kind"] == "fit"
+    assert plan.time[0] == pipeline.scheduler.t_max
+    assert plan.carries == ("data",)  # checked: every row reproduces constants
+
+
+def test_refine_improves_on_a_designed_plan():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
+    taught, _ = teach(student, noise_of(128, seed=0), 64, 16)
+    sampler = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler
+    table = Table.of_plan(sampler.plan(4))
+    before = errors_of(combined(table.rows[-1], student.columns(table, taught.noise, taught.rows)), taught.solution)
+    *_, best = refine(student, table, taught, max_gain=30.0, until=lambda: False)
+    assert best.errors.median < 0.7 * before.median
+    assert best.table.is_consistent
+
+
+def test_a_checkpoint_is_gone_on_with(tmp_path):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    asked = {"shape": SHAPE, "nfe": (3, 4), "trajectories": 64, "held_out": 32, "teacher_calls": 48, "passes": 60}
+    whole = calibrate(model, pipeline, **asked)
+    file, calls = tmp_path / "state.safetensors", [0]
+
+    class StopError(Exception):
+        pass
+
+    def limited(x, t):
+        calls[0] += 1
+        if calls[0] == 900:
+            raise StopError
+        return model(x, t)
+
+    with pytest.raises(StopError):
+        calibrate(limited, pipeline, checkpoint=file, **asked)
+    before = calls[0]
+    resumed = calibrate(limited, pipeline, checkpoint=file, **asked)
+    assert calls[0] - before < 3 * before  # the teacher at least is not asked again
+    assert list(resumed) == [3, 4]
+    for nfe in (3, 4):
+        assert resumed[nfe].provenance["held_out_error"]["rms"] < 1.3 * whole[nfe].provenance["held_out_error"]["rms"]
+    after = calls[0]
+    assert calibrate(limited, pipeline, checkpoint=file, **asked) == resumed
+    assert calls[0] == after  # all is in the file
+    with pytest.raises(FileError, match="trajectories"):
+        calibrate(limited, pipeline, checkpoint=file, **{**asked, "trajectories": 65})
+    file.write_bytes(b"nonsense")
+    with pytest.raises(FileError, match=r"state\.safetensors"):
+        calibrate(limited, pipeline, checkpoint=file, **asked)
+
+
+def test_an_interrupt_returns_the_best_so_far():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model, calls = mixture(pipeline.scheduler), [0]
+
+    def impatient(x, t):
+        calls[0] += 1
+        if calls[0] == 2500:
+            raise KeyboardInterrupt
+        return model(x, t)
+
+    plan = calibrate(impatient, pipeline, shape=SHAPE, nfe=4, trajectories=64, held_out=32, teacher_calls=32)
+    assert calls[0] > 2500
+    assert plan.provenance["held_out_error"]["rms"] <= plan.provenance["built_in"][0]["held_out_error"]["rms"]
+
+
+def test_a_budget_of_time_is_kept():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    asked = {"shape": SHAPE, "nfe": 4, "trajectories": 64, "held_out": 32, "teacher_calls": 32}
+    plan = calibrate(model, pipeline, budget_seconds=1e-3, **asked)
+    assert plan.provenance["iterations"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"nfe": 0}, "nfe"), ({"nfe": ()}, "nfe"), ({"nfe": "x"}, "nfe"), ({"shape": (0, 3)}, "shape"),
+        ({"shape": 3}, "shape"), ({"trajectories": 0}, "trajectories"), ({"stages": ("adam",)}, "stages"),
+        ({"history": 1, "stages": ("fit", "refine")}, "stages"), ({"budget_seconds": -1}, "budget_seconds"),
+        ({"first": "last"}, "first"), ({"condition": 3}, "condition"), ({"teacher_calls": 1.5}, "teacher_calls"),
+        ({"max_gain": 0}, "max_gain"), ({"passes": 0}, "passes"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_before_the_first_call(changes, where):
+    def never(x, t):
+        raise AssertionError("asked")
+
+    with pytest.raises(ConfigurationError) as caught:
+        calibrate(never, **{"shape": SHAPE, "nfe": 4, **changes})
+    assert caught.value.where == where
+
+
+def test_embedded_network():
+    model = models.mnist_unet()
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "adams")
+    labels = torch.arange(40) % 10
+    samples = pipeline.sample(
+        model, (40, 1, 28, 28), 12, condition={"class_labels": labels}, guidance_scale=3.0, seed=0
+    )
+    read = models.mnist_classifier()(samples).argmax(1)
+    assert (read == labels).float().mean() >= 0.9
+
+
+def test_frechet_distance():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, generator=generator).double(), torch.eye(3, dtype=torch.float64)
+    make = models.FeatureStatistics
+    assert models.frechet_distance(make(a[0], b), make(a[0], b)) == pytest.approx(0.0, abs=1e-9)
+    distance = models.frechet_distance(make(a[0], 4.0 * b), make(a[1], b))
+    assert distance == pytest.approx(float((a[0] - a[1]).square().sum()) + 3.0 * (2.0 - 1.0) ** 2)
+
+
+def test_fit_lowers_the_loss_every_time():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
+    taught, _ = teach(student, noise_of(64, seed=0), 64, 16)
+    sampler = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler
+    span = LevelRange(pipeline.scheduler)
+    losses, threshold = [], math.inf
+    for now in fit(student, Table.of_plan(sampler.plan(3)), span, taught, max_gain=30.0):
+        if now.threshold == threshold and losses:
+            assert now.loss <= losses[-1]
+        threshold = now.threshold
+        losses.append(now.loss)
+    assert losses[-1] < 0.2 * losses[0]

@@ -1,0 +1,301 @@
+"""Real diffusers pipelines of small random weights, made here: nothing is downloaded.
+
+Every builder returns a new pipeline object around components that are made once a process, from a
+seed of their own. Images are 32×32, latents 16×16. ``arguments(kind)`` says what to call each with.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import torch
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+__all__ = ["BUILDERS", "FLOW", "LATENT", "arguments", "build", "image", "mask"]
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!'"
+#: Settings of Stable Diffusion's noise schedule.
+LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+#: Settings of SD3's.
+FLOW = {"shift": 3.0}
+_PROMPT = "a red cat"
+
+
+def _seeded(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Make once a process, from a seed that is the function's own; the global generator is left as it was."""
+
+    @functools.cache
+    def made() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(sum(map(ord, function.__name__)))
+            result = function()
+        return result.eval().requires_grad_(False) if isinstance(result, torch.nn.Module) else result
+
+    return made
+
+
+@_seeded
+def clip_tokenizer() -> CLIPTokenizer:
+    tokens = [*_LETTERS, *(letter + "</w>" for letter in _LETTERS), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=16)
+
+
+@_seeded
+def t5_tokenizer() -> T5Tokenizer:
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    return T5Tokenizer(vocab=[*special, *((letter, -3.0) for letter in _LETTERS)], extra_ids=0, model_max_length=16)
+
+
+def _clip(projected: bool) -> CLIPTextConfig:
+    count = len(clip_tokenizer())
+    return CLIPTextConfig(
+        vocab_size=count, hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=16, projection_dim=32, hidden_act="gelu" if projected else "quick_gelu",
+        bos_token_id=count - 2, eos_token_id=count - 1, pad_token_id=count - 1,
+    )  # fmt: skip
+
+
+@_seeded
+def clip() -> CLIPTextModel:
+    return CLIPTextModel(_clip(False))
+
+
+@_seeded
+def clip_projected() -> CLIPTextModelWithProjection:
+    return CLIPTextModelWithProjection(_clip(True))
+
+
+@_seeded
+def t5() -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(t5_tokenizer()),
+            d_model=64,
+            d_kv=8,
+            d_ff=37,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            pad_token_id=0,
+            eos_token_id=1,
+            decoder_start_token_id=0,
+        )
+    )
+
+
+def _vae(channels: int, **more: Any) -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(16, 16), norm_num_groups=8, latent_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **more,
+    )  # fmt: skip
+
+
+@_seeded
+def vae() -> diffusers.AutoencoderKL:
+    return _vae(4)
+
+
+@_seeded
+def flow_vae() -> diffusers.AutoencoderKL:
+    return _vae(4, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.0609, scaling_factor=1.5)
+
+
+def _unet(**more: Any) -> diffusers.UNet2DConditionModel:
+    return diffusers.UNet2DConditionModel(**{
+        "sample_size": 16, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
+        "cross_attention_dim": 32, "attention_head_dim": 8, "in_channels": 4, "out_channels": 4,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), **more,
+    })  # fmt: skip
+
+
+@_seeded
+def unet() -> diffusers.UNet2DConditionModel:
+    return _unet()
+
+
+@_seeded
+def inpaint_unet() -> diffusers.UNet2DConditionModel:
+    return _unet(in_channels=9)
+
+
+@_seeded
+def xl_unet() -> diffusers.UNet2DConditionModel:
+    return _unet(
+        cross_attention_dim=64, use_linear_projection=True, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 32,
+    )  # fmt: skip
+
+
+@_seeded
+def image_unet() -> diffusers.UNet2DModel:
+    return diffusers.UNet2DModel(
+        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+
+
+@_seeded
+def sd3_transformer() -> diffusers.SD3Transformer2DModel:
+    return diffusers.SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+        num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64,
+    )  # fmt: skip
+
+
+@_seeded
+def flux_transformer() -> diffusers.FluxTransformer2DModel:
+    return diffusers.FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=64, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+
+
+@_seeded
+def pixart_transformer() -> diffusers.PixArtTransformer2DModel:
+    return diffusers.PixArtTransformer2DModel(
+        sample_size=16, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8,
+        num_attention_heads=4, cross_attention_dim=32, caption_channels=64, num_embeds_ada_norm=1000,
+        use_additional_conditions=False,
+    )  # fmt: skip
+
+
+def _beta_scheduler(scheduler: Any) -> Any:
+    return diffusers.DDIMScheduler(**LATENT, clip_sample=False) if scheduler is None else scheduler
+
+
+def _flow_scheduler(scheduler: Any) -> Any:
+    return diffusers.FlowMatchEulerDiscreteScheduler(**FLOW) if scheduler is None else scheduler
+
+
+def _stable_diffusion(cls: Any, network: Any, scheduler: Any) -> Any:
+    return cls(
+        vae=vae(), text_encoder=clip(), tokenizer=clip_tokenizer(), unet=network,
+        scheduler=_beta_scheduler(scheduler), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def stable_diffusion(scheduler: Any = None) -> diffusers.StableDiffusionPipeline:
+    return _stable_diffusion(diffusers.StableDiffusionPipeline, unet(), scheduler)
+
+
+def stable_diffusion_img2img(scheduler: Any = None) -> diffusers.StableDiffusionImg2ImgPipeline:
+    return _stable_diffusion(diffusers.StableDiffusionImg2ImgPipeline, unet(), scheduler)
+
+
+def stable_diffusion_inpaint(scheduler: Any = None) -> diffusers.StableDiffusionInpaintPipeline:
+    """With the text-to-image network, whose known region is blended in after every step."""
+    return _stable_diffusion(diffusers.StableDiffusionInpaintPipeline, unet(), scheduler)
+
+
+def stable_diffusion_inpaint_9(scheduler: Any = None) -> diffusers.StableDiffusionInpaintPipeline:
+    """With a network that is given mask and masked image as further channels."""
+    return _stable_diffusion(diffusers.StableDiffusionInpaintPipeline, inpaint_unet(), scheduler)
+
+
+def stable_diffusion_xl(scheduler: Any = None) -> diffusers.StableDiffusionXLPipeline:
+    return diffusers.StableDiffusionXLPipeline(
+        vae=vae(), text_encoder=clip(), text_encoder_2=clip_projected(), tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(), unet=xl_unet(), scheduler=_beta_scheduler(scheduler), add_watermarker=False,
+    )  # fmt: skip
+
+
+def stable_diffusion_3(scheduler: Any = None) -> diffusers.StableDiffusion3Pipeline:
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=sd3_transformer(), scheduler=_flow_scheduler(scheduler), vae=flow_vae(),
+        text_encoder=clip_projected(), tokenizer=clip_tokenizer(), text_encoder_2=clip_projected(),
+        tokenizer_2=clip_tokenizer(), text_encoder_3=t5(), tokenizer_3=t5_tokenizer(),
+    )  # fmt: skip
+
+
+def flux(scheduler: Any = None) -> diffusers.FluxPipeline:
+    scheduler = scheduler or diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return diffusers.FluxPipeline(
+        scheduler=scheduler, vae=flow_vae(), text_encoder=clip(), tokenizer=clip_tokenizer(), text_encoder_2=t5(),
+        tokenizer_2=t5_tokenizer(), transformer=flux_transformer(),
+    )  # fmt: skip
+
+
+def pixart(scheduler: Any = None) -> diffusers.PixArtAlphaPipeline:
+    return diffusers.PixArtAlphaPipeline(
+        tokenizer=t5_tokenizer(), text_encoder=t5(), vae=vae(), transformer=pixart_transformer(),
+        scheduler=_beta_scheduler(scheduler),
+    )  # fmt: skip
+
+
+def ddpm(scheduler: Any = None) -> diffusers.DDPMPipeline:
+    return diffusers.DDPMPipeline(unet=image_unet(), scheduler=scheduler or diffusers.DDPMScheduler())
+
+
+def ddim(scheduler: Any = None) -> diffusers.DDIMPipeline:
+    return diffusers.DDIMPipeline(unet=image_unet(), scheduler=scheduler or diffusers.DDIMScheduler())
+
+
+#: Pipelines by kind; each builder takes a scheduler, or uses the one that is usual for the kind.
+BUILDERS: dict[str, Callable[..., Any]] = {
+    "sd": stable_diffusion,
+    "sd_img2img": stable_diffusion_img2img,
+    "sd_inpaint": stable_diffusion_inpaint,
+    "sd_inpaint_9": stable_diffusion_inpaint_9,
+    "sdxl": stable_diffusion_xl,
+    "sd3": stable_diffusion_3,
+    "flux": flux,
+    "pixart": pixart,
+    "ddpm": ddpm,
+    "ddim": ddim,
+}
+
+
+def build(kind: str, scheduler: Any = None) -> Any:
+    """A pipeline of this kind, with no progress bar."""
+    pipeline = BUILDERS[kind](scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def image(batch: int = 1, seed: int = 11) -> torch.Tensor:
+    """An image in [0, 1], shape (B, 3, 32, 32)."""
+    return torch.rand((batch, 3, 32, 32), generator=torch.Generator().manual_seed(seed))
+
+
+def mask(batch: int = 1) -> torch.Tensor:
+    """1 in the right half, shape (B, 1, 32, 32)."""
+    return (torch.arange(32) >= 16).float().expand(batch, 1, 32, 32).clone()
+
+
+def arguments(kind: str, *, steps: int = 5, seed: int | None = 0, batch: int = 1, **more: Any) -> dict[str, Any]:
+    """What to call a pipeline of this kind with; the result's ``.images`` are a tensor or an array.
+
+    Latents come back where the pipeline can return them, so that no decoder is between them and a comparison.
+    """
+    given: dict[str, Any] = {"num_inference_steps": steps}
+    if seed is not None:
+        given["generator"] = torch.Generator().manual_seed(seed)
+    if kind in ("ddpm", "ddim"):
+        return {**given, "batch_size": batch, "output_type": "np", **more}
+    given |= {
+        "prompt": [_PROMPT] * batch, "guidance_scale": 3.0, "output_type": "latent", "height": 32, "width": 32,
+    }  # fmt: skip
+    if kind == "pixart":
+        given |= {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 16}
+    if kind in ("sd3", "flux"):
+        given["max_sequence_length"] = 16
+    if "img2img" in kind or "inpaint" in kind:
+        given |= {"image": image(batch), "strength": 0.7}
+        if "inpaint" in kind:
+            given["mask_image"] = mask(batch)
+        else:
+            del given["height"], given["width"]
+    return {**given, **more}
