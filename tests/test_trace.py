@@ -397,6 +397,24 @@ def test_traced_plans_run_on_a_pipeline_of_that_schedule_and_on_no_other():
     assert SamplingPlan.from_dict(plan.to_dict()) == plan
 
 
+def test_formulas_are_read_off_in_double_precision():
+    plan = SamplingPlan.trace(diffusers.DDIMScheduler(**LATENT, **NO_CLIP), STEPS)
+    ratio = plan.sigma / plan.alpha
+    np.testing.assert_allclose(plan.a, plan.alpha[1:] / plan.alpha[:-1], rtol=1e-12)
+    np.testing.assert_allclose(plan.b[:, 0], plan.alpha[1:] * np.diff(ratio), rtol=1e-11)
+    # this one rounds every state to single precision in its own loop
+    flow = SamplingPlan.trace(diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0), STEPS)
+    np.testing.assert_allclose(flow.a, 1.0, rtol=1e-14)
+    np.testing.assert_allclose(flow.b[:, 0], np.diff(flow.sigma), rtol=1e-13)
+    for cls in (
+        diffusers.EulerAncestralDiscreteScheduler,
+        diffusers.TCDScheduler,
+        diffusers.DPMSolverMultistepScheduler,
+    ):
+        traced = SamplingPlan.trace(cls(), 20)
+        assert traced.b.shape[1] <= 2, "rounding was taken for history"
+
+
 @pytest.mark.parametrize("name", [
     "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler",
 ])  # fmt: skip

@@ -40,7 +40,7 @@ _RANK = 1e-14
 #: Differences for derivatives.
 _STEP = 1e-5
 #: The weights' penalties that are tried, one after the other, until they are small enough.
-_PENALTIES = (0.0, *(10.0 ** (k / 4) for k in range(-40, 1)))
+_PENALTIES = tuple(10.0 ** (k / 2) for k in range(-20, 1))
 
 
 def design_plan(
@@ -317,7 +317,6 @@ class _Gaussian:
             scale = math.sqrt(float(self.counts @ self.variances))
             vector = _minimised(lambda z: self.table(span.levels(z))[1] / scale, vector)
             return self.table(span.levels(vector))[0], None
-        # least squares whose weights follow the errors become minimax (Lawson 1961)
         weights, best = np.ones_like(self.variances), (math.inf, self.table(levels)[0], np.ones_like(self.variances))
         for k in range(_ROUNDS):
             if seek and k in _MOVES:
@@ -330,18 +329,31 @@ class _Gaussian:
                 best = (worst, table, weights)
             if worst <= 1e-14:
                 break
-            weights = np.maximum(weights * errors / worst, 1e-12)
-            weights = weights / weights.max()
+            weights = _reweighted(weights, errors)
         return best[1], best[2]
 
     def bounded(self, table: Table, weights: Array | None, gain: float) -> tuple[float, Table]:
-        """(loss, table) at the same levels with the least penalty that keeps the gain below a bound."""
+        """(loss, table) at the same levels: the best one found whose gain is below a bound."""
+        if table.gain <= gain:
+            return self.loss(table), table
+        found: list[tuple[float, Table]] = []
         for penalty in _PENALTIES:
-            bounded = self.table(table.levels, weights, penalty)[0]
-            if bounded.gain <= gain:
+            # a penalty brings the errors of a minimax table out of balance
+            following = None if weights is None else np.ones_like(weights)
+            for _ in range(1 if following is None else _ROUNDS // 4):
+                table = self.table(table.levels, following, penalty)[0]
+                if table.gain <= gain:
+                    found.append((self.loss(table), table))
+                if following is not None:
+                    following = _reweighted(following, self.errors(table))
+            if found and self.loss(table) > 2 * min(loss for loss, _ in found):
                 break
-        errors = self.errors(bounded)
-        return float(np.abs(errors).max()) if self.relative else self.rms(errors), bounded
+        return min(found, key=lambda pair: pair[0]) if found else (self.loss(table), table)
+
+    def loss(self, table: Table) -> float:
+        """What the criterion says of a table."""
+        errors = self.errors(table)
+        return float(np.abs(errors).max()) if self.relative else self.rms(errors)
 
     def errors(self, table: Table) -> Array:
         """The result's errors in units of :meth:`unit`, shape (K,)."""
@@ -360,6 +372,13 @@ class _Gaussian:
 
 def _residual(problem: _Gaussian, span: LevelRange, weights: Array) -> Callable[[Array], Array]:
     return lambda vector: problem.table(span.levels(vector), weights)[1]
+
+
+def _reweighted(weights: Array, errors: Array) -> Array:
+    """Larger where errors are: repeated, it makes least squares minimax (Lawson 1961)."""
+    product = weights * np.abs(errors)
+    result: Array = np.maximum(product / (product.max() or 1.0), 1e-12)
+    return result
 
 
 def _variance(level: Level, variances: Array) -> Array:

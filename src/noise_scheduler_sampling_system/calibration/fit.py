@@ -95,7 +95,8 @@ class Numbers:
 
     @property
     def places(self) -> Array:
-        return np.log([level.noise_to_signal for level in self.table.levels])
+        # no signal is as far as levels go
+        return np.minimum(np.log([level.noise_to_signal for level in self.table.levels]), self.range.ends[0])
 
     @functools.cached_property
     def stages(self) -> list[tuple[int, int]]:
