@@ -22,7 +22,7 @@ import torch
 from common import interleaved, machine, table
 from step_overhead import keep_memory
 
-from noise_scheduler_sampling_system.integrations.diffusers import scheduler as ours_module
+from noise_scheduler_sampling_system.integrations.diffusers import runs as ours_module
 from noise_scheduler_sampling_system.integrations.diffusers.scheduler import PlanScheduler
 
 STEPS = 50

@@ -271,7 +271,7 @@ def test_twins_whose_noise_is_a_brownian_motion(name, monkeypatch):
     pipe = build("sd", scheduler)
     expected = images(pipe, "sd", steps=5)
     feed = iter(draws)
-    ours = "noise_scheduler_sampling_system.integrations.diffusers.scheduler.randn_tensor"
+    ours = "noise_scheduler_sampling_system.integrations.diffusers.runs.randn_tensor"
     monkeypatch.setattr(ours, lambda *_, **__: next(feed))
     independent = {"method": "dpmpp_sde", "brownian": False} if name == "DPMSolverSDEScheduler" else {}
     pipe.scheduler = PlanScheduler.from_config(scheduler, **independent)

@@ -24,6 +24,7 @@ _SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("kl_optimal", {"end": "lowest"}),
     ("beta", {"a": 0.5, "b": 0.7}),
     ("karras", {}),
+    ("ays", {}),
     ("leading_dpm", {"end": "lowest"}),
 )
 #: Options that make a sampler deterministic.

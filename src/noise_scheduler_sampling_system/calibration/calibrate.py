@@ -55,7 +55,7 @@ def calibrate(
     null_condition: Mapping[str, Any] | None = None,
     guidance_scale: float | None = None,
     guidance: Guidance | Sequence[Guidance] | None = None,
-    trajectories: int = 256,
+    trajectories: int = 512,
     held_out: int | None = None,
     budget_seconds: float | None = None,
     passes: float = 300.0,

@@ -45,6 +45,11 @@ class Errors(NamedTuple):
     rms: float
     median: float
 
+    @property
+    def typical(self) -> float:
+        """Their geometric mean, to choose by on few trajectories."""
+        return math.sqrt(self.rms * self.median)
+
 
 def errors_of(end: Tensor, solution: Tensor) -> Errors:
     """The errors of ends, both of shape (n, ...)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, final
 
@@ -32,6 +32,8 @@ _RANKED, _LEADERS = 16, 8
 _STARTS, _TRIAL, _SHARE = 4, 3, 0.25
 #: Of the budget, what the trials may take.
 _FOR_TRIALS = 0.3
+#: The number of a fit that refined the best of the others.
+_REFINED = -1
 
 
 @final
@@ -109,23 +111,28 @@ def search(
     tables: list[tuple[str, Table]] = []
     if "design" in limits.stages:
         tables = _designed(student, nfe, taught, limits)
-    best: Fit | None = resume
+    fits: dict[int, Fit] = {}
     try:
+        starts = [table for _, table in tables[:1]]
+        starts += [b.table.limited(limits.history) for b in ranked if b.table is not None][: _STARTS - len(starts)]
         if "fit" in limits.stages:
-            starts = [table for _, table in tables[:1]]
-            starts += [b.table.limited(limits.history) for b in ranked if b.table is not None][: _STARTS - len(starts)]
-            for best in _fits(student, starts, taught, limits, clock, resume):
-                report("fit", best)
+            for number, now in _fits(student, starts, taught, limits, clock, resume):
+                fits[number] = now
+                report("fit", now)
         if "refine" in limits.stages:
-            start = best.table if best is not None else (tables[0][1] if tables else None)
-            if start is not None:
-                for best in refine(student, start, taught, max_gain=limits.max_gain, until=clock.out):
-                    report("refine", best)
+            start = _best(fits).table if fits else starts[0]
+            for now in refine(student, start, taught, max_gain=limits.max_gain, until=clock.out):
+                fits[_REFINED] = now
+                report("refine", now)
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the best so far")
-    if best is not None:
-        tables.insert(0, ("refine" if limits.stages[-1] == "refine" else "fit", best.table))
-    return _gate(student, tables, ranked[:_LEADERS], taught, held_out, clock, best)
+    tables += [("refine" if number == _REFINED else "fit", now.table) for number, now in fits.items()]
+    iterations = sum(now.iterations for now in fits.values())
+    return _gate(student, tables, ranked[:_LEADERS], taught, held_out, clock, iterations)
+
+
+def _best(fits: Mapping[int, Fit]) -> Fit:
+    return min(fits.values(), key=lambda now: now.errors.typical)
 
 
 @dataclass(frozen=True)
@@ -150,16 +157,14 @@ class _Clock:
 
 
 def _ranked(student: Student, known: list[Baseline], few: Trajectories) -> list[Baseline]:
-    """Built-in samplers, best first, by the errors of a few trajectories: the mean of logarithms, for one that ends in
-    another basin would decide alone."""
+    """Built-in samplers, best first, by the errors of a few trajectories."""
 
     def score(baseline: Baseline) -> float:
         try:
             end = student.run(baseline.plan, few.noise, few.rows)
         except NoiseSamplingError:
             return math.inf
-        each = (end - few.solution).flatten(1).double().square().mean(1)
-        return float(each.clamp_min(1e-30).log().mean()) + float(each.mean().clamp_min(1e-30).log())
+        return errors_of(end, few.solution).typical
 
     scores = {id(baseline): score(baseline) for baseline in known}
     return sorted((b for b in known if scores[id(b)] < math.inf), key=lambda b: scores[id(b)])
@@ -185,31 +190,34 @@ def _designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) 
 
 def _fits(
     student: Student, starts: list[Table], taught: Trajectories, limits: Limits, clock: _Clock, resume: Fit | None
-) -> Iterator[Fit]:
-    """Short fits of all starts on a share of the trajectories, then a fit of the best of them on all."""
+) -> Iterator[tuple[int, Fit]]:
+    """Short fits of all starts on a share of the trajectories, then fits on all, from the best of them on, as long as
+    the limits allow: where one ends is a local minimum. Yields the number of the start and its fit."""
     path = student.pipeline.scheduler
-    span = LevelRange(path, first_fixed=limits.first != "free")
-    step = step_for(student.model)
-    best: Fit | None = resume
-    if best is None:
+    span, step = LevelRange(path, first_fixed=limits.first != "free"), step_for(student.model)
+    tried: dict[int, Fit] = {}
+    if resume is None:
         few = taught.part(0, max(min(len(taught), 64), int(_SHARE * len(taught))))
-        for start in starts:
-            start = replace(start, start=path.level(path.t_max))
-            for now in fit(student, start, span, few, max_gain=limits.max_gain, step=step):
-                done = now.iterations >= _TRIAL or clock.out(_FOR_TRIALS)
-                if best is None or now.loss < best.loss:
-                    best = now
-                    yield best
-                if done:
+        for number, start in enumerate(starts):
+            if tried and clock.out(_FOR_TRIALS):
+                break
+            begun = replace(start, start=path.level(path.t_max))
+            for now in fit(student, begun, span, few, max_gain=limits.max_gain, step=step):
+                tried[number] = now
+                yield number, now
+                if now.iterations >= _TRIAL or clock.out(_FOR_TRIALS):
                     break
-    if best is None:
-        return
-    table = best.table
-    cost = cost_of_iteration(table, span)
-    for now in fit(student, table, span, taught, max_gain=limits.max_gain, step=step, resume=resume):
-        yield now
-        if clock.out() or clock.passes + cost > limits.passes:
+    else:
+        tried[0] = resume
+    for number, begun_at in sorted(tried.items(), key=lambda entry: entry[1].errors.typical):
+        if clock.out():
             return
+        table = begun_at.table
+        cost = cost_of_iteration(table, span)
+        for now in fit(student, table, span, taught, max_gain=limits.max_gain, step=step, resume=resume):
+            yield number, now
+            if clock.out() or clock.passes + cost > limits.passes:
+                return
 
 
 def _gate(
@@ -219,7 +227,7 @@ def _gate(
     taught: Trajectories,
     held_out: Trajectories,
     clock: _Clock,
-    best: Fit | None,
+    iterations: int,
 ) -> Found:
     """Of everything that was found, and of the best built-in samplers, what is best on held-out trajectories."""
     judged = [(_judge(student, b.plan, held_out), b.name, b.plan, math.nan) for b in leaders]
@@ -229,7 +237,6 @@ def _gate(
         judged.append((_judge(student, plan, held_out), kind, plan, table.gain))
     errors, kind, plan, gain = min(judged, key=lambda entry: entry[0].rms)
     training = _judge(student, plan, taught)
-    iterations = 0 if best is None else best.iterations
     return Found(plan, kind, training, errors, built_in, gain, clock.passes, iterations)
 
 

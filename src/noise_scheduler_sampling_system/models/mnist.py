@@ -76,7 +76,7 @@ def mnist_unet() -> Any:
         ConfigurationError: diffusers is not installed.
     """
     try:
-        from .mnist_unet import MNISTUNet
+        from .unet import MNISTUNet
     except ImportError:
         raise ConfigurationError(
             "the network is one of diffusers, which is not installed",

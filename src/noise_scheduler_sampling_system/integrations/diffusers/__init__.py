@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .reading import Preconditioning, Reading, read
+from .reading import Preconditioning, Reading, read, require_diffusers
 
 if TYPE_CHECKING:
-    from .scheduler import PlanScheduler, PlanSchedulerOutput
+    from .output import PlanSchedulerOutput
+    from .scheduler import PlanScheduler
 
 __all__ = ["PlanScheduler", "PlanSchedulerOutput", "Preconditioning", "Reading", "read"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("PlanScheduler", "PlanSchedulerOutput"):  # which derive from its classes
+    if name in ("PlanScheduler", "PlanSchedulerOutput"):
+        require_diffusers()  # whose classes they derive from
         from . import scheduler
 
         return getattr(scheduler, name)

@@ -20,8 +20,13 @@ from ...errors import ConfigurationError
 from ...names import NAMES
 from ...registry import did_you_mean
 
-__all__ = ["Preconditioning", "Reading", "config_of", "named_by", "read", "scheduler_class"]
+__all__ = [
+    "OURS", "SIGMA_FLAGS", "Preconditioning", "Reading", "config_fields", "config_of", "named_by", "read",
+    "require_diffusers", "scheduler_class",
+]  # fmt: skip
 
+#: Where a config of diffusers keeps what is ours.
+OURS = "_plan_scheduler"
 Fields = Mapping[str, Any]
 #: (sampler, options), or why there is none.
 Twin = tuple[str, dict[str, Any]] | str
@@ -142,12 +147,16 @@ def config_of(scheduler: Any, mu: float | None = None) -> NoiseSchedulerConfig:
 
 def scheduler_class(name: str) -> type[Any]:
     """diffusers' class of this name."""
-    diffusers = _diffusers()
-    found: type[Any] = getattr(diffusers, name)
+    found: type[Any] = getattr(require_diffusers(), name)
     return found
 
 
-def _diffusers() -> Any:
+def require_diffusers() -> Any:
+    """The library.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
     try:
         import diffusers
     except ImportError as error:
@@ -155,7 +164,7 @@ def _diffusers() -> Any:
             "needs diffusers, which is not installed",
             where="integrations.diffusers",
             why=str(error),
-            suggestion="pip install diffusers",
+            suggestion="pip install 'noise-scheduler-sampling-system[diffusers]'",
         ) from None
     return diffusers
 
@@ -171,14 +180,27 @@ def _defaults(name: str) -> dict[str, Any]:
     }
 
 
+def config_fields(scheduler: Any) -> dict[str, Any]:
+    """The fields of a scheduler or its config, as they are.
+
+    Raises:
+        ConfigurationError: something else.
+    """
+    fields = scheduler if isinstance(scheduler, Mapping) else getattr(scheduler, "config", None)
+    if isinstance(scheduler, type) or not isinstance(fields, Mapping) or hasattr(scheduler, "scheduler"):
+        what = f"the class {scheduler.__name__}" if isinstance(scheduler, type) else f"a {type(scheduler).__name__}"
+        raise ConfigurationError(
+            f"is {what}",
+            where="scheduler",
+            suggestion="give a diffusers scheduler or its config: pipe.scheduler, pipe.scheduler.config",
+        )
+    return dict(fields)
+
+
 def _named(scheduler: Any) -> tuple[str, dict[str, Any]]:
     """Class and fields of what was given."""
-    if isinstance(scheduler, type) or not (isinstance(scheduler, Mapping) or hasattr(scheduler, "config")):
-        raise ConfigurationError(
-            f"got {scheduler!r}", where="scheduler", suggestion="give a diffusers scheduler, or its config"
-        )
-    fields = dict(scheduler if isinstance(scheduler, Mapping) else scheduler.config)
-    saved = fields.get("_plan_scheduler")
+    fields = config_fields(scheduler)
+    saved = fields.get(OURS)
     if isinstance(saved, Mapping):  # one of ours, which says whose place it took
         return str(saved["scheduler"]), fields
     if not isinstance(scheduler, Mapping):
@@ -203,7 +225,7 @@ def _classes_with(keys: frozenset[str]) -> tuple[str, ...]:
 
 def named_by(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The classes whose config this may be: one, unless it names none and several have the same fields."""
-    if "_class_name" in config or "_plan_scheduler" in config:
+    if "_class_name" in config or OURS in config:
         return (_named(config)[0],)
     return _classes_with(frozenset(key for key in config if not key.startswith("_")))
 
@@ -277,7 +299,8 @@ def _model(f: Fields, clips: bool = True) -> dict[str, Any]:
 
 # spacings
 
-_SIGMA_FLAGS = {
+#: Flags that choose levels by σ → (spacing, options).
+SIGMA_FLAGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "use_karras_sigmas": ("karras", {}),
     "use_exponential_sigmas": ("exponential", {}),
     "use_beta_sigmas": ("beta", {"of": "sigma"}),
@@ -290,13 +313,13 @@ def _spacing(f: Fields, dpm: bool, lowest: bool) -> tuple[dict[str, Any], list[s
     notes = []
     options: dict[str, Any] = {}
     name = f.get("timestep_spacing", "linspace" if dpm else "leading")
-    chosen = next((flag for flag in _SIGMA_FLAGS if f.get(flag)), None)
+    chosen = next((flag for flag in SIGMA_FLAGS if f.get(flag)), None)
     if chosen is not None:
         if not dpm and name != "trailing":
             notes.append(
                 f"{chosen} of this class begins and ends where the {name!r} timesteps do; here, where the schedule does"
             )
-        name, options = _SIGMA_FLAGS[chosen][0], dict(_SIGMA_FLAGS[chosen][1])
+        name, options = SIGMA_FLAGS[chosen][0], dict(SIGMA_FLAGS[chosen][1])
     elif dpm:
         name = {"leading": "leading_dpm", "linspace": "sgm_uniform"}.get(name, name)
     if f.get("lambda_min_clipped", -math.inf) > -math.inf:
@@ -390,7 +413,7 @@ def _by_dpm(twin: Callable[[str, Fields], Twin], *, ends: str = "final_sigmas_ty
 
 
 def _flagged(f: Fields) -> bool:
-    return any(f.get(flag) for flag in _SIGMA_FLAGS)
+    return any(f.get(flag) for flag in SIGMA_FLAGS)
 
 
 def _final(f: Fields) -> dict[str, Any]:
@@ -489,7 +512,7 @@ def _by_flow(twin: Callable[[str, Fields], Twin] = _of_names, *, stride: int = 1
         path, needs_mu = _flow_path(f, f.get("shift", 1.0), mu, twice=True)
         name_of, notes = "linspace", []
         options: dict[str, Any] = {}
-        for flag, (spacing, given) in _SIGMA_FLAGS.items():
+        for flag, (spacing, given) in SIGMA_FLAGS.items():
             if f.get(flag):
                 name_of, options = spacing, dict(given)
         if f.get("shift_terminal"):

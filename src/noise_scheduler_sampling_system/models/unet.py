@@ -1,4 +1,4 @@
-"""The network class of :func:`mnist_unet`; apart, for it needs diffusers."""
+"""The network class of :func:`mnist_unet`; apart, for it needs diffusers (and under another name than the function)."""
 
 from __future__ import annotations
 

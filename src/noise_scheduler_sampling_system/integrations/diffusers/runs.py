@@ -1,0 +1,216 @@
+"""Runs through one list of timesteps, and which of them a state belongs to."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ...errors import ConfigurationError, ModelOutputError
+from ...run import Noise, State
+from .output import PlanSchedulerOutput
+from .program import Program
+from .recipe import Told
+
+__all__ = ["Generators", "Table"]
+
+#: One generator, or one a sample.
+Generators = torch.Generator | list[torch.Generator]
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _nobody() -> None:
+    """A reference to nothing."""
+
+
+@final
+class _Run:
+    """One run between two model calls.
+
+    Attributes:
+        program: what it follows; not the table's where it began in the middle.
+        call: the model call to come.
+        history: predictions that are still to be read.
+        drawn: noises that are still to be read.
+        handed: the state that was handed out, as a weak reference.
+    """
+
+    __slots__ = ("call", "drawn", "handed", "history", "program")
+
+    def __init__(self, program: Program, call: int) -> None:
+        self.program, self.call = program, call
+        self.history: Mapping[int, Tensor] = {}
+        self.drawn: dict[tuple[int, int], Tensor] = {}
+        self.handed: Callable[[], Tensor | None] = _nobody
+
+
+@final
+class Table:
+    """What one ``set_timesteps`` made: a program, its timesteps on a device, and the runs through them.
+
+    Attributes:
+        program: what runs from the beginning follow.
+        request: the arguments of ``set_timesteps``.
+        timesteps: one entry for every model call; a tensor of this table's own.
+        told: η and ``use_clipped_model_output``, as the steps were told.
+        begin: where runs begin, if that was said.
+        last: the call to come of the run that moved last.
+    """
+
+    __slots__ = (
+        "_lost", "_runs", "_size", "_start", "_stop", "begin", "last", "program", "request", "timesteps", "told",
+    )  # fmt: skip
+
+    def __init__(self, program: Program, request: Mapping[str, Any], device: Any) -> None:
+        self.program, self.request = program, request
+        self.told: Told = (None, None)
+        source = program.timesteps
+        moved = source.to(device) if device is not None else source
+        self.timesteps = moved.clone() if moved is source else moved
+        self._size = self.timesteps.element_size()
+        self._start = self.timesteps.data_ptr()
+        self._stop = self._start + len(source) * self._size
+        self._runs: list[_Run] = []
+        self.begin: int | None = None
+        self.last: int | None = None
+        # whether a run was given up whose state nobody holds: it may yet go on with another tensor
+        self._lost = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way."""
+        return bool(self._runs)
+
+    def release(self) -> None:
+        """Leave the memory of the timesteps to the loops that took entries from it."""
+        self.timesteps = self.timesteps[:0].clone()
+
+    def call_at(self, timestep: Any) -> int | None:
+        """Which call's time this is, if it is a part of these timesteps."""
+        if isinstance(timestep, Tensor):
+            place: int = timestep.data_ptr()  # host and device share one space of addresses
+            if self._start <= place < self._stop:
+                return (place - self._start) // self._size
+        return None
+
+    def call_by_value(self, time: float, sample: Tensor | None) -> int | None:
+        """The call with this time: of the run whose state the sample is, else one that is due, else the first."""
+        for run in self._runs:
+            if sample is not None and run.handed() is sample and self.program.calls[run.call].time == time:
+                return run.call
+        found = self._calls_at(time)
+        due = next((run.call for run in self._runs if run.call in found), self.begin or 0)
+        return due if due in found else next(iter(found), None)
+
+    def level_of(self, timestep: Any) -> tuple[float, float] | None:
+        """α and σ of the call with this time; of several, of the one to come."""
+        calls = self.program.calls
+        exact = self.call_at(timestep)
+        if exact is None:
+            found = self._calls_at(float(timestep))
+            if not found:
+                return None
+            exact = next((i for i in (self.last, self.begin) if i in found), found[0])
+        return calls[exact].alpha, calls[exact].sigma
+
+    def step(self, call: int, output: Tensor, sample: Tensor, generator: Generators | None) -> PlanSchedulerOutput:
+        """From a model call to the next; arguments as for :attr:`PlanScheduler.step`."""
+        run = self._run_of(call, sample)
+        program, kind = run.program, sample.dtype
+        if output.shape != sample.shape and not program.splits:
+            self._runs.remove(run)
+            raise _wrong_shape(output, sample)
+        x = sample.float() if kind in _HALF else sample
+        now = program.calls[call]
+        noise = _noise(run, output, sample, generator) if program.stochastic else _no_noise
+        state = program.step(State(now.row, x, run.history), now, output, noise)
+        if program.draws_in_vain is not None and program.draws_in_vain[call]:
+            noise(-1, call)
+        after = state.x if state.x.dtype == kind else state.x.to(kind)
+        call += 1
+        if call == len(program.calls):
+            self._runs.remove(run)
+            self.last = None
+        else:
+            self.last = run.call = call
+            run.history, run.handed = state.history, weakref.ref(after)
+        return PlanSchedulerOutput(after, program, call - 1, x, output)
+
+    def _run_of(self, call: int, sample: Tensor) -> _Run:
+        """The run that a sample belongs to.
+
+        Raises:
+            ConfigurationError: a call out of turn, or a sample that may be of several runs.
+        """
+        runs = self._runs
+        for run in runs:
+            if run.handed() is sample:
+                if run.call != call:
+                    raise self._out_of_turn(call, run.call)
+                return run
+        if call == (self.begin or 0) or not runs:
+            return self._begun(call)
+        waiting = [run for run in runs if run.call == call]
+        if not waiting:
+            raise self._out_of_turn(call, runs[-1].call)
+        # the state was edited on the way; where nothing of a run is read but its place, it does not matter which
+        if not self._lost and (len(runs) == 1 or not self.program.remembers[call]):
+            return waiting[0]
+        raise ConfigurationError(
+            f"the sample of model call {call + 1} may belong to several runs that are under way",
+            where="step",
+            why="it is not the tensor that step() returned, and these runs share one set_timesteps()",
+            suggestion="call set_timesteps() before every run, and take its timesteps; or hand prev_sample back",
+        )
+
+    def _begun(self, call: int) -> _Run:
+        kept = [run for run in self._runs if run.handed() is not None]
+        self._lost |= len(kept) < len(self._runs)
+        self._runs = kept
+        run = _Run(self.program if call == 0 else self.program.entered(call), call)
+        self._runs.append(run)
+        return run
+
+    def _calls_at(self, time: float) -> list[int]:
+        return [i for i, call in enumerate(self.program.calls) if call.time == time]
+
+    def _out_of_turn(self, call: int, due: int) -> ConfigurationError:
+        calls = self.program.calls
+        return ConfigurationError(
+            f"model call {call + 1} of {len(calls)} (t = {calls[call].time:g}), and the run is due to make call "
+            f"{due + 1} (t = {calls[due].time:g})",
+            where="step",
+            why="every entry of timesteps is one model call, in order",
+            suggestion="loop over scheduler.timesteps as they are; call set_timesteps() to start anew",
+        )
+
+
+def _noise(run: _Run, output: Tensor, sample: Tensor, generator: Generators | None) -> Noise:
+    """Unit noise as diffusers draws it; what a later row reads again is kept."""
+    kept = run.drawn if run.program.shares_noise else None
+
+    def draw(step: int, stage: int) -> Tensor:
+        noise = None if kept is None else kept.get((step, stage))
+        if noise is None:
+            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=output.dtype)
+            if kept is not None:
+                kept[step, stage] = noise
+        return noise
+
+    return draw
+
+
+def _no_noise(step: int, stage: int) -> Tensor:
+    raise AssertionError("a deterministic plan draws no noise")
+
+
+def _wrong_shape(output: Tensor, sample: Tensor) -> ModelOutputError:
+    return ModelOutputError(
+        f"has shape {tuple(output.shape)}, the sample {tuple(sample.shape)}",
+        where="model_output",
+        suggestion="give the prediction alone; variance_type='learned_range' is for networks that return a variance",
+    )
