@@ -39,9 +39,9 @@ def machine() -> str:
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, aligned: bool = True) -> str:
     """A Markdown table."""
     cells = [[str(c) for c in row] for row in [head, *rows]]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
+    widths = [max(len(row[k]) for row in cells) if aligned else 1 for k in range(len(head))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

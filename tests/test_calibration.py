@@ -404,3 +404,17 @@ def test_command(tmp_path):
         bad = CliRunner().invoke(app, ["calibrate", "--out", str(out), *words])
         assert bad.exit_code == 1
         assert message in bad.output
+
+
+def test_a_point_mass_and_a_single_call():
+    """The exact model of one point is solved by any consistent plan; one call of a Gaussian by the right one."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    point = models.GaussianModel(pipeline.scheduler, torch.tensor([0.7, -0.2]), 0.0)
+    plan = calibrate(point, pipeline, shape=(2,), nfe=2, trajectories=16, held_out=16, teacher_calls=16, passes=20)
+    x = noise_of(4, 3, (2,))
+    sample = pipeline.sample(point, initial_noise=x, plan=plan, dtype=torch.float64)
+    assert torch.allclose(sample, torch.tensor([0.7, -0.2], dtype=torch.float64).expand(4, 2), atol=2e-2)
+    spread = models.GaussianModel(pipeline.scheduler, torch.zeros(2), 0.3)
+    plan = calibrate(spread, pipeline, shape=(2,), nfe=1, trajectories=32, held_out=16, teacher_calls=64, passes=60)
+    exact = spread.reference_solution(x)
+    assert errors_of(pipeline.sample(spread, initial_noise=x, plan=plan, dtype=torch.float64), exact).rms < 1e-3

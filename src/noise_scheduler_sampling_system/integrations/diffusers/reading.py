@@ -181,18 +181,20 @@ def _defaults(name: str) -> dict[str, Any]:
 
 
 def config_fields(scheduler: Any) -> dict[str, Any]:
-    """The fields of a scheduler or its config, as they are.
+    """The fields of a scheduler or of its config, as they are.
 
     Raises:
         ConfigurationError: something else.
     """
-    fields = scheduler if isinstance(scheduler, Mapping) else getattr(scheduler, "config", None)
-    if isinstance(scheduler, type) or not isinstance(fields, Mapping) or hasattr(scheduler, "scheduler"):
+    plain = isinstance(scheduler, Mapping)
+    fields = scheduler if plain else getattr(scheduler, "config", None)
+    of_pipeline = "scheduler" in scheduler if plain else hasattr(scheduler, "scheduler")
+    if isinstance(scheduler, type) or not isinstance(fields, Mapping) or of_pipeline:
         what = f"the class {scheduler.__name__}" if isinstance(scheduler, type) else f"a {type(scheduler).__name__}"
         raise ConfigurationError(
-            f"is {what}",
+            "is the config of a pipeline" if plain else f"is {what}, neither a scheduler nor its config",
             where="scheduler",
-            suggestion="give a diffusers scheduler or its config: pipe.scheduler, pipe.scheduler.config",
+            suggestion="give pipe.scheduler, or pipe.scheduler.config",
         )
     return dict(fields)
 
@@ -394,17 +396,21 @@ def _by_dpm(twin: Callable[[str, Fields], Twin], *, ends: str = "final_sigmas_ty
 
     def kind(name: str, f: dict[str, Any], mu: float | None) -> Reading:
         lowest = ends == "lowest" or f.get(ends, "zero") == "sigma_min"
-        needs_mu = False
+        needs_mu, model = False, _model(f)
         spacing, notes = _spacing(f, dpm=True, lowest=lowest)
+        if str(model.get("variance_type")).startswith("fixed"):
+            del model["variance_type"]  # which matters to this family where it is learned, and is split off
         if f.get("use_flow_sigmas"):
             path, needs_mu = _flow_path(f, f["flow_shift"], mu, twice=False)
             spacing = {"timestep_spacing": spacing["timestep_spacing"]} if _flagged(f) else {}
             notes = [note for note in notes if "lambda" not in note]
             if f.get("shift_terminal"):
                 notes.append("shift_terminal, which moves the last level, is not part of the spacing")
-            config = {**_model(f), **path, "prediction_type": f["prediction_type"], **spacing}
+            if lowest:
+                notes.append("its last step stays at the last level; here the run goes on to the clean sample")
+            config = {**model, **path, "prediction_type": f["prediction_type"], **spacing}
         else:
-            config = {**_beta_path(f), **_model(f), **spacing}
+            config = {**_beta_path(f), **model, **spacing}
         return _made(
             name, f, config, "dpm", twin(name, f), lowers_below=below, needs_mu=needs_mu, notes=tuple(notes)
         )  # fmt: skip

@@ -61,7 +61,7 @@ def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any]) -> Vi
     given = {name: value for name, value in request.items() if value is not None}
     for name in ("timesteps", "sigmas"):
         if name in given and name not in accepted:  # the class takes none, the path does
-            return _custom(path, name, given[name], scheduler)
+            return _custom(path, name, given[name], scheduler, given.get("num_inference_steps"))
     if "mu" in given and "mu" not in accepted:
         del given["mu"]
     try:
@@ -79,8 +79,12 @@ def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any]) -> Vi
     return Visited(TimeGrid(tuple(levels)), scale, scheduler.timesteps.dtype, stays)
 
 
-def _custom(path: NoisePath, name: str, values: Sequence[float], scheduler: Any) -> Visited:
+def _custom(path: NoisePath, name: str, values: Sequence[float], scheduler: Any, steps: int | None) -> Visited:
     grid = TimeGrid.from_times(path, values) if name == "timesteps" else TimeGrid.from_sigmas(path, values)
+    if steps is not None and steps != grid.steps:
+        raise ConfigurationError(
+            f"got {steps}, and {name} are {grid.steps} steps", where="num_inference_steps", suggestion="leave it out"
+        )
     first = grid.levels[0]
     return Visited(grid, math.hypot(first.alpha, first.sigma), scheduler.timesteps.dtype)
 
