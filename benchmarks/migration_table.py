@@ -55,9 +55,9 @@ NOTABLE: dict[str, list[dict[str, Any]]] = {
     ],
     "Method": [
         *({"algorithm_type": name} for name in (
-            "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver", "data_prediction", "noise_prediction",
+            "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver", "noise_prediction",
         )),
-        *({"solver_order": order} for order in (1, 2, 3)),
+        *({"solver_order": order} for order in (1, 3)),
         *({"solver_type": name} for name in ("heun", "midpoint", "bh1", "bh2")),
         {"solver_order": 3, "algorithm_type": "dpmsolver"}, {"solver_order": 3, "algorithm_type": "sde-dpmsolver++"},
         {"lower_order_final": False}, {"lower_order_final": True}, {"euler_at_final": True},
@@ -190,9 +190,9 @@ def change(name: str, flags: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def flags_section() -> str:
     parts = [
-        "## Settings of diffusers\n\nEvery class was read with every one of these that it accepts; listed is what changes. "
-        "A class that is missing in a row does not have the setting, or its numbers do not depend on it; a traced one "
-        "follows all of its own.\n\n"
+        "## Settings of diffusers\n\nEvery class was read with every one of these that it accepts; listed is what "
+        "changes. A class that is missing in a row does not have the setting, or its numbers do not depend on it; a "
+        "traced one follows all of its own.\n\n"
     ]
     for subject, all_flags in NOTABLE.items():
         rows = []
@@ -214,14 +214,17 @@ def spaced(found: Resolved) -> str:
 def names_section() -> str:
     theirs = [name for name in NAMES if not hasattr(diffusers, name)]
     of_names = [[f"`{name}`", call(NAMES[name].sampler, NAMES[name].options), spaced(NAMES[name])] for name in theirs]
-    of_labels = [[label, call(resolve(label).sampler, resolve(label).options), spaced(resolve(label))] for label in LABELS]
+    of_labels = [
+        [label, call(resolve(label).sampler, resolve(label).options), spaced(resolve(label))] for label in LABELS
+    ]
     of_spacings = [[f"`{name}`", f"`{SPACINGS.canonical(name)}`"] for name in SPACING_NAMES]
     return (
-        "## Names of k-diffusion, ComfyUI and others\n\nUnderstood wherever a sampler's name is; letters' case, spaces and "
-        "punctuation do not count.\n\n" + table(["theirs", "sampler", "spacing"], of_names)
+        "## Names of k-diffusion, ComfyUI and others\n\nUnderstood wherever a sampler's name is; letters' case, spaces "
+        "and punctuation do not count.\n\n" + table(["theirs", "sampler", "spacing"], of_names)
         + "\n\n## Labels of web interfaces\n\n" + table(["label", "sampler", "spacing"], of_labels)
-        + "\n\n## Names of spacings\n\nk-diffusion's `get_sigmas_...`, ComfyUI's `scheduler`; how their numbers differ: "
-        "[paths and grids](paths-and-grids.md#grids).\n\n" + table(["theirs", "`timestep_spacing`"], of_spacings) + "\n"
+        + "\n\n## Names of spacings\n\nk-diffusion's `get_sigmas_...`, ComfyUI's `scheduler`; how their numbers "
+        "differ: [paths and grids](paths-and-grids.md#grids).\n\n"
+        + table(["theirs", "`timestep_spacing`"], of_spacings) + "\n"
     )  # fmt: skip
 
 

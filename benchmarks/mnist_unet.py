@@ -3,9 +3,10 @@
     python benchmarks/mnist_unet.py [--samples 500] [--calls 4 6 8 10 15 25] [--figures]
 
 The first table is over the guidance scale: how many samples the embedded classifier reads as the class that was asked
-for, and the Fréchet distance of its features to those of the 1,000 held-out digits. The second is over samplers and
-numbers of model calls, from the same noise, without guidance: that distance, and the root mean square per pixel to
-the network's own fine solution. ``--figures`` draws the samples and the loss curve of docs/mnist-unet.md instead.
+for, the Fréchet distance of its features to those of the 1,000 held-out digits, and how far the nearest digit is that
+the network was trained on. The others are over samplers and numbers of model calls, from the same noise, without
+guidance: that distance, and the root mean square per pixel to the network's own fine solution. ``--figures`` draws the
+samples and the loss curve of docs/mnist-unet.md instead.
 """
 
 from __future__ import annotations
@@ -98,6 +99,15 @@ class Bench:
         """To the held-out digits."""
         return models.frechet_distance(models.FeatureStatistics.of(samples, self.judge), self.held_out)
 
+    @cached_property
+    def trained_on(self) -> Tensor:
+        return models.load_mnist("train")[0]
+
+    def nearest(self, images: Tensor) -> float:
+        """Root mean square per pixel to the nearest digit that was trained on, the median of the images."""
+        distances = torch.cdist(images.flatten(1), self.trained_on.flatten(1)).amin(1)
+        return float(distances.median()) / images[0].numel() ** 0.5
+
     def floor(self) -> float:
         """The distance of as many of the digits that were trained on, as many of each class."""
         images, labels = models.load_mnist("train")
@@ -110,8 +120,10 @@ def over_scales(bench: Bench) -> str:
     rows = []
     for scale in SCALES:
         samples = bench.run(BEST, SCALE_CALLS, scale)
-        rows.append((f"{scale:g}", f"{bench.accuracy(samples):.1%}", f"{bench.distance(samples):.2f}"))
-    return table(("guidance scale", "read as asked", "Fréchet distance"), rows)
+        read, distance, nearest = bench.accuracy(samples), bench.distance(samples), bench.nearest(samples)
+        rows.append((f"{scale:g}", f"{read:.1%}", f"{distance:.2f}", f"{nearest:.3f}"))
+    rows.append(("held-out digits", "", "", f"{bench.nearest(models.load_mnist('test')[0]):.3f}"))
+    return table(("guidance scale", "read as asked", "Fréchet distance", "nearest training digit"), rows)
 
 
 def over_calls(bench: Bench, fine: Tensor, budgets: Sequence[int]) -> tuple[str, str]:
@@ -185,6 +197,7 @@ def draw_loss(source: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=500, help="a multiple of 10")
+    parser.add_argument("--calls", type=int, nargs="+", default=BUDGETS)
     parser.add_argument("--figures", action="store_true", help="draw pictures, measure nothing")
     arguments = parser.parse_args()
     if arguments.figures:

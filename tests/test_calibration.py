@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+import tiny_pipelines
 from noise_scheduler_sampling_system import (
     ConfigurationError,
     DiffusionPipeline,
@@ -30,6 +31,7 @@ from noise_scheduler_sampling_system.calibration.refine import refine
 from noise_scheduler_sampling_system.calibration.student import Student, combined
 from noise_scheduler_sampling_system.calibration.teacher import Trajectories, teach
 from noise_scheduler_sampling_system.cli import app
+from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
 
 SHAPE = (4,)
@@ -349,26 +351,6 @@ def test_bad_arguments_before_the_first_call(changes, where):
     assert caught.value.where == where
 
 
-def test_embedded_network():
-    model = models.mnist_unet()
-    pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "adams")
-    labels = torch.arange(40) % 10
-    samples = pipeline.sample(
-        model, (40, 1, 28, 28), 12, condition={"class_labels": labels}, guidance_scale=3.0, seed=0
-    )
-    read = models.mnist_classifier()(samples).argmax(1)
-    assert (read == labels).float().mean() >= 0.9
-
-
-def test_frechet_distance():
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 3, generator=generator).double(), torch.eye(3, dtype=torch.float64)
-    make = models.FeatureStatistics
-    assert models.frechet_distance(make(a[0], b), make(a[0], b)) == pytest.approx(0.0, abs=1e-9)
-    distance = models.frechet_distance(make(a[0], 4.0 * b), make(a[1], b))
-    assert distance == pytest.approx(float((a[0] - a[1]).square().sum()) + 3.0 * (2.0 - 1.0) ** 2)
-
-
 def test_fit_lowers_the_loss_every_time():
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
     model = mixture(pipeline.scheduler)
@@ -418,3 +400,27 @@ def test_a_point_mass_and_a_single_call():
     plan = calibrate(spread, pipeline, shape=(2,), nfe=1, trajectories=32, held_out=16, teacher_calls=64, passes=60)
     exact = spread.reference_solution(x)
     assert errors_of(pipeline.sample(spread, initial_noise=x, plan=plan, dtype=torch.float64), exact).rms < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["sd", "flux"])
+def test_a_calibrated_plan_inside_a_pipeline_of_diffusers(kind):
+    pipe = tiny_pipelines.build(kind)
+    pipeline = DiffusionPipeline.from_diffusers(pipe)
+    told = {"prompt": ["a cat", "a dog"], "height": 32, "width": 32, "guidance_scale": 3.0}
+    plans = pipeline.calibrate(**told, nfe=(2, 3), trajectories=8, held_out=8, teacher_calls=24, passes=12)
+    x = torch.randn((2, 4, 16, 16), generator=torch.Generator().manual_seed(0))
+
+    def packed(x):
+        return x if kind == "sd" else pipe._pack_latents(x, 2, 4, 16, 16)
+
+    asked = {**told, "num_inference_steps": 3, "output_type": "latent"}
+    images = pipeline.generate(**asked, plan=plans, initial_noise=x)
+    base = pipe.scheduler
+    try:
+        pipe.scheduler = PlanScheduler.from_plan(plans, base)
+        theirs = pipe(**asked, latents=packed(x.clone())).images
+    finally:
+        pipe.scheduler = base
+    assert torch.allclose(packed(images), theirs, atol=1e-4 * float(theirs.abs().max()))
+    with pytest.raises(ConfigurationError, match="from_diffusers"):
+        DiffusionPipeline().calibrate(prompt="a cat", nfe=3)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
 from typing import Any
@@ -24,6 +27,7 @@ from torch import Tensor
 from noise_scheduler_sampling_system import (
     ConfigurationError,
     DiffusionPipeline,
+    HeunSampler,
     NoiseSchedulerConfig,
     NoiseSchedulerFactory,
     SamplerFactory,
@@ -31,7 +35,7 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
 )
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler, read
-from noise_scheduler_sampling_system.integrations.diffusers.reading import _KINDS, _NO_PATH
+from noise_scheduler_sampling_system.integrations.diffusers.reading import _KINDS, _NO_PATH, named_by
 from noise_scheduler_sampling_system.registry import Registry
 from tiny_pipelines import LATENT, arguments, build, clip_tokenizer
 
@@ -806,6 +810,27 @@ def test_a_config_without_a_class():
         PlanScheduler.from_config({"beta_start": 0.1})
 
 
+def test_a_config_made_of_another_ones_is_that_of_the_class_that_made_it():
+    """Made in Python it names no class, and keeps the fields of the other one behind its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        schedulers = {}
+        for name in _KINDS:
+            short = {"num_train_timesteps": 20} if "num_train_timesteps" in read_fields(name) else {}
+            schedulers[name] = scheduler_of(name, bare=True, **short)
+        for name, scheduler in schedulers.items():
+            for other in schedulers.values():
+                config = type(scheduler).from_config(dict(other.config)).config
+                assert "_class_name" not in config
+                found = named_by(config)
+                assert name in found, (name, type(other).__name__)
+                assert all(read_fields(one) == read_fields(name) for one in found)
+
+
+def read_fields(name: str) -> set[str]:
+    return set(read({"_class_name": name}).fields)
+
+
 def test_a_config_that_a_pipeline_replaces_is_read_again():
     base = scheduler_of("DDIMScheduler", steps_offset=0)
     scheduler = PlanScheduler.from_config(base)
@@ -944,6 +969,101 @@ def test_what_a_step_would_ignore_is_an_error():
     scheduler.step(x, t, x, eta=0.0)
     assert "eta" not in inspect.signature(scheduler.step).parameters
     assert "eta" in inspect.signature(shared("ddim").step).parameters
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"method": "dpmpp_2n"}, "did you mean .*dpmpp_2m'"),
+        ({"method": "DPM++ 2M Kerras"}, "there is no sampler"),
+        ({"timestep_spacing": "karas"}, "did you mean 'karras'"),
+        ({"spacing_options": {"rho": 3.0}}, "give timestep_spacing, too"),
+        ({"method": "dpmpp_2m", "use_karras_sigmas": True}, "timestep_spacing='karras'"),
+        ({"method": "dpmpp_2m", "plan": {}}, "beside a plan"),
+        ({"config": diffusers.DDIMScheduler}, "is the class DDIMScheduler, neither"),
+        ({"config": NoiseSchedulerConfig()}, "is a NoiseSchedulerConfig, neither"),
+        ({"config": "scheduler_config.json"}, "is a str, neither"),
+        ({"config": {"scheduler": ["diffusers", "DDIMScheduler"]}}, "is the config of a pipeline"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_mistakes_are_named_when_the_scheduler_is_made(wrong, message):
+    with pytest.raises(ConfigurationError, match=message):
+        PlanScheduler.from_config(**{"config": scheduler_of("DDIMScheduler").config, **wrong})
+
+
+def test_what_a_plan_decides_is_not_given_beside_it():
+    base = scheduler_of("DDIMScheduler")
+    planned = PlanScheduler.from_plan(
+        DiffusionPipeline(NoiseSchedulerConfig.from_diffusers(base), "heun").plan(4), base
+    )
+    for wrong in ({"timestep_spacing": "karras"}, {"order": 2}):
+        with pytest.raises(ConfigurationError, match=r"beside a plan|neither a plan nor"):
+            PlanScheduler.from_config(planned.config, **wrong)
+    undone = PlanScheduler.from_config(planned.config, method="dpmpp_2m", timestep_spacing="karras")
+    undone.set_timesteps(5)
+    assert undone.plan.sampler == "dpmpp_2m"
+
+
+def test_numbers_of_steps_that_are_missing_or_at_odds():
+    scheduler = PlanScheduler.from_config(scheduler_of("DDIMScheduler"), method="dpmpp_2m")
+    with pytest.raises(ConfigurationError, match="num_inference_steps: is missing"):
+        scheduler.set_timesteps()
+    with pytest.raises(ConfigurationError, match="got 5, and timesteps are 2 steps"):
+        scheduler.set_timesteps(5, timesteps=[900, 10])
+
+
+def test_a_registered_class_is_a_method_and_its_name_is_saved():
+    scheduler = PlanScheduler.from_config(scheduler_of("DDIMScheduler"), method=HeunSampler)
+    assert PlanScheduler.from_config(json.loads(json.dumps(dict(scheduler.config)))).config == scheduler.config
+    scheduler.set_timesteps(3)
+    assert scheduler.plan.sampler == "heun"
+
+    class Mine(HeunSampler):
+        pass
+
+    with pytest.raises(ConfigurationError, match="Mine is not registered"):
+        PlanScheduler.from_config(scheduler_of("DDIMScheduler"), method=Mine)
+
+
+def test_unclip_pipelines_say_where_a_step_goes():
+    theirs = diffusers.UnCLIPScheduler()
+    ours = PlanScheduler.from_config(theirs)
+    x, output = start(1), start(2)
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(6)
+    t, following = ours.timesteps[2:4]
+    ours.set_begin_index(2)  # at 999 the rounding of its ᾱ, 2e-9 as a product in float32, shows
+
+    def step(scheduler: Any, to: Any) -> Tensor:
+        return scheduler.step(output, t, x, prev_timestep=to, generator=torch.Generator().manual_seed(1))[0]
+
+    assert relative(step(ours, following), step(theirs, following)) < TOLERANCE
+    for wrong in (ours.timesteps[5], 3):
+        with pytest.raises(ConfigurationError, match="the next time of the run is"):
+            step(ours, wrong)
+    assert torch.equal(step(ours, int(following)), step(ours, following))
+
+
+def test_without_diffusers_the_rest_works_and_the_error_says_what_to_install():
+    code = """
+import sys
+sys.modules["diffusers"] = None  # as good as not installed
+import noise_scheduler_sampling_system as package
+from noise_scheduler_sampling_system.integrations import diffusers
+assert package.DiffusionPipeline(package.NoiseSchedulerConfig(), "ddim").plan(3).nfe == 3
+for attempt in (
+    lambda: diffusers.PlanScheduler,
+    lambda: package.NoiseSchedulerConfig.from_diffusers({"_class_name": "DDIMScheduler"}),
+    lambda: package.models.mnist_unet(),
+):
+    try:
+        attempt()
+    except package.ConfigurationError as error:
+        print("not installed" in str(error), "[diffusers]" in str(error))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.stdout.split(), run.stderr) == (["True"] * 6, "")
 
 
 # reading

@@ -12,10 +12,11 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
+from noise_scheduler_sampling_system.files import write_atomic
 from noise_scheduler_sampling_system.models.mnist import DigitClassifier, load_mnist
 
 TARGET = Path(__file__).parents[1] / "src/noise_scheduler_sampling_system/models/data/mnist_classifier.safetensors"
@@ -43,7 +44,7 @@ def main() -> None:
     with torch.no_grad():
         unseen, truth = load_mnist("test")
         print(f"held-out accuracy {(model(unseen).argmax(1) == truth).float().mean():.3%}")
-    save_file({name: value.contiguous() for name, value in half.items()}, TARGET)
+    write_atomic(TARGET, save({name: value.contiguous() for name, value in half.items()}))
     print(f"wrote {TARGET.name} ({TARGET.stat().st_size:,} bytes)")
 
 

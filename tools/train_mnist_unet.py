@@ -4,8 +4,8 @@
 
 v-prediction (Salimans & Ho 2022, arXiv 2202.00512) on the linear β schedule of 1000 steps, at continuous times. The
 log-SNRs are drawn as the cosine schedule draws them: the linear one would spend a third of its times on images that
-are noise to the eye. One label in ten is the null class, for guidance. What is kept is the exponential moving average of the
-weights, in float16. Beside it, docs/data/mnist_unet_loss.csv gets the loss curve.
+are noise to the eye. One label in ten is the null class, for guidance. What is kept is the exponential moving average
+of the weights, in float16. Beside it, docs/data/mnist_unet_loss.csv gets the loss curve.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from noise_scheduler_sampling_system import NoiseSchedulerConfig, NoiseSchedulerFactory
+from noise_scheduler_sampling_system.files import write_atomic
 from noise_scheduler_sampling_system.models.mnist import ARCHITECTURE, load_mnist
 from noise_scheduler_sampling_system.schedules import NoisePath
 
@@ -121,8 +122,7 @@ def save(model: UNet2DModel, curve: list[tuple[int, float, float | None]]) -> No
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     CURVE.parent.mkdir(parents=True, exist_ok=True)
     half = {name: value.to("cpu", torch.float16).contiguous() for name, value in model.state_dict().items()}
-    save_file(half, TARGET.with_suffix(".part"))
-    TARGET.with_suffix(".part").replace(TARGET)
+    write_atomic(TARGET, to_bytes(half))
     with CURVE.open("w", newline="") as file:
         csv.writer(file).writerows([("step", "training loss", "held-out loss"), *curve])
 

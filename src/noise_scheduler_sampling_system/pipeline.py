@@ -360,24 +360,55 @@ class DiffusionPipeline:
         self,
         model: Callable[..., Any] | None = None,
         *,
-        shape: Sequence[int],
         nfe: int | Sequence[int],
+        shape: Sequence[int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float | None = None,
+        guidance: Guidance | Sequence[Guidance] | None = None,
         **settings: Any,
     ) -> Any:
         """The few-step plan that is best for a model on this noise schedule; see :func:`.calibration.calibrate`.
 
         Args:
-            model: as for :meth:`sample`.
-            shape: of one sample, without the batch.
+            model: as for :meth:`sample`; left out on a pipeline made by :meth:`from_diffusers`, which has its own.
             nfe: model calls of the plan; several make a :class:`PlanSet`.
-            settings: ``condition``, ``guidance_scale``, ``trajectories``, ``budget_seconds``, ...
+            shape: of one sample, without the batch; left out there, too.
+            prompt, negative_prompt, class_labels, height, width: there, as for :meth:`generate`; the trajectories take
+                the prompts in turn.
+            guidance_scale, guidance: as for :meth:`sample`.
+            settings: ``condition``, ``trajectories``, ``budget_seconds``, ... of ``calibrate``.
 
         Returns:
-            A plan or a :class:`PlanSet`, for ``sample(plan=...)``.
+            A plan or a :class:`PlanSet`, for ``sample``, ``generate`` or ``PlanScheduler.from_plan``.
         """
         from .calibration.calibrate import calibrate
 
-        return calibrate(model, self, shape=shape, nfe=nfe, **settings)
+        told = {"guidance_scale": guidance_scale, "guidance": guidance, **settings}
+        if self._borrowed is not None and model is None:
+            from .integrations.diffusers.generate import Request
+
+            request = Request(
+                prompt, negative_prompt, class_labels, height, width, guidance_scale=guidance_scale, guidance=guidance
+            )
+            told |= {"guidance_scale": None, "guidance": None} | self._borrowed.asked(request)
+            return calibrate(told.pop("model"), self, nfe=nfe, **told)
+        given = {"prompt": prompt, "negative_prompt": negative_prompt, "class_labels": class_labels}
+        for name, value in {**given, "height": height, "width": width}.items():
+            if value is not None:
+                raise ConfigurationError(
+                    "needs a pipeline made by from_diffusers, and no model beside it",
+                    where=name,
+                    suggestion="give condition={...} and shape=(...) with a model of your own",
+                )
+        if shape is None:
+            raise ConfigurationError(
+                "is missing", where="shape", suggestion="give that of one sample, e.g. (3, 64, 64)"
+            )
+        return calibrate(model, self, shape=shape, nfe=nfe, **told)
 
     def stream(
         self,

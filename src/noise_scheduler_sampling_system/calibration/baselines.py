@@ -27,6 +27,8 @@ _SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("ays", {}),
     ("leading_dpm", {"end": "lowest"}),
 )
+#: The samplers that win with few calls (docs/accuracy.md); they come first.
+_STRONG = ("adams", "dpmpp_2m", "dpmpp_3m", "gradient_estimation", "ipndm", "res_2s", "sa_solver", "unipc")
 #: Options that make a sampler deterministic.
 _SILENT = ("eta", "tau", "s_churn")
 
@@ -68,7 +70,7 @@ def baselines(path: NoisePath, nfe: int) -> list[Baseline]:
 
 
 def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, str, str]]:
-    for name in SAMPLERS:
+    for name in sorted(SAMPLERS, key=lambda name: name not in _STRONG):
         cls = SAMPLERS.get(name)
         if issubclass(cls, AdaptiveSampler):
             continue

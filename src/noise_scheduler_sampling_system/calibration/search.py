@@ -30,8 +30,10 @@ STAGES: Final = ("design", "fit", "refine")
 _SCREENS, _LEADERS = ((4, 48), (32, 24)), 8
 #: So many starts are tried for so many iterations, on this share of the trajectories.
 _STARTS, _TRIAL, _SHARE = 4, 3, 0.25
-#: Of the budget, what the trials may take.
-_FOR_TRIALS = 0.3
+#: Of the budget, what may be gone after the ranking of the built-in samplers, and after the trials.
+_FOR_RANKING, _FOR_TRIALS = 0.15, 0.4
+#: So many built-in samplers are ranked in any case.
+_AT_LEAST = 12
 #: The number of a fit that refined the best of the others.
 _REFINED = -1
 
@@ -109,7 +111,7 @@ def search(
     known = baselines(student.pipeline.scheduler, nfe)
     ranked = known
     for count, kept in _SCREENS:
-        ranked = _ranked(student, ranked, taught.part(0, min(count, len(taught))))[:kept]
+        ranked = _ranked(student, ranked, taught.part(0, min(count, len(taught))), clock)[:kept]
     tables: list[tuple[str, Table]] = []
     if "design" in limits.stages:
         tables = _designed(student, nfe, taught, limits)
@@ -143,23 +145,26 @@ class _Clock:
 
     student: Student
     began: int
+    started: float
     unit: float
     limits: Limits
 
     @classmethod
     def start(cls, student: Student, unit: float, limits: Limits) -> _Clock:
-        return cls(student, student.tally.samples, unit, limits)
+        return cls(student, student.tally.samples, time.monotonic(), unit, limits)
 
     @property
     def passes(self) -> float:
         return (self.student.tally.samples - self.began) / self.unit
 
     def out(self, share: float = 1.0) -> bool:
-        return time.monotonic() > self.limits.deadline or self.passes >= share * self.limits.passes
+        """Whether this share of the time or of the passes is gone."""
+        seconds = self.limits.deadline - self.started
+        return time.monotonic() - self.started > share * seconds or self.passes >= share * self.limits.passes
 
 
-def _ranked(student: Student, known: list[Baseline], few: Trajectories) -> list[Baseline]:
-    """Built-in samplers, best first, by the errors of a few trajectories."""
+def _ranked(student: Student, known: list[Baseline], few: Trajectories, clock: _Clock) -> list[Baseline]:
+    """Built-in samplers, best first, by the errors of a few trajectories; as many as the limits allow, but some."""
 
     def score(baseline: Baseline) -> float:
         try:
@@ -168,8 +173,12 @@ def _ranked(student: Student, known: list[Baseline], few: Trajectories) -> list[
             return math.inf
         return errors_of(end, few.solution).typical
 
-    scores = {id(baseline): score(baseline) for baseline in known}
-    return sorted((b for b in known if scores[id(b)] < math.inf), key=lambda b: scores[id(b)])
+    scored: list[tuple[float, Baseline]] = []
+    for baseline in known:
+        if len(scored) >= _AT_LEAST and clock.out(_FOR_RANKING):
+            break
+        scored.append((score(baseline), baseline))
+    return [b for value, b in sorted(scored, key=lambda pair: pair[0]) if value < math.inf]
 
 
 def _designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -> list[tuple[str, Table]]:

@@ -90,7 +90,7 @@ def mnist_unet() -> Any:
             where="mnist_unet",
             suggestion="pip install 'noise-scheduler-sampling-system[diffusers]'",
         ) from None
-    model: Any = MNISTUNet(**ARCHITECTURE)  # type: ignore[no-untyped-call]
+    model: Any = MNISTUNet(**ARCHITECTURE)
     model.load_state_dict({name: value.float() for name, value in _stored("mnist_unet").items()})
     return model.eval()
 

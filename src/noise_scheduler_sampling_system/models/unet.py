@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import torch
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 
 __all__ = ["MNISTUNet"]
 
 
 @final
-class MNISTUNet(UNet2DModel):  # type: ignore[misc]
+class MNISTUNet(UNet2DModel):
     """diffusers' UNet2DModel that knows its null class, and takes it where no class is given."""
 
     @property
     def null_class(self) -> int:
         """The label of no class in particular."""
-        return int(self.config.num_class_embeds) - 1
+        return int(self.config["num_class_embeds"]) - 1
 
     def forward(self, sample: Any, timestep: Any, class_labels: Any = None, return_dict: bool = True) -> Any:
         """As UNet2DModel's; without labels the null class."""

@@ -19,6 +19,7 @@ from ...guidance.program import checked_sequence
 from ...guidance.sources import ClassifierFree
 from ...noise import NoiseSource, resolve_keys
 from ...plan import SamplingPlan
+from ...plans import PlanSet
 from ...schedules.path import Level, NoisePath
 from .backbones import Backbone, Prompt, backbone_of
 from .known_region import KnownRegion
@@ -90,6 +91,8 @@ class Borrowed:
     def generate(self, pipeline: DiffusionPipeline, request: Request, options: dict[str, Any]) -> Any:
         """Encode, guide, sample, decode."""
         backbone, steps = self.backbone, checked_steps(request.num_inference_steps)
+        if isinstance(options.get("plan"), PlanSet):
+            options["plan"] = options["plan"].pick(steps)
         scale = backbone.scale if request.guidance_scale is None else request.guidance_scale
         prompt = self._prompt(request, scale)
         native = self.native and pipeline.config == self.config
@@ -126,6 +129,20 @@ class Borrowed:
         if hasattr(backbone.pipe, "maybe_free_model_hooks"):
             backbone.pipe.maybe_free_model_hooks()
         return replace(result, samples=images) if options.get("return_result") else images
+
+    def asked(self, request: Request) -> dict[str, Any]:
+        """What a request asks of the network, as arguments of ``calibrate``: model, conditions, guidance, shape."""
+        scale = self.backbone.scale if request.guidance_scale is None else request.guidance_scale
+        prompt = self._prompt(request, scale)
+        with torch.no_grad():
+            condition, null = self.backbone.condition(prompt)
+        guidance: dict[str, Any] = {"guidance_scale": scale} if request.guidance is None else {}
+        if request.guidance is not None or null is None:
+            guidance = {"guidance": request.guidance or ()}
+        return {
+            "model": self.backbone.network, "shape": self.backbone.shape(prompt)[1:], "device": self.backbone.device,
+            "condition": condition or None, "null_condition": null, **guidance,
+        }  # fmt: skip
 
     def _images(self, x: Tensor, output_type: str) -> Any:
         return self.backbone.images(self.backbone.decode(x), output_type)

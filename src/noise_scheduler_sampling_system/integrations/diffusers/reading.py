@@ -209,7 +209,7 @@ def _named(scheduler: Any) -> tuple[str, dict[str, Any]]:
         return type(scheduler).__name__, fields
     if "_class_name" in fields:
         return str(fields["_class_name"]), fields
-    found = _classes_with(frozenset(key for key in fields if not key.startswith("_")))
+    found = named_by(fields)
     if not found:
         raise ConfigurationError(
             "the config names no class, and its fields are those of none",
@@ -220,16 +220,23 @@ def _named(scheduler: Any) -> tuple[str, dict[str, Any]]:
 
 
 @functools.lru_cache(maxsize=256)
-def _classes_with(keys: frozenset[str]) -> tuple[str, ...]:
-    """The classes that have exactly these fields, the better known first."""
-    return tuple(name for name in _KINDS if frozenset(_defaults(name)) == keys)
+def _classes_with(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that such a config may be of, the better known first.
+
+    A class writes down its own fields first, in order; what it took over from the config of another one follows.
+    """
+    own = {name: tuple(_defaults(name)) for name in _KINDS}
+    begun = [name for name, fields in own.items() if fields == keys[: len(fields)]]
+    longest = max((len(own[name]) for name in begun), default=0)
+    first = tuple(name for name in begun if len(own[name]) == longest)
+    return first or tuple(name for name, fields in own.items() if set(fields) == set(keys))
 
 
 def named_by(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The classes whose config this may be: one, unless it names none and several have the same fields."""
     if "_class_name" in config or OURS in config:
         return (_named(config)[0],)
-    return _classes_with(frozenset(key for key in config if not key.startswith("_")))
+    return _classes_with(tuple(key for key in config if not key.startswith("_")))
 
 
 # paths
