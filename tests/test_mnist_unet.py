@@ -223,6 +223,8 @@ def test_the_benchmark_measures_what_it_says():
     first, last = map(float, rows["`adams`"])
     assert (first > 0.01, last) == (True, 0.0)
     assert distances.count("\n") == len(bench.SAMPLERS) + 1
+    assert small.nearest(models.load_mnist("train")[0][:5]) == pytest.approx(0.0, abs=1e-3)
+    assert small.nearest(fine) > 0.05
     assert small.distance(fine) == pytest.approx(
         models.frechet_distance(models.FeatureStatistics.of(fine), small.held_out), rel=1e-6
     )

@@ -208,7 +208,7 @@ def with_tiny_pipelines(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     "document",
     [
         "README.md", "CONTRIBUTING.md", "docs/design.md", "docs/guidance.md", "docs/paths-and-grids.md",
-        "docs/diffusers.md", "docs/migration.md", "docs/mnist-unet.md",
+        "docs/calibration.md", "docs/diffusers.md", "docs/migration.md", "docs/mnist-unet.md",
     ],
 )  # fmt: skip
 def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(

@@ -73,7 +73,7 @@ def _errors(axes: Any, plans: PlanSet) -> None:
     axes.set_xticks(budgets)
     axes.set_xlabel("model calls", fontsize=9)
     axes.set_ylabel("error to the fine solution, held-out noise", fontsize=9)
-    axes.legend(fontsize=7.5, frameon=False)
+    axes.legend(fontsize=7.5, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 def _levels(axes: Any, plans: PlanSet, schedule: NoisePath) -> None:
@@ -90,4 +90,4 @@ def _levels(axes: Any, plans: PlanSet, schedule: NoisePath) -> None:
     axes.invert_xaxis()
     axes.set_yticks([-y for y in range(len(rows))], [name for name, _, _ in rows], fontsize=8)
     axes.set_ylim(-len(rows) + 0.4, 0.6)
-    axes.set_xlabel("noise level σ/α at which the model is asked, from noise to data", fontsize=9)
+    axes.set_xlabel("σ/α at which the model is asked", fontsize=9)

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 STAGES: Final = ("design", "fit", "refine")
 #: Built-in samplers are ranked on so many trajectories, and so many of them go on, in the end to all that are held out.
 _SCREENS, _LEADERS = ((4, 48), (32, 24)), 8
-#: So many starts are tried for so many iterations, on this share of the trajectories.
-_STARTS, _TRIAL, _SHARE = 4, 3, 0.25
+#: So many starts are tried for so many iterations, on so many trajectories at most.
+_STARTS, _TRIAL, _TRIED_ON = 4, 4, 96
 #: Of the budget, what may be gone after the ranking of the built-in samplers, and after the trials.
 _FOR_RANKING, _FOR_TRIALS = 0.15, 0.4
 #: So many built-in samplers are ranked in any case.
@@ -202,13 +202,13 @@ def _designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) 
 def _fits(
     student: Student, starts: list[Table], taught: Trajectories, limits: Limits, clock: _Clock, resume: Fit | None
 ) -> Iterator[tuple[int, Fit]]:
-    """Short fits of all starts on a share of the trajectories, then fits on all, from the best of them on, as long as
+    """Short fits of all starts on some of the trajectories, then fits on all, from the best of them on, as long as
     the limits allow: where one ends is a local minimum. Yields the number of the start and its fit."""
     path = student.pipeline.scheduler
     span, step = LevelRange(path, first_fixed=limits.first != "free"), step_for(student.model)
     tried: dict[int, Fit] = {}
     if resume is None:
-        few = taught.part(0, max(min(len(taught), 64), int(_SHARE * len(taught))))
+        few = taught.part(0, min(len(taught), _TRIED_ON))
         for number, start in enumerate(starts):
             if tried and clock.out(_FOR_TRIALS):
                 break

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
@@ -161,4 +160,6 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 
 def _stored(name: str) -> dict[str, Tensor]:
+    from safetensors.torch import load
+
     return load(resources.files(__package__).joinpath("data", f"{name}.safetensors").read_bytes())
