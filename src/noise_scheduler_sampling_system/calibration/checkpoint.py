@@ -12,7 +12,6 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import FileError, NoiseSamplingError
@@ -61,6 +60,8 @@ class Checkpoint:
             raise FileError("is no name for a checkpoint", where=str(path), suggestion="use .safetensors")
         if not target.exists():
             return cls(target, about)
+        from safetensors.torch import load
+
         try:
             data = read_bytes(target)
             size = int.from_bytes(data[:8], "little")
@@ -126,6 +127,8 @@ class Checkpoint:
     def _write(self) -> None:
         if self.path is None or self.solution is None:
             return
+        from safetensors.torch import save
+
         stored = {
             "format": _FORMAT,
             "about": dict(self.about),
