@@ -38,7 +38,7 @@ from noise_scheduler_sampling_system import (
     models,
 )
 from noise_scheduler_sampling_system.calibration.baselines import baselines
-from noise_scheduler_sampling_system.calibration.fit import Errors, errors_of
+from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
 from noise_scheduler_sampling_system.calibration.plot import draw
 from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
 

@@ -24,7 +24,17 @@ from .noise import NoiseSource, resolve_keys
 from .pipeline import DiffusionPipeline
 from .plan import SamplingPlan
 
-__all__ = ["Cell", "Row", "compare_samplers", "draw_comparison", "draw_rows", "mosaic", "save_image", "summary"]
+__all__ = [
+    "Cell",
+    "Row",
+    "compare_samplers",
+    "draw_comparison",
+    "draw_rows",
+    "figure_class",
+    "mosaic",
+    "save_image",
+    "summary",
+]
 
 Pixels = npt.NDArray[np.float64]
 
@@ -178,7 +188,7 @@ def draw_rows(
         pictures: (H, W, 3) arrays in [0, 1], by row and column, all of one shape.
         notes: one below each picture.
     """
-    figure_class = _figure_class()
+    new_figure = figure_class()
     height, width = pictures[0][0].shape[:2]
     columns, gap, margin = len(pictures[0]), 0.16, 0.18
     label = max(1.35, 0.085 * max(len(words) for lines in labels for words in lines))
@@ -187,7 +197,7 @@ def draw_rows(
     row_height, heading = cell_height + 0.36, 0.30 if any(headings) else 0.05
     top = 0.48 + 0.19 * (subtitle.count("\n") + 1) + heading if subtitle else 0.48 + heading
     size = (2 * margin + label + columns * (cell_width + gap), top + len(pictures) * row_height + 0.02)
-    figure = figure_class(figsize=size, dpi=180, facecolor="white")
+    figure = new_figure(figsize=size, dpi=180, facecolor="white")
 
     def text(x: float, y: float, words: str, points: float, **style: Any) -> None:
         figure.text(x / size[0], 1.0 - y / size[1], words, fontsize=points, **{"color": _INK, "va": "top", **style})
@@ -220,7 +230,7 @@ def save_image(samples: Tensor, path: str | os.PathLike[str], columns: int | Non
         ConfigurationError: not images, or matplotlib is missing.
         FileError: the file cannot be written.
     """
-    _figure_class()
+    figure_class()
     from matplotlib.image import imsave
 
     picture = mosaic(samples, columns or min(samples.shape[0], 10), paper=False)
@@ -287,7 +297,12 @@ def _largest_within(pipeline: DiffusionPipeline, budget: int) -> SamplingPlan:
     )
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
+    """matplotlib's ``Figure``, which needs no display.
+
+    Raises:
+        ConfigurationError: matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -22,13 +22,15 @@ from tqdm.auto import tqdm
 from ..errors import ConfigurationError
 from ..grids import checked_steps
 from ..guidance.base import Guidance
+from ..guidance.program import checked_sequence, follows_the_run
 from ..model import map_tensors, resolve_device
 from ..noise import NoiseSource, resolve_keys
 from ..plans import PlanSet
 from .checkpoint import Checkpoint
-from .fit import Errors, Fit, errors_of
+from .fit import Fit
+from .measure import Errors, errors_of
 from .search import STAGES, Found, Limits, search
-from .student import Student, combined
+from .student import Student, Tally, end_of
 from .teacher import Trajectories, teach
 
 if TYPE_CHECKING:
@@ -77,11 +79,13 @@ def calibrate(
     trajectories from random noise, and its own error is estimated. (2) "design": the best table for Gaussian data with
     the spectrum of the teacher's samples, without a model call. (3) "fit": from that and from the best built-in
     samplers, Gauss-Newton on levels and coefficients against the error at the end; nothing is differentiated through
-    the model. (4) "refine", only if asked for: Adam through the model. (5) The best on held-out noise is returned,
-    of these and of every built-in sampler without noise; so never a plan that is worse than theirs.
+    the model. (4) "refine", only if asked for: Adam through the model. (5) What is best on held-out noise is returned,
+    of these and of the best built-in samplers, so that it is not worse than they are there. Every built-in
+    sampler without noise is ranked for that on a few trajectories (as many as a small budget allows).
 
-    What runs: with ``budget_seconds`` or ``passes`` used up, the fit stops where it is; trials of several starts
-    may take 30 % of it. An interrupt (Ctrl-C) stops the fit, too, and returns the best so far.
+    What runs: with ``budget_seconds`` or ``passes`` used up, the fit stops where it is; 15 % of either may be gone
+    after the ranking, 40 % after the trials of several starts. An interrupt (Ctrl-C) stops the fit, too, and returns
+    the best so far.
 
     Args:
         model: as for :meth:`DiffusionPipeline.sample`; None: the embedded digits.
@@ -90,7 +94,8 @@ def calibrate(
         nfe: model calls of the plan; several make a :class:`PlanSet`, from the same trajectories.
         condition, null_condition: keywords for the model; tensors with any number of rows, which the trajectories
             take in turn. Give those that the plan is to be used with, e.g. all classes.
-        guidance_scale, guidance: as for ``sample``; the plan is tuned to them.
+        guidance_scale, guidance: as for ``sample``; the plan is tuned to them. What the guidance does may depend
+            on the noise level, but not on the step or on earlier calls: the fit asks at levels alone.
         trajectories: how many to fit to; with fewer, those that end in another basin decide too much.
         held_out: how many to choose by; default as many.
         budget_seconds: limit on the time, the teacher's included. Plans then depend on the machine's speed.
@@ -127,6 +132,8 @@ def calibrate(
             raise ConfigurationError(f"got {number!r}", where=name, suggestion="give a number above 0")
     if first not in ("free", "noisiest"):
         raise ConfigurationError(f"got {first!r}", where="first", suggestion="give 'free' or 'noisiest'")
+    if guidance is not None:
+        _refuse_guidance_along_a_run(checked_sequence(guidance), pipeline)
     began = time.monotonic()
     deadline = began + budget_seconds if budget_seconds is not None else math.inf
     request: dict[str, Any] = {"device": device, "dtype": dtype, "max_batch_size": max_batch_size, "guidance": guidance}
@@ -159,9 +166,10 @@ def calibrate(
         for budget in budgets:
             if budget in stored.plans:
                 continue
-            shown = _Shown(bar, student, unseen, budget, stored)
+            # what is shown costs model calls, too, which must not count: the plan is the same without the bar
+            shown = _Shown(bar, replace(student, tally=Tally()), unseen, budget, stored)
             limits = Limits(passes, deadline, stages, history, first, max_gain)
-            found = search(student, budget, taught, unseen, limits, shown, stored.resume(budget, pipeline.scheduler))
+            found = search(student, budget, taught, unseen, limits, shown, stored.resume(budget))
             facts = {**about, **_facts(found, stored.teacher_error), "versions": _versions()}
             stored.finish(budget, replace(found.plan, provenance=facts))
             logger.info("%d calls: %s", budget, _sentence(found))
@@ -179,7 +187,7 @@ class _Shown:
         self._stored.keep(self._nfe, fit)
         if not self._bar.disable:
             columns = self._student.columns(fit.table, self._unseen.noise, self._unseen.rows)
-            errors = errors_of(combined(fit.table.rows[-1] * fit.table.radii[-1], columns), self._unseen.solution)
+            errors = errors_of(end_of(fit.table, columns), self._unseen.solution)
             self._bar.set_description(f"{self._nfe} calls, {stage}")
             self._bar.set_postfix_str(f"held-out error {errors.rms:.4g} (median {errors.median:.4g})")
             self._bar.update()
@@ -215,15 +223,18 @@ def _versions() -> dict[str, str]:
 
 
 def fingerprint(model: Any) -> str:
-    """A short name of a model: its class, and a hash of its weights where it has any."""
+    """A short name of a model: its class, and a hash of its weights, or else of the numbers and tensors it holds."""
     if model is None:
         return "embedded digits"
     kind = type(model) if not hasattr(model, "__qualname__") else model
     name = f"{kind.__module__}.{kind.__qualname__}"
-    if not isinstance(model, torch.nn.Module):
-        return name
+    held = model.state_dict() if isinstance(model, torch.nn.Module) else getattr(model, "__dict__", {})
     digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
+    for key, value in sorted(held.items()):
+        if isinstance(value, bool | int | float | str):
+            digest.update(f"{key} {value!r}".encode())
+        if not isinstance(value, Tensor):
+            continue
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
         flat = value.detach().flatten()
         # a sample of a large tensor: enough to tell other weights
@@ -261,6 +272,18 @@ def _shape(shape: Any) -> tuple[int, ...]:
             suggestion="give that of one sample without the batch, e.g. (3, 32, 32)",
         )
     return size
+
+
+def _refuse_guidance_along_a_run(sequence: Sequence[Guidance], pipeline: DiffusionPipeline) -> None:
+    path = pipeline.scheduler
+    middle = path.level_at(0.0)
+    if follows_the_run(sequence, middle, pipeline.config.prediction_type):
+        raise ConfigurationError(
+            f"{', '.join(map(repr, sequence))} depends on the step, or on earlier calls",
+            where="guidance",
+            why="the fit moves levels one by one and asks the model outside of a run",
+            suggestion="give scales that depend on the level (a function of moment.sigma), and momentum=0",
+        )
 
 
 def _stages(stages: Sequence[str] | None, history: int | None) -> tuple[str, ...]:

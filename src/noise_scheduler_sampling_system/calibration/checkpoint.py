@@ -17,8 +17,9 @@ from torch import Tensor
 from ..errors import FileError, NoiseSamplingError
 from ..files import read_bytes, write_atomic
 from ..plan import SamplingPlan
-from ..schedules.path import Level, NoisePath
-from .fit import Errors, Fit
+from ..schedules.path import Level
+from .fit import Fit
+from .measure import Errors
 from .table import Table
 
 __all__ = ["Checkpoint"]
@@ -102,11 +103,10 @@ class Checkpoint:
             "damping": fit.damping,
             "threshold": fit.threshold if math.isfinite(fit.threshold) else None,
             "iterations": fit.iterations,
-            "converged": fit.converged,
         }
         self._write()
 
-    def resume(self, nfe: int, path: NoisePath) -> Fit | None:
+    def resume(self, nfe: int) -> Fit | None:
         """Where the fit of so many calls stood."""
         kept = self.fits.get(nfe)
         if kept is None:
@@ -115,7 +115,7 @@ class Checkpoint:
         table = Table(Level(*kept["start"]), levels, np.array(kept["rows"]), history=kept["history"])
         return Fit(
             table, kept["loss"], Errors(*kept["errors"]), kept["damping"],
-            math.inf if kept["threshold"] is None else kept["threshold"], kept["iterations"], kept["converged"],
+            math.inf if kept["threshold"] is None else kept["threshold"], kept["iterations"],
         )  # fmt: skip
 
     def finish(self, nfe: int, plan: SamplingPlan) -> None:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ..errors import ModelOutputError, NumericsError
 from ..model import ModelAdapter
-from .student import Student, combined
+from .measure import Errors, each_error
+from .student import Student, combined, end_of
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
-__all__ = ["Errors", "Fit", "cost_of_iteration", "errors_of", "fit", "step_for"]
+__all__ = ["Fit", "cost_of_iteration", "fit", "step_for"]
 
 Array = npt.NDArray[np.float64]
 
@@ -37,33 +38,6 @@ _TRIES = 8
 _SHRINK, _LEAST = 0.2, 1e-5
 #: Steps of finite differences for networks in float32, and in half precision.
 _STEP, _COARSE_STEP = 1e-3, 3e-2
-
-
-class Errors(NamedTuple):
-    """Errors of the ends of trajectories, root mean square per number of a sample.
-
-    Attributes:
-        rms: root mean square over trajectories; a few that end in another basin rule it.
-        median: over trajectories.
-    """
-
-    rms: float
-    median: float
-
-    @property
-    def typical(self) -> float:
-        """Their geometric mean, to choose by on few trajectories."""
-        return math.sqrt(self.rms * self.median)
-
-
-def errors_of(end: Tensor, solution: Tensor) -> Errors:
-    """The errors of ends, both of shape (n, ...)."""
-    each = _each(end, solution)
-    return Errors(float(each.square().mean().sqrt()), float(each.median()))
-
-
-def _each(end: Tensor, solution: Tensor) -> Tensor:
-    return (end - solution).flatten(1).double().square().mean(1).sqrt()
 
 
 @final
@@ -225,8 +199,8 @@ def _start(student: Student, table: Table, taught: Trajectories) -> Fit:
 
 def _loss(student: Student, table: Table, taught: Trajectories, threshold: float) -> tuple[float, Errors]:
     columns = student.columns(table, taught.noise, taught.rows)
-    each = _each(combined(table.rows[-1] * table.radii[-1], columns), taught.solution)
-    return _huber(each, threshold), Errors(float(each.square().mean().sqrt()), float(each.median()))
+    each = each_error(end_of(table, columns), taught.solution)
+    return _huber(each, threshold), Errors.of(each)
 
 
 def _huber(each: Tensor, threshold: float) -> float:
@@ -242,12 +216,12 @@ def _normal_equations(
     threshold = min(now.threshold, max(_HUBER * now.errors.median, _LINEAR * now.errors.rms))
     size = max(1, _HELD // (len(stages) * taught.noise[0].numel()))
     square, slope = np.zeros((len(stages),) * 2), np.zeros(len(stages))
-    total, weighted = 0.0, 0.0
+    loss = 0.0
     for start in range(0, len(taught), size):
         part = taught.part(start, min(start + size, len(taught)))
         columns = student.columns(table, part.noise, part.rows)
-        end = combined(table.rows[-1] * table.radii[-1], columns)
-        each = _each(end, part.solution)
+        end = end_of(table, columns)
+        each = each_error(end, part.solution)
         weight = (threshold / each.clamp_min(1e-30)).clamp(max=1.0).sqrt().to(end.dtype)
         weight = weight.reshape(-1, *[1] * (end.ndim - 1))
         derivatives = torch.stack([
@@ -258,9 +232,8 @@ def _normal_equations(
             wide = piece.cpu().double()  # sums of squares of nearly parallel columns
             square += (wide @ wide.T).numpy()
             slope += (wide @ rest.cpu().double()).numpy()
-        total += _huber(each, threshold) * len(part)
-        weighted += len(part)
-    return square, slope, replace(now, threshold=threshold, loss=total / weighted)
+        loss += _huber(each, threshold) * len(part) / len(taught)
+    return square, slope, replace(now, threshold=threshold, loss=loss)
 
 
 def _derivative(
@@ -273,4 +246,4 @@ def _derivative(
         return combined(table.frame(table.nfe).directions[k - first] * table.radii[-1], columns)
     nudged, change = numbers.nudged(stage, step)
     changed = student.columns(nudged, part.noise, part.rows, columns[: 1 + stage[0]])
-    return (combined(nudged.rows[-1] * nudged.radii[-1], changed) - end) / change
+    return (end_of(nudged, changed) - end) / change

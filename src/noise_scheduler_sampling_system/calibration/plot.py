@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..demo import figure_class
 from ..errors import ConfigurationError
 from ..files import write_atomic
 from ..grids import make_grid
@@ -37,15 +38,7 @@ def draw(plans: PlanSet, schedule: NoisePath, path: str | os.PathLike[str], titl
         raise ConfigurationError(
             "a plan has no calibration in its provenance", where="plans", suggestion="draw what calibrate() returned"
         )
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigurationError(
-            "matplotlib is not installed",
-            where="picture",
-            suggestion="pip install 'noise-scheduler-sampling-system[plot]'",
-        ) from None
-    figure = Figure(figsize=(9.4, 3.9), dpi=180, facecolor="white", layout="constrained")
+    figure = figure_class()(figsize=(9.4, 3.9), dpi=180, facecolor="white", layout="constrained")
     if title:
         figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     errors, levels = figure.subplots(1, 2, width_ratios=(1.15, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .fit import Errors, Fit
+from .fit import Fit
+from .measure import Errors, each_error
 from .student import Student
 from .table import Table
 from .teacher import Trajectories
@@ -94,6 +94,5 @@ def _looked(student: Student, table: Table, taught: Trajectories, steps: int) ->
     with torch.no_grad():
         rows = torch.from_numpy(np.array(table.rows))
         end = _end(student, table, rows, taught)
-    each = (end - taught.solution).flatten(1).double().square().mean(1).sqrt()
-    errors = Errors(float(each.square().mean().sqrt()), float(each.median()))
-    return Fit(table, float(each.mean()), errors, threshold=math.inf, iterations=steps)
+    each = each_error(end, taught.solution)
+    return Fit(table, float(each.mean()), Errors.of(each), iterations=steps)

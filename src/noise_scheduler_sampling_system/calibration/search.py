@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, final
 
@@ -13,7 +13,8 @@ from ..errors import NoiseSamplingError
 from ..plan import SamplingPlan
 from .baselines import Baseline, baselines
 from .design import design_table
-from .fit import Errors, Fit, cost_of_iteration, errors_of, fit, step_for
+from .fit import Fit, cost_of_iteration, fit, step_for
+from .measure import Errors, errors_of
 from .refine import refine
 from .spectrum import Spectrum
 from .student import Student
@@ -34,8 +35,6 @@ _STARTS, _TRIAL, _TRIED_ON = 4, 4, 96
 _FOR_RANKING, _FOR_TRIALS = 0.15, 0.4
 #: So many built-in samplers are ranked in any case.
 _AT_LEAST = 12
-#: The number of a fit that refined the best of the others.
-_REFINED = -1
 
 
 @final
@@ -115,28 +114,24 @@ def search(
     tables: list[tuple[str, Table]] = []
     if "design" in limits.stages:
         tables = _designed(student, nfe, taught, limits)
-    fits: dict[int, Fit] = {}
+    fits: dict[tuple[str, int], Fit] = {}  # by stage, and number of the start
     try:
         starts = [table for _, table in tables[:1]]
         starts += [b.table.limited(limits.history) for b in ranked if b.table is not None][: _STARTS - len(starts)]
         if "fit" in limits.stages:
             for number, now in _fits(student, starts, taught, limits, clock, resume):
-                fits[number] = now
+                fits["fit", number] = now
                 report("fit", now)
         if "refine" in limits.stages:
-            start = _best(fits).table if fits else starts[0]
+            start = min(fits.values(), key=lambda now: now.errors.typical).table if fits else starts[0]
             for now in refine(student, start, taught, max_gain=limits.max_gain, until=clock.out):
-                fits[_REFINED] = now
+                fits["refine", 0] = now
                 report("refine", now)
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the best so far")
-    tables += [("refine" if number == _REFINED else "fit", now.table) for number, now in fits.items()]
+    tables += [(stage, now.table) for (stage, _), now in fits.items()]
     iterations = sum(now.iterations for now in fits.values())
     return _gate(student, tables, ranked[:_LEADERS], taught, held_out, clock, iterations)
-
-
-def _best(fits: Mapping[int, Fit]) -> Fit:
-    return min(fits.values(), key=lambda now: now.errors.typical)
 
 
 @dataclass(frozen=True)
@@ -184,13 +179,13 @@ def _ranked(student: Student, known: list[Baseline], few: Trajectories, clock: _
 def _designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -> list[tuple[str, Table]]:
     """The tables that are best for Gaussian data with the spectrum of the samples."""
     spectrum = Spectrum.of(taught.solution.double().cpu())
-    first = "free" if limits.first == "free" else "noisiest"
     made = []
     for mean_safe in (True, False):
         try:
             found = design_table(
-                spectrum, nfe, student.pipeline.scheduler, mean_safe=mean_safe, first=first, history=limits.history
-            )
+                spectrum, nfe, student.pipeline.scheduler, mean_safe=mean_safe, first=limits.first,
+                history=limits.history, max_gain=limits.max_gain,
+            )  # fmt: skip
         except NoiseSamplingError as error:
             logger.info("no design (mean_safe=%s): %s", mean_safe, error)
             continue
@@ -220,6 +215,7 @@ def _fits(
                     break
     else:
         tried[0] = resume
+        yield 0, resume
     for number, begun_at in sorted(tried.items(), key=lambda entry: entry[1].errors.typical):
         if clock.out():
             return

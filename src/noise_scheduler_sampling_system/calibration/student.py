@@ -19,7 +19,7 @@ from .table import Table
 if TYPE_CHECKING:
     from ..pipeline import DiffusionPipeline
 
-__all__ = ["Student", "Tally", "combined"]
+__all__ = ["Student", "Tally", "combined", "end_of"]
 
 
 @dataclass
@@ -91,6 +91,11 @@ class Student:
             x = combined(table.rows[i, : i + 1] * table.radii[i], columns)
             columns.append(self.denoise(x, table.levels[i], rows))
         return columns
+
+
+def end_of(table: Table, columns: Sequence[Tensor]) -> Tensor:
+    """The samples of a run, from all its columns."""
+    return combined(table.rows[-1] * table.radii[-1], columns)
 
 
 def combined(weights: npt.NDArray[np.float64], columns: Sequence[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..factory import SamplerFactory
 from ..plan import SamplingPlan
 from ..schedules.path import NoisePath
+from .measure import errors_of
 from .student import Student
 
 __all__ = ["Trajectories", "teach"]
@@ -63,8 +64,8 @@ def teach(student: Student, noise: Tensor, calls: int, checked: int) -> tuple[Tr
     path = student.pipeline.scheduler
     fine = student.run(_plan(path, calls), noise, slice(0, len(noise)))
     coarse = student.run(_plan(path, max(calls // 2, 1)), noise[:checked], slice(0, checked))
-    moved = (fine[:checked] - coarse).flatten(1).double().square().mean(1).sqrt()
-    return Trajectories(noise, fine), float(moved.median()) / (2**_ORDER - 1)
+    moved = errors_of(fine[:checked], coarse).median
+    return Trajectories(noise, fine), moved / (2**_ORDER - 1)
 
 
 def _plan(path: NoisePath, calls: int) -> SamplingPlan:

@@ -17,7 +17,7 @@ from ..plan import SamplingPlan
 from ..schedules.path import Level
 from .base import Branch, Formula, Guidance, Made, Moment
 
-__all__ = ["Program", "checked_sequence", "compiled", "evaluations", "programs_of"]
+__all__ = ["Program", "checked_sequence", "compiled", "evaluations", "follows_the_run", "programs_of"]
 
 #: A linear form, without its zeros.
 Terms = tuple[tuple[Symbol, float], ...]
@@ -232,6 +232,26 @@ def checked_sequence(guidance: Any) -> tuple[Guidance, ...]:
             suggestion=f"put it behind, e.g. [ClassifierFree(7.5), {sequence[0]!r}]",
         )
     return tuple(sequence)
+
+
+def follows_the_run(sequence: Sequence[Guidance], level: Level, prediction_type: str) -> bool:
+    """Whether what a guidance does depends on more than the noise level: on earlier calls, or on the step."""
+    programs = [
+        _compiled_row(
+            sequence, Moment(level, step, 10), prediction_type, [Branch(), Branch(null=True)],
+            opposed=True, reads_null=False, learned=False,
+        )
+        for step in (0, 4, 9)
+    ]  # fmt: skip
+    told = [(program.asked, program.value, [_numbers(step) for step in program.steps]) for program in programs]
+    remembers = any(step.memory is not None for program in programs for step in program.steps)
+    return remembers or any(each != told[0] for each in told)
+
+
+def _numbers(step: Step) -> tuple[Any, ...]:
+    """What a step computes with, as far as it can be compared: its forms, and the numbers given to its function."""
+    given = step.function.args if isinstance(step.function, partial) else ()
+    return step.forms, tuple(value for value in given if isinstance(value, int | float))
 
 
 def evaluations(guidance: Guidance | Sequence[Guidance], plan: SamplingPlan) -> tuple[int, ...]:

@@ -1,0 +1,42 @@
+"""How far the ends of trajectories are from where they should be."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Errors", "each_error", "errors_of"]
+
+
+class Errors(NamedTuple):
+    """Errors of the ends of trajectories, root mean square per number of a sample.
+
+    Attributes:
+        rms: root mean square over trajectories; a few that end in another basin rule it.
+        median: over trajectories.
+    """
+
+    rms: float
+    median: float
+
+    @classmethod
+    def of(cls, each: Tensor) -> Errors:
+        """From the error of each trajectory, shape (n,)."""
+        return cls(float(each.square().mean().sqrt()), float(each.median()))
+
+    @property
+    def typical(self) -> float:
+        """Their geometric mean, to choose by on few trajectories."""
+        return math.sqrt(self.rms * self.median)
+
+
+def errors_of(end: Tensor, solution: Tensor) -> Errors:
+    """The errors of ends, both of shape (n, ...)."""
+    return Errors.of(each_error(end, solution))
+
+
+def each_error(end: Tensor, solution: Tensor) -> Tensor:
+    """The error of each trajectory, root mean square per number, shape (n,)."""
+    return (end - solution).flatten(1).double().square().mean(1).sqrt()
