@@ -27,8 +27,9 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.baselines import baselines
-from noise_scheduler_sampling_system.calibration.fit import Numbers, _derivative, fit
-from noise_scheduler_sampling_system.calibration.measure import errors_of
+from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
+from noise_scheduler_sampling_system.calibration.fit import Fit, Numbers, _derivative, fit
+from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
 from noise_scheduler_sampling_system.calibration.plot import draw
 from noise_scheduler_sampling_system.calibration.refine import refine
 from noise_scheduler_sampling_system.calibration.student import Student, end_of
@@ -458,3 +459,24 @@ def test_a_calibrated_plan_inside_a_pipeline_of_diffusers(kind):
     assert torch.allclose(packed(images), theirs, atol=1e-4 * float(theirs.abs().max()))
     with pytest.raises(ConfigurationError, match="from_diffusers"):
         DiffusionPipeline().calibrate(prompt="a cat", nfe=3)
+
+
+def test_a_kept_fit_is_gone_on_with_even_if_it_had_converged():
+    """It may have been a trial's, and what is not handed out again would be lost."""
+    path = DiffusionPipeline(NoiseSchedulerConfig()).scheduler
+    table = Table.of_plan(DiffusionPipeline(path.spaced("kl_optimal"), "adams").plan(3))
+    kept = Fit(table, 0.5, Errors(0.4, 0.3), damping=0.02, threshold=3.0, iterations=7, converged=True)
+    state = Checkpoint(None, {})
+    assert state.resume(3) is None
+    state.keep(3, kept)
+    again = state.resume(3)
+    assert not again.converged
+    assert (again.loss, again.errors, again.damping, again.threshold, again.iterations) == (
+        0.5,
+        (0.4, 0.3),
+        0.02,
+        3.0,
+        7,
+    )
+    assert np.array_equal(again.table.rows, table.rows)
+    assert again.table.levels == table.levels
