@@ -9,8 +9,8 @@
 of diffusers, k-diffusion and this library on each of their grids, screened on a share of the held-out noise. ``mnist``:
 a kernel density of MNIST on the cosine and the flow path, with guidance 3. ``unet``: the embedded trained network, N
 calibrated calls against 2N of the best built-in sampler, in error and in Fréchet distance. ``transfer``: a plan that
-was calibrated at guidance 3, used at others. Errors are root mean squares per pixel on held-out noise, in brackets the
-medians over samples. Gaussian data is in ``benchmarks/design.py``.
+was calibrated at guidance 3, used at others, and one of five classes, used for the other five. Errors are root mean
+squares per pixel on held-out noise, in brackets the medians over samples. Gaussian data is in ``benchmarks/design.py``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from noise_scheduler_sampling_system.calibration.measure import Errors, errors_o
 from noise_scheduler_sampling_system.calibration.plot import draw
 from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
 
-HELD_OUT = 1024
+HELD_OUT = 4096
 #: Of the noise that everything is judged on; calibrations draw theirs from seed 0.
 SEED = 12345
 NO_GUIDANCE = 1.0
@@ -65,7 +65,7 @@ def leaders(
 ) -> list[tuple[str, Errors]]:
     """The best built-in samplers (of those named): all on a few samples, the best on all."""
     left = [b for b in baselines(pipeline.scheduler, nfe) if not among or b.name.split(",")[0].split()[0] in among]
-    for few, kept in ((slice(0, 4), 48), (slice(0, 32), 2 * keep)):
+    for few, kept in ((slice(0, 4), 24), (slice(0, 32), keep)):
         scores = {b.name: errors_of(run(b.plan, few), solution[few]).typical for b in left}
         left = sorted(left, key=lambda b: scores[b.name])[:kept]
     everything = slice(0, len(solution))
@@ -97,24 +97,27 @@ def digits(bandwidth: float, budgets: Sequence[int], plot: Path | None) -> None:
             if r.nfe == nfe and (s := c.run(problem, all_samplers.denoiser(model), nfe)) is not None
         )
         began = time.perf_counter()
-        count = 1024 if nfe <= 6 else 640  # what a minute allows
-        plan = calibrate(model, pipeline, shape=(1, 8, 8), nfe=nfe, trajectories=count, held_out=512)
+        plan = calibrate(
+            model, pipeline, shape=(1, 8, 8), nfe=nfe, trajectories=2048, held_out=1024, teacher_calls=64,
+            passes=1200 / nfe,  # what a minute allows
+        )  # fmt: skip
         seconds = time.perf_counter() - began
         made[nfe] = plan
         ours = errors_of(pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64), solution)
         designed = design_plan(spectrum, nfe, pipeline.scheduler, start="query")
         free = errors_of(pipeline.sample(model, initial_noise=x, plan=designed, dtype=torch.float64), solution)
         facts = plan.provenance
+        trained = facts["training_error"]
         rows.append((
             nfe, f"{best.candidate}, {best.grid}", f"{best.error:.3g} ({median:.2g})", figure(free),
             f"{free.rms / best.error:.2f}", figure(ours), f"{ours.rms / best.error:.2f}",
-            f"{ours.median / median:.2f}", f"{facts['training_error']['rms']:.3g}", f"{facts['student_passes']:.0f}",
-            f"{seconds:.0f}",
+            f"{ours.median / median:.2f}", f"{ours.rms / trained['rms']:.2f}", f"{ours.median / trained['median']:.2f}",
+            f"{facts['student_passes']:.0f}", f"{seconds:.0f}",
         ))  # fmt: skip
         print(f"  {nfe} calls done", flush=True)
     head = (
         "NFE", "best of all libraries", "error", "design_plan", "ratio", "calibrated", "ratio", "of medians",
-        "on training noise", "passes", "s",
+        "to training", "median to training", "passes", "s",
     )  # fmt: skip
     print(f"\ndigits, linear betas, bandwidth {bandwidth:g}, {HELD_OUT} held-out samples; {machine()}\n")
     print(table(head, rows))
@@ -131,47 +134,31 @@ def mnist(path_name: str, budgets: Sequence[int]) -> None:
     images, labels = models.load_mnist("test")  # 1,000 digits: five times as fast as all
     kind = pipeline.config.prediction_type
     model = models.KernelDensityModel(pipeline.scheduler, images, 0.2, labels=labels, prediction_type=kind)
-    told = {"condition": {"class_labels": torch.arange(10)}, "guidance_scale": 3.0}
-    rows = guided(pipeline, model, (1, 28, 28), told, budgets, held_out=128, trajectories=256)
-    print(f"\nMNIST kernel density, {path_name} path, guidance 3, 128 held-out samples; {machine()}\n")
-    print(table(("NFE", "best built-in", "error", "calibrated", "ratio", "of medians", "passes", "s"), rows))
-
-
-def guided(
-    pipeline: DiffusionPipeline, model: Any, shape: Sequence[int], told: dict[str, Any], budgets: Sequence[int],
-    held_out: int, trajectories: int,
-) -> list[tuple[object, ...]]:  # fmt: skip
-    x, labels = noise_of(held_out, shape), torch.arange(held_out) % 10
+    told: dict[str, Any] = {"condition": {"class_labels": torch.arange(10)}, "guidance_scale": 3.0}
+    count = 512
+    x, labels = noise_of(count, (1, 28, 28)), torch.arange(count) % 10
 
     def run(plan: SamplingPlan, part: slice) -> Tensor:
         told_part = {**told, "condition": {"class_labels": labels[part]}}
         return pipeline.sample(model, initial_noise=x[part], plan=plan, seed=0, **told_part)
 
-    solution = run(teacher(pipeline, 96), slice(0, held_out))
-    rows = []
+    solution = run(teacher(pipeline, 128), slice(0, count))
+    began = time.perf_counter()
+    plans = calibrate(
+        model, pipeline, shape=(1, 28, 28), nfe=budgets, trajectories=512, teacher_calls=64, passes=100, **told
+    )
+    seconds, rows = time.perf_counter() - began, []
     for nfe in budgets:
         ranked = leaders(pipeline, nfe, run, solution)
-        began = time.perf_counter()
-        plan = calibrate(
-            model,
-            pipeline,
-            shape=shape,
-            nfe=nfe,
-            trajectories=trajectories,
-            held_out=128,
-            teacher_calls=96,
-            passes=150,
-            **told,
-        )
-        seconds = time.perf_counter() - began
-        ours, best = errors_of(run(plan, slice(0, held_out)), solution), ranked[0][1]
+        ours, best = errors_of(run(plans[nfe], slice(0, count)), solution), ranked[0][1]
         median = min(errors.median for _, errors in ranked)
         rows.append((
             nfe, ranked[0][0], f"{best.rms:.3g} ({median:.2g})", figure(ours), f"{ours.rms / best.rms:.2f}",
-            f"{ours.median / median:.2f}", f"{plan.provenance['student_passes']:.0f}", f"{seconds:.0f}",
+            f"{ours.median / median:.2f}", f"{plans[nfe].provenance['student_passes']:.0f}",
         ))  # fmt: skip
-        print(f"  {nfe} calls done", flush=True)
-    return rows
+    print(f"\nMNIST kernel density, {path_name} path, guidance 3, {count} held-out samples; {machine()}")
+    print(f"all calibrated in {seconds:.0f} s\n")
+    print(table(("NFE", "best built-in", "error", "calibrated", "ratio", "of medians", "passes"), rows))
 
 
 UNET_SCALE = 2.0
@@ -182,71 +169,90 @@ STRONG = (
 )  # fmt: skip
 
 
-def unet(budgets: Sequence[int], seconds_each: float, out: Path | None, plot: Path | None) -> None:
+def unet(budgets: Sequence[int], seconds: float, out: Path | None, plot: Path | None) -> None:
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "ddim")
-    model, count = models.mnist_unet(), 500
+    model, count = models.mnist_unet().to(memory_format=torch.channels_last), 500
     x, labels = noise_of(count, (1, 28, 28)), torch.arange(count) % 10
-    told = {"condition": {"class_labels": torch.arange(10)}, "guidance_scale": UNET_SCALE}
+    told = {"condition": {"class_labels": torch.arange(10)}, "guidance_scale": UNET_SCALE, "max_batch_size": 16}
     data = models.FeatureStatistics.of(models.load_mnist("test")[0])
 
     def run(plan: SamplingPlan, part: slice) -> Tensor:
         told_part = {**told, "condition": {"class_labels": labels[part]}}
-        return pipeline.sample(model, initial_noise=x[part], plan=plan, seed=0, max_batch_size=125, **told_part)
+        return pipeline.sample(model, initial_noise=x[part], plan=plan, seed=0, **told_part)
 
     def distance(samples: Tensor) -> float:
         return models.frechet_distance(models.FeatureStatistics.of(samples), data)
 
+    began = time.perf_counter()
+    plans = calibrate(
+        model, pipeline, shape=(1, 28, 28), nfe=budgets, trajectories=256, held_out=64, teacher_calls=48,
+        budget_seconds=seconds, **told,
+    )  # fmt: skip
+    spent = (time.perf_counter() - began) / 60
+    print(f"calibrated for {', '.join(map(str, budgets))} calls in {spent:.1f} minutes; {machine()}", flush=True)
+    if out is not None:
+        plans.save(out)
+    if plot is not None:
+        draw(plans, pipeline.scheduler, plot, title=f"Embedded UNet of digits, guidance {UNET_SCALE:g}")
     fine = run(teacher(pipeline, 64), slice(0, count))
     print(f"fine solution: Fréchet distance {distance(fine):.2f}", flush=True)
-    rows, made = [], {}
+    rows = []
     for nfe in budgets:
-        began = time.perf_counter()
-        plan = calibrate(
-            model, pipeline, shape=(1, 28, 28), nfe=nfe, trajectories=256, held_out=64, teacher_calls=48,
-            budget_seconds=seconds_each, max_batch_size=128, **told,
-        )  # fmt: skip
-        seconds = time.perf_counter() - began
-        made[nfe] = plan
         name = leaders(pipeline, 2 * nfe, run, fine[:100], 3, STRONG)[0][0]
         twice = next(b for b in baselines(pipeline.scheduler, 2 * nfe) if b.name == name)
-        theirs, ours = run(twice.plan, slice(0, count)), run(plan, slice(0, count))
+        theirs, ours = run(twice.plan, slice(0, count)), run(plans[nfe], slice(0, count))
         rows.append((
-            nfe, figure(errors_of(ours, fine)), f"{distance(ours):.2f}", name, figure(errors_of(theirs, fine)),
-            f"{distance(theirs):.2f}", f"{seconds:.0f}",
+            nfe, plans[nfe].provenance["kind"], figure(errors_of(ours, fine)), f"{distance(ours):.2f}", name,
+            figure(errors_of(theirs, fine)), f"{distance(theirs):.2f}",
         ))  # fmt: skip
         print(f"  {rows[-1]}", flush=True)
-    head = ("N", "calibrated, N calls", "Fréchet", "best built-in at 2N", "its error", "Fréchet", "s")
+    head = ("N", "kind", "calibrated, N calls", "Fréchet", "best built-in at 2N", "its error", "Fréchet")
     print(f"\nembedded UNet, guidance {UNET_SCALE:g}, {count} samples; {machine()}\n\n{table(head, rows)}")
-    if out is not None:
-        PlanSet(made).save(out)
-    if plot is not None:
-        draw(PlanSet(made), pipeline.scheduler, plot, title=f"Embedded UNet of digits, guidance {UNET_SCALE:g}")
 
 
 def transfer(budgets: Sequence[int]) -> None:
-    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    pipeline, count = DiffusionPipeline(NoiseSchedulerConfig(), "ddim"), 2000
     model = models.DigitsModel(pipeline.scheduler, bandwidth=0.15)
-    x, labels = noise_of(512, (1, 8, 8)), torch.arange(512) % 10
-    condition, rows = {"class_labels": torch.arange(10)}, []
+    x, all_labels, few_labels = noise_of(count, (1, 8, 8)), torch.arange(10), torch.arange(5)
+
+    def calibrated(nfe: int, scale: float, labels: Tensor) -> SamplingPlan:
+        return calibrate(
+            model, pipeline, shape=(1, 8, 8), nfe=nfe, condition={"class_labels": labels}, guidance_scale=scale,
+            trajectories=1024,
+        )  # fmt: skip
+
+    def runner(scale: float, labels: Tensor) -> Any:
+        condition = labels[torch.arange(count) % len(labels)]
+
+        def run(plan: SamplingPlan, part: slice) -> Tensor:
+            told = {"class_labels": condition[part]}
+            return pipeline.sample(
+                model, initial_noise=x[part], plan=plan, condition=told, guidance_scale=scale, seed=0
+            )
+
+        return run
+
+    everything, rows, by_class = slice(0, count), [], []
     for nfe in budgets:
-        plans = {
-            scale: calibrate(model, pipeline, shape=(1, 8, 8), nfe=nfe, condition=condition, guidance_scale=scale)
-            for scale in (1.0, 3.0, 7.0)
-        }
+        plans = {scale: calibrated(nfe, scale, all_labels) for scale in (1.0, 3.0, 7.0)}
         for scale in plans:
-
-            def run(plan: SamplingPlan, part: slice, scale: float = scale) -> Tensor:
-                return pipeline.sample(
-                    model, initial_noise=x[part], plan=plan, condition={"class_labels": labels[part]},
-                    guidance_scale=scale, seed=0,
-                )  # fmt: skip
-
-            solution = run(teacher(pipeline), slice(0, 512))
-            errors = [errors_of(run(plans[at], slice(0, 512)), solution) for at in (3.0, scale)]
+            run = runner(scale, all_labels)
+            solution = run(teacher(pipeline), everything)
+            errors = [errors_of(run(plans[at], everything), solution) for at in (3.0, scale)]
             name, best = leaders(pipeline, nfe, run, solution)[0]
             rows.append((nfe, f"{scale:g}", *map(figure, errors), f"{name}: {figure(best)}"))
-    head = ("NFE", "used at guidance", "calibrated at 3", "calibrated there", "best built-in there")
-    print(f"\ndigits with class labels, bandwidth 0.15; {machine()}\n\n{table(head, rows)}")
+        plan = calibrated(nfe, 3.0, few_labels)
+        trained = plan.provenance["training_error"]
+        on = []
+        for labels in (few_labels, all_labels[5:]):
+            run = runner(3.0, labels)
+            on.append(figure(errors_of(run(plan, everything), run(teacher(pipeline), everything))))
+        by_class.append((nfe, f"{trained['rms']:.3g} ({trained['median']:.2g})", *on))
+        print(f"  {nfe} calls done", flush=True)
+    print(f"\ndigits with class labels, bandwidth 0.15, {count} held-out samples; {machine()}\n")
+    print(table(("NFE", "used at guidance", "calibrated at 3", "calibrated there", "best built-in there"), rows))
+    print("\ncalibrated on the classes 0 to 4 at guidance 3\n")
+    print(table(("NFE", "training noise", "new noise, classes 0 to 4", "new noise, classes 5 to 9"), by_class))
 
 
 def main() -> None:
@@ -255,7 +261,7 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+")
     parser.add_argument("--bandwidth", type=float, default=0.15)
     parser.add_argument("--path", choices=("cosine", "flow"), default="cosine")
-    parser.add_argument("--seconds", type=float, default=780.0, help="for each calibration of the UNet")
+    parser.add_argument("--seconds", type=float, default=2100.0, help="for all calibrations of the UNet")
     parser.add_argument("--out", type=Path, help="write the UNet's plans to a .json file")
     parser.add_argument("--plot", type=Path, help="draw errors and levels to a .png file")
     arguments = parser.parse_args()
@@ -268,7 +274,7 @@ def main() -> None:
     elif arguments.what == "unet":
         unet(arguments.nfe or (4, 5, 6, 8, 10), arguments.seconds, arguments.out, arguments.plot)
     else:
-        transfer(arguments.nfe or (5,))
+        transfer(arguments.nfe or (5, 8))
 
 
 if __name__ == "__main__":

@@ -28,11 +28,13 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
-from noise_scheduler_sampling_system.calibration.fit import Fit, Numbers, _derivative, fit
+from noise_scheduler_sampling_system.calibration.fit import Fit, Numbers, _derivatives, fit
 from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
 from noise_scheduler_sampling_system.calibration.plot import draw
 from noise_scheduler_sampling_system.calibration.refine import refine
-from noise_scheduler_sampling_system.calibration.student import Student, end_of
+from noise_scheduler_sampling_system.calibration.regress import regressed, states
+from noise_scheduler_sampling_system.calibration.robust import Robust, informative
+from noise_scheduler_sampling_system.calibration.student import Student, combined, end_of
 from noise_scheduler_sampling_system.calibration.teacher import Trajectories, teach
 from noise_scheduler_sampling_system.cli import app
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
@@ -234,7 +236,7 @@ def test_derivatives_of_the_end():
         table = Table.of_plan(sampler.plan(4), history=history).with_levels(inside)
         numbers = Numbers.of(span, table)
         x = noise_of(8, seed=2)
-        part = Trajectories(x, torch.zeros_like(x))
+        part = Trajectories(x, torch.zeros_like(x), torch.arange(8))
 
         def ended(table, part=part):
             columns = student.columns(table, part.noise, part.rows)
@@ -242,8 +244,8 @@ def test_derivatives_of_the_end():
 
         base = student.columns(numbers.table, x, part.rows)
         end = end_of(numbers.table, base)
-        for k, stage in enumerate(numbers.stages):
-            ours = _derivative(student, numbers, part, base, end, k, 1e-3)  # the model's time is told in float32
+        derivatives = _derivatives(student, numbers, part, base, end, 1e-3)  # the model's time is told in float32
+        for k, (stage, ours) in enumerate(zip(numbers.stages, derivatives, strict=True)):
             up, change = numbers.nudged(stage, 3e-3)
             down, back = numbers.nudged(stage, -3e-3)
             central = (ended(up) - ended(down)) / (change - back)
@@ -393,13 +395,13 @@ def test_fit_lowers_the_loss_every_time():
     taught, _ = teach(student, noise_of(64, seed=0), 64, 16)
     sampler = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler
     span = LevelRange(pipeline.scheduler)
-    losses, threshold = [], math.inf
-    for now in fit(student, Table.of_plan(sampler.plan(3)), span, taught, max_gain=30.0):
-        if now.threshold == threshold and losses:
-            assert now.loss <= losses[-1]
-        threshold = now.threshold
-        losses.append(now.loss)
-    assert losses[-1] < 0.2 * losses[0]
+    states = list(fit(student, Table.of_plan(sampler.plan(3)), span, taught, max_gain=30.0))
+    for before, after in itertools.pairwise(states):
+        if after.robust == before.robust:
+            assert after.loss <= before.loss
+    assert states[-1].converged
+    assert states[-1].phase == 1
+    assert states[-1].errors.rms < 0.5 * states[0].errors.rms
 
 
 def test_command(tmp_path):
@@ -461,22 +463,131 @@ def test_a_calibrated_plan_inside_a_pipeline_of_diffusers(kind):
         DiffusionPipeline().calibrate(prompt="a cat", nfe=3)
 
 
-def test_a_kept_fit_is_gone_on_with_even_if_it_had_converged():
+def test_a_kept_fit_is_gone_on_with_even_if_it_had_converged(tmp_path):
     """It may have been a trial's, and what is not handed out again would be lost."""
-    path = DiffusionPipeline(NoiseSchedulerConfig()).scheduler
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    path = pipeline.scheduler
     table = Table.of_plan(DiffusionPipeline(path.spaced("kl_optimal"), "adams").plan(3))
-    kept = Fit(table, 0.5, Errors(0.4, 0.3), damping=0.02, threshold=3.0, iterations=7, converged=True)
-    state = Checkpoint(None, {})
-    assert state.resume(3) is None
-    state.keep(3, kept)
-    again = state.resume(3)
-    assert not again.converged
-    assert (again.loss, again.errors, again.damping, again.threshold, again.iterations) == (
-        0.5,
-        (0.4, 0.3),
-        0.02,
-        3.0,
-        7,
-    )
+    table = Numbers.of(LevelRange(path), table).table
+    robust = Robust(3.0)
+    trial = Fit(table, 0.5, Errors(0.4, 0.3), 96, 0.02, robust, phase=1, iterations=7, converged=True)
+    state = Checkpoint.open(tmp_path / "state.safetensors", {"seed": 1})
+    state.teach(torch.zeros(2, 4, dtype=torch.float64), 0.1)
+    state.keep(3, trial)
+    stored = Checkpoint.open(tmp_path / "state.safetensors", {"seed": 1})
+    assert stored.solution.dtype == torch.float64
+    again = stored.fits[3]
     assert np.array_equal(again.table.rows, table.rows)
     assert again.table.levels == table.levels
+    assert replace(again, table=table) == trial
+
+    student = Student(pipeline, mixture(path), None, None, {"dtype": torch.float64})
+    taught, _ = teach(student, noise_of(16, seed=0), 32, 4)
+    first = next(fit(student, table, LevelRange(path), taught, max_gain=30.0, resume=again))
+    assert (first.iterations, first.count, first.phase) == (8, 16, 1)
+
+    worse = replace(trial, count=512, errors=Errors(0.8, 0.6))
+    state.keep(3, worse)
+    assert state.fits[3] is worse  # of more trajectories
+    state.keep(3, replace(worse, errors=Errors(0.9, 0.6)))
+    assert state.fits[3] is worse
+
+
+def test_informative_trajectories_stand_for_all():
+    each = torch.linspace(0.1, 1.0, 400, dtype=torch.float64) ** 8
+    each[:5] = 40.0
+    robust = Robust(0.5)
+    quantity = robust.weights(each) * each.square()  # what they are drawn for
+    sums = []
+    for seed in range(300):
+        numbers, weights = informative(each, robust, 50, seed)
+        assert len(numbers) <= 51
+        assert (numbers.diff() > 0).all()
+        sums.append(float((weights * quantity[numbers]).sum()))
+    assert np.mean(sums) == pytest.approx(float(quantity.mean()), rel=0.01)
+    assert np.std(sums) < 0.1 * np.mean(sums)  # evenly drawn ones scatter by half of it
+    numbers, weights = informative(each, robust, 400, 0)
+    assert numbers.tolist() == list(range(400))
+    assert float(weights.sum()) == pytest.approx(1.0)
+
+
+def test_the_robust_loss_and_its_weights():
+    each = torch.tensor([1e-3, 0.3, 5.0], dtype=torch.float64)
+    for robust in (Robust(0.3), Robust()):
+        step = 1e-6
+        for k in range(3):
+            up = each.clone()
+            up[k] += step
+            slope = 3 * (robust.loss(up) - robust.loss(each)) / step
+            assert slope == pytest.approx(float((robust.weights(each) * each)[k]), rel=1e-2)
+    before = Robust(0.2)
+    assert Robust.at(3.0, Errors(1.0, 0.1), before).scale == 0.2
+    assert Robust.at(3.0, Errors(1.0, 0.01), before).scale == pytest.approx(0.03)
+    assert Robust.at(3.0, Errors(1.0, 0.0), before).scale == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("history", [None, 1])
+def test_runs_of_several_tables_in_one_batch(history):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    labels = torch.arange(6)
+    model = mixture(pipeline.scheduler, labels=labels)
+    student = Student(
+        pipeline, model, {"class_labels": torch.arange(5) % 3}, None, {"dtype": torch.float64, "guidance_scale": 2.0}
+    )
+    path = pipeline.scheduler
+    table = Table.of_plan(DiffusionPipeline(path.spaced("kl_optimal"), "adams").plan(4), history=history)
+    x, rows = noise_of(5, seed=2), torch.arange(5)
+    generator = np.random.default_rng(0)
+    others = [table.with_weights(table.weights + 0.1 * generator.standard_normal(len(table.weights))) for _ in range(3)]
+    together = student.ends(others, [x], rows)
+    for one, ended in zip(others, together, strict=True):
+        assert torch.allclose(end_of(one, student.columns(one, x, rows)), ended, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_grown_table_gives_the_same_samples(name, count):
+    pipeline = DiffusionPipeline(CONFIGS[name], "ddim")
+    path = pipeline.scheduler
+    model = mixture(path, pipeline.config.prediction_type)
+    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
+    span = LevelRange(path)
+    sampler = DiffusionPipeline(path.spaced("kl_optimal"), "adams").sampler
+    table = Numbers.of(span, Table.of_plan(sampler.plan(count))).table
+    grown = table.grown(span).grown(span)
+    assert grown.nfe == count + 2
+    assert grown.is_consistent
+    noise = [level.noise_to_signal for level in grown.levels]
+    assert all(a > b for a, b in itertools.pairwise(noise))
+    x, rows = noise_of(5, seed=2), torch.arange(5)
+    before, after = (end_of(each, student.columns(each, x, rows)) for each in (table, grown))
+    assert torch.allclose(before, after, rtol=1e-9, atol=1e-9)
+    limited = table.limited(1).grown(span)
+    assert limited.nfe == count + 1
+    assert limited.is_consistent
+    assert limited.plan().history <= 1 + 1  # beside the newest
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_regressed_rows_follow_exact_trajectories(name):
+    pipeline = DiffusionPipeline(CONFIGS[name], "ddim")
+    path = pipeline.scheduler
+    model = mixture(path, pipeline.config.prediction_type)
+    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
+    taught, _ = teach(student, noise_of(128, seed=0), 96, 8)
+    sampler = DiffusionPipeline(path.spaced("karras"), "ddim").sampler
+    table = Numbers.of(LevelRange(path), Table.of_plan(sampler.plan(5))).table
+    exact = states(student, table, taught, 384)
+    for rough, fine in zip(states(student, table, taught, 96), exact, strict=True):
+        assert float((rough - fine).square().mean().sqrt()) < 0.02
+    better = regressed(student, table, taught, 96)
+    assert better.is_consistent
+    assert better.levels == table.levels
+
+    def misses(of):
+        columns = student.columns(of, taught.noise, taught.rows)
+        rows = [combined(of.rows[i, : i + 1], columns) for i in range(6)]
+        return np.array([float((row - u).square().mean().sqrt()) for row, u in zip(rows, exact, strict=True)])
+
+    assert np.linalg.norm(misses(better)) < 0.6 * np.linalg.norm(misses(table))
+    assert (misses(better) < 1.05 * misses(table) + 1e-3).all()

@@ -52,11 +52,17 @@ class Baseline:
 def baselines(path: NoisePath, nfe: int) -> list[Baseline]:
     """Every built-in sampler without noise, of so many model calls or, where it cannot, as many as it can."""
     found: dict[str, Baseline] = {}
+    most: dict[tuple[str, Any], int] = {}  # steps, which depend on where a grid ends, but on no other option of it
     for sampler, spacing, name in _samplers(path):
         try:
-            steps = steps_within(sampler, nfe)
-            grid = sampler.grid(steps)
+            alike = (name, sampler.scheduler.config.spacing_options.get("end"))
+            if alike not in most:
+                most[alike] = steps_within(sampler, nfe)
+            grid = sampler.grid(most[alike])
             plan = sampler.plan(grid=grid)
+            if plan.nfe > nfe:
+                grid = sampler.grid(steps_within(sampler, nfe))
+                plan = sampler.plan(grid=grid)
         except (NoiseSamplingError, ArithmeticError, ValueError):  # not on this path, or not with so few calls
             continue
         if plan.stochastic or plan.null is not None or plan.fingerprint in found:

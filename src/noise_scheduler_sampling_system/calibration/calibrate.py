@@ -77,15 +77,18 @@ def calibrate(
 
     Nothing is trained and no data is needed: the model is run. (1) A teacher of ``teacher_calls`` calls follows
     trajectories from random noise, and its own error is estimated. (2) "design": the best table for Gaussian data with
-    the spectrum of the teacher's samples, without a model call. (3) "fit": from that and from the best built-in
-    samplers, Gauss-Newton on levels and coefficients against the error at the end; nothing is differentiated through
+    the spectrum of the teacher's samples, without a model call. (3) "fit": starts are that, the best built-in samplers,
+    and what was found for fewer calls; each one's rows are regressed on exact trajectories. From the best of them
+    Gauss-Newton on levels and coefficients against the error at the end; nothing is differentiated through
     the model. (4) "refine", only if asked for: Adam through the model. (5) What is best on held-out noise is returned,
     of these and of the best built-in samplers, so that it is not worse than they are there. Every built-in
     sampler without noise is ranked for that on a few trajectories (as many as a small budget allows).
 
-    What runs: with ``budget_seconds`` or ``passes`` used up, the fit stops where it is; 15 % of either may be gone
-    after the ranking, 40 % after the trials of several starts. An interrupt (Ctrl-C) stops the fit, too, and returns
-    the best so far.
+    What runs follows from the budget: after the ranking and the regressions 15 % of ``budget_seconds`` or of
+    ``passes`` may be gone, after the trials of several starts 40 %; the fit makes iterations as long as the next one
+    fits. So a budget below some ten passes leaves the design, the starts and the best built-in sampler. Several
+    ``nfe`` share the seconds that are left by N². An interrupt (Ctrl-C) stops the fit, too, and returns the best so
+    far.
 
     Args:
         model: as for :meth:`DiffusionPipeline.sample`; None: the embedded digits.
@@ -96,7 +99,8 @@ def calibrate(
             take in turn. Give those that the plan is to be used with, e.g. all classes.
         guidance_scale, guidance: as for ``sample``; the plan is tuned to them. What the guidance does may depend
             on the noise level, but not on the step or on earlier calls: the fit asks at levels alone.
-        trajectories: how many to fit to; with fewer, those that end in another basin decide too much.
+        trajectories: how many to fit to. Many cost little beside the teacher, for a Jacobian is made of those that
+            tell most; with few, those that are about to end in another basin decide too much.
         held_out: how many to choose by; default as many.
         budget_seconds: limit on the time, the teacher's included. Plans then depend on the machine's speed.
         passes: limit on the runs of all trajectories, for each number of calls.
@@ -161,17 +165,22 @@ def calibrate(
             stored.teach(lesson.solution, teacher_error)
         assert stored.solution is not None
         solution = stored.solution.to(place)
-        taught = Trajectories(noise[:trajectories], solution[:trajectories])
-        unseen = Trajectories(noise[trajectories:], solution[trajectories:], trajectories)
-        for budget in budgets:
+        everything = Trajectories(noise, solution, torch.arange(count))
+        taught, unseen = everything.part(0, trajectories), everything.part(trajectories, count)
+        for budget in sorted(budgets):
             if budget in stored.plans:
                 continue
+            left = [each for each in budgets if each not in stored.plans]
             # what is shown costs model calls, too, which must not count: the plan is the same without the bar
             shown = _Shown(bar, replace(student, tally=Tally()), unseen, budget, stored)
-            limits = Limits(passes, deadline, stages, history, first, max_gain)
-            found = search(student, budget, taught, unseen, limits, shown, stored.resume(budget))
+            now = time.monotonic()
+            share = budget**2 / sum(each**2 for each in left)  # a plan of N calls has about N²/2 numbers
+            until = now + share * (deadline - now)
+            limits = Limits(passes, until, stages, history, first, max_gain, teacher_calls)
+            smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))
+            found = search(student, budget, taught, unseen, limits, shown, stored.fits.get(budget), smaller)
             facts = {**about, **_facts(found, stored.teacher_error), "versions": _versions()}
-            stored.finish(budget, replace(found.plan, provenance=facts))
+            stored.finish(budget, replace(found.plan, provenance=facts), found.table)
             logger.info("%d calls: %s", budget, _sentence(found))
     plans = PlanSet({budget: stored.plans[budget] for budget in budgets})
     return plans[budgets[0]] if isinstance(nfe, int | np.integer) else plans
@@ -200,7 +209,7 @@ def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
         "held_out_error": found.held_out._asdict(),
         "teacher_error": teacher_error,
         "built_in": [{"name": name, "held_out_error": errors._asdict()} for name, errors in found.built_in],
-        "gain": None if math.isnan(found.gain) else found.gain,
+        "gain": None if found.table is None else found.table.gain,
         "student_passes": round(found.passes, 1),
         "iterations": found.iterations,
     }

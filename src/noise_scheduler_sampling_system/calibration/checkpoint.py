@@ -6,12 +6,11 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import FileError, NoiseSamplingError
@@ -20,11 +19,12 @@ from ..plan import SamplingPlan
 from ..schedules.path import Level
 from .fit import Fit
 from .measure import Errors
+from .robust import Robust
 from .table import Table
 
 __all__ = ["Checkpoint"]
 
-_FORMAT = "calibration 1"
+_FORMAT = "calibration 2"
 
 
 @final
@@ -37,6 +37,7 @@ class Checkpoint:
         about: what was asked for; a file of something else is refused.
         solution, teacher_error: what the teacher found.
         plans: those that are done.
+        tables: theirs, where they are no built-in sampler's.
         fits: where the others stand.
     """
 
@@ -45,7 +46,8 @@ class Checkpoint:
     solution: Tensor | None = None
     teacher_error: float = math.nan
     plans: dict[int, SamplingPlan] = field(default_factory=dict)
-    fits: dict[int, dict[str, Any]] = field(default_factory=dict)
+    tables: dict[int, Table] = field(default_factory=dict)
+    fits: dict[int, Fit] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None, about: Mapping[str, Any]) -> Checkpoint:
@@ -70,8 +72,9 @@ class Checkpoint:
             if stored["format"] != _FORMAT:
                 raise ValueError("of another format")
             plans = {int(nfe): SamplingPlan.from_dict(plan) for nfe, plan in stored["plans"].items()}
-            fits = {int(nfe): fit for nfe, fit in stored["fits"].items()}
-            made = cls(target, about, load(data)["solution"], float(stored["teacher_error"]), plans, fits)
+            tables = {int(nfe): _table_from(table) for nfe, table in stored["tables"].items()}
+            fits = {int(nfe): _fit_from(fit) for nfe, fit in stored["fits"].items()}
+            made = cls(target, about, load(data)["solution"], float(stored["teacher_error"]), plans, tables, fits)
         except (ValueError, KeyError, TypeError, NoiseSamplingError) as error:
             raise FileError(
                 "is no checkpoint of a calibration", where=str(path), why=str(error), suggestion="give another name"
@@ -92,35 +95,17 @@ class Checkpoint:
         self._write()
 
     def keep(self, nfe: int, fit: Fit) -> None:
-        """Keep where a fit stands."""
-        self.fits[nfe] = {
-            "levels": [list(level) for level in fit.table.levels],
-            "start": list(fit.table.start),
-            "rows": fit.table.rows.tolist(),
-            "history": fit.table.history,
-            "loss": fit.loss,
-            "errors": list(fit.errors),
-            "damping": fit.damping,
-            "threshold": fit.threshold if math.isfinite(fit.threshold) else None,
-            "iterations": fit.iterations,
-        }
-        self._write()
-
-    def resume(self, nfe: int) -> Fit | None:
-        """Where the fit of so many calls stood."""
+        """Keep where the best fit stands; one to all trajectories rather than one to a few."""
         kept = self.fits.get(nfe)
-        if kept is None:
-            return None
-        levels = tuple(Level(*level) for level in kept["levels"])
-        table = Table(Level(*kept["start"]), levels, np.array(kept["rows"]), history=kept["history"])
-        return Fit(
-            table, kept["loss"], Errors(*kept["errors"]), kept["damping"],
-            math.inf if kept["threshold"] is None else kept["threshold"], kept["iterations"],
-        )  # fmt: skip
+        if kept is None or (-fit.count, fit.errors.typical) <= (-kept.count, kept.errors.typical):
+            self.fits[nfe] = fit
+            self._write()
 
-    def finish(self, nfe: int, plan: SamplingPlan) -> None:
+    def finish(self, nfe: int, plan: SamplingPlan, table: Table | None) -> None:
         """Keep a plan that is done."""
         self.plans[nfe] = plan
+        if table is not None:
+            self.tables[nfe] = table
         self.fits.pop(nfe, None)
         self._write()
 
@@ -134,7 +119,39 @@ class Checkpoint:
             "about": dict(self.about),
             "teacher_error": self.teacher_error,
             "plans": {str(nfe): plan.to_dict() for nfe, plan in self.plans.items()},
-            "fits": {str(nfe): fit for nfe, fit in self.fits.items()},
+            "tables": {str(nfe): _table_to(table) for nfe, table in self.tables.items()},
+            "fits": {str(nfe): _fit_to(fit) for nfe, fit in self.fits.items()},
         }
-        tensors = {"solution": self.solution.contiguous().to(torch.float32)}
+        tensors = {"solution": self.solution.contiguous()}
         write_atomic(self.path, save(tensors, metadata={"calibration": json.dumps(stored)}))
+
+
+def _table_to(table: Table) -> dict[str, Any]:
+    return {
+        "levels": [list(level) for level in table.levels],
+        "start": list(table.start),
+        "rows": table.rows.tolist(),
+        "history": table.history,
+    }
+
+
+def _table_from(kept: Mapping[str, Any]) -> Table:
+    levels = tuple(Level(*level) for level in kept["levels"])
+    return Table(Level(*kept["start"]), levels, np.array(kept["rows"]), history=kept["history"])
+
+
+def _fit_to(fit: Fit) -> dict[str, Any]:
+    numbers = {f.name: getattr(fit, f.name) for f in fields(fit) if f.name not in ("table", "errors", "robust")}
+    scale = fit.robust.scale
+    return {
+        **numbers,
+        "table": _table_to(fit.table),
+        "errors": list(fit.errors),
+        "scale": scale if math.isfinite(scale) else None,
+    }
+
+
+def _fit_from(kept: Mapping[str, Any]) -> Fit:
+    rest = {name: value for name, value in kept.items() if name not in ("table", "errors", "scale")}
+    robust = Robust() if kept["scale"] is None else Robust(kept["scale"])
+    return Fit(table=_table_from(kept["table"]), errors=Errors(*kept["errors"]), robust=robust, **rest)

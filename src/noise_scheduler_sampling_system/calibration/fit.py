@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -16,24 +17,27 @@ from torch import Tensor
 from ..errors import ModelOutputError, NumericsError
 from ..model import ModelAdapter
 from .measure import Errors, each_error
+from .robust import Robust, informative
 from .student import Student, combined, end_of
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
-__all__ = ["Fit", "cost_of_iteration", "fit", "step_for"]
+__all__ = ["Fit", "cost_of_iteration", "drawn", "fit", "step_for"]
 
 Array = npt.NDArray[np.float64]
 
 #: Numbers of all finite-difference columns that are held at a time: 256 MiB of float32.
 _HELD = 1 << 26
-#: Trajectories whose error is beyond so many medians count linearly, not squared: they are in another basin.
-_HUBER = 10.0
-#: But not below this share of the root mean square, where most errors are rounding.
-_LINEAR = 1e-3
+#: Phases: errors beyond so many medians hardly count; in the end those count, too, that can be brought back.
+_MEDIANS = (3.0, 300.0)
+#: A Jacobian is made of so many trajectories, the fewer the more numbers a sample has.
+_FEWEST, _MOST, _NUMBERS = 32, 256, 1 << 14
 #: Numbers of each column that are brought to double precision at a time.
 _PIECE = 1 << 18
-#: A step of the damped system is tried so often, with more damping each time.
-_TRIES = 8
+#: A step of the damped system is tried so often, with more damping each time; then another Jacobian is made.
+_TRIES = 4
+#: A phase ends after so many iterations in a row with less than this share of the loss gained.
+_SLOW, _LITTLE = 3, 0.01
 #: A gap between levels shrinks to no less than this share of itself in one step, nor below _LEAST of the range.
 _SHRINK, _LEAST = 0.2, 1e-5
 #: Steps of finite differences for networks in float32, and in half precision.
@@ -49,17 +53,23 @@ class Fit:
         table: the best so far.
         loss: its loss on the trajectories.
         errors: its errors there.
+        count: how many trajectories they are of.
         damping: Levenberg's μ for the next step.
-        threshold: the error beyond which a trajectory counts linearly.
+        robust: what an error counts.
+        phase: of the fit, from 0.
+        stalled: how many of the last iterations brought next to nothing.
         iterations: how many there were.
-        converged: whether the last ones brought next to nothing.
+        converged: whether all phases have ended.
     """
 
     table: Table
     loss: float
     errors: Errors
+    count: int
     damping: float = 0.1
-    threshold: float = math.inf
+    robust: Robust = field(default_factory=Robust)
+    phase: int = 0
+    stalled: int = 0
     iterations: int = 0
     converged: bool = False
 
@@ -142,9 +152,10 @@ def fit(
 ) -> Iterator[Fit]:
     """Improve a table until nothing more comes of it, yielding after every iteration.
 
-    Levenberg-Marquardt on the robust loss (Huber) of the error at the end of every trajectory. The Jacobian is
-    made of forward differences: a number of row i changes nothing before call i, so that all columns together cost
-    about a quarter of a run each, those of the last row nothing.
+    Levenberg-Marquardt on a robust loss of the error at the end of every trajectory, whose scale is first small, then
+    large (robust.py). The Jacobian is made of forward differences on the trajectories that tell most, others each
+    time; a step is taken if the loss of all falls. A number of row i changes nothing before call i, so that all columns
+    together cost about a quarter of a run each, those of the last row nothing.
 
     Args:
         student: the model.
@@ -155,11 +166,19 @@ def fit(
         step: of the finite differences.
         resume: go on from here instead.
     """
-    now = resume or _start(student, Numbers.of(span, table).table, taught)
-    slow = 0
+    begun = Numbers.of(span, table).table if resume is None else resume.table
+    each = _ends(student, begun, taught)
+    if resume is not None:  # even if it had converged: it may be of other trajectories, and has to be handed out again
+        resume = replace(resume, errors=Errors.of(each), count=len(taught), stalled=0, converged=False)
+    now = resume or Fit(begun, Robust().loss(each), Errors.of(each), len(taught))
     while not now.converged and now.errors.rms > 0.0:
+        robust = Robust.at(_MEDIANS[now.phase], now.errors, now.robust)
+        now = replace(now, robust=robust, loss=robust.loss(each))
         numbers = Numbers(span, now.table)
-        square, slope, now = _normal_equations(student, numbers, taught, now, step)
+        chosen, shares = informative(each, robust, drawn(taught), now.iterations)
+        square, slope = _normal_equations(
+            student, numbers, taught.picked(chosen), (shares * robust.weights(each[chosen])).sqrt(), step
+        )
         scale = np.diag(square) + 1e-12 * np.diag(square).max()
         damping, better = now.damping, None
         for _ in range(_TRIES):
@@ -167,23 +186,39 @@ def fit(
             trial = numbers.moved(changes)
             if trial.gain <= max_gain:
                 try:
-                    loss, errors = _loss(student, trial, taught, now.threshold)
+                    reached = _ends(student, trial, taught)
+                    loss = robust.loss(reached)
                 except (NumericsError, ModelOutputError):  # too far: the model overflows there
-                    loss, errors = math.inf, now.errors
+                    loss = math.inf
                 if loss < now.loss:
-                    better = replace(now, table=trial, loss=loss, errors=errors)
+                    each, better = reached, replace(now, table=trial, loss=loss, errors=Errors.of(reached))
                     break
             damping *= 4.0
-        slow = slow + 1 if better is None or better.loss > 0.99 * now.loss else 0
-        done = better is None or slow > 2
-        now = replace(better or now, damping=max(damping / 4.0, 1e-7), iterations=now.iterations + 1, converged=done)
-        yield now
+        gained = better is not None and better.loss < (1.0 - _LITTLE) * now.loss
+        now = replace(
+            better or now,
+            damping=max(damping / 4.0, 1e-7),
+            stalled=0 if gained else now.stalled + 1,
+            iterations=now.iterations + 1,
+        )
+        if now.stalled == _SLOW and now.phase + 1 < len(_MEDIANS):
+            yield now
+            now = replace(now, phase=now.phase + 1, stalled=0, damping=0.1, robust=Robust())
+        else:
+            now = replace(now, converged=now.stalled == _SLOW)
+            yield now
 
 
-def cost_of_iteration(table: Table, span: LevelRange) -> float:
-    """Model calls of an iteration, in runs of all trajectories: the Jacobian, the run itself, and two trials."""
+def drawn(taught: Trajectories) -> int:
+    """How many trajectories a Jacobian is made of."""
+    return min(len(taught), max(_FEWEST, min(_MOST, _NUMBERS // taught.noise[0].numel())))
+
+
+def cost_of_iteration(table: Table, span: LevelRange, taught: Trajectories) -> float:
+    """Model calls of an iteration, in runs of all trajectories: the Jacobian of some, and two trials."""
     stages = Numbers.of(span, table).stages
-    return sum(table.nfe - i for i, _ in stages) / table.nfe + 3.0
+    jacobian = 1.0 + sum(table.nfe - i for i, _ in stages) / table.nfe
+    return jacobian * drawn(taught) / len(taught) + 2.0
 
 
 def step_for(model: Any) -> float:
@@ -192,58 +227,47 @@ def step_for(model: Any) -> float:
     return _COARSE_STEP if dtype is not None and dtype.itemsize < 4 else _STEP
 
 
-def _start(student: Student, table: Table, taught: Trajectories) -> Fit:
-    loss, errors = _loss(student, table, taught, math.inf)
-    return Fit(table, loss, errors)
-
-
-def _loss(student: Student, table: Table, taught: Trajectories, threshold: float) -> tuple[float, Errors]:
+def _ends(student: Student, table: Table, taught: Trajectories) -> Tensor:
+    """The error of every trajectory, shape (n,), on the CPU."""
     columns = student.columns(table, taught.noise, taught.rows)
-    each = each_error(end_of(table, columns), taught.solution)
-    return _huber(each, threshold), Errors.of(each)
-
-
-def _huber(each: Tensor, threshold: float) -> float:
-    linear = threshold * (each - 0.5 * threshold) if math.isfinite(threshold) else each
-    return float(torch.where(each <= threshold, 0.5 * each.square(), linear).mean())
+    return each_error(end_of(table, columns), taught.solution).cpu()
 
 
 def _normal_equations(
-    student: Student, numbers: Numbers, taught: Trajectories, now: Fit, step: float
-) -> tuple[Array, Array, Fit]:
-    """JᵀWJ and JᵀWr of the residuals at the end, and where the search stands with the threshold of their weights."""
+    student: Student, numbers: Numbers, taught: Trajectories, weights: Tensor, step: float
+) -> tuple[Array, Array]:
+    """JᵀWJ and JᵀWr of the residuals at the end; the weights' roots of the trajectories have shape (n,)."""
     table, stages = numbers.table, numbers.stages
-    threshold = min(now.threshold, max(_HUBER * now.errors.median, _LINEAR * now.errors.rms))
     size = max(1, _HELD // (len(stages) * taught.noise[0].numel()))
     square, slope = np.zeros((len(stages),) * 2), np.zeros(len(stages))
-    loss = 0.0
     for start in range(0, len(taught), size):
         part = taught.part(start, min(start + size, len(taught)))
         columns = student.columns(table, part.noise, part.rows)
         end = end_of(table, columns)
-        each = each_error(end, part.solution)
-        weight = (threshold / each.clamp_min(1e-30)).clamp(max=1.0).sqrt().to(end.dtype)
-        weight = weight.reshape(-1, *[1] * (end.ndim - 1))
-        derivatives = torch.stack([
-            (_derivative(student, numbers, part, columns, end, k, step) * weight).flatten() for k in range(len(stages))
-        ])  # fmt: skip
+        weight = weights[start : start + len(part)].to(end).reshape(-1, *[1] * (end.ndim - 1))
+        derivatives = _derivatives(student, numbers, part, columns, end, step)
+        derivatives = (derivatives * weight).flatten(1)
         residual = ((end - part.solution.to(end)) * weight).flatten()
         for piece, rest in zip(torch.split(derivatives, _PIECE, 1), torch.split(residual, _PIECE), strict=True):
             wide = piece.cpu().double()  # sums of squares of nearly parallel columns
             square += (wide @ wide.T).numpy()
             slope += (wide @ rest.cpu().double()).numpy()
-        loss += _huber(each, threshold) * len(part) / len(taught)
-    return square, slope, replace(now, threshold=threshold, loss=loss)
+    return square, slope
 
 
-def _derivative(
-    student: Student, numbers: Numbers, part: Trajectories, columns: list[Tensor], end: Tensor, k: int, step: float
+def _derivatives(
+    student: Student, numbers: Numbers, part: Trajectories, columns: list[Tensor], end: Tensor, step: float
 ) -> Tensor:
-    """The derivative of the end of a run by number k: a difference, from the call on that it changes."""
-    table, stage = numbers.table, numbers.stages[k]
-    if stage[0] == table.nfe:  # the last row is linear
-        first = len(numbers.stages) - len(table.frame(table.nfe).directions)
-        return combined(table.frame(table.nfe).directions[k - first] * table.radii[-1], columns)
-    nudged, change = numbers.nudged(stage, step)
-    changed = student.columns(nudged, part.noise, part.rows, columns[: 1 + stage[0]])
-    return (end_of(nudged, changed) - end) / change
+    """The derivatives of the ends of runs by all numbers, shape (numbers, n, ...): differences, from the call on that
+    a number changes, those of a row in one batch."""
+    table, made = numbers.table, dict[int, Tensor]()
+    last = table.frame(table.nfe).directions * table.radii[-1]  # the last row is linear
+    stages = list(enumerate(numbers.stages))
+    made |= {k: combined(row, columns) for (k, _), row in zip(stages[len(stages) - len(last) :], last, strict=True)}
+    rest = stages[: len(stages) - len(last)]
+    for (i, _), group in itertools.groupby(rest, key=lambda each: (each[1][0], each[1][1] < 0)):
+        which, alike = zip(*group, strict=True)
+        tables, changes = zip(*(numbers.nudged(stage, step) for stage in alike), strict=True)
+        moved = student.ends(tables, columns[: 1 + i], part.rows) - end
+        made |= {k: each / change for k, each, change in zip(which, moved, changes, strict=True)}
+    return torch.stack([made[k] for k in range(len(stages))])

@@ -95,4 +95,4 @@ def _looked(student: Student, table: Table, taught: Trajectories, steps: int) ->
         rows = torch.from_numpy(np.array(table.rows))
         end = _end(student, table, rows, taught)
     each = each_error(end, taught.solution)
-    return Fit(table, float(each.mean()), Errors.of(each), iterations=steps)
+    return Fit(table, float(each.mean()), Errors.of(each), len(taught), iterations=steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -13,11 +14,12 @@ from ..errors import NoiseSamplingError
 from ..plan import SamplingPlan
 from .baselines import Baseline, baselines
 from .design import design_table
-from .fit import Fit, cost_of_iteration, fit, step_for
+from .fit import Fit, Numbers, cost_of_iteration, drawn, fit, step_for
 from .measure import Errors, errors_of
 from .refine import refine
+from .regress import regressed
 from .spectrum import Spectrum
-from .student import Student
+from .student import Student, end_of
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
@@ -29,8 +31,12 @@ logger = logging.getLogger(__name__)
 STAGES: Final = ("design", "fit", "refine")
 #: Built-in samplers are ranked on so many trajectories, and so many of them go on, in the end to all that are held out.
 _SCREENS, _LEADERS = ((4, 48), (32, 24)), 8
-#: So many starts are tried for so many iterations, on so many trajectories at most.
-_STARTS, _TRIAL, _TRIED_ON = 4, 4, 96
+#: Starts are the design, so many built-in samplers, and what was found for fewer calls; each as it is or with its
+#: rows regressed, what is better. So many are tried for so many iterations, on so many trajectories at most.
+_BUILT_IN, _STARTS, _TRIAL, _TRIED_ON = 4, 4, 3, 96
+#: So many of them, not worse than the best by more than a factor, are fitted to all for so many iterations;
+#: the best goes on to the end, then the others.
+_FINALISTS, _WORSE, _HEAT = 2, 1.5, 6
 #: Of the budget, what may be gone after the ranking of the built-in samplers, and after the trials.
 _FOR_RANKING, _FOR_TRIALS = 0.15, 0.4
 #: So many built-in samplers are ranked in any case.
@@ -49,6 +55,7 @@ class Limits:
         history: of :class:`Table`.
         first: "free", or "noisiest": the first query is at the path's noisiest level.
         max_gain: of :attr:`Table.gain`.
+        teacher_calls: of a trajectory that is followed to the levels of a start.
     """
 
     passes: float
@@ -57,6 +64,7 @@ class Limits:
     history: int | None
     first: str
     max_gain: float
+    teacher_calls: int
 
 
 class Found(NamedTuple):
@@ -67,7 +75,7 @@ class Found(NamedTuple):
         kind: "fit", "design", "refine", or the name of the built-in sampler that nothing beat.
         training, held_out: its errors.
         built_in: the best built-in samplers with their held-out errors, best first.
-        gain: :attr:`Table.gain`, NaN where the plan is no table.
+        table: the plan's, None for a built-in sampler.
         passes: runs of all trajectories that it took.
         iterations: of the fit.
     """
@@ -77,7 +85,7 @@ class Found(NamedTuple):
     training: Errors
     held_out: Errors
     built_in: tuple[tuple[str, Errors], ...]
-    gain: float
+    table: Table | None
     passes: float
     iterations: int
 
@@ -94,6 +102,7 @@ def search(
     limits: Limits,
     report: Report,
     resume: Fit | None = None,
+    smaller: Table | None = None,
 ) -> Found:
     """Find the plan of so many model calls that ends nearest to where the trajectories end.
 
@@ -105,6 +114,7 @@ def search(
         limits: what it may spend.
         report: told how it goes.
         resume: a fit to go on with, in place of the trials.
+        smaller: what was found for fewer calls, another start.
     """
     clock = _Clock.start(student, len(taught) * nfe, limits)
     known = baselines(student.pipeline.scheduler, nfe)
@@ -114,22 +124,24 @@ def search(
     tables: list[tuple[str, Table]] = []
     if "design" in limits.stages:
         tables = _designed(student, nfe, taught, limits)
-    fits: dict[tuple[str, int], Fit] = {}  # by stage, and number of the start
+    fits: dict[tuple[str, int, int], Fit] = {}  # by stage, number of the start, and phase
     try:
         starts = [table for _, table in tables[:1]]
-        starts += [b.table.limited(limits.history) for b in ranked if b.table is not None][: _STARTS - len(starts)]
+        starts += [b.table.limited(limits.history) for b in ranked if b.table is not None][:_BUILT_IN]
+        if smaller is not None:
+            starts.append(_grown(smaller, nfe, LevelRange(student.pipeline.scheduler, limits.first != "free")))
         if "fit" in limits.stages:
             for number, now in _fits(student, starts, taught, limits, clock, resume):
-                fits["fit", number] = now
+                fits["fit", number, now.phase] = now
                 report("fit", now)
         if "refine" in limits.stages:
             start = min(fits.values(), key=lambda now: now.errors.typical).table if fits else starts[0]
             for now in refine(student, start, taught, max_gain=limits.max_gain, until=clock.out):
-                fits["refine", 0] = now
+                fits["refine", 0, 0] = now
                 report("refine", now)
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the best so far")
-    tables += [(stage, now.table) for (stage, _), now in fits.items()]
+    tables += [(stage, now.table) for (stage, _, _), now in fits.items()]
     iterations = sum(now.iterations for now in fits.values())
     return _gate(student, tables, ranked[:_LEADERS], taught, held_out, clock, iterations)
 
@@ -194,21 +206,26 @@ def _designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) 
     return made
 
 
+def _grown(table: Table, nfe: int, span: LevelRange) -> Table:
+    while table.nfe < nfe:
+        table = table.grown(span)
+    return table
+
+
 def _fits(
     student: Student, starts: list[Table], taught: Trajectories, limits: Limits, clock: _Clock, resume: Fit | None
 ) -> Iterator[tuple[int, Fit]]:
-    """Short fits of all starts on some of the trajectories, then fits on all, from the best of them on, as long as
-    the limits allow: where one ends is a local minimum. Yields the number of the start and its fit."""
+    """Short fits of the best starts on some of the trajectories, then fits on all, from the best of them on, as long
+    as the limits allow: where one ends is a local minimum. Yields the number of the start and its fit."""
     path = student.pipeline.scheduler
     span, step = LevelRange(path, first_fixed=limits.first != "free"), step_for(student.model)
     tried: dict[int, Fit] = {}
     if resume is None:
-        few = taught.part(0, min(len(taught), _TRIED_ON))
-        for number, start in enumerate(starts):
+        few = taught.part(0, min(_TRIED_ON, drawn(taught)))
+        for number, start in enumerate(_best_starts(student, starts, few, span, limits, clock)):
             if tried and clock.out(_FOR_TRIALS):
                 break
-            begun = replace(start, start=path.level(path.t_max))
-            for now in fit(student, begun, span, few, max_gain=limits.max_gain, step=step):
+            for now in fit(student, start, span, few, max_gain=limits.max_gain, step=step):
                 tried[number] = now
                 yield number, now
                 if now.iterations >= _TRIAL or clock.out(_FOR_TRIALS):
@@ -216,15 +233,50 @@ def _fits(
     else:
         tried[0] = resume
         yield 0, resume
-    for number, begun_at in sorted(tried.items(), key=lambda entry: entry[1].errors.typical):
-        if clock.out():
-            return
-        table = begun_at.table
-        cost = cost_of_iteration(table, span)
-        for now in fit(student, table, span, taught, max_gain=limits.max_gain, step=step, resume=resume):
+    order = sorted(tried, key=lambda number: tried[number].errors.typical)
+    latest, runs = dict(tried), dict[int, Iterator[Fit]]()
+
+    def over() -> bool:
+        cost = cost_of_iteration(tried[order[0]].table, span, taught)
+        return clock.out() or clock.passes + cost > limits.passes
+
+    def turn(number: int, count: int | None) -> Iterator[tuple[int, Fit]]:
+        if number not in runs:
+            table = tried[number].table
+            runs[number] = fit(student, table, span, taught, max_gain=limits.max_gain, step=step, resume=resume)
+        for now in itertools.islice(runs[number], count):
+            latest[number] = now
             yield number, now
-            if clock.out() or clock.passes + cost > limits.passes:
+            if over():
                 return
+
+    limit = _WORSE * tried[order[0]].errors.typical
+    finalists = [number for number in order[:_FINALISTS] if tried[number].errors.typical <= limit]
+    for number in finalists:
+        if not over():
+            yield from turn(number, _HEAT)
+    best = sorted(finalists, key=lambda number: latest[number].errors.typical)
+    for number in (*best, *order[len(finalists) :]):
+        if not over():
+            yield from turn(number, None)
+
+
+def _best_starts(
+    student: Student, starts: list[Table], few: Trajectories, span: LevelRange, limits: Limits, clock: _Clock
+) -> list[Table]:
+    """The starts with the smallest errors, each as it is or with rows fitted to exact trajectories."""
+    noisiest = span.path.level(span.path.t_max)
+    scored: list[tuple[float, Table]] = []
+    for start in starts:
+        table = Numbers.of(span, replace(start, start=noisiest)).table
+        variants = [table]
+        if not clock.out(_FOR_RANKING):
+            variants.append(regressed(student, table, few, limits.teacher_calls))
+        for variant in variants:
+            if variant.gain <= limits.max_gain or variant is table:
+                columns = student.columns(variant, few.noise, few.rows)
+                scored.append((errors_of(end_of(variant, columns), few.solution).typical, variant))
+    return [table for _, table in sorted(scored, key=lambda pair: pair[0])[:_STARTS]]
 
 
 def _gate(
@@ -237,14 +289,15 @@ def _gate(
     iterations: int,
 ) -> Found:
     """Of everything that was found, and of the best built-in samplers, what is best on held-out trajectories."""
-    judged = [(_judge(student, b.plan, held_out), b.name, b.plan, math.nan) for b in leaders]
+    judged: list[tuple[Errors, str, SamplingPlan, Table | None]] = []
+    judged += [(_judge(student, b.plan, held_out), b.name, b.plan, None) for b in leaders]
     built_in = tuple(sorted(((name, errors) for errors, name, _, _ in judged), key=lambda pair: pair[1].rms))
     for kind, table in tables:
         plan = table.plan(start="query", sampler="calibrated")
-        judged.append((_judge(student, plan, held_out), kind, plan, table.gain))
-    errors, kind, plan, gain = min(judged, key=lambda entry: entry[0].rms)
+        judged.append((_judge(student, plan, held_out), kind, plan, table))
+    errors, kind, plan, found = min(judged, key=lambda entry: entry[0].rms)
     training = _judge(student, plan, taught)
-    return Found(plan, kind, training, errors, built_in, gain, clock.passes, iterations)
+    return Found(plan, kind, training, errors, built_in, found, clock.passes, iterations)
 
 
 def _judge(student: Student, plan: SamplingPlan, on: Trajectories) -> Errors:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ..grids import TimeGrid
@@ -18,6 +19,7 @@ from .table import Table
 
 if TYPE_CHECKING:
     from ..pipeline import DiffusionPipeline
+    from ..samplers.base import BaseSampler
 
 __all__ = ["Student", "Tally", "combined", "end_of"]
 
@@ -53,22 +55,29 @@ class Student:
     request: Mapping[str, Any]
     tally: Tally = field(default_factory=Tally)
 
-    def told(self, rows: slice) -> dict[str, Any]:
+    def told(self, rows: Tensor) -> dict[str, Any]:
         """The arguments of ``sample`` for these trajectories."""
 
         def pick(value: Tensor) -> Tensor:
-            return value[rows] if value.ndim and value.shape[0] > 1 else value
+            return value[rows.to(value.device)] if value.ndim and value.shape[0] > 1 else value
 
         conditions = {"condition": self.condition, "null_condition": self.null_condition}
         return {**self.request, **{name: map_tensors(pick, value) for name, value in conditions.items()}}
 
-    def run(self, plan: SamplingPlan, noise: Tensor, rows: slice) -> Tensor:
+    def run(self, plan: SamplingPlan, noise: Tensor, rows: Tensor) -> Tensor:
         """The samples of a plan from unit noise, shape (n, ...)."""
         self.tally.samples += plan.nfe * len(noise)
         sample: Tensor = self.pipeline.sample(self.model, initial_noise=noise, plan=plan, seed=0, **self.told(rows))
         return sample
 
-    def denoise(self, x: Tensor, level: Level, rows: slice, *, differentiable: bool = False) -> Tensor:
+    def follow(self, x: Tensor, grid: TimeGrid, sampler: BaseSampler, rows: Tensor) -> Tensor:
+        """Where a sampler takes states on a grid, shape (n, ...)."""
+        plan = sampler.plan(grid=grid)
+        self.tally.samples += plan.nfe * len(x)
+        end: Tensor = self.pipeline.sample(self.model, initial_sample=x, plan=plan, seed=0, **self.told(rows))
+        return end
+
+    def denoise(self, x: Tensor, level: Level, rows: Tensor, *, differentiable: bool = False) -> Tensor:
         """The clean samples predicted from x at a level, guided and clipped as in a run."""
         self.tally.samples += len(x)
         clean: Tensor = self.pipeline.sample(
@@ -77,7 +86,7 @@ class Student:
         )  # fmt: skip
         return clean
 
-    def columns(self, table: Table, noise: Tensor, rows: slice, known: Sequence[Tensor] = ()) -> list[Tensor]:
+    def columns(self, table: Table, noise: Tensor, rows: Tensor, known: Sequence[Tensor] = ()) -> list[Tensor]:
         """What the rows of a table are combinations of: u_T and the predictions D_0, D_1, … of a run.
 
         Args:
@@ -91,6 +100,30 @@ class Student:
             x = combined(table.rows[i, : i + 1] * table.radii[i], columns)
             columns.append(self.denoise(x, table.levels[i], rows))
         return columns
+
+    def ends(self, tables: Sequence[Table], columns: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """The samples of several tables with the same levels, run as one batch: shape (tables, n, ...).
+
+        Args:
+            tables: alike in the first rows.
+            columns: those that these rows have given, each of shape (n, ...).
+            rows: which trajectories they are.
+        """
+        count, like = len(tables), tables[0]
+        held = [column.expand(count, *column.shape) for column in columns]
+
+        def mixed(i: int) -> Tensor:
+            weights = torch.from_numpy(np.stack([table.rows[i, : 1 + i] for table in tables]) * like.radii[i])
+            each = weights.to(held[0]).reshape(count, 1 + i, *[1] * columns[0].ndim)
+            total = each[:, 0] * held[0]
+            for j in range(1, 1 + i):
+                total.addcmul_(each[:, j], held[j])
+            return total
+
+        for i in range(len(columns) - 1, like.nfe):
+            clean = self.denoise(mixed(i).flatten(0, 1), like.levels[i], rows.repeat(count))
+            held.append(clean.reshape(held[0].shape))
+        return mixed(like.nfe)
 
 
 def end_of(table: Table, columns: Sequence[Tensor]) -> Tensor:

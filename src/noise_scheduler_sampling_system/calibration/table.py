@@ -213,6 +213,22 @@ class Table:
         bounded = replace(self, history=history)
         return bounded.with_weights(bounded.weights)
 
+    def grown(self, span: LevelRange) -> Table:
+        """The same samples with one more query, which no other row reads yet: in the widest gap between queries.
+
+        A start for a fit with one call more. With limited history the rows are the nearest such.
+        """
+        places = np.log([level.noise_to_signal for level in self.levels])
+        ends = [*np.minimum(places, span.ends[0]), span.ends[1]]
+        k = 1 + int(np.argmax(-np.diff(ends if self.nfe == 1 else ends[:-1])))
+        levels = (*self.levels[:k], span.level(0.5 * (ends[k - 1] + ends[k])), *self.levels[k:])
+        wide = np.insert(self.rows, k + 1, 0.0, axis=1)
+        between = np.where(np.arange(self.nfe + 2) <= k, 0.5 * (wide[k - 1] + wide[k]), 0.0)
+        full = replace(self, levels=levels, rows=np.insert(wide, k, between, axis=0), history=None)
+        frame = full.frame(k)
+        full = full.with_row(k, frame.row(frame.weights(between)))
+        return full if self.history is None else full.limited(self.history)
+
     @classmethod
     def of_plan(cls, plan: SamplingPlan, *, start: Level | None = None, history: int | None = None) -> Table:
         """The table of any deterministic plan, whatever space it keeps its history in.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from ..factory import SamplerFactory
@@ -27,24 +28,24 @@ class Trajectories:
     Attributes:
         noise: unit noise, shape (n, ...).
         solution: the samples, shape (n, ...), on the noise's device.
-        first: the number of the first one, by which its condition is found.
+        rows: which rows of the conditions are theirs, shape (n,), on the CPU.
     """
 
     noise: Tensor
     solution: Tensor
-    first: int = 0
+    rows: Tensor
 
     def __len__(self) -> int:
         return len(self.noise)
 
-    @property
-    def rows(self) -> slice:
-        """Which rows of the conditions are theirs."""
-        return slice(self.first, self.first + len(self))
-
     def part(self, start: int, stop: int) -> Trajectories:
         """Those from start to stop."""
-        return Trajectories(self.noise[start:stop], self.solution[start:stop], self.first + start)
+        return Trajectories(self.noise[start:stop], self.solution[start:stop], self.rows[start:stop])
+
+    def picked(self, numbers: Tensor) -> Trajectories:
+        """Those with these numbers, shape (k,), on the CPU."""
+        there = numbers.to(self.noise.device)
+        return Trajectories(self.noise[there], self.solution[there], self.rows[numbers])
 
 
 def teach(student: Student, noise: Tensor, calls: int, checked: int) -> tuple[Trajectories, float]:
@@ -62,10 +63,11 @@ def teach(student: Student, noise: Tensor, calls: int, checked: int) -> tuple[Tr
         the calls doubled, over 2³ − 1 for a method of third order.
     """
     path = student.pipeline.scheduler
-    fine = student.run(_plan(path, calls), noise, slice(0, len(noise)))
-    coarse = student.run(_plan(path, max(calls // 2, 1)), noise[:checked], slice(0, checked))
+    rows = torch.arange(len(noise))
+    fine = student.run(_plan(path, calls), noise, rows)
+    coarse = student.run(_plan(path, max(calls // 2, 1)), noise[:checked], rows[:checked])
     moved = errors_of(fine[:checked], coarse).median
-    return Trajectories(noise, fine), moved / (2**_ORDER - 1)
+    return Trajectories(noise, fine, rows), moved / (2**_ORDER - 1)
 
 
 def _plan(path: NoisePath, calls: int) -> SamplingPlan:

@@ -26,8 +26,8 @@ from .ode import integrate
 
 __all__ = ["Mixture", "Point", "Prior"]
 
-#: Most entries of the (batch, component) table held at a time: 128 MiB of float64.
-_TABLE_LIMIT = 2**24
+#: Most entries of the (batch, component) table held at a time: 128 MiB of float64; on a CPU what its caches hold.
+_TABLE_LIMIT, _CACHED = 2**24, 2**20
 
 
 class Prior(ABC):
@@ -109,8 +109,8 @@ class Mixture(Prior):
     ) -> None:
         count = means.shape[0]
         smallest = variances.min()
-        # one entry where all are alike, so that the table of components needs no further pass
-        excess = (variances - smallest).expand(count) if (variances != smallest).any() else smallest.new_zeros(1)
+        self._alike = not bool((variances != smallest).any())
+        excess = smallest.new_zeros(1) if self._alike else (variances - smallest).expand(count)
         weights = means.new_ones(count) if weights is None else weights
         self._labelled = labels is not None
         classes = torch.zeros(count, dtype=torch.int64, device="cpu") if labels is None else labels
@@ -121,7 +121,8 @@ class Mixture(Prior):
         return self._constants.on(device)[5]
 
     def center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
-        rows = max(1, _TABLE_LIMIT // self._constants.on(y.device)[0].shape[0])
+        limit = _CACHED if y.device.type == "cpu" else _TABLE_LIMIT
+        rows = max(1, limit // self._constants.on(y.device)[0].shape[0])
         if y.shape[0] <= rows:
             return self._center(y, kappa, labels)
         each = torch.as_tensor(kappa, dtype=y.dtype, device=y.device).expand(y.shape[0], 1)
@@ -130,6 +131,9 @@ class Mixture(Prior):
 
     def _center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
         means, excess, log_weights, norms, _, _ = self._constants.on(y.device)
+        if self._alike:  # the same as below in a third of the passes over the table
+            logits = torch.addmm(log_weights - 0.5 * kappa * kappa * norms, kappa * y, means.T)
+            return self._of_class(logits, labels).softmax(1) @ means
         spread = kappa * kappa * excess  # the variance of y given the component is 1 + spread
         precision = 1.0 / (1.0 + spread)
         # log N(y; κμ, 1 + spread) without the −|y|²/2 that all components share: nothing large cancels
