@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -369,6 +370,25 @@ def test_a_budget_of_time_is_kept():
     assert plan.provenance["iterations"] <= 1
 
 
+def test_several_budgets_share_the_time(monkeypatch):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model, calls = mixture(pipeline.scheduler), [0]
+
+    def counted(x, t):
+        calls[0] += 1
+        return model(x, t)
+
+    monkeypatch.setattr(time, "monotonic", lambda: 1e-3 * calls[0])  # a call takes a millisecond
+    asked = {"shape": SHAPE, "trajectories": 64, "held_out": 64, "teacher_calls": 32, "passes": 1e4}
+    plans = calibrate(counted, pipeline, nfe=(3, 5, 4), budget_seconds=10.0, **asked)
+    assert list(plans) == [3, 4, 5]
+    assert all(plan.provenance["iterations"] > 3 for plan in plans.values())
+    assert all(plan.provenance["kind"] == "fit" for plan in plans.values())
+    assert 5_000 < calls[0] < 15_000
+    errors = [plan.provenance["held_out_error"]["rms"] for plan in plans.values()]
+    assert errors == sorted(errors, reverse=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
@@ -407,12 +427,16 @@ def test_fit_lowers_the_loss_every_time():
 def test_command(tmp_path):
     out, picture = tmp_path / "plans.json", tmp_path / "plans.png"
     words = ["calibrate", "--nfe", "2,3", "--trajectories", "32", "--labels", "0,1,2", "--guidance-scale", "1.5"]
+    words += ["--passes", "60", "--teacher-calls", "32", "--held-out", "16", "--history", "1", "--first", "noisiest"]
+    words += ["--max-batch-size", "24", "--stages", "fit", "--device", "cpu", "--max-gain", "9"]
     result = CliRunner().invoke(app, [*words, "--out", str(out), "--plot", str(picture)])
     assert result.exit_code == 0, result.output
     assert "best built-in" in result.output
     plans = PlanSet.load(out)
     assert list(plans) == [2, 3]
-    assert plans[3].provenance["guidance_scale"] == 1.5
+    told = {"guidance_scale": 1.5, "passes": 60.0, "teacher_calls": 32, "held_out": 16, "history": 1}
+    told |= {"first": "noisiest", "stages": ["fit"], "max_gain": 9.0}
+    assert told.items() <= dict(plans[3].provenance).items()
     assert picture.exists()
     for words, message in {
         ("--model", "nothing"): "give digits, mnist, or module:attribute",

@@ -229,7 +229,16 @@ def calibrate(
     labels: Annotated[str | None, typer.Option(help="class_labels that the trajectories take in turn.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; needs --labels.")] = None,
     trajectories: Annotated[int, typer.Option(help="How many to fit to.")] = 512,
-    budget_seconds: Annotated[float | None, typer.Option(help="Stop the fit after so long.")] = None,
+    held_out: Annotated[int | None, typer.Option(help="How many to choose by; default as many.")] = None,
+    budget_seconds: Annotated[float | None, typer.Option(help="Stop after so long, the teacher included.")] = None,
+    passes: Annotated[float, typer.Option(help="Runs of all trajectories for each number of calls.")] = 300.0,
+    teacher_calls: Annotated[int, typer.Option(help="Model calls of the fine runs.")] = 128,
+    stages: Annotated[str | None, typer.Option(help="Of design,fit,refine; default the first two.")] = None,
+    history: Annotated[int | None, typer.Option(help="The most earlier predictions that a step reads.")] = None,
+    first: Annotated[str, typer.Option(help="The first query: free, or noisiest.")] = "free",
+    max_gain: Annotated[float, typer.Option(help="Limit on how errors of predictions are multiplied.")] = 30.0,
+    max_batch_size: Annotated[int | None, typer.Option(help="Run at most so many samples at a time.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors file to go on from.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw errors and levels to this .png file.")] = None,
@@ -254,7 +263,10 @@ def calibrate(
     condition = None if labels is None else {"class_labels": torch.tensor(_integers(labels, "labels"))}
     plans = fit_plans(
         network, pipeline, shape=chosen, nfe=_integers(nfe, "nfe"), condition=condition, guidance_scale=guidance_scale,
-        trajectories=trajectories, budget_seconds=budget_seconds, seed=seed, checkpoint=checkpoint, progress=True,
+        trajectories=trajectories, held_out=held_out, budget_seconds=budget_seconds, passes=passes,
+        teacher_calls=teacher_calls, stages=None if stages is None else stages.split(","), history=history, first=first,
+        max_gain=max_gain, max_batch_size=max_batch_size, device=device, seed=seed, checkpoint=checkpoint,
+        progress=True,
     )  # fmt: skip
     plans.save(out)
     rows: list[tuple[str, ...]] = [("calls", "held-out error", "median", "best built-in", "error", "median")]

@@ -28,8 +28,9 @@ from ..noise import NoiseSource, resolve_keys
 from ..plans import PlanSet
 from .checkpoint import Checkpoint
 from .fit import Fit
+from .limits import Limits
 from .measure import Errors, errors_of
-from .search import STAGES, Found, Limits, search
+from .search import STAGES, Found, search
 from .student import Student, Tally, end_of
 from .teacher import Trajectories, teach
 

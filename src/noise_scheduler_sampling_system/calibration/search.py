@@ -4,67 +4,36 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple
 
-from ..errors import NoiseSamplingError
 from ..plan import SamplingPlan
-from .baselines import Baseline, baselines
-from .design import design_table
-from .fit import Fit, Numbers, cost_of_iteration, drawn, fit, step_for
+from .baselines import Baseline
+from .fit import Fit, cost_of_iteration, drawn, fit, step_for
+from .limits import Clock, Limits
 from .measure import Errors, errors_of
 from .refine import refine
-from .regress import regressed
-from .spectrum import Spectrum
-from .student import Student, end_of
+from .starts import best_starts, designed, grown, ranked
+from .student import Student
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
-__all__ = ["STAGES", "Found", "Limits", "search"]
+__all__ = ["STAGES", "Found", "search"]
 
 logger = logging.getLogger(__name__)
 
 #: What a search may do, in this order; each starts from what the one before it found.
 STAGES: Final = ("design", "fit", "refine")
-#: Built-in samplers are ranked on so many trajectories, and so many of them go on, in the end to all that are held out.
-_SCREENS, _LEADERS = ((4, 48), (32, 24)), 8
+#: So many built-in samplers are judged on the trajectories that are held out.
+_LEADERS = 8
 #: Starts are the design, so many built-in samplers, and what was found for fewer calls; each as it is or with its
 #: rows regressed, what is better. So many are tried for so many iterations, on so many trajectories at most.
 _BUILT_IN, _STARTS, _TRIAL, _TRIED_ON = 4, 4, 3, 96
 #: So many of them, not worse than the best by more than a factor, are fitted to all for so many iterations;
 #: the best goes on to the end, then the others.
 _FINALISTS, _WORSE, _HEAT = 2, 1.5, 6
-#: Of the budget, what may be gone after the ranking of the built-in samplers, and after the trials.
-_FOR_RANKING, _FOR_TRIALS = 0.15, 0.4
-#: So many built-in samplers are ranked in any case.
-_AT_LEAST = 12
-
-
-@final
-@dataclass(frozen=True)
-class Limits:
-    """What a search may spend and what it may return.
-
-    Attributes:
-        passes: runs of all trajectories.
-        deadline: in seconds of ``time.monotonic``.
-        stages: of ``STAGES``.
-        history: of :class:`Table`.
-        first: "free", or "noisiest": the first query is at the path's noisiest level.
-        max_gain: of :attr:`Table.gain`.
-        teacher_calls: of a trajectory that is followed to the levels of a start.
-    """
-
-    passes: float
-    deadline: float
-    stages: tuple[str, ...]
-    history: int | None
-    first: str
-    max_gain: float
-    teacher_calls: int
+#: Of the budget, what may be gone after the trials.
+_FOR_TRIALS = 0.4
 
 
 class Found(NamedTuple):
@@ -116,20 +85,16 @@ def search(
         resume: a fit to go on with, in place of the trials.
         smaller: what was found for fewer calls, another start.
     """
-    clock = _Clock.start(student, len(taught) * nfe, limits)
-    known = baselines(student.pipeline.scheduler, nfe)
-    ranked = known
-    for count, kept in _SCREENS:
-        ranked = _ranked(student, ranked, taught.part(0, min(count, len(taught))), clock)[:kept]
-    tables: list[tuple[str, Table]] = []
-    if "design" in limits.stages:
-        tables = _designed(student, nfe, taught, limits)
+    clock = Clock.start(student, len(taught) * nfe, limits)
+    known = ranked(student, nfe, taught, clock)
+    tables = designed(student, nfe, taught, limits) if "design" in limits.stages else []
+    starts = [table for _, table in tables[:1]]
+    starts += [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
+    if smaller is not None:
+        starts.append(grown(smaller, nfe, LevelRange(student.pipeline.scheduler, limits.first != "free")))
+        tables.append(("fit", starts[-1]))
     fits: dict[tuple[str, int, int], Fit] = {}  # by stage, number of the start, and phase
     try:
-        starts = [table for _, table in tables[:1]]
-        starts += [b.table.limited(limits.history) for b in ranked if b.table is not None][:_BUILT_IN]
-        if smaller is not None:
-            starts.append(_grown(smaller, nfe, LevelRange(student.pipeline.scheduler, limits.first != "free")))
         if "fit" in limits.stages:
             for number, now in _fits(student, starts, taught, limits, clock, resume):
                 fits["fit", number, now.phase] = now
@@ -143,77 +108,11 @@ def search(
         logger.warning("interrupted: going on with the best so far")
     tables += [(stage, now.table) for (stage, _, _), now in fits.items()]
     iterations = sum(now.iterations for now in fits.values())
-    return _gate(student, tables, ranked[:_LEADERS], taught, held_out, clock, iterations)
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """How much of the limits is left."""
-
-    student: Student
-    began: int
-    started: float
-    unit: float
-    limits: Limits
-
-    @classmethod
-    def start(cls, student: Student, unit: float, limits: Limits) -> _Clock:
-        return cls(student, student.tally.samples, time.monotonic(), unit, limits)
-
-    @property
-    def passes(self) -> float:
-        return (self.student.tally.samples - self.began) / self.unit
-
-    def out(self, share: float = 1.0) -> bool:
-        """Whether this share of the time or of the passes is gone."""
-        seconds = self.limits.deadline - self.started
-        return time.monotonic() - self.started > share * seconds or self.passes >= share * self.limits.passes
-
-
-def _ranked(student: Student, known: list[Baseline], few: Trajectories, clock: _Clock) -> list[Baseline]:
-    """Built-in samplers, best first, by the errors of a few trajectories; as many as the limits allow, but some."""
-
-    def score(baseline: Baseline) -> float:
-        try:
-            end = student.run(baseline.plan, few.noise, few.rows)
-        except NoiseSamplingError:
-            return math.inf
-        return errors_of(end, few.solution).typical
-
-    scored: list[tuple[float, Baseline]] = []
-    for baseline in known:
-        if len(scored) >= _AT_LEAST and clock.out(_FOR_RANKING):
-            break
-        scored.append((score(baseline), baseline))
-    return [b for value, b in sorted(scored, key=lambda pair: pair[0]) if value < math.inf]
-
-
-def _designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -> list[tuple[str, Table]]:
-    """The tables that are best for Gaussian data with the spectrum of the samples."""
-    spectrum = Spectrum.of(taught.solution.double().cpu())
-    made = []
-    for mean_safe in (True, False):
-        try:
-            found = design_table(
-                spectrum, nfe, student.pipeline.scheduler, mean_safe=mean_safe, first=limits.first,
-                history=limits.history, max_gain=limits.max_gain,
-            )  # fmt: skip
-        except NoiseSamplingError as error:
-            logger.info("no design (mean_safe=%s): %s", mean_safe, error)
-            continue
-        if found.table.gain <= limits.max_gain:
-            made.append(("design", found.table))
-    return made
-
-
-def _grown(table: Table, nfe: int, span: LevelRange) -> Table:
-    while table.nfe < nfe:
-        table = table.grown(span)
-    return table
+    return _gate(student, tables, known[:_LEADERS], taught, held_out, clock, iterations)
 
 
 def _fits(
-    student: Student, starts: list[Table], taught: Trajectories, limits: Limits, clock: _Clock, resume: Fit | None
+    student: Student, starts: list[Table], taught: Trajectories, limits: Limits, clock: Clock, resume: Fit | None
 ) -> Iterator[tuple[int, Fit]]:
     """Short fits of the best starts on some of the trajectories, then fits on all, from the best of them on, as long
     as the limits allow: where one ends is a local minimum. Yields the number of the start and its fit."""
@@ -222,7 +121,7 @@ def _fits(
     tried: dict[int, Fit] = {}
     if resume is None:
         few = taught.part(0, min(_TRIED_ON, drawn(taught)))
-        for number, start in enumerate(_best_starts(student, starts, few, span, limits, clock)):
+        for number, start in enumerate(best_starts(student, starts, few, span, limits, clock)[:_STARTS]):
             if tried and clock.out(_FOR_TRIALS):
                 break
             for now in fit(student, start, span, few, max_gain=limits.max_gain, step=step):
@@ -233,6 +132,8 @@ def _fits(
     else:
         tried[0] = resume
         yield 0, resume
+    if not tried:
+        return
     order = sorted(tried, key=lambda number: tried[number].errors.typical)
     latest, runs = dict(tried), dict[int, Iterator[Fit]]()
 
@@ -261,31 +162,13 @@ def _fits(
             yield from turn(number, None)
 
 
-def _best_starts(
-    student: Student, starts: list[Table], few: Trajectories, span: LevelRange, limits: Limits, clock: _Clock
-) -> list[Table]:
-    """The starts with the smallest errors, each as it is or with rows fitted to exact trajectories."""
-    noisiest = span.path.level(span.path.t_max)
-    scored: list[tuple[float, Table]] = []
-    for start in starts:
-        table = Numbers.of(span, replace(start, start=noisiest)).table
-        variants = [table]
-        if not clock.out(_FOR_RANKING):
-            variants.append(regressed(student, table, few, limits.teacher_calls))
-        for variant in variants:
-            if variant.gain <= limits.max_gain or variant is table:
-                columns = student.columns(variant, few.noise, few.rows)
-                scored.append((errors_of(end_of(variant, columns), few.solution).typical, variant))
-    return [table for _, table in sorted(scored, key=lambda pair: pair[0])[:_STARTS]]
-
-
 def _gate(
     student: Student,
     tables: list[tuple[str, Table]],
     leaders: list[Baseline],
     taught: Trajectories,
     held_out: Trajectories,
-    clock: _Clock,
+    clock: Clock,
     iterations: int,
 ) -> Found:
     """Of everything that was found, and of the best built-in samplers, what is best on held-out trajectories."""
