@@ -145,7 +145,7 @@ def mnist(path_name: str, budgets: Sequence[int]) -> None:
     solution = run(teacher(pipeline, 128), slice(0, count))
     began = time.perf_counter()
     plans = calibrate(
-        model, pipeline, shape=(1, 28, 28), nfe=budgets, trajectories=512, teacher_calls=64, passes=100, **told
+        model, pipeline, shape=(1, 28, 28), nfe=budgets, trajectories=1024, teacher_calls=64, passes=100, **told
     )
     seconds, rows = time.perf_counter() - began, []
     for nfe in budgets:

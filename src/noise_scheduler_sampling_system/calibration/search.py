@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -171,14 +172,17 @@ def _gate(
     clock: Clock,
     iterations: int,
 ) -> Found:
-    """Of everything that was found, and of the best built-in samplers, what is best on held-out trajectories."""
+    """Of everything that was found, and of the best built-in samplers, what is best on held-out trajectories; but
+    nothing with a larger root mean square than the best of these."""
     judged: list[tuple[Errors, str, SamplingPlan, Table | None]] = []
     judged += [(_judge(student, b.plan, held_out), b.name, b.plan, None) for b in leaders]
     built_in = tuple(sorted(((name, errors) for errors, name, _, _ in judged), key=lambda pair: pair[1].rms))
     for kind, table in tables:
         plan = table.plan(start="query", sampler="calibrated")
         judged.append((_judge(student, plan, held_out), kind, plan, table))
-    errors, kind, plan, found = min(judged, key=lambda entry: entry[0].rms)
+    worst = built_in[0][1].rms if built_in else math.inf
+    allowed = [entry for entry in judged if entry[0].rms <= worst]
+    errors, kind, plan, found = min(allowed or judged, key=lambda entry: entry[0].weighed)
     training = _judge(student, plan, taught)
     return Found(plan, kind, training, errors, built_in, found, clock.passes, iterations)
 
