@@ -569,8 +569,8 @@ def test_runs_of_several_tables_in_one_batch(history):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("count", [1, 4])
-def test_a_grown_table_gives_the_same_samples(name, count):
+@pytest.mark.parametrize(("count", "last"), [(1, False), (4, False), (4, True)])
+def test_a_grown_table_gives_the_same_samples(name, count, last):
     pipeline = DiffusionPipeline(CONFIGS[name], "ddim")
     path = pipeline.scheduler
     model = mixture(path, pipeline.config.prediction_type)
@@ -578,7 +578,7 @@ def test_a_grown_table_gives_the_same_samples(name, count):
     span = LevelRange(path)
     sampler = DiffusionPipeline(path.spaced("kl_optimal"), "adams").sampler
     table = Numbers.of(span, Table.of_plan(sampler.plan(count))).table
-    grown = table.grown(span).grown(span)
+    grown = table.grown(span, last=last).grown(span)
     assert grown.nfe == count + 2
     assert grown.is_consistent
     noise = [level.noise_to_signal for level in grown.levels]
@@ -586,7 +586,9 @@ def test_a_grown_table_gives_the_same_samples(name, count):
     x, rows = noise_of(5, seed=2), torch.arange(5)
     before, after = (end_of(each, student.columns(each, x, rows)) for each in (table, grown))
     assert torch.allclose(before, after, rtol=1e-9, atol=1e-9)
-    limited = table.limited(1).grown(span)
+    if last:
+        assert noise[-1] < 0.5 * noise[-2]
+    limited = table.limited(1).grown(span, last=last)
     assert limited.nfe == count + 1
     assert limited.is_consistent
     assert limited.plan().history <= 1 + 1  # beside the newest

@@ -92,7 +92,7 @@ def search(
     starts = [table for _, table in tables[:1]]
     starts += [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
     if smaller is not None:
-        starts.append(grown(smaller, nfe, LevelRange(student.pipeline.scheduler, limits.first != "free")))
+        starts += grown(smaller, nfe, LevelRange(student.pipeline.scheduler, limits.first != "free"))
         tables.append(("fit", starts[-1]))
     fits: dict[tuple[str, int, int], Fit] = {}  # by stage, number of the start, and phase
     try:

@@ -213,14 +213,19 @@ class Table:
         bounded = replace(self, history=history)
         return bounded.with_weights(bounded.weights)
 
-    def grown(self, span: LevelRange) -> Table:
-        """The same samples with one more query, which no other row reads yet: in the widest gap between queries.
+    def grown(self, span: LevelRange, *, last: bool = False) -> Table:
+        """The same samples with one more query, which no other row reads yet: a start for a fit with one call more.
 
-        A start for a fit with one call more. With limited history the rows are the nearest such.
+        Args:
+            span: the levels that may be asked for.
+            last: the query comes last, halfway to the cleanest level; else in the widest gap between queries.
+
+        Returns:
+            The table; with limited history its rows are the nearest such.
         """
         places = np.log([level.noise_to_signal for level in self.levels])
         ends = [*np.minimum(places, span.ends[0]), span.ends[1]]
-        k = 1 + int(np.argmax(-np.diff(ends if self.nfe == 1 else ends[:-1])))
+        k = self.nfe if last or self.nfe == 1 else 1 + int(np.argmax(-np.diff(ends[:-1])))
         levels = (*self.levels[:k], span.level(0.5 * (ends[k - 1] + ends[k])), *self.levels[k:])
         wide = np.insert(self.rows, k + 1, 0.0, axis=1)
         between = np.where(np.arange(self.nfe + 2) <= k, 0.5 * (wide[k - 1] + wide[k]), 0.0)
