@@ -22,6 +22,8 @@ Array = npt.NDArray[np.float64]
 
 #: A query above this σ/α says nothing of data of unit size, and a path without signal has no other limit.
 _NOISIEST = 1e3
+#: A query is put between the last one and the cleanest level if these are a factor of e apart, in σ/α.
+_ROOM = 1.0
 #: The least share of the range of levels between two queries, so that gaps have a logarithm.
 _LEAST_GAP = 1e-6
 
@@ -218,14 +220,16 @@ class Table:
 
         Args:
             span: the levels that may be asked for.
-            last: the query comes last, halfway to the cleanest level; else in the widest gap between queries.
+            last: the query comes last, halfway to the cleanest level, if there is room; else in the widest gap
+                between queries.
 
         Returns:
             The table; with limited history its rows are the nearest such.
         """
         places = np.log([level.noise_to_signal for level in self.levels])
         ends = [*np.minimum(places, span.ends[0]), span.ends[1]]
-        k = self.nfe if last or self.nfe == 1 else 1 + int(np.argmax(-np.diff(ends[:-1])))
+        room = ends[-2] - ends[-1] > _ROOM
+        k = self.nfe if (last and room) or self.nfe == 1 else 1 + int(np.argmax(-np.diff(ends[:-1])))
         levels = (*self.levels[:k], span.level(0.5 * (ends[k - 1] + ends[k])), *self.levels[k:])
         wide = np.insert(self.rows, k + 1, 0.0, axis=1)
         between = np.where(np.arange(self.nfe + 2) <= k, 0.5 * (wide[k - 1] + wide[k]), 0.0)
