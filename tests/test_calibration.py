@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -32,6 +33,7 @@ from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.calibration.fit import Fit, Numbers, _derivatives, fit
 from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
 from noise_scheduler_sampling_system.calibration.plot import draw
+from noise_scheduler_sampling_system.calibration.record import described, fingerprint, guidance_named
 from noise_scheduler_sampling_system.calibration.refine import refine
 from noise_scheduler_sampling_system.calibration.regress import regressed, states
 from noise_scheduler_sampling_system.calibration.robust import Robust, informative
@@ -396,7 +398,8 @@ def test_several_budgets_share_the_time(monkeypatch):
         ({"shape": 3}, "shape"), ({"trajectories": 0}, "trajectories"), ({"stages": ("adam",)}, "stages"),
         ({"history": 1, "stages": ("fit", "refine")}, "stages"), ({"budget_seconds": -1}, "budget_seconds"),
         ({"first": "last"}, "first"), ({"condition": 3}, "condition"), ({"teacher_calls": 1.5}, "teacher_calls"),
-        ({"max_gain": 0}, "max_gain"), ({"passes": 0}, "passes"),
+        ({"max_gain": 0}, "max_gain"), ({"passes": 0}, "passes"), ({"history": -1}, "history"),
+        ({"history": 1.5}, "history"), ({"teacher_calls": 7}, "teacher_calls"),
     ],
 )  # fmt: skip
 def test_bad_arguments_before_the_first_call(changes, where):
@@ -619,3 +622,122 @@ def test_regressed_rows_follow_exact_trajectories(name):
 
     assert np.linalg.norm(misses(better)) < 0.6 * np.linalg.norm(misses(table))
     assert (misses(better) < 1.05 * misses(table) + 1e-3).all()
+
+
+@pytest.mark.parametrize(("method", "options"), [("edm", {}), ("restart", {}), ("dpmpp_2m", {"afs": True})])
+def test_predictions_do_not_depend_on_the_pipelines_sampler(method, options):
+    plain = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    other = DiffusionPipeline(NoiseSchedulerConfig(), method, **options)
+    model, x, rows = mixture(plain.scheduler), noise_of(5, seed=2), torch.arange(5)
+    for log_noise in (3.0, 0.0, -3.0):
+        level = plain.scheduler.level_at(-2 * log_noise)
+        ours, theirs = (
+            Student(pipeline, model, None, None, {"dtype": torch.float64}).denoise(x, level, rows)
+            for pipeline in (other, plain)
+        )
+        assert torch.equal(ours, theirs)
+        assert torch.allclose(ours, model.denoise(x, level.t), atol=1e-9)
+
+
+def test_refine_leaves_no_gradients_in_the_model():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    network = torch.nn.Linear(4, 4)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x, t):
+            return x + 0.1 * self.inner(x)
+
+    asked = {"shape": SHAPE, "nfe": 2, "trajectories": 8, "held_out": 8, "teacher_calls": 8, "passes": 60}
+    plan = calibrate(Net(), pipeline, stages=("fit", "refine"), **asked)
+    assert plan.nfe == 2
+    assert network.weight.grad is None
+
+
+def test_an_interrupt_is_gone_on_with_from_the_checkpoint(tmp_path):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model, file = mixture(pipeline.scheduler), tmp_path / "state.safetensors"
+    calls, stop = [0], [10**9]
+
+    def impatient(x, t):
+        calls[0] += 1
+        if calls[0] == stop[0]:
+            raise KeyboardInterrupt
+        return model(x, t)
+
+    asked = {"shape": SHAPE, "nfe": (3, 4), "trajectories": 64, "held_out": 32, "teacher_calls": 32, "passes": 80}
+    whole = calibrate(impatient, pipeline, **asked)
+    total = calls[0]
+    stop[0] = total + int(0.85 * total)
+    cut = calibrate(impatient, pipeline, checkpoint=file, **asked)
+    assert calls[0] >= stop[0]
+    assert set(cut) <= {3, 4}
+    before = calls[0]
+    again = calibrate(impatient, pipeline, checkpoint=file, **asked)
+    assert calls[0] > before  # the interrupted one was not done
+    assert list(again) == [3, 4]
+    for nfe, plan in again.items():
+        assert plan.provenance["held_out_error"]["rms"] < 1.3 * whole[nfe].provenance["held_out_error"]["rms"]
+
+
+def test_limits_hold_for_what_is_returned():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    asked = {"shape": SHAPE, "nfe": 4, "trajectories": 32, "held_out": 32, "teacher_calls": 32, "passes": 20}
+    small = calibrate(model, pipeline, max_gain=0.5, **asked)
+    assert small.provenance["gain"] is None  # no table has so little: a built-in sampler
+    short = calibrate(model, pipeline, history=0, **asked)
+    assert short.history == 0
+    top = LevelRange(pipeline.scheduler, first_fixed=True)
+    for found in baselines(pipeline.scheduler, 4):
+        if found.table is not None:
+            table = replace(found.table, start=pipeline.scheduler.level(pipeline.scheduler.t_max))
+            assert Numbers.of(top, table).table.levels[0].t == pipeline.scheduler.t_max
+
+
+def test_a_single_trajectory():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    plan = calibrate(
+        mixture(pipeline.scheduler), pipeline, shape=SHAPE, nfe=2, trajectories=1, teacher_calls=16, passes=20
+    )
+    assert plan.nfe == 2
+
+
+def test_conditions_as_lists_and_arrays():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler, labels=torch.arange(6) % 3)
+    asked = {"shape": SHAPE, "nfe": 2, "trajectories": 8, "held_out": 8, "teacher_calls": 8, "passes": 10}
+    plans = [
+        calibrate(model, pipeline, condition={"class_labels": labels}, **asked)
+        for labels in (torch.arange(3), [0, 1, 2], np.arange(3))
+    ]
+    assert plans[0] == plans[1] == plans[2]
+    assert plans[0].provenance["guidance_scale"] == 7.5  # what sample() does with a condition and no scale
+
+
+def test_fingerprints_tell_wrapped_models_apart():
+    one, other = (torch.nn.Linear(3, 3) for _ in range(2))
+
+    class Wrapper:
+        def __init__(self, net):
+            self.net = net
+
+        def ask(self, x, t):
+            return self.net(x)
+
+    def closing_over(net):
+        return lambda x, t: net(x)
+
+    for wrap in (Wrapper, functools.partial, closing_over, lambda net: net.forward, lambda net: Wrapper(net).ask):
+        assert fingerprint(wrap(one)) == fingerprint(wrap(one))
+        assert fingerprint(wrap(one)) != fingerprint(wrap(other)), wrap
+    a, b = torch.randn(2, 77), torch.randn(2, 77)
+    assert described({"prompt": a}) == described({"prompt": a.clone()})
+    assert described({"prompt": a}) != described({"prompt": b})
+    assert described({"class_labels": [0, 1]}) == described({"class_labels": np.array([0, 1])})
+    scale = guidance.ClassifierFree(lambda moment: 1.0 + moment.sigma)
+    assert "0x" not in guidance_named([scale])
+    assert guidance_named(None) is None

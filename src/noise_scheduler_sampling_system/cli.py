@@ -252,6 +252,10 @@ def calibrate(
     _check_ending(out, ".json")
     if plot is not None:
         _check_ending(plot, ".png")
+    if guidance_scale is not None and labels is None:
+        raise ConfigurationError(
+            "guidance needs a condition", where="guidance_scale", why="it would do nothing", suggestion="give --labels"
+        )
     network, size, implied = _model(model)
     settings = {**implied, **_settings(schedule, None, preset, schedule_option, None)}
     if prediction is not None:
@@ -262,7 +266,8 @@ def calibrate(
         raise ConfigurationError("is missing", where="shape", suggestion="give that of one sample, e.g. 3,64,64")
     condition = None if labels is None else {"class_labels": torch.tensor(_integers(labels, "labels"))}
     plans = fit_plans(
-        network, pipeline, shape=chosen, nfe=_integers(nfe, "nfe"), condition=condition, guidance_scale=guidance_scale,
+        network, pipeline, shape=chosen, nfe=_integers(nfe, "nfe"), condition=condition,
+        guidance_scale=1.0 if condition is not None and guidance_scale is None else guidance_scale,
         trajectories=trajectories, held_out=held_out, budget_seconds=budget_seconds, passes=passes,
         teacher_calls=teacher_calls, stages=None if stages is None else stages.split(","), history=history, first=first,
         max_gain=max_gain, max_batch_size=max_batch_size, device=device, seed=seed, checkpoint=checkpoint,

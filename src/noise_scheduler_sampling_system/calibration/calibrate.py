@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import os
@@ -26,10 +24,12 @@ from ..guidance.program import checked_sequence, follows_the_run
 from ..model import map_tensors, resolve_device
 from ..noise import NoiseSource, resolve_keys
 from ..plans import PlanSet
+from ..prepare import DEFAULT_SCALE
 from .checkpoint import Checkpoint
 from .fit import Fit
 from .limits import Limits
 from .measure import Errors, errors_of
+from .record import described, fingerprint, guidance_named
 from .search import STAGES, Found, search
 from .student import Student, Tally, end_of
 from .teacher import Trajectories, teach
@@ -37,6 +37,7 @@ from .teacher import Trajectories, teach
 if TYPE_CHECKING:
     from ..config import NoiseSchedulerConfig
     from ..pipeline import DiffusionPipeline
+    from ..plan import SamplingPlan
     from ..schedules.path import NoisePath
 
 __all__ = ["calibrate"]
@@ -88,8 +89,9 @@ def calibrate(
     What runs follows from the budget: after the ranking and the regressions 15 % of ``budget_seconds`` or of
     ``passes`` may be gone, after the trials of several starts 40 %; the fit makes iterations as long as the next one
     fits. So a budget below some ten passes leaves the design, the starts and the best built-in sampler. Several
-    ``nfe`` share the seconds that are left by N². An interrupt (Ctrl-C) stops the fit, too, and returns the best so
-    far.
+    ``nfe`` share the seconds that are left by N². On top come the runs of the gate; at least twelve built-in samplers
+    are ranked, and the teacher is not cut short. An interrupt (Ctrl-C) stops the fit, and returns the best so far;
+    further numbers of calls are left out, and a checkpoint goes on from there.
 
     Args:
         model: as for :meth:`DiffusionPipeline.sample`; None: the embedded digits.
@@ -108,9 +110,10 @@ def calibrate(
         stages: of "design", "fit", "refine"; default the first two.
         history: the most earlier predictions that a step may read (the memory of a run); None: all.
         first: "free", or "noisiest": the model is asked at the noisiest level first, at the cost of a call.
-        max_gain: limit on how much errors of the model's predictions are multiplied (:attr:`Table.gain`).
+        max_gain: limit on how much errors of the model's predictions are multiplied (:attr:`Table.gain`); built-in
+            samplers are not asked.
         teacher_calls: model calls of a teacher's trajectory.
-        seed: of the noise; the same seed gives the same plan.
+        seed: of the noise; the same seed gives the same plan, but for runs that were limited in time or resumed.
         progress: show a bar with the current held-out error.
         checkpoint: a ``.safetensors`` file that is written on the way and read again: an interrupted
             calibration goes on from there.
@@ -129,8 +132,20 @@ def calibrate(
     budgets = _budgets(nfe)
     size = _shape(shape)
     stages = _stages(stages, history)
-    for name, value in {"trajectories": trajectories, "teacher_calls": teacher_calls}.items():
-        checked_steps(value, name)
+    trajectories, teacher_calls = (
+        checked_steps(trajectories, "trajectories"),
+        checked_steps(teacher_calls, "teacher_calls"),
+    )
+    if teacher_calls < 2 * max(budgets):
+        raise ConfigurationError(
+            f"{teacher_calls} calls are no teacher of {max(budgets)}",
+            where="teacher_calls",
+            suggestion=f"give at least {2 * max(budgets)}, better ten times as many as the plan has",
+        )
+    if history is not None and (isinstance(history, bool) or not isinstance(history, int) or history < 0):
+        raise ConfigurationError(
+            f"got {history!r}", where="history", suggestion="give a whole number ≥ 0, or None for all"
+        )
     count = trajectories + (trajectories if held_out is None else checked_steps(held_out, "held_out"))
     for name, number in {"budget_seconds": budget_seconds, "passes": passes, "max_gain": max_gain}.items():
         if number is not None and not (isinstance(number, int | float) and number > 0):
@@ -150,15 +165,18 @@ def calibrate(
     )  # fmt: skip
     place = resolve_device(device, model)
     noise = NoiseSource(resolve_keys(seed, None, count), size, torch.float32, place).initial()
+    by_default = condition is not None and guidance_scale is None and guidance is None
     about = {
-        "seed": seed, "shape": list(size), "trajectories": trajectories, "held_out": count - trajectories,
-        "guidance_scale": guidance_scale, "guidance": None if guidance is None else repr(guidance),
-        "condition": _described(condition), "null_condition": _described(null_condition),
+        "seed": int(seed), "shape": list(size), "trajectories": trajectories, "held_out": count - trajectories,
+        "guidance_scale": DEFAULT_SCALE if by_default else guidance_scale,
+        "guidance": guidance_named(guidance),
+        "condition": described(condition), "null_condition": described(null_condition),
         "config": pipeline.config.to_dict(), "schedule": repr(pipeline.scheduler), "model": fingerprint(model),
         "stages": list(stages), "history": history, "first": first, "max_gain": max_gain, "passes": passes,
         "teacher_calls": teacher_calls,
     }  # fmt: skip
     stored = Checkpoint.open(checkpoint, about)
+    made: dict[int, SamplingPlan] = {}
     with closing(tqdm(total=None, disable=not progress, unit="iteration")) as bar:
         if stored.solution is None:
             bar.set_description(f"teacher, {teacher_calls} calls")
@@ -179,11 +197,22 @@ def calibrate(
             until = now + share * (deadline - now)
             limits = Limits(passes, until, stages, history, first, max_gain, teacher_calls)
             smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))
-            found = search(student, budget, taught, unseen, limits, shown, stored.fits.get(budget), smaller)
+            try:
+                found = search(student, budget, taught, unseen, limits, shown, stored.fits.get(budget), smaller)
+            except KeyboardInterrupt:  # before or after the fit
+                logger.warning("interrupted: returning the plans that are done")
+                break
             facts = {**about, **_facts(found, stored.teacher_error), "versions": _versions()}
-            stored.finish(budget, replace(found.plan, provenance=facts), found.table)
+            plan = replace(found.plan, provenance=facts)
+            if found.interrupted:  # in the file it is not done
+                made[budget] = plan
+                break
+            stored.finish(budget, plan, found.table)
             logger.info("%d calls: %s", budget, _sentence(found))
-    plans = PlanSet({budget: stored.plans[budget] for budget in budgets})
+    made |= stored.plans
+    if not any(budget in made for budget in budgets):
+        raise KeyboardInterrupt
+    plans = PlanSet({budget: made[budget] for budget in budgets if budget in made})
     return plans[budgets[0]] if isinstance(nfe, int | np.integer) else plans
 
 
@@ -230,26 +259,6 @@ def _versions() -> dict[str, str]:
 
     ours = {"noise_scheduler_sampling_system": __version__}
     return {**ours, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def fingerprint(model: Any) -> str:
-    """A short name of a model: its class, and a hash of its weights, or else of the numbers and tensors it holds."""
-    if model is None:
-        return "embedded digits"
-    kind = type(model) if not hasattr(model, "__qualname__") else model
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    held = model.state_dict() if isinstance(model, torch.nn.Module) else getattr(model, "__dict__", {})
-    digest = hashlib.sha256()
-    for key, value in sorted(held.items()):
-        if isinstance(value, bool | int | float | str):
-            digest.update(f"{key} {value!r}".encode())
-        if not isinstance(value, Tensor):
-            continue
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        flat = value.detach().flatten()
-        # a sample of a large tensor: enough to tell other weights
-        digest.update(flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy().tobytes())
-    return f"{name} {digest.hexdigest()[:16]}"
 
 
 def _pipeline(given: Any) -> DiffusionPipeline:
@@ -321,19 +330,11 @@ def _in_turn(condition: Mapping[str, Any] | None, count: int, where: str) -> Map
         many = value.ndim and value.shape[0] > 1
         return value[torch.arange(count, device=value.device) % value.shape[0]] if many else value
 
-    repeated: Mapping[str, Any] = map_tensors(repeat, condition)
+    repeated: Mapping[str, Any] = map_tensors(repeat, {key: _tensor(value) for key, value in condition.items()})
     return repeated
 
 
-def _described(condition: Mapping[str, Any] | None) -> Any:
-    """What a condition was, for the record: shapes, and the values of short ones."""
-
-    def describe(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            short = value.numel() <= 64 and not value.is_floating_point()
-            return value.tolist() if short else f"{value.dtype} {tuple(value.shape)}"
-        if isinstance(value, Mapping):
-            return {str(key): describe(item) for key, item in value.items()}
-        return value if isinstance(value, bool | int | float | str | None) else repr(type(value))
-
-    return None if condition is None else json.loads(json.dumps(describe(condition)))
+def _tensor(value: Any) -> Any:
+    """Arrays and lists of numbers as tensors, one row a trajectory."""
+    numbers = isinstance(value, list | tuple) and value and all(isinstance(v, int | float) for v in value)
+    return torch.as_tensor(value, device="cpu") if numbers or isinstance(value, np.ndarray) else value

@@ -63,6 +63,7 @@ class Checkpoint:
             raise FileError("is no name for a checkpoint", where=str(path), suggestion="use .safetensors")
         if not target.exists():
             return cls(target, about)
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         try:
@@ -75,7 +76,7 @@ class Checkpoint:
             tables = {int(nfe): _table_from(table) for nfe, table in stored["tables"].items()}
             fits = {int(nfe): _fit_from(fit) for nfe, fit in stored["fits"].items()}
             made = cls(target, about, load(data)["solution"], float(stored["teacher_error"]), plans, tables, fits)
-        except (ValueError, KeyError, TypeError, NoiseSamplingError) as error:
+        except (ValueError, KeyError, TypeError, NoiseSamplingError, SafetensorError) as error:
             raise FileError(
                 "is no checkpoint of a calibration", where=str(path), why=str(error), suggestion="give another name"
             ) from error
@@ -130,6 +131,7 @@ def _table_to(table: Table) -> dict[str, Any]:
     return {
         "levels": [list(level) for level in table.levels],
         "start": list(table.start),
+        "end": list(table.end),
         "rows": table.rows.tolist(),
         "history": table.history,
     }
@@ -137,7 +139,8 @@ def _table_to(table: Table) -> dict[str, Any]:
 
 def _table_from(kept: Mapping[str, Any]) -> Table:
     levels = tuple(Level(*level) for level in kept["levels"])
-    return Table(Level(*kept["start"]), levels, np.array(kept["rows"]), history=kept["history"])
+    start, end = Level(*kept["start"]), Level(*kept["end"])
+    return Table(start, levels, np.array(kept["rows"]), end, kept["history"])
 
 
 def _fit_to(fit: Fit) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +105,9 @@ class Numbers:
     def of(cls, span: LevelRange, table: Table) -> Numbers:
         """Those of a table whose first level may be free: it is then a little below the noisiest level at least."""
         top, bottom = span.ends
-        if not span.first_fixed:
+        if span.first_fixed:
+            table = replace(table, levels=(span.path.level(span.path.t_max), *table.levels[1:]))
+        else:
             highest = span.level(top - _LEAST * (top - bottom))
             if table.levels[0].noise_to_signal > highest.noise_to_signal:
                 table = replace(table, levels=(highest, *table.levels[1:]))
@@ -221,9 +223,9 @@ def cost_of_iteration(table: Table, span: LevelRange, taught: Trajectories) -> f
     return jacobian * drawn(taught) / len(taught) + 2.0
 
 
-def step_for(model: Any) -> float:
-    """The step of finite differences that the precision of a model allows."""
-    dtype = ModelAdapter(model).dtype if model is not None else None
+def step_for(student: Student) -> float:
+    """The step of finite differences that the precision of a model and of its states allows."""
+    dtype = student.request.get("dtype") or (None if student.model is None else ModelAdapter(student.model).dtype)
     return _COARSE_STEP if dtype is not None and dtype.itemsize < 4 else _STEP
 
 

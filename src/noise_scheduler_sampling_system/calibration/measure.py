@@ -43,5 +43,5 @@ def errors_of(end: Tensor, solution: Tensor) -> Errors:
 
 
 def each_error(end: Tensor, solution: Tensor) -> Tensor:
-    """The error of each trajectory, root mean square per number, shape (n,)."""
-    return (end - solution).flatten(1).double().square().mean(1).sqrt()
+    """The error of each trajectory, root mean square per number, shape (n,), on the CPU."""
+    return (end - solution).flatten(1).cpu().double().square().mean(1).sqrt()

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .fit import Fit
 from .measure import Errors, each_error
-from .student import Student
+from .student import Student, end_of
 from .table import Table
 from .teacher import Trajectories
 
@@ -35,11 +35,12 @@ def refine(
 
     Args:
         student: the model; gradients must pass through it.
-        table: where to start; consistent.
+        table: where to start; its rows are made consistent.
         taught: the trajectories.
         max_gain: tables with a larger :attr:`Table.gain` are not taken.
         until: says when to stop.
     """
+    table = table.with_weights(table.weights)
     start = table.weights
     weights = torch.zeros(len(start), dtype=torch.float64, requires_grad=True)
     offset, directions = _affine(table)
@@ -48,13 +49,15 @@ def refine(
     best = _looked(student, table, taught, 0)
     order = torch.Generator().manual_seed(0)
     for step in range(_STEPS):
+        if until():
+            return
         first = int(torch.randint(max(len(taught) - _BATCH, 0) + 1, (1,), generator=order))
         part = taught.part(first, first + _BATCH)
         rows = offset + torch.tensordot(weights, directions, dims=1)
         optimizer.zero_grad()
         with torch.enable_grad():
             each = (_end(student, table, rows, part) - part.solution).flatten(1).square().mean(1)
-            (each + 1e-12).sqrt().mean().backward()  # type: ignore[no-untyped-call]
+            (weights.grad,) = torch.autograd.grad((each + 1e-12).sqrt().mean(), weights)  # none for the model's own
         optimizer.step()
         schedule.step()
         if (step + 1) % _LOOK == 0 or step + 1 == _STEPS:
@@ -63,8 +66,6 @@ def refine(
             if looked.loss < best.loss and now.gain <= max_gain:
                 best = looked
                 yield best
-            if until():
-                return
 
 
 def _affine(table: Table) -> tuple[Tensor, Tensor]:
@@ -91,8 +92,6 @@ def _end(student: Student, table: Table, rows: Tensor, part: Trajectories) -> Te
 
 
 def _looked(student: Student, table: Table, taught: Trajectories, steps: int) -> Fit:
-    with torch.no_grad():
-        rows = torch.from_numpy(np.array(table.rows))
-        end = _end(student, table, rows, taught)
-    each = each_error(end, taught.solution)
+    columns = student.columns(table, taught.noise, taught.rows)
+    each = each_error(end_of(table, columns), taught.solution)
     return Fit(table, float(each.mean()), Errors.of(each), len(taught), iterations=steps)

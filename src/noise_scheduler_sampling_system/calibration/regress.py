@@ -72,4 +72,4 @@ def regressed(student: Student, table: Table, taught: Trajectories, calls: int) 
 
 
 def _flat(x: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.asarray(x.detach().double().cpu().flatten().numpy())
+    return np.asarray(x.detach().cpu().double().flatten().numpy())

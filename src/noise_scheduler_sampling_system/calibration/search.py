@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from ..errors import NoiseSamplingError
 from ..plan import SamplingPlan
 from .baselines import Baseline
 from .fit import Fit, cost_of_iteration, drawn, fit, step_for
@@ -33,8 +34,8 @@ _BUILT_IN, _STARTS, _TRIAL, _TRIED_ON = 4, 4, 3, 96
 #: So many of them, not worse than the best by more than a factor, are fitted to all for so many iterations;
 #: the best goes on to the end, then the others.
 _FINALISTS, _WORSE, _HEAT = 2, 1.5, 6
-#: Of the budget, what may be gone after the trials.
-_FOR_TRIALS = 0.4
+#: Of the budget, what may be gone after the trials, and after the fit where it is refined.
+_FOR_TRIALS, _FOR_FIT = 0.4, 0.7
 
 
 class Found(NamedTuple):
@@ -42,12 +43,14 @@ class Found(NamedTuple):
 
     Attributes:
         plan: the plan, without provenance.
-        kind: "fit", "design", "refine", or the name of the built-in sampler that nothing beat.
+        kind: "fit", "design", "refine", "grown" (what was found for fewer calls), or the name of the built-in sampler
+            that nothing beat.
         training, held_out: its errors.
         built_in: the best built-in samplers with their held-out errors, best first.
         table: the plan's, None for a built-in sampler.
         passes: runs of all trajectories that it took.
-        iterations: of the fit.
+        iterations: of all fits.
+        interrupted: by the user; the fit is not done.
     """
 
     plan: SamplingPlan
@@ -58,6 +61,7 @@ class Found(NamedTuple):
     table: Table | None
     passes: float
     iterations: int
+    interrupted: bool
 
 
 #: Told after every iteration: what is being done, and the table so far.
@@ -91,38 +95,48 @@ def search(
     tables = designed(student, nfe, taught, limits) if "design" in limits.stages else []
     starts = [table for _, table in tables[:1]]
     starts += [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
-    if smaller is not None:
-        starts += grown(smaller, nfe, LevelRange(student.pipeline.scheduler, limits.first != "free"))
-        tables.append(("fit", starts[-1]))
+    fitted = (
+        [] if smaller is None else grown(smaller, nfe, LevelRange(student.pipeline.scheduler, limits.first != "free"))
+    )
+    tables += [("grown", table) for table in fitted[:1]]
+    interrupted = False
     fits: dict[tuple[str, int, int], Fit] = {}  # by stage, number of the start, and phase
     try:
         if "fit" in limits.stages:
-            for number, now in _fits(student, starts, taught, limits, clock, resume):
+            for number, now in _fits(student, [fitted, starts], taught, limits, clock, resume):
                 fits["fit", number, now.phase] = now
                 report("fit", now)
-        if "refine" in limits.stages:
-            start = min(fits.values(), key=lambda now: now.errors.typical).table if fits else starts[0]
+        if "refine" in limits.stages and (fits or starts):
+            best = sorted(fits.values(), key=lambda now: (-now.count, now.errors.typical))
+            start = best[0].table if best else starts[0]
             for now in refine(student, start, taught, max_gain=limits.max_gain, until=clock.out):
                 fits["refine", 0, 0] = now
                 report("refine", now)
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the best so far")
+        interrupted = True
     tables += [(stage, now.table) for (stage, _, _), now in fits.items()]
-    iterations = sum(now.iterations for now in fits.values())
-    return _gate(student, tables, known[:_LEADERS], taught, held_out, clock, iterations)
+    iterations = sum({key[:2]: now.iterations for key, now in fits.items()}.values())
+    found = _gate(student, tables, known[:_LEADERS], taught, held_out, clock)
+    return found._replace(iterations=iterations, interrupted=interrupted)
 
 
 def _fits(
-    student: Student, starts: list[Table], taught: Trajectories, limits: Limits, clock: Clock, resume: Fit | None
+    student: Student, kinds: list[list[Table]], taught: Trajectories, limits: Limits, clock: Clock, resume: Fit | None
 ) -> Iterator[tuple[int, Fit]]:
     """Short fits of the best starts on some of the trajectories, then fits on all, from the best of them on, as long
-    as the limits allow: where one ends is a local minimum. Yields the number of the start and its fit."""
+    as the limits allow: where one ends is a local minimum. Yields the number of the start and its fit.
+
+    Kinds of starts take turns: what was fitted before is ahead of the others at first, not always in the end.
+    """
     path = student.pipeline.scheduler
-    span, step = LevelRange(path, first_fixed=limits.first != "free"), step_for(student.model)
+    span, step = LevelRange(path, first_fixed=limits.first != "free"), step_for(student)
     tried: dict[int, Fit] = {}
     if resume is None:
         few = taught.part(0, min(_TRIED_ON, drawn(taught)))
-        for number, start in enumerate(best_starts(student, starts, few, span, limits, clock)[:_STARTS]):
+        ordered = [best_starts(student, starts, few, span, limits, clock) for starts in kinds]
+        turns = [start for starts in itertools.zip_longest(*ordered) for start in starts if start is not None]
+        for number, start in enumerate(turns[:_STARTS]):
             if tried and clock.out(_FOR_TRIALS):
                 break
             for now in fit(student, start, span, few, max_gain=limits.max_gain, step=step):
@@ -140,7 +154,8 @@ def _fits(
 
     def over() -> bool:
         cost = cost_of_iteration(tried[order[0]].table, span, taught)
-        return clock.out() or clock.passes + cost > limits.passes
+        share = _FOR_FIT if "refine" in limits.stages else 1.0
+        return clock.out(share) or clock.passes + cost > share * limits.passes
 
     def turn(number: int, count: int | None) -> Iterator[tuple[int, Fit]]:
         if number not in runs:
@@ -170,7 +185,6 @@ def _gate(
     taught: Trajectories,
     held_out: Trajectories,
     clock: Clock,
-    iterations: int,
 ) -> Found:
     """Of everything that was found, and of the best built-in samplers, what is best on held-out trajectories; but
     nothing with a larger root mean square than the best of these."""
@@ -178,13 +192,18 @@ def _gate(
     judged += [(_judge(student, b.plan, held_out), b.name, b.plan, None) for b in leaders]
     built_in = tuple(sorted(((name, errors) for errors, name, _, _ in judged), key=lambda pair: pair[1].rms))
     for kind, table in tables:
-        plan = table.plan(start="query", sampler="calibrated")
-        judged.append((_judge(student, plan, held_out), kind, plan, table))
+        if table.gain > clock.limits.max_gain:
+            continue
+        try:
+            plan = table.plan(start="query", sampler="calibrated")
+            judged.append((_judge(student, plan, held_out), kind, plan, table))
+        except NoiseSamplingError as error:  # it overflows on new noise
+            logger.info("%s left out: %s", kind, error)
     worst = built_in[0][1].rms if built_in else math.inf
     allowed = [entry for entry in judged if entry[0].rms <= worst]
     errors, kind, plan, found = min(allowed or judged, key=lambda entry: entry[0].weighed)
     training = _judge(student, plan, taught)
-    return Found(plan, kind, training, errors, built_in, found, clock.passes, iterations)
+    return Found(plan, kind, training, errors, built_in, found, clock.passes, 0, False)
 
 
 def _judge(student: Student, plan: SamplingPlan, on: Trajectories) -> Errors:

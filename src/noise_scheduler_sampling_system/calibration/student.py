@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..factory import SamplerFactory
 from ..grids import TimeGrid
 from ..model import map_tensors
 from ..plan import SamplingPlan
@@ -55,6 +57,11 @@ class Student:
     request: Mapping[str, Any]
     tally: Tally = field(default_factory=Tally)
 
+    @functools.cached_property
+    def _one_step(self) -> BaseSampler:
+        """One step of it to the clean end is the prediction, whatever the pipeline's own sampler does."""
+        return SamplerFactory.create("ddim", self.pipeline.scheduler)
+
     def told(self, rows: Tensor) -> dict[str, Any]:
         """The arguments of ``sample`` for these trajectories."""
 
@@ -80,10 +87,10 @@ class Student:
     def denoise(self, x: Tensor, level: Level, rows: Tensor, *, differentiable: bool = False) -> Tensor:
         """The clean samples predicted from x at a level, guided and clipped as in a run."""
         self.tally.samples += len(x)
+        plan = self._one_step.plan(grid=TimeGrid((level, CLEAN)))
         clean: Tensor = self.pipeline.sample(
-            self.model, initial_sample=x, grid=TimeGrid((level, CLEAN)), seed=0, differentiable=differentiable,
-            **self.told(rows),
-        )  # fmt: skip
+            self.model, initial_sample=x, plan=plan, seed=0, differentiable=differentiable, **self.told(rows)
+        )
         return clean
 
     def columns(self, table: Table, noise: Tensor, rows: Tensor, known: Sequence[Tensor] = ()) -> list[Tensor]:

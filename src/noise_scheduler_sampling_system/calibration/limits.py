@@ -1,0 +1,60 @@
+"""What a search may spend and what it may return, and how much of that is left."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import final
+
+from .student import Student
+
+__all__ = ["Clock", "Limits"]
+
+
+@final
+@dataclass(frozen=True)
+class Limits:
+    """What a search may spend and what it may return.
+
+    Attributes:
+        passes: runs of all trajectories.
+        deadline: in seconds of ``time.monotonic``.
+        stages: of ``STAGES``.
+        history: of :class:`Table`.
+        first: "free", or "noisiest": the first query is at the path's noisiest level.
+        max_gain: of :attr:`Table.gain`.
+        teacher_calls: of a trajectory that is followed to the levels of a start.
+    """
+
+    passes: float
+    deadline: float
+    stages: tuple[str, ...]
+    history: int | None
+    first: str
+    max_gain: float
+    teacher_calls: int
+
+
+@final
+@dataclass(frozen=True)
+class Clock:
+    """How much of the limits is left."""
+
+    student: Student
+    began: int
+    started: float
+    unit: float
+    limits: Limits
+
+    @classmethod
+    def start(cls, student: Student, unit: float, limits: Limits) -> Clock:
+        return cls(student, student.tally.samples, time.monotonic(), unit, limits)
+
+    @property
+    def passes(self) -> float:
+        return (self.student.tally.samples - self.began) / self.unit
+
+    def out(self, share: float = 1.0) -> bool:
+        """Whether this share of the time or of the passes is gone."""
+        seconds = self.limits.deadline - self.started
+        return time.monotonic() - self.started > share * seconds or self.passes >= share * self.limits.passes

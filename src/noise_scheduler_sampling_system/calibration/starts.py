@@ -1,0 +1,112 @@
+"""Where fits start: the best built-in samplers, the design, and what was found for fewer calls."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from typing import Final
+
+from ..errors import NoiseSamplingError
+from ..schedules.path import CLEAN
+from .baselines import Baseline, baselines
+from .design import design_table
+from .fit import Numbers
+from .limits import Clock, Limits
+from .measure import errors_of
+from .regress import regressed
+from .spectrum import Spectrum
+from .student import Student, end_of
+from .table import LevelRange, Table
+from .teacher import Trajectories
+
+__all__ = ["FOR_RANKING", "best_starts", "designed", "grown", "ranked"]
+
+logger = logging.getLogger(__name__)
+
+#: Built-in samplers are ranked on so many trajectories, and so many of them go on, in the end to all that are held out.
+_SCREENS = ((4, 48), (32, 24))
+#: So many built-in samplers are ranked in any case.
+_AT_LEAST = 12
+#: Of the budget, what may be gone after the ranking of the built-in samplers, and after the regressions.
+FOR_RANKING: Final = 0.15
+
+
+def ranked(student: Student, nfe: int, taught: Trajectories, clock: Clock) -> list[Baseline]:
+    """Built-in samplers, best first, by the errors of a few trajectories; as many as the limits allow, but some."""
+    left = baselines(student.pipeline.scheduler, nfe)
+    most = clock.limits.history
+    left = [b for b in left if most is None or b.plan.history <= most]
+    for count, kept in _SCREENS:
+        left = _ordered(student, left, taught.part(0, min(count, len(taught))), clock)[:kept]
+    return left
+
+
+def _ordered(student: Student, known: list[Baseline], few: Trajectories, clock: Clock) -> list[Baseline]:
+    def score(baseline: Baseline) -> float:
+        try:
+            end = student.run(baseline.plan, few.noise, few.rows)
+        except NoiseSamplingError:
+            return math.inf
+        return errors_of(end, few.solution).typical
+
+    scored: list[tuple[float, Baseline]] = []
+    for baseline in known:
+        if len(scored) >= _AT_LEAST and clock.out(FOR_RANKING):
+            break
+        scored.append((score(baseline), baseline))
+    return [b for value, b in sorted(scored, key=lambda pair: pair[0]) if value < math.inf]
+
+
+def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -> list[tuple[str, Table]]:
+    """The tables that are best for Gaussian data with the spectrum of the samples."""
+    made: list[tuple[str, Table]] = []
+    try:
+        spectrum = Spectrum.of(taught.solution.cpu().double())
+    except NoiseSamplingError as error:  # a single trajectory, or all alike
+        logger.info("no design: %s", error)
+        return made
+    for mean_safe in (True, False):
+        try:
+            found = design_table(
+                spectrum, nfe, student.pipeline.scheduler, mean_safe=mean_safe, first=limits.first,
+                history=limits.history, max_gain=limits.max_gain,
+            )  # fmt: skip
+        except NoiseSamplingError as error:
+            logger.info("no design (mean_safe=%s): %s", mean_safe, error)
+            continue
+        if found.table.gain <= limits.max_gain:
+            made.append(("design", found.table))
+    return made
+
+
+def grown(table: Table, nfe: int, span: LevelRange) -> list[Table]:
+    """The same samples with more queries, as starts for so many: all between those there are, or one of them last."""
+    made = []
+    for start in (table, table.grown(span, last=True)):
+        while start.nfe < nfe:
+            start = start.grown(span)
+        made.append(start)
+    return made
+
+
+def best_starts(
+    student: Student, starts: list[Table], few: Trajectories, span: LevelRange, limits: Limits, clock: Clock
+) -> list[Table]:
+    """The starts, each as it is and with rows fitted to exact trajectories; those with the smallest errors first."""
+    noisiest = span.path.level(span.path.t_max)
+    scored: list[tuple[float, Table]] = []
+    for start in starts:
+        table = Numbers.of(span, replace(start, start=noisiest, end=CLEAN)).table
+        for regress in (False, True):
+            if regress and clock.out(FOR_RANKING):
+                continue
+            try:
+                variant = regressed(student, table, few, limits.teacher_calls) if regress else table
+                columns = student.columns(variant, few.noise, few.rows)
+                error = errors_of(end_of(variant, columns), few.solution).typical
+            except NoiseSamplingError:  # it overflows
+                continue
+            if variant.gain <= limits.max_gain:
+                scored.append((error, variant))
+    return [table for _, table in sorted(scored, key=lambda pair: pair[0])]
