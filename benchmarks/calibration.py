@@ -190,24 +190,29 @@ def unet(budgets: Sequence[int], seconds: float, out: Path | None, plot: Path | 
     )  # fmt: skip
     spent = (time.perf_counter() - began) / 60
     print(f"calibrated for {', '.join(map(str, budgets))} calls in {spent:.1f} minutes; {machine()}", flush=True)
+    rows: list[tuple[object, ...]] = []
+    for nfe, plan in plans.items():
+        own, best = Errors(**plan.provenance["held_out_error"]), plan.provenance["built_in"][0]
+        rows.append((nfe, figure(own), best["name"], figure(Errors(**best["held_out_error"]))))
+    print(f"\n{table(('N', 'calibrated, 64 held-out', 'best built-in, N calls', 'its error'), rows)}\n", flush=True)
     if out is not None:
         plans.save(out)
     if plot is not None:
         draw(plans, pipeline.scheduler, plot, title=f"Embedded UNet of digits, guidance {UNET_SCALE:g}")
     fine = run(teacher(pipeline, 64), slice(0, count))
     print(f"fine solution: Fréchet distance {distance(fine):.2f}", flush=True)
-    rows = []
+    twofold = []
     for nfe in budgets:
         name = leaders(pipeline, 2 * nfe, run, fine[:100], 3, STRONG)[0][0]
         twice = next(b for b in baselines(pipeline.scheduler, 2 * nfe) if b.name == name)
         theirs, ours = run(twice.plan, slice(0, count)), run(plans[nfe], slice(0, count))
-        rows.append((
+        twofold.append((
             nfe, plans[nfe].provenance["kind"], figure(errors_of(ours, fine)), f"{distance(ours):.2f}", name,
             figure(errors_of(theirs, fine)), f"{distance(theirs):.2f}",
         ))  # fmt: skip
-        print(f"  {rows[-1]}", flush=True)
+        print(f"  {twofold[-1]}", flush=True)
     head = ("N", "kind", "calibrated, N calls", "Fréchet", "best built-in at 2N", "its error", "Fréchet")
-    print(f"\nembedded UNet, guidance {UNET_SCALE:g}, {count} samples; {machine()}\n\n{table(head, rows)}")
+    print(f"\nembedded UNet, guidance {UNET_SCALE:g}, {count} samples; {machine()}\n\n{table(head, twofold)}")
 
 
 def transfer(budgets: Sequence[int]) -> None:

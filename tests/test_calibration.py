@@ -741,3 +741,16 @@ def test_fingerprints_tell_wrapped_models_apart():
     scale = guidance.ClassifierFree(lambda moment: 1.0 + moment.sigma)
     assert "0x" not in guidance_named([scale])
     assert guidance_named(None) is None
+
+
+def test_a_plan_that_scales_its_noise_is_no_plan_for_flow_pipelines():
+    """They hand the noise to the network as it is, whatever init_noise_sigma says."""
+    pipe = tiny_pipelines.build("flux")
+    path = DiffusionPipeline.from_diffusers(pipe).scheduler
+    table = Table.of_plan(DiffusionPipeline(path.spaced("log_snr"), "adams").plan(3))
+    lower = (path.level(0.9 * path.t_max), *table.levels[1:])
+    plan = table.with_levels(lower).plan(start="query")
+    assert plan.prior_scale != 1.0
+    scheduler = PlanScheduler.from_plan(plan, pipe.scheduler)
+    with pytest.raises(ConfigurationError, match="noisiest"):
+        scheduler.set_timesteps(3)

@@ -380,7 +380,8 @@ class DiffusionPipeline:
             prompt, negative_prompt, class_labels, height, width: there, as for :meth:`generate`; the trajectories take
                 the prompts in turn.
             guidance_scale, guidance: as for :meth:`sample`.
-            settings: ``condition``, ``trajectories``, ``budget_seconds``, ... of ``calibrate``.
+            settings: ``condition``, ``trajectories``, ``budget_seconds``, ... of ``calibrate``; on flow pipelines of
+                diffusers ``first`` is "noisiest" by default.
 
         Returns:
             A plan or a :class:`PlanSet`, for ``sample``, ``generate`` or ``PlanScheduler.from_plan``.
@@ -395,6 +396,8 @@ class DiffusionPipeline:
                 prompt, negative_prompt, class_labels, height, width, guidance_scale=guidance_scale, guidance=guidance
             )
             told |= {"guidance_scale": None, "guidance": None} | self._borrowed.asked(request)
+            if self.config.beta_schedule == "flow":  # flow pipelines there cannot scale the noise to another level
+                told.setdefault("first", "noisiest")
             return calibrate(told.pop("model"), self, nfe=nfe, **told)
         given = {"prompt": prompt, "negative_prompt": negative_prompt, "class_labels": class_labels}
         for name, value in {**given, "height": height, "width": width}.items():

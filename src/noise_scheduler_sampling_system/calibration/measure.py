@@ -28,8 +28,8 @@ class Errors(NamedTuple):
 
     @property
     def weighed(self) -> float:
-        """rms^¾·median^¼, to choose by on many: a few lost ones must not hide that all others are ten times as good."""
-        return float(self.rms**0.75 * self.median**0.25)
+        """rms^⅚·median^⅙, to choose by on many: a few lost ones must not hide that all others are ten times as good."""
+        return float(self.rms ** (5 / 6) * self.median ** (1 / 6))
 
     @property
     def typical(self) -> float:

@@ -35,8 +35,10 @@ FOR_RANKING: Final = 0.15
 def ranked(student: Student, nfe: int, taught: Trajectories, clock: Clock) -> list[Baseline]:
     """Built-in samplers, best first, by the errors of a few trajectories; as many as the limits allow, but some."""
     left = baselines(student.pipeline.scheduler, nfe)
-    most = clock.limits.history
+    most, top = clock.limits.history, student.pipeline.scheduler.t_max
     left = [b for b in left if most is None or b.plan.history <= most]
+    if clock.limits.first != "free":
+        left = [b for b in left if b.plan.asked[0] and b.plan.time[0] == top]
     for count, kept in _SCREENS:
         left = _ordered(student, left, taught.part(0, min(count, len(taught))), clock)[:kept]
     return left

@@ -102,12 +102,12 @@ class Program:
         rows = tuple(i for i in range(len(plan)) if plan.asked[i])
         first = plan.prior_scale if scale is None else scale
         scale = _folded(bound, rows[0], first)
-        if scale != first and config.beta_schedule == "flow":
+        if config.beta_schedule == "flow" and (scale != first or not math.isclose(scale, 1.0, rel_tol=1e-6)):
             raise ConfigurationError(
-                f"{plan.sampler!r} changes the state before its first model call",
-                where="method",
+                f"{plan.sampler!r} needs its noise multiplied by {scale:.6g} before its first model call",
+                where="method" if scale != first else "plan",
                 why="pipelines of flow models do not multiply their noise by init_noise_sigma",
-                suggestion="use afs=False, and begin at pure noise",
+                suggestion='use afs=False, and begin at pure noise; for calibrate() give first="noisiest"',
             )
         calls = tuple(_call(bound, row, preconditioning, clock, learned) for row in rows)
         whole = all(call.time.is_integer() for call in calls) and dtype in (None, torch.int64)
