@@ -45,7 +45,6 @@ from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
 HELD_OUT = 4096
 #: Of the noise that everything is judged on; calibrations draw theirs from seed 0.
 SEED = 12345
-NO_GUIDANCE = 1.0
 
 
 def noise_of(count: int, shape: Sequence[int], seed: int = SEED) -> Tensor:

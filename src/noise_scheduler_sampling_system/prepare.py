@@ -29,7 +29,7 @@ from .plans import PlanSet
 from .run import Course
 from .setup import Setup
 
-__all__ = ["DEFAULT_SCALE", "prepare"]
+__all__ = ["DEFAULT_SCALE", "as_rows", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -291,14 +291,15 @@ def _fitted(condition: Mapping[str, Any], batch: int, device: torch.device, wher
         value = value.to(device)
         return value.expand(batch, *value.shape[1:]) if value.ndim and value.shape[0] != batch else value
 
-    fitted: dict[str, Any] = map_tensors(fit, {name: _as_rows(value, batch) for name, value in condition.items()})
+    fitted: dict[str, Any] = map_tensors(fit, {name: as_rows(value, batch) for name, value in condition.items()})
     return fitted
 
 
-def _as_rows(value: Any, batch: int) -> Any:
-    """Arrays, and lists of one number a sample, as tensors, so that they are split with the batch."""
+def as_rows(value: Any, batch: int | None = None) -> Any:
+    """Arrays, and lists of one number a sample (of any length without ``batch``), as tensors with a row each."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value)
-    if isinstance(value, list | tuple) and len(value) == batch and all(isinstance(v, int | float) for v in value):
+    fits = isinstance(value, list | tuple) and len(value) == (batch or len(value)) and bool(value)
+    if fits and all(isinstance(v, int | float) for v in value):
         return torch.tensor(value, device="cpu")
     return value

@@ -24,14 +24,16 @@ from ..guidance.program import checked_sequence, follows_the_run
 from ..model import map_tensors, resolve_device
 from ..noise import NoiseSource, resolve_keys
 from ..plans import PlanSet
-from ..prepare import DEFAULT_SCALE
+from ..prepare import DEFAULT_SCALE, as_rows
 from .checkpoint import Checkpoint
+from .design import FIRST
 from .fit import Fit
 from .limits import Limits
 from .measure import Errors, errors_of
 from .record import described, fingerprint, guidance_named
 from .search import STAGES, Found, search
 from .student import Student, Tally, end_of
+from .table import check_history
 from .teacher import Trajectories, teach
 
 if TYPE_CHECKING:
@@ -132,26 +134,21 @@ def calibrate(
     budgets = _budgets(nfe)
     size = _shape(shape)
     stages = _stages(stages, history)
-    trajectories, teacher_calls = (
-        checked_steps(trajectories, "trajectories"),
-        checked_steps(teacher_calls, "teacher_calls"),
-    )
+    trajectories = checked_steps(trajectories, "trajectories")
+    teacher_calls = checked_steps(teacher_calls, "teacher_calls")
     if teacher_calls < 2 * max(budgets):
         raise ConfigurationError(
             f"{teacher_calls} calls are no teacher of {max(budgets)}",
             where="teacher_calls",
             suggestion=f"give at least {2 * max(budgets)}, better ten times as many as the plan has",
         )
-    if history is not None and (isinstance(history, bool) or not isinstance(history, int) or history < 0):
-        raise ConfigurationError(
-            f"got {history!r}", where="history", suggestion="give a whole number ≥ 0, or None for all"
-        )
+    check_history(history)
     count = trajectories + (trajectories if held_out is None else checked_steps(held_out, "held_out"))
     for name, number in {"budget_seconds": budget_seconds, "passes": passes, "max_gain": max_gain}.items():
         if number is not None and not (isinstance(number, int | float) and number > 0):
             raise ConfigurationError(f"got {number!r}", where=name, suggestion="give a number above 0")
-    if first not in ("free", "noisiest"):
-        raise ConfigurationError(f"got {first!r}", where="first", suggestion="give 'free' or 'noisiest'")
+    if first not in FIRST:
+        raise ConfigurationError(f"got {first!r}", where="first", suggestion=f"give one of {', '.join(FIRST)}")
     if guidance is not None:
         _refuse_guidance_along_a_run(checked_sequence(guidance), pipeline)
     began = time.monotonic()
@@ -330,11 +327,5 @@ def _in_turn(condition: Mapping[str, Any] | None, count: int, where: str) -> Map
         many = value.ndim and value.shape[0] > 1
         return value[torch.arange(count, device=value.device) % value.shape[0]] if many else value
 
-    repeated: Mapping[str, Any] = map_tensors(repeat, {key: _tensor(value) for key, value in condition.items()})
+    repeated: Mapping[str, Any] = map_tensors(repeat, {key: as_rows(value) for key, value in condition.items()})
     return repeated
-
-
-def _tensor(value: Any) -> Any:
-    """Arrays and lists of numbers as tensors, one row a trajectory."""
-    numbers = isinstance(value, list | tuple) and value and all(isinstance(v, int | float) for v in value)
-    return torch.as_tensor(value, device="cpu") if numbers or isinstance(value, np.ndarray) else value

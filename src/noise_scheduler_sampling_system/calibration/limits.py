@@ -6,7 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import final
 
+from ..schedules.path import NoisePath
 from .student import Student
+from .table import LevelRange
 
 __all__ = ["Clock", "Limits"]
 
@@ -33,6 +35,10 @@ class Limits:
     first: str
     max_gain: float
     teacher_calls: int
+
+    def levels(self, path: NoisePath) -> LevelRange:
+        """The query levels that may be chosen on a path."""
+        return LevelRange(path, first_fixed=self.first != "free")
 
 
 @final

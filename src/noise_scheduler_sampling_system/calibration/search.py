@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 from ..errors import NoiseSamplingError
 from ..plan import SamplingPlan
-from .baselines import Baseline
 from .fit import Fit, cost_of_iteration, drawn, fit, step_for
 from .limits import Clock, Limits
 from .measure import Errors, errors_of
@@ -91,25 +90,23 @@ def search(
         smaller: what was found for fewer calls, another start.
     """
     clock = Clock.start(student, len(taught) * nfe, limits)
+    span = limits.levels(student.pipeline.scheduler)
     known = ranked(student, nfe, taught, clock)
-    tables = designed(student, nfe, taught, limits) if "design" in limits.stages else []
-    starts = [table for _, table in tables[:1]]
-    starts += [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
-    fitted = (
-        [] if smaller is None else grown(smaller, nfe, LevelRange(student.pipeline.scheduler, limits.first != "free"))
-    )
-    tables += [("grown", table) for table in fitted[:1]]
+    designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
+    starts = designs[:1] + [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
+    fitted = [] if smaller is None else grown(smaller, nfe, span)
+    tables = [("design", table) for table in designs] + [("grown", table) for table in fitted[:1]]
     interrupted = False
     fits: dict[tuple[str, int, int], Fit] = {}  # by stage, number of the start, and phase
     try:
         if "fit" in limits.stages:
-            for number, now in _fits(student, [fitted, starts], taught, limits, clock, resume):
+            for number, now in _fits(student, [fitted, starts], taught, span, clock, resume):
                 fits["fit", number, now.phase] = now
                 report("fit", now)
-        if "refine" in limits.stages and (fits or starts):
-            best = sorted(fits.values(), key=lambda now: (-now.count, now.errors.typical))
-            start = best[0].table if best else starts[0]
-            for now in refine(student, start, taught, max_gain=limits.max_gain, until=clock.out):
+        ahead = sorted(fits.values(), key=lambda now: (-now.count, now.errors.typical))
+        candidates = [now.table for now in ahead] or starts
+        if "refine" in limits.stages and candidates:
+            for now in refine(student, candidates[0], taught, max_gain=limits.max_gain, until=clock.out):
                 fits["refine", 0, 0] = now
                 report("refine", now)
     except KeyboardInterrupt:
@@ -117,93 +114,102 @@ def search(
         interrupted = True
     tables += [(stage, now.table) for (stage, _, _), now in fits.items()]
     iterations = sum({key[:2]: now.iterations for key, now in fits.items()}.values())
-    found = _gate(student, tables, known[:_LEADERS], taught, held_out, clock)
-    return found._replace(iterations=iterations, interrupted=interrupted)
+    built_in = [_Candidate(_judge(student, b.plan, held_out), b.name, b.plan, None) for b in known[:_LEADERS]]
+    built_in.sort(key=lambda each: each.errors.rms)
+    best = _gate(built_in, list(_judged(student, tables, held_out, limits.max_gain)))
+    training = _judge(student, best.plan, taught)
+    leaders = tuple((each.kind, each.errors) for each in built_in)
+    return Found(
+        best.plan, best.kind, training, best.errors, leaders, best.table, clock.passes, iterations, interrupted
+    )
 
 
 def _fits(
-    student: Student, kinds: list[list[Table]], taught: Trajectories, limits: Limits, clock: Clock, resume: Fit | None
+    student: Student,
+    kinds: list[list[Table]],
+    taught: Trajectories,
+    span: LevelRange,
+    clock: Clock,
+    resume: Fit | None,
 ) -> Iterator[tuple[int, Fit]]:
     """Short fits of the best starts on some of the trajectories, then fits on all, from the best of them on, as long
-    as the limits allow: where one ends is a local minimum. Yields the number of the start and its fit.
-
-    Kinds of starts take turns: what was fitted before is ahead of the others at first, not always in the end.
-    """
-    path = student.pipeline.scheduler
-    span, step = LevelRange(path, first_fixed=limits.first != "free"), step_for(student)
-    tried: dict[int, Fit] = {}
-    if resume is None:
-        few = taught.part(0, min(_TRIED_ON, drawn(taught)))
-        ordered = [best_starts(student, starts, few, span, limits, clock) for starts in kinds]
-        turns = [start for starts in itertools.zip_longest(*ordered) for start in starts if start is not None]
-        for number, start in enumerate(turns[:_STARTS]):
-            if tried and clock.out(_FOR_TRIALS):
-                break
-            for now in fit(student, start, span, few, max_gain=limits.max_gain, step=step):
-                tried[number] = now
-                yield number, now
-                if now.iterations >= _TRIAL or clock.out(_FOR_TRIALS):
-                    break
-    else:
-        tried[0] = resume
-        yield 0, resume
-    if not tried:
-        return
-    order = sorted(tried, key=lambda number: tried[number].errors.typical)
-    latest, runs = dict(tried), dict[int, Iterator[Fit]]()
+    as the limits allow: where one ends is a local minimum. Yields the number of the start and its fit."""
+    limits, step = clock.limits, step_for(student)
+    latest: dict[int, Fit] = {}
+    for number, now in _trials(student, kinds, taught, span, clock, step) if resume is None else [(0, resume)]:
+        latest[number] = now
+        yield number, now
+    order = sorted(latest, key=lambda number: latest[number].errors.typical)
+    limit = _WORSE * min((now.errors.typical for now in latest.values()), default=0.0)
+    finalists = [number for number in order[:_FINALISTS] if latest[number].errors.typical <= limit]
+    runs = {
+        number: fit(student, now.table, span, taught, max_gain=limits.max_gain, step=step, resume=resume)
+        for number, now in latest.items()
+    }
+    share = _FOR_FIT if "refine" in limits.stages else 1.0
 
     def over() -> bool:
-        cost = cost_of_iteration(tried[order[0]].table, span, taught)
-        share = _FOR_FIT if "refine" in limits.stages else 1.0
+        cost = cost_of_iteration(latest[order[0]].table, span, taught)
         return clock.out(share) or clock.passes + cost > share * limits.passes
 
     def turn(number: int, count: int | None) -> Iterator[tuple[int, Fit]]:
-        if number not in runs:
-            table = tried[number].table
-            runs[number] = fit(student, table, span, taught, max_gain=limits.max_gain, step=step, resume=resume)
-        for now in itertools.islice(runs[number], count):
+        for now in itertools.islice(runs[number], 0 if over() else count):
             latest[number] = now
             yield number, now
             if over():
                 return
 
-    limit = _WORSE * tried[order[0]].errors.typical
-    finalists = [number for number in order[:_FINALISTS] if tried[number].errors.typical <= limit]
     for number in finalists:
-        if not over():
-            yield from turn(number, _HEAT)
-    best = sorted(finalists, key=lambda number: latest[number].errors.typical)
-    for number in (*best, *order[len(finalists) :]):
-        if not over():
-            yield from turn(number, None)
+        yield from turn(number, _HEAT)
+    for number in sorted(finalists, key=lambda number: latest[number].errors.typical) + order[len(finalists) :]:
+        yield from turn(number, None)
 
 
-def _gate(
-    student: Student,
-    tables: list[tuple[str, Table]],
-    leaders: list[Baseline],
-    taught: Trajectories,
-    held_out: Trajectories,
-    clock: Clock,
-) -> Found:
-    """Of everything that was found, and of the best built-in samplers, what is best on held-out trajectories; but
-    nothing with a larger root mean square than the best of these."""
-    judged: list[tuple[Errors, str, SamplingPlan, Table | None]] = []
-    judged += [(_judge(student, b.plan, held_out), b.name, b.plan, None) for b in leaders]
-    built_in = tuple(sorted(((name, errors) for errors, name, _, _ in judged), key=lambda pair: pair[1].rms))
+def _trials(
+    student: Student, kinds: list[list[Table]], taught: Trajectories, span: LevelRange, clock: Clock, step: float
+) -> Iterator[tuple[int, Fit]]:
+    """Short fits of the best starts. Kinds of them take turns: what was fitted before is ahead of the others at
+    first, not always in the end."""
+    few = taught.part(0, min(_TRIED_ON, drawn(taught)))
+    ordered = [best_starts(student, starts, few, span, clock) for starts in kinds]
+    turns = [start for starts in itertools.zip_longest(*ordered) for start in starts if start is not None]
+    for number, start in enumerate(turns[:_STARTS]):
+        if number and clock.out(_FOR_TRIALS):
+            return
+        for now in fit(student, start, span, few, max_gain=clock.limits.max_gain, step=step):
+            yield number, now
+            if now.iterations >= _TRIAL or clock.out(_FOR_TRIALS):
+                break
+
+
+class _Candidate(NamedTuple):
+    """Something that may be returned, with its errors on held-out trajectories."""
+
+    errors: Errors
+    kind: str
+    plan: SamplingPlan
+    table: Table | None
+
+
+def _judged(
+    student: Student, tables: list[tuple[str, Table]], held_out: Trajectories, max_gain: float
+) -> Iterator[_Candidate]:
+    """The tables that the limits allow and that do not overflow on new noise."""
     for kind, table in tables:
-        if table.gain > clock.limits.max_gain:
+        if table.gain > max_gain:
             continue
         try:
             plan = table.plan(start="query", sampler="calibrated")
-            judged.append((_judge(student, plan, held_out), kind, plan, table))
-        except NoiseSamplingError as error:  # it overflows on new noise
+            yield _Candidate(_judge(student, plan, held_out), kind, plan, table)
+        except NoiseSamplingError as error:
             logger.info("%s left out: %s", kind, error)
-    worst = built_in[0][1].rms if built_in else math.inf
-    allowed = [entry for entry in judged if entry[0].rms <= worst]
-    errors, kind, plan, found = min(allowed or judged, key=lambda entry: entry[0].weighed)
-    training = _judge(student, plan, taught)
-    return Found(plan, kind, training, errors, built_in, found, clock.passes, 0, False)
+
+
+def _gate(built_in: list[_Candidate], found: list[_Candidate]) -> _Candidate:
+    """The best of all, but nothing with a larger root mean square than the best built-in sampler's."""
+    worst = min((each.errors.rms for each in built_in), default=math.inf)
+    allowed = [each for each in (*built_in, *found) if each.errors.rms <= worst]
+    return min(allowed or [*built_in, *found], key=lambda each: each.errors.weighed)
 
 
 def _judge(student: Student, plan: SamplingPlan, on: Trajectories) -> Errors:

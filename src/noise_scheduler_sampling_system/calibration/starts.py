@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
-from typing import Final
 
 from ..errors import NoiseSamplingError
 from ..schedules.path import CLEAN
@@ -20,7 +19,7 @@ from .student import Student, end_of
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
-__all__ = ["FOR_RANKING", "best_starts", "designed", "grown", "ranked"]
+__all__ = ["best_starts", "designed", "grown", "ranked"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ _SCREENS = ((4, 48), (32, 24))
 #: So many built-in samplers are ranked in any case.
 _AT_LEAST = 12
 #: Of the budget, what may be gone after the ranking of the built-in samplers, and after the regressions.
-FOR_RANKING: Final = 0.15
+_FOR_RANKING = 0.15
 
 
 def ranked(student: Student, nfe: int, taught: Trajectories, clock: Clock) -> list[Baseline]:
@@ -54,15 +53,15 @@ def _ordered(student: Student, known: list[Baseline], few: Trajectories, clock: 
 
     scored: list[tuple[float, Baseline]] = []
     for baseline in known:
-        if len(scored) >= _AT_LEAST and clock.out(FOR_RANKING):
+        if len(scored) >= _AT_LEAST and clock.out(_FOR_RANKING):
             break
         scored.append((score(baseline), baseline))
     return [b for value, b in sorted(scored, key=lambda pair: pair[0]) if value < math.inf]
 
 
-def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -> list[tuple[str, Table]]:
+def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -> list[Table]:
     """The tables that are best for Gaussian data with the spectrum of the samples."""
-    made: list[tuple[str, Table]] = []
+    made: list[Table] = []
     try:
         spectrum = Spectrum.of(taught.solution.cpu().double())
     except NoiseSamplingError as error:  # a single trajectory, or all alike
@@ -78,7 +77,7 @@ def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -
             logger.info("no design (mean_safe=%s): %s", mean_safe, error)
             continue
         if found.table.gain <= limits.max_gain:
-            made.append(("design", found.table))
+            made.append(found.table)
     return made
 
 
@@ -93,7 +92,7 @@ def grown(table: Table, nfe: int, span: LevelRange) -> list[Table]:
 
 
 def best_starts(
-    student: Student, starts: list[Table], few: Trajectories, span: LevelRange, limits: Limits, clock: Clock
+    student: Student, starts: list[Table], few: Trajectories, span: LevelRange, clock: Clock
 ) -> list[Table]:
     """The starts, each as it is and with rows fitted to exact trajectories; those with the smallest errors first."""
     noisiest = span.path.level(span.path.t_max)
@@ -101,14 +100,14 @@ def best_starts(
     for start in starts:
         table = Numbers.of(span, replace(start, start=noisiest, end=CLEAN)).table
         for regress in (False, True):
-            if regress and clock.out(FOR_RANKING):
+            if regress and clock.out(_FOR_RANKING):
                 continue
             try:
-                variant = regressed(student, table, few, limits.teacher_calls) if regress else table
+                variant = regressed(student, table, few, clock.limits.teacher_calls) if regress else table
                 columns = student.columns(variant, few.noise, few.rows)
                 error = errors_of(end_of(variant, columns), few.solution).typical
             except NoiseSamplingError:  # it overflows
                 continue
-            if variant.gain <= limits.max_gain:
+            if variant.gain <= clock.limits.max_gain:
                 scored.append((error, variant))
     return [table for _, table in sorted(scored, key=lambda pair: pair[0])]

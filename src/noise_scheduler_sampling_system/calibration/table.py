@@ -16,7 +16,7 @@ from ..plan import SamplingPlan
 from ..prediction import conversion
 from ..schedules.path import CLEAN, Level, NoisePath
 
-__all__ = ["Frame", "LevelRange", "Table"]
+__all__ = ["Frame", "LevelRange", "Table", "check_history"]
 
 Array = npt.NDArray[np.float64]
 
@@ -26,6 +26,14 @@ _NOISIEST = 1e3
 _ROOM = 1.0
 #: The least share of the range of levels between two queries, so that gaps have a logarithm.
 _LEAST_GAP = 1e-6
+
+
+def check_history(history: int | None) -> None:
+    """Raises ConfigurationError unless it is a whole number ≥ 0, or None."""
+    if history is not None and (isinstance(history, bool) or not isinstance(history, int) or history < 0):
+        raise ConfigurationError(
+            f"got {history!r}", where="history", suggestion="give a whole number ≥ 0, or None for all"
+        )
 
 
 class Frame(NamedTuple):
@@ -100,10 +108,7 @@ class Table:
                 why="every state has a row, and reads x_T and the predictions made before it",
                 suggestion=f"give a finite lower-triangular matrix of shape ({size}, {size})",
             )
-        if self.history is not None and (isinstance(self.history, bool) or self.history < 0):
-            raise ConfigurationError(
-                f"got {self.history!r}", where="history", suggestion="give a whole number ≥ 0, or None for all"
-            )
+        check_history(self.history)
 
     @property
     def nfe(self) -> int:

@@ -131,7 +131,7 @@ class Mixture(Prior):
 
     def _center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
         means, excess, log_weights, norms, _, _ = self._constants.on(y.device)
-        if self._alike:  # the same as below in a third of the passes over the table
+        if self._alike:  # the same as below in fewer passes over the table
             logits = torch.addmm(log_weights - 0.5 * kappa * kappa * norms, kappa * y, means.T)
             return self._of_class(logits, labels).softmax(1) @ means
         spread = kappa * kappa * excess  # the variance of y given the component is 1 + spread
