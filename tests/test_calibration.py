@@ -657,28 +657,28 @@ def test_refine_leaves_no_gradients_in_the_model():
     assert network.weight.grad is None
 
 
-def test_an_interrupt_is_gone_on_with_from_the_checkpoint(tmp_path):
+def test_an_interrupt_is_gone_on_with_from_the_checkpoint(tmp_path, monkeypatch):
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
     model, file = mixture(pipeline.scheduler), tmp_path / "state.safetensors"
-    calls, stop = [0], [10**9]
+    asked = {"shape": SHAPE, "nfe": (3, 4, 5), "trajectories": 64, "held_out": 32, "teacher_calls": 32, "passes": 80}
+    whole = calibrate(model, pipeline, **asked)
+    keep, kept = Checkpoint.keep, []
 
-    def impatient(x, t):
-        calls[0] += 1
-        if calls[0] == stop[0]:
+    def impatient(self, nfe, now):
+        keep(self, nfe, now)
+        kept.append(nfe)
+        if kept.count(4) == 5:
             raise KeyboardInterrupt
-        return model(x, t)
 
-    asked = {"shape": SHAPE, "nfe": (3, 4), "trajectories": 64, "held_out": 32, "teacher_calls": 32, "passes": 80}
-    whole = calibrate(impatient, pipeline, **asked)
-    total = calls[0]
-    stop[0] = total + int(0.85 * total)
-    cut = calibrate(impatient, pipeline, checkpoint=file, **asked)
-    assert calls[0] >= stop[0]
-    assert set(cut) <= {3, 4}
-    before = calls[0]
-    again = calibrate(impatient, pipeline, checkpoint=file, **asked)
-    assert calls[0] > before  # the interrupted one was not done
-    assert list(again) == [3, 4]
+    monkeypatch.setattr(Checkpoint, "keep", impatient)
+    cut = calibrate(model, pipeline, checkpoint=file, **asked)
+    assert list(cut) == [3, 4]  # the best so far of what was interrupted; what comes after it is left out
+    assert cut[3] == whole[3]
+    monkeypatch.setattr(Checkpoint, "keep", keep)
+    again = calibrate(model, pipeline, checkpoint=file, **asked)
+    assert list(again) == [3, 4, 5]
+    assert again[3] == whole[3]
+    assert again[4].provenance["iterations"] > 5  # the interrupted one was not done
     for nfe, plan in again.items():
         assert plan.provenance["held_out_error"]["rms"] < 1.3 * whole[nfe].provenance["held_out_error"]["rms"]
 

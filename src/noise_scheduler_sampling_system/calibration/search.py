@@ -116,7 +116,8 @@ def search(
     iterations = sum({key[:2]: now.iterations for key, now in fits.items()}.values())
     built_in = [_Candidate(_judge(student, b.plan, held_out), b.name, b.plan, None) for b in known[:_LEADERS]]
     built_in.sort(key=lambda each: each.errors.rms)
-    best = _gate(built_in, list(_judged(student, tables, held_out, limits.max_gain)))
+    judged = [_judged(student, kind, table, held_out) for kind, table in tables]
+    best = _gate(built_in, [each for each in judged if each is not None])
     training = _judge(student, best.plan, taught)
     leaders = tuple((each.kind, each.errors) for each in built_in)
     return Found(
@@ -191,18 +192,14 @@ class _Candidate(NamedTuple):
     table: Table | None
 
 
-def _judged(
-    student: Student, tables: list[tuple[str, Table]], held_out: Trajectories, max_gain: float
-) -> Iterator[_Candidate]:
-    """The tables that the limits allow and that do not overflow on new noise."""
-    for kind, table in tables:
-        if table.gain > max_gain:
-            continue
-        try:
-            plan = table.plan(start="query", sampler="calibrated")
-            yield _Candidate(_judge(student, plan, held_out), kind, plan, table)
-        except NoiseSamplingError as error:
-            logger.info("%s left out: %s", kind, error)
+def _judged(student: Student, kind: str, table: Table, held_out: Trajectories) -> _Candidate | None:
+    """A table as a candidate; None if it overflows on new noise."""
+    try:
+        plan = table.plan(start="query", sampler="calibrated")
+        return _Candidate(_judge(student, plan, held_out), kind, plan, table)
+    except NoiseSamplingError as error:
+        logger.info("%s left out: %s", kind, error)
+        return None
 
 
 def _gate(built_in: list[_Candidate], found: list[_Candidate]) -> _Candidate:
