@@ -60,11 +60,17 @@ def teacher(pipeline: DiffusionPipeline, calls: int = 128) -> SamplingPlan:
 
 
 def leaders(
-    pipeline: DiffusionPipeline, nfe: int, run: Any, solution: Tensor, keep: int = 6, among: Sequence[str] = ()
+    pipeline: DiffusionPipeline,
+    nfe: int,
+    run: Any,
+    solution: Tensor,
+    screens: Sequence[tuple[int, int]] = ((4, 24), (32, 6)),
+    among: Sequence[str] = (),
 ) -> list[tuple[str, Errors]]:
-    """The best built-in samplers (of those named): all on a few samples, the best on all."""
+    """The best built-in samplers (of those named): all on a few samples, so many of them on more, the best on all."""
     left = [b for b in baselines(pipeline.scheduler, nfe) if not among or b.name.split(",")[0].split()[0] in among]
-    for few, kept in ((slice(0, 4), 24), (slice(0, 32), keep)):
+    for count, kept in screens:
+        few = slice(0, count)
         scores = {b.name: errors_of(run(b.plan, few), solution[few]).typical for b in left}
         left = sorted(left, key=lambda b: scores[b.name])[:kept]
     everything = slice(0, len(solution))
@@ -144,7 +150,7 @@ def mnist(path_name: str, budgets: Sequence[int]) -> None:
     solution = run(teacher(pipeline, 128), slice(0, count))
     began = time.perf_counter()
     plans = calibrate(
-        model, pipeline, shape=(1, 28, 28), nfe=budgets, trajectories=1024, teacher_calls=64, passes=100, **told
+        model, pipeline, shape=(1, 28, 28), nfe=budgets, trajectories=1024, teacher_calls=64, passes=200, **told
     )
     seconds, rows = time.perf_counter() - began, []
     for nfe in budgets:
@@ -161,14 +167,11 @@ def mnist(path_name: str, budgets: Sequence[int]) -> None:
 
 
 UNET_SCALE = 2.0
-#: The samplers that win with 8 to 20 calls elsewhere (docs/accuracy.md), and those that people use.
-STRONG = (
-    "adams", "ddim", "deis", "dpm_2m", "dpmpp_2m", "dpmpp_3m", "gradient_estimation", "heun", "ipndm", "lms",
-    "sa_solver", "unipc",
-)  # fmt: skip
+#: The samplers that win with 8 to 20 calls, here and in docs/accuracy.md.
+STRONG = ("adams", "deis", "dpmpp_2m", "dpmpp_3m", "ipndm", "lms", "sa_solver", "unipc")
 
 
-def unet(budgets: Sequence[int], seconds: float, out: Path | None, plot: Path | None) -> None:
+def unet(budgets: Sequence[int], seconds: float, given: Path | None, out: Path | None, plot: Path | None) -> None:
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "ddim")
     model, count = models.mnist_unet().to(memory_format=torch.channels_last), 500
     x, labels = noise_of(count, (1, 28, 28)), torch.arange(count) % 10
@@ -182,13 +185,16 @@ def unet(budgets: Sequence[int], seconds: float, out: Path | None, plot: Path | 
     def distance(samples: Tensor) -> float:
         return models.frechet_distance(models.FeatureStatistics.of(samples), data)
 
-    began = time.perf_counter()
-    plans = calibrate(
-        model, pipeline, shape=(1, 28, 28), nfe=budgets, trajectories=256, held_out=64, teacher_calls=48,
-        budget_seconds=seconds, **told,
-    )  # fmt: skip
-    spent = (time.perf_counter() - began) / 60
-    print(f"calibrated for {', '.join(map(str, budgets))} calls in {spent:.1f} minutes; {machine()}", flush=True)
+    if given is not None:
+        plans = PlanSet.load(given)
+    else:
+        began = time.perf_counter()
+        plans = calibrate(
+            model, pipeline, shape=(1, 28, 28), nfe=budgets, trajectories=256, held_out=64, teacher_calls=48,
+            budget_seconds=seconds, **told,
+        )  # fmt: skip
+        spent = (time.perf_counter() - began) / 60
+        print(f"calibrated for {', '.join(map(str, budgets))} calls in {spent:.1f} minutes; {machine()}", flush=True)
     rows: list[tuple[object, ...]] = []
     for nfe, plan in plans.items():
         own, best = Errors(**plan.provenance["held_out_error"]), plan.provenance["built_in"][0]
@@ -202,7 +208,7 @@ def unet(budgets: Sequence[int], seconds: float, out: Path | None, plot: Path | 
     print(f"fine solution: Fréchet distance {distance(fine):.2f}", flush=True)
     twofold = []
     for nfe in budgets:
-        name = leaders(pipeline, 2 * nfe, run, fine[:100], 3, STRONG)[0][0]
+        name = leaders(pipeline, 2 * nfe, run, fine[:100], ((4, 10), (24, 2)), STRONG)[0][0]
         twice = next(b for b in baselines(pipeline.scheduler, 2 * nfe) if b.name == name)
         theirs, ours = run(twice.plan, slice(0, count)), run(plans[nfe], slice(0, count))
         twofold.append((
@@ -265,7 +271,8 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+")
     parser.add_argument("--bandwidth", type=float, default=0.15)
     parser.add_argument("--path", choices=("cosine", "flow"), default="cosine")
-    parser.add_argument("--seconds", type=float, default=2100.0, help="for all calibrations of the UNet")
+    parser.add_argument("--seconds", type=float, default=900.0, help="for all calibrations of the UNet")
+    parser.add_argument("--plans", type=Path, help="plans of the UNet from --out, to judge these")
     parser.add_argument("--out", type=Path, help="write the UNet's plans to a .json file")
     parser.add_argument("--plot", type=Path, help="draw errors and levels to a .png file")
     arguments = parser.parse_args()
@@ -276,7 +283,7 @@ def main() -> None:
     elif arguments.what == "mnist":
         mnist(arguments.path, arguments.nfe or (5, 8))
     elif arguments.what == "unet":
-        unet(arguments.nfe or (4, 5, 6, 8, 10), arguments.seconds, arguments.out, arguments.plot)
+        unet(arguments.nfe or (4, 5, 6, 8, 10), arguments.seconds, arguments.plans, arguments.out, arguments.plot)
     else:
         transfer(arguments.nfe or (5, 8))
 

@@ -30,13 +30,16 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
+from noise_scheduler_sampling_system.calibration.climb import Climb
 from noise_scheduler_sampling_system.calibration.fit import Fit, Numbers, _derivatives, fit
+from noise_scheduler_sampling_system.calibration.limits import Clock, Limits
 from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
 from noise_scheduler_sampling_system.calibration.plot import draw
 from noise_scheduler_sampling_system.calibration.record import described, fingerprint, guidance_named
 from noise_scheduler_sampling_system.calibration.refine import refine
 from noise_scheduler_sampling_system.calibration.regress import regressed, states
 from noise_scheduler_sampling_system.calibration.robust import Robust, informative
+from noise_scheduler_sampling_system.calibration.starts import grown, widened
 from noise_scheduler_sampling_system.calibration.student import Student, combined, end_of
 from noise_scheduler_sampling_system.calibration.teacher import Trajectories, teach
 from noise_scheduler_sampling_system.cli import app
@@ -172,7 +175,7 @@ def test_guidance_and_labels():
     model = mixture(pipeline.scheduler, labels=[0, 0, 1, 1, 2, 2])
     told = {"condition": {"class_labels": torch.arange(3)}, "guidance_scale": 3.0}
     plan = calibrate(
-        model, pipeline, shape=SHAPE, nfe=5, trajectories=256, held_out=64, teacher_calls=96, passes=150, **told
+        model, pipeline, shape=SHAPE, nfe=5, trajectories=256, held_out=256, teacher_calls=96, passes=150, **told
     )
     x, labels = noise_of(256, seed=7), torch.arange(256) % 3
     used = {"condition": {"class_labels": labels}, "guidance_scale": 3.0, "dtype": torch.float64}
@@ -572,31 +575,84 @@ def test_runs_of_several_tables_in_one_batch(history):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize(("count", "last"), [(1, False), (4, False), (4, True)])
-def test_a_grown_table_gives_the_same_samples(name, count, last):
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_grown_table_gives_the_same_samples(name, count):
     pipeline = DiffusionPipeline(CONFIGS[name], "ddim")
     path = pipeline.scheduler
     model = mixture(path, pipeline.config.prediction_type)
     student = Student(pipeline, model, None, None, {"dtype": torch.float64})
     span = LevelRange(path)
+    levels = [span.level(math.log(noise)) for noise in (10.0, 3.0, 1.0, 0.3)[:count]]
     sampler = DiffusionPipeline(path.spaced("kl_optimal"), "adams").sampler
-    table = Numbers.of(span, Table.of_plan(sampler.plan(count))).table
-    if last and name == "edm":  # a table that ends early has room
-        table = table.with_levels(span.level(math.log(noise)) for noise in (50.0, 5.0, 1.0, 0.3))
-    grown = table.grown(span, last=last).grown(span)
-    assert grown.nfe == count + 2
-    assert grown.is_consistent
-    noise = [level.noise_to_signal for level in grown.levels]
-    assert all(a > b for a, b in itertools.pairwise(noise))
+    table = Numbers.of(span, Table.of_plan(sampler.plan(count))).table.with_levels(levels)
     x, rows = noise_of(5, seed=2), torch.arange(5)
-    before, after = (end_of(each, student.columns(each, x, rows)) for each in (table, grown))
-    assert torch.allclose(before, after, rtol=1e-9, atol=1e-9)
-    if last and table.levels[-1].noise_to_signal > 3 * math.exp(span.ends[1]):
-        assert noise[-1] < 0.9 * table.levels[-1].noise_to_signal
-    limited = table.limited(1).grown(span, last=last)
-    assert limited.nfe == count + 1
-    assert limited.is_consistent
-    assert limited.plan().history <= 1 + 1  # beside the newest
+
+    def end(each):
+        return end_of(each, student.columns(each, x, rows))
+
+    assert len(widened(table, span)) == count + 1
+    for at, wide in enumerate(widened(table, span)):
+        assert wide.nfe == count + 1
+        assert wide.is_consistent
+        noise = [level.noise_to_signal for level in wide.levels]
+        assert all(a > b for a, b in itertools.pairwise(noise))
+        assert [level for k, level in enumerate(wide.levels) if k != at] == list(table.levels)
+        if at:
+            assert torch.allclose(end(wide), end(table), rtol=1e-9, atol=1e-9)
+        else:  # the old first state was x_T scaled; now it knows the mean, to the share of data that x_T has
+            assert torch.allclose(end(wide), end(table), rtol=0.2, atol=0.2)
+        limited = table.limited(1).grown(span, at)
+        assert limited.is_consistent
+        assert limited.plan().history <= 1 + 1  # beside the newest
+    assert all(each.nfe == count + 3 for each in grown(table, count + 3, span))
+
+
+def climb_of(pipeline, model, nfe, passes, first="free", few=128):
+    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
+    x = noise_of(few, seed=0)
+    exact = model.reference_solution(x * pipeline.scheduler.prior_std)
+    taught = Trajectories(x, exact, torch.arange(few))
+    limits = Limits(passes, math.inf, ("fit",), None, first, 30.0, 64)
+    clock = Clock.start(student, few * nfe, limits)
+    told = []
+    climb = Climb(student, taught, limits.levels(pipeline.scheduler), clock, lambda stage, now: told.append(now))
+    return climb, told
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_starts_from_below(name):
+    pipeline = DiffusionPipeline(CONFIGS[name], "ddim")
+    model = mixture(pipeline.scheduler, pipeline.config.prediction_type)
+    climb, told = climb_of(pipeline, model, 4, passes=1000)
+    tables = climb.to(4, None)
+    assert {now.table.nfe for now in told} == {1, 2, 3, 4}
+    assert all(table.nfe == 4 and table.is_consistent for table in tables)
+    x, rows = noise_of(512, seed=99), torch.arange(512)
+    exact = model.reference_solution(x * pipeline.scheduler.prior_std)
+    ends = [errors_of(end_of(table, climb.student.columns(table, x, rows)), exact) for table in tables]
+    plans = [b.plan for b in baselines(pipeline.scheduler, 4) if "kl_optimal" in b.name or "ays" in b.name]
+    others = [
+        errors_of(pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64), exact).median
+        for plan in plans
+    ]
+    assert ends[0].median < 0.5 * min(others)  # as they are, before any fit on all trajectories
+    # from a smaller table: only what is missing is added, and the others' levels stay near
+    told.clear()
+    wider = climb.to(5, tables[0])
+    assert {now.table.nfe for now in told} == {5}
+    assert wider[0].nfe == 5
+    # where it would take more than its share, it does not begin
+    poor, told = climb_of(pipeline, model, 4, passes=10)
+    assert poor.to(4, None) == []
+    assert [table.nfe for table in poor.to(6, tables[0])] == [6, 6]
+    assert not told
+
+
+def test_starts_from_below_keep_the_first_query():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    climb, _ = climb_of(pipeline, mixture(pipeline.scheduler), 3, passes=1000, first="noisiest", few=64)
+    top = pipeline.scheduler.level(pipeline.scheduler.t_max)
+    assert all(table.levels[0] == top and not table.moves_first for table in climb.to(3, None))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

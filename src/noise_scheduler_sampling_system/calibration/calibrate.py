@@ -220,7 +220,8 @@ class _Shown:
         self._bar, self._student, self._unseen, self._nfe, self._stored = bar, student, unseen, nfe, stored
 
     def __call__(self, stage: str, fit: Fit) -> None:
-        self._stored.keep(self._nfe, fit)
+        if stage != "climb":  # there it is of fewer calls
+            self._stored.keep(self._nfe, fit)
         if not self._bar.disable:
             columns = self._student.columns(fit.table, self._unseen.noise, self._unseen.rows)
             errors = errors_of(end_of(fit.table, columns), self._unseen.solution)

@@ -22,7 +22,7 @@ from .student import Student, combined, end_of
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
-__all__ = ["Fit", "cost_of_iteration", "drawn", "fit", "step_for"]
+__all__ = ["Fit", "cost_of_iteration", "enough", "fit", "step_for"]
 
 Array = npt.NDArray[np.float64]
 
@@ -30,8 +30,9 @@ Array = npt.NDArray[np.float64]
 _HELD = 1 << 26
 #: Phases: errors beyond so many medians hardly count; in the end those count, too, that can be brought back.
 _MEDIANS = (3.0, 300.0)
-#: A Jacobian is made of so many trajectories, the fewer the more numbers a sample has.
-_FEWEST, _MOST, _NUMBERS = 32, 256, 1 << 14
+#: A Jacobian is made of so many trajectories, the fewer the more numbers a sample has; of more while it costs no more
+#: than a run of all.
+_FEWEST, _MOST, _NUMBERS = 16, 256, 1 << 14
 #: Numbers of each column that are brought to double precision at a time.
 _PIECE = 1 << 18
 #: A step of the damped system is tried so often, with more damping each time; then another Jacobian is made.
@@ -101,6 +102,11 @@ class Numbers:
         rows = [i for i, size in enumerate(sizes) for _ in range(size)]
         return of_levels + [(i, k) for k, i in enumerate(rows)]
 
+    @property
+    def runs(self) -> float:
+        """What the derivatives of a trajectory's end by all numbers cost, in runs of it."""
+        return 1.0 + sum(self.table.nfe - i for i, _ in self.stages) / self.table.nfe
+
     @classmethod
     def of(cls, span: LevelRange, table: Table) -> Numbers:
         """Those of a table whose first level may be free: it is then a little below the noisiest level at least."""
@@ -150,6 +156,7 @@ def fit(
     *,
     max_gain: float,
     step: float = _STEP,
+    drawn: int | None = None,
     resume: Fit | None = None,
 ) -> Iterator[Fit]:
     """Improve a table until nothing more comes of it, yielding after every iteration.
@@ -166,6 +173,7 @@ def fit(
         taught: the trajectories.
         max_gain: tables with a larger :attr:`Table.gain` are not taken.
         step: of the finite differences.
+        drawn: how many trajectories a Jacobian is made of; default as many as cost a run of all, but enough.
         resume: go on from here instead.
     """
     begun = Numbers.of(span, table).table if resume is None else resume.table
@@ -177,7 +185,7 @@ def fit(
         robust = Robust.at(_MEDIANS[now.phase], now.errors, now.robust)
         now = replace(now, robust=robust, loss=robust.loss(each))
         numbers = Numbers(span, now.table)
-        chosen, shares = informative(each, robust, drawn(taught), now.iterations)
+        chosen, shares = informative(each, robust, drawn or _drawn(numbers, taught), now.iterations)
         square, slope = _normal_equations(
             student, numbers, taught.picked(chosen), (shares * robust.weights(each[chosen])).sqrt(), step
         )
@@ -211,16 +219,20 @@ def fit(
             yield now
 
 
-def drawn(taught: Trajectories) -> int:
-    """How many trajectories a Jacobian is made of."""
+def enough(taught: Trajectories) -> int:
+    """How many trajectories tell the derivatives well enough to go on."""
     return min(len(taught), max(_FEWEST, min(_MOST, _NUMBERS // taught.noise[0].numel())))
 
 
 def cost_of_iteration(table: Table, span: LevelRange, taught: Trajectories) -> float:
     """Model calls of an iteration, in runs of all trajectories: the Jacobian of some, and two trials."""
-    stages = Numbers.of(span, table).stages
-    jacobian = 1.0 + sum(table.nfe - i for i, _ in stages) / table.nfe
-    return jacobian * drawn(taught) / len(taught) + 2.0
+    numbers = Numbers.of(span, table)
+    return numbers.runs * _drawn(numbers, taught) / len(taught) + 2.0
+
+
+def _drawn(numbers: Numbers, taught: Trajectories) -> int:
+    """How many trajectories a Jacobian is made of."""
+    return max(enough(taught), min(_MOST, int(len(taught) / numbers.runs)))
 
 
 def step_for(student: Student) -> float:

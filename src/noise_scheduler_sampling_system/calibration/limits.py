@@ -64,3 +64,10 @@ class Clock:
         """Whether this share of the time or of the passes is gone."""
         seconds = self.limits.deadline - self.started
         return time.monotonic() - self.started > share * seconds or self.passes >= share * self.limits.passes
+
+    def room(self, share: float) -> float:
+        """How many passes are left of this share of both budgets, at the speed so far."""
+        by_passes = share * self.limits.passes - self.passes
+        spent = time.monotonic() - self.started
+        seconds = share * (self.limits.deadline - self.started) - spent
+        return min(by_passes, seconds * self.passes / spent if self.passes else by_passes)

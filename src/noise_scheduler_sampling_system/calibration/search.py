@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 from ..errors import NoiseSamplingError
 from ..plan import SamplingPlan
-from .fit import Fit, cost_of_iteration, drawn, fit, step_for
+from .climb import Climb
+from .fit import Fit, cost_of_iteration, enough, fit, step_for
 from .limits import Clock, Limits
 from .measure import Errors, errors_of
 from .refine import refine
@@ -28,11 +29,12 @@ STAGES: Final = ("design", "fit", "refine")
 #: So many built-in samplers are judged on the trajectories that are held out.
 _LEADERS = 8
 #: Starts are the design, so many built-in samplers, and what was found for fewer calls; each as it is or with its
-#: rows regressed, what is better. So many are tried for so many iterations, on so many trajectories at most.
-_BUILT_IN, _STARTS, _TRIAL, _TRIED_ON = 4, 4, 3, 96
-#: So many of them, not worse than the best by more than a factor, are fitted to all for so many iterations;
-#: the best goes on to the end, then the others.
-_FINALISTS, _WORSE, _HEAT = 2, 1.5, 6
+#: rows regressed, what is better. So many are tried for so many iterations, on a part of the trajectories, at most so
+#: many.
+_BUILT_IN, _STARTS, _TRIAL, _PART, _TRIED_ON = 4, 6, 3, 0.25, 512
+#: The best of each kind, if not worse than the other by more than a factor, are fitted to all for so many iterations;
+#: the better one goes on to the end, then the others.
+_WORSE, _HEAT = 1.5, 6
 #: Of the budget, what may be gone after the trials, and after the fit where it is refined.
 _FOR_TRIALS, _FOR_FIT = 0.4, 0.7
 
@@ -94,16 +96,19 @@ def search(
     known = ranked(student, nfe, taught, clock)
     designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
     starts = designs[:1] + [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
-    fitted = [] if smaller is None else grown(smaller, nfe, span)
-    tables = [("design", table) for table in designs] + [("grown", table) for table in fitted[:1]]
+    tables = [("design", table) for table in designs]
+    tables += [] if smaller is None else [("grown", grown(smaller, nfe, span)[0])]
+    fitted: list[Table] = []
     interrupted = False
     fits: dict[tuple[str, int, int], Fit] = {}  # by stage, number of the start, and phase
     try:
         if "fit" in limits.stages:
-            for number, now in _fits(student, [fitted, starts], taught, span, clock, resume):
+            if resume is None:
+                fitted = Climb(student, _some(taught), span, clock, report).to(nfe, smaller)
+            for number, now in _fits(student, fitted, starts, taught, span, clock, resume):
                 fits["fit", number, now.phase] = now
                 report("fit", now)
-        ahead = sorted(fits.values(), key=lambda now: (-now.count, now.errors.typical))
+        ahead = sorted(fits.values(), key=lambda now: (-now.count, now.errors.weighed))
         candidates = [now.table for now in ahead] or starts
         if "refine" in limits.stages and candidates:
             for now in refine(student, candidates[0], taught, max_gain=limits.max_gain, until=clock.out):
@@ -127,7 +132,8 @@ def search(
 
 def _fits(
     student: Student,
-    kinds: list[list[Table]],
+    climbed: list[Table],
+    starts: list[Table],
     taught: Trajectories,
     span: LevelRange,
     clock: Clock,
@@ -137,12 +143,15 @@ def _fits(
     as the limits allow: where one ends is a local minimum. Yields the number of the start and its fit."""
     limits, step = clock.limits, step_for(student)
     latest: dict[int, Fit] = {}
-    for number, now in _trials(student, kinds, taught, span, clock, step) if resume is None else [(0, resume)]:
+    for number, now in (
+        _trials(student, climbed, starts, taught, span, clock, step) if resume is None else [(0, resume)]
+    ):
         latest[number] = now
         yield number, now
-    order = sorted(latest, key=lambda number: latest[number].errors.typical)
-    limit = _WORSE * min((now.errors.typical for now in latest.values()), default=0.0)
-    finalists = [number for number in order[:_FINALISTS] if latest[number].errors.typical <= limit]
+    order = sorted(latest, key=lambda number: latest[number].errors.weighed)
+    limit = _WORSE * min((now.errors.weighed for now in latest.values()), default=0.0)
+    kinds = [[number for number in order if (number < len(climbed)) is kind] for kind in (True, False)]
+    finalists = [kind[0] for kind in kinds if kind and latest[kind[0]].errors.weighed <= limit]
     runs = {
         number: fit(student, now.table, span, taught, max_gain=limits.max_gain, step=step, resume=resume)
         for number, now in latest.items()
@@ -162,25 +171,38 @@ def _fits(
 
     for number in finalists:
         yield from turn(number, _HEAT)
-    for number in sorted(finalists, key=lambda number: latest[number].errors.typical) + order[len(finalists) :]:
+    finalists.sort(key=lambda number: latest[number].errors.weighed)
+    for number in finalists + [number for number in order if number not in finalists]:
         yield from turn(number, None)
 
 
 def _trials(
-    student: Student, kinds: list[list[Table]], taught: Trajectories, span: LevelRange, clock: Clock, step: float
+    student: Student,
+    climbed: list[Table],
+    starts: list[Table],
+    taught: Trajectories,
+    span: LevelRange,
+    clock: Clock,
+    step: float,
 ) -> Iterator[tuple[int, Fit]]:
-    """Short fits of the best starts. Kinds of them take turns: what was fitted before is ahead of the others at
-    first, not always in the end."""
-    few = taught.part(0, min(_TRIED_ON, drawn(taught)))
-    ordered = [best_starts(student, starts, few, span, clock) for starts in kinds]
-    turns = [start for starts in itertools.zip_longest(*ordered) for start in starts if start is not None]
-    for number, start in enumerate(turns[:_STARTS]):
-        if number and clock.out(_FOR_TRIALS):
+    """Short fits of the best of both kinds in turns; their numbers are those in climbed, then in starts."""
+    few = _some(taught)
+    ordered = best_starts(student, starts, few, span, clock)
+    numbers = list(range(len(climbed) + len(ordered)))
+    turns = itertools.chain(*itertools.zip_longest(numbers[: len(climbed)], numbers[len(climbed) :]))
+    for turn, number in enumerate([number for number in turns if number is not None][:_STARTS]):
+        if turn and clock.out(_FOR_TRIALS):
             return
+        start = [*climbed, *ordered][number]
         for now in fit(student, start, span, few, max_gain=clock.limits.max_gain, step=step):
             yield number, now
             if now.iterations >= _TRIAL or clock.out(_FOR_TRIALS):
                 break
+
+
+def _some(taught: Trajectories) -> Trajectories:
+    """Enough of them to tell a good start from a bad one."""
+    return taught.part(0, max(enough(taught), min(_TRIED_ON, int(_PART * len(taught)))))
 
 
 class _Candidate(NamedTuple):

@@ -6,6 +6,8 @@ import logging
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from ..errors import NoiseSamplingError
 from ..schedules.path import CLEAN
 from .baselines import Baseline, baselines
@@ -19,7 +21,7 @@ from .student import Student, end_of
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
-__all__ = ["best_starts", "designed", "grown", "ranked"]
+__all__ = ["best_starts", "designed", "grown", "ranked", "widened"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 _SCREENS = ((4, 48), (32, 24))
 #: So many built-in samplers are ranked in any case.
 _AT_LEAST = 12
+#: A new query is so far from the others at least, in log(σ/α).
+_ROOM = 0.05
 #: Of the budget, what may be gone after the ranking of the built-in samplers, and after the regressions.
 _FOR_RANKING = 0.15
 
@@ -84,11 +88,19 @@ def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -
 def grown(table: Table, nfe: int, span: LevelRange) -> list[Table]:
     """The same samples with more queries, as starts for so many: all between those there are, or one of them last."""
     made = []
-    for start in (table, table.grown(span, last=True)):
+    last = [table.grown(span, table.nfe)] if table.room(span)[-1] > _ROOM else []
+    for start in (table, *last):
         while start.nfe < nfe:
-            start = start.grown(span)
+            between = start.room(span)[1:-1]
+            start = start.grown(span, 1 + int(np.argmax(between)) if len(between) else 1)
         made.append(start)
     return made
+
+
+def widened(table: Table, span: LevelRange) -> list[Table]:
+    """The same samples with one query more, at every place that has room for it."""
+    room = table.room(span)
+    return [table.grown(span, at) for at in range(span.first_fixed, table.nfe + 1) if room[at] > _ROOM]
 
 
 def best_starts(

@@ -22,8 +22,8 @@ Array = npt.NDArray[np.float64]
 
 #: A query above this σ/α says nothing of data of unit size, and a path without signal has no other limit.
 _NOISIEST = 1e3
-#: A query is put between the last one and the cleanest level if these are a factor of e apart, in σ/α.
-_ROOM = 1.0
+#: A query is put before the first one or after the last one by half of this, in log(σ/α).
+_REACH = 3.0
 #: The least share of the range of levels between two queries, so that gaps have a logarithm.
 _LEAST_GAP = 1e-6
 
@@ -220,27 +220,34 @@ class Table:
         bounded = replace(self, history=history)
         return bounded.with_weights(bounded.weights)
 
-    def grown(self, span: LevelRange, *, last: bool = False) -> Table:
+    def room(self, span: LevelRange) -> Array:
+        """How far in log(σ/α) a new query is from its neighbours at each place (:meth:`grown`), shape (N + 1,)."""
+        return -0.5 * np.diff(self._around(span))
+
+    def _around(self, span: LevelRange) -> Array:
+        """log(σ/α) of the queries, and of a place above and one below them."""
+        places = np.minimum(np.log([level.noise_to_signal for level in self.levels]), span.ends[0])
+        above, below = min(span.ends[0], places[0] + _REACH), max(span.ends[1], places[-1] - _REACH)
+        return np.array([above, *places, below])
+
+    def grown(self, span: LevelRange, at: int) -> Table:
         """The same samples with one more query, which no other row reads yet: a start for a fit with one call more.
 
         Args:
             span: the levels that may be asked for.
-            last: the query comes last, halfway to the cleanest level, if there is room; else in the widest gap
-                between queries.
+            at: the new query's place: 0, before the first one, to N, after the last one. Before the first one the
+                samples are the same but for what the state there, which was x_T scaled, gains by being consistent.
 
         Returns:
             The table; with limited history its rows are the nearest such.
         """
-        places = np.log([level.noise_to_signal for level in self.levels])
-        ends = [*np.minimum(places, span.ends[0]), span.ends[1]]
-        room = ends[-2] - ends[-1] > _ROOM
-        k = self.nfe if (last and room) or self.nfe == 1 else 1 + int(np.argmax(-np.diff(ends[:-1])))
-        levels = (*self.levels[:k], span.level(0.5 * (ends[k - 1] + ends[k])), *self.levels[k:])
-        wide = np.insert(self.rows, k + 1, 0.0, axis=1)
-        between = np.where(np.arange(self.nfe + 2) <= k, 0.5 * (wide[k - 1] + wide[k]), 0.0)
-        full = replace(self, levels=levels, rows=np.insert(wide, k, between, axis=0), history=None)
-        frame = full.frame(k)
-        full = full.with_row(k, frame.row(frame.weights(between)))
+        around = self._around(span)
+        new = span.level(float(0.5 * (around[at] + around[at + 1])))
+        levels = (*self.levels[:at], new, *self.levels[at:])
+        wide = np.insert(self.rows, at + 1, 0.0, axis=1)
+        between = np.where(np.arange(self.nfe + 2) <= at, 0.5 * (wide[max(at - 1, 0)] + wide[at]), 0.0)
+        full = replace(self, levels=levels, rows=np.insert(wide, at, between, axis=0), history=None)
+        full = full.with_weights(full.weights)
         return full if self.history is None else full.limited(self.history)
 
     @classmethod
