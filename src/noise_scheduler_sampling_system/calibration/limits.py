@@ -70,4 +70,4 @@ class Clock:
         by_passes = share * self.limits.passes - self.passes
         spent = time.monotonic() - self.started
         seconds = share * (self.limits.deadline - self.started) - spent
-        return min(by_passes, seconds * self.passes / spent if self.passes else by_passes)
+        return min(by_passes, seconds * self.passes / max(spent, 1e-9) if self.passes else by_passes)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ..errors import NoiseSamplingError
 from ..plan import SamplingPlan
 from .climb import Climb
-from .fit import Fit, cost_of_iteration, enough, fit, step_for
+from .contest import Contest
+from .fit import Fit
 from .limits import Clock, Limits
 from .measure import Errors, errors_of
 from .refine import refine
-from .starts import best_starts, designed, grown, ranked
+from .starts import designed, grown, ranked
 from .student import Student
-from .table import LevelRange, Table
+from .table import Table
 from .teacher import Trajectories
 
 __all__ = ["STAGES", "Found", "search"]
@@ -28,15 +28,8 @@ logger = logging.getLogger(__name__)
 STAGES: Final = ("design", "fit", "refine")
 #: So many built-in samplers are judged on the trajectories that are held out.
 _LEADERS = 8
-#: Starts are the design, so many built-in samplers, and what was found for fewer calls; each as it is or with its
-#: rows regressed, what is better. So many are tried for so many iterations, on a part of the trajectories, at most so
-#: many.
-_BUILT_IN, _STARTS, _TRIAL, _PART, _TRIED_ON = 4, 6, 3, 0.25, 512
-#: The best of each kind, if not worse than the other by more than a factor, are fitted to all for so many iterations;
-#: the better one goes on to the end, then the others.
-_WORSE, _HEAT = 1.5, 6
-#: Of the budget, what may be gone after the trials, and after the fit where it is refined.
-_FOR_TRIALS, _FOR_FIT = 0.4, 0.7
+#: Starts from above are the design and so many built-in samplers.
+_BUILT_IN = 4
 
 
 class Found(NamedTuple):
@@ -98,14 +91,13 @@ def search(
     starts = designs[:1] + [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
     tables = [("design", table) for table in designs]
     tables += [] if smaller is None else [("grown", grown(smaller, nfe, span)[0])]
-    fitted: list[Table] = []
     interrupted = False
     fits: dict[tuple[str, int, int], Fit] = {}  # by stage, number of the start, and phase
     try:
         if "fit" in limits.stages:
-            if resume is None:
-                fitted = Climb(student, _some(taught), span, clock, report).to(nfe, smaller)
-            for number, now in _fits(student, fitted, starts, taught, span, clock, resume):
+            contest = Contest(student, taught, span, clock)
+            below = Climb(student, contest.few, span, clock, report).to(nfe, smaller) if resume is None else []
+            for number, now in contest.of(below, starts) if resume is None else contest.final({0: resume}, [0]):
                 fits["fit", number, now.phase] = now
                 report("fit", now)
         ahead = sorted(fits.values(), key=lambda now: (-now.count, now.errors.weighed))
@@ -128,81 +120,6 @@ def search(
     return Found(
         best.plan, best.kind, training, best.errors, leaders, best.table, clock.passes, iterations, interrupted
     )
-
-
-def _fits(
-    student: Student,
-    climbed: list[Table],
-    starts: list[Table],
-    taught: Trajectories,
-    span: LevelRange,
-    clock: Clock,
-    resume: Fit | None,
-) -> Iterator[tuple[int, Fit]]:
-    """Short fits of the best starts on some of the trajectories, then fits on all, from the best of them on, as long
-    as the limits allow: where one ends is a local minimum. Yields the number of the start and its fit."""
-    limits, step = clock.limits, step_for(student)
-    latest: dict[int, Fit] = {}
-    for number, now in (
-        _trials(student, climbed, starts, taught, span, clock, step) if resume is None else [(0, resume)]
-    ):
-        latest[number] = now
-        yield number, now
-    order = sorted(latest, key=lambda number: latest[number].errors.weighed)
-    limit = _WORSE * min((now.errors.weighed for now in latest.values()), default=0.0)
-    kinds = [[number for number in order if (number < len(climbed)) is kind] for kind in (True, False)]
-    finalists = [kind[0] for kind in kinds if kind and latest[kind[0]].errors.weighed <= limit]
-    runs = {
-        number: fit(student, now.table, span, taught, max_gain=limits.max_gain, step=step, resume=resume)
-        for number, now in latest.items()
-    }
-    share = _FOR_FIT if "refine" in limits.stages else 1.0
-
-    def over() -> bool:
-        cost = cost_of_iteration(latest[order[0]].table, span, taught)
-        return clock.out(share) or clock.passes + cost > share * limits.passes
-
-    def turn(number: int, count: int | None) -> Iterator[tuple[int, Fit]]:
-        for now in itertools.islice(runs[number], 0 if over() else count):
-            latest[number] = now
-            yield number, now
-            if over():
-                return
-
-    for number in finalists:
-        yield from turn(number, _HEAT)
-    finalists.sort(key=lambda number: latest[number].errors.weighed)
-    for number in finalists + [number for number in order if number not in finalists]:
-        yield from turn(number, None)
-
-
-def _trials(
-    student: Student,
-    climbed: list[Table],
-    starts: list[Table],
-    taught: Trajectories,
-    span: LevelRange,
-    clock: Clock,
-    step: float,
-) -> Iterator[tuple[int, Fit]]:
-    """Short fits of the best of both kinds in turns; their numbers are those in climbed, then in starts."""
-    few = _some(taught)
-    ordered = best_starts(student, starts, few, span, clock)
-    numbers = list(range(len(climbed) + len(ordered)))
-    turns = itertools.chain(*itertools.zip_longest(numbers[: len(climbed)], numbers[len(climbed) :]))
-    for turn, number in enumerate([number for number in turns if number is not None][:_STARTS]):
-        if turn and clock.out(_FOR_TRIALS):
-            return
-        start = [*climbed, *ordered][number]
-        for now in fit(student, start, span, few, max_gain=clock.limits.max_gain, step=step):
-            yield number, now
-            if now.iterations >= _TRIAL or clock.out(_FOR_TRIALS):
-                break
-
-
-def _some(taught: Trajectories) -> Trajectories:
-    """Enough of them to tell a good start from a bad one."""
-    return taught.part(0, max(enough(taught), min(_TRIED_ON, int(_PART * len(taught)))))
 
 
 class _Candidate(NamedTuple):

@@ -1,0 +1,125 @@
+"""Fits from several starts: short ones on some of the trajectories, then from the best of them on all."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from ..errors import NoiseSamplingError
+from .fit import Fit, cost_of_iteration, enough, fit, step_for
+from .limits import Clock
+from .starts import best_starts
+from .student import Student
+from .table import LevelRange, Table
+from .teacher import Trajectories
+
+__all__ = ["Contest"]
+
+logger = logging.getLogger(__name__)
+
+#: So many starts are tried for so many iterations, on a part of the trajectories, at most so many.
+_STARTS, _TRIAL, _PART, _MOST = 6, 3, 0.25, 512
+#: The best of each kind, if not worse than the other by more than a factor, are fitted to all for so many iterations;
+#: the better one goes on to the end, then the others.
+_WORSE, _HEAT = 1.5, 6
+#: Of the budget, what may be gone after the trials, and after the fit where it is refined.
+_FOR_TRIALS, _FOR_FIT = 0.4, 0.7
+
+
+@final
+@dataclass(frozen=True)
+class Contest:
+    """Which start ends best is seen by fitting: where a fit ends is a local minimum.
+
+    Attributes:
+        student: the model.
+        taught: the trajectories to fit to.
+        span: the levels that may be asked for.
+        clock: the budget.
+    """
+
+    student: Student
+    taught: Trajectories
+    span: LevelRange
+    clock: Clock
+
+    @functools.cached_property
+    def few(self) -> Trajectories:
+        """Enough of the trajectories to tell a good start from a bad one."""
+        return self.taught.part(0, max(enough(self.taught), min(_MOST, int(_PART * len(self.taught)))))
+
+    def of(self, below: Sequence[Table], above: list[Table]) -> Iterator[tuple[int, Fit]]:
+        """Fits of the best starts of two kinds, as long as the budget lasts.
+
+        Args:
+            below: starts that were fitted for fewer calls, best first.
+            above: built-in samplers and designs; taken as they are, or with their rows regressed.
+
+        Yields:
+            The number of the start, and its fit after every iteration.
+        """
+        starts = [*below, *best_starts(self.student, above, self.few, self.span, self.clock)]
+        numbers = list(range(len(starts)))
+        kinds = numbers[: len(below)], numbers[len(below) :]
+        turns = [number for pair in itertools.zip_longest(*kinds) for number in pair if number is not None]
+        latest: dict[int, Fit] = {}
+        for number in turns[:_STARTS]:
+            for now in self._trial(starts[number], first=not latest):
+                latest[number] = now
+                yield number, now
+        best = [
+            min((n for n in kind if n in latest), key=lambda n: latest[n].errors.weighed, default=-1) for kind in kinds
+        ]
+        finalists = [number for number in best if number >= 0]
+        limit = _WORSE * min((latest[number].errors.weighed for number in finalists), default=0.0)
+        yield from self.final(latest, [number for number in finalists if latest[number].errors.weighed <= limit])
+
+    def _trial(self, start: Table, *, first: bool) -> Iterator[Fit]:
+        if not first and self.clock.out(_FOR_TRIALS):
+            return
+        for now in self._fit(start, self.few):
+            yield now
+            if now.iterations >= _TRIAL or self.clock.out(_FOR_TRIALS):
+                return
+
+    def final(self, begun: Mapping[int, Fit], finalists: list[int]) -> Iterator[tuple[int, Fit]]:
+        """Go on with fits on all trajectories.
+
+        Args:
+            begun: fits by the numbers of their starts. One of all trajectories goes on from where it was.
+            finalists: those that are fitted in turn before one goes on to its end.
+        """
+        latest = dict(begun)
+        order = sorted(latest, key=lambda number: latest[number].errors.weighed)
+        all_seen = {number: now if now.count == len(self.taught) else None for number, now in latest.items()}
+        runs = {number: self._fit(latest[number].table, self.taught, now) for number, now in all_seen.items()}
+        share = _FOR_FIT if "refine" in self.clock.limits.stages else 1.0
+
+        def over() -> bool:
+            cost = cost_of_iteration(latest[order[0]].table, self.span, self.taught)
+            return self.clock.out(share) or self.clock.passes + cost > share * self.clock.limits.passes
+
+        def turn(number: int, count: int | None) -> Iterator[tuple[int, Fit]]:
+            for now in itertools.islice(runs[number], 0 if over() else count):
+                latest[number] = now
+                yield number, now
+                if over():
+                    return
+
+        for number in finalists:
+            yield from turn(number, _HEAT)
+        heats = sorted(finalists, key=lambda number: latest[number].errors.weighed)
+        for number in heats + [number for number in order if number not in finalists]:
+            yield from turn(number, None)
+
+    def _fit(self, start: Table, on: Trajectories, resume: Fit | None = None) -> Iterator[Fit]:
+        """A fit, which ends where the table overflows on these trajectories."""
+        gain, step = self.clock.limits.max_gain, step_for(self.student)
+        try:
+            yield from fit(self.student, start, self.span, on, max_gain=gain, step=step, resume=resume)
+        except NoiseSamplingError as error:
+            logger.info("a start is left out: %s", error)
