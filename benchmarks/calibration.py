@@ -204,7 +204,7 @@ def unet(budgets: Sequence[int], seconds: float, given: Path | None, out: Path |
         plans.save(out)
     if plot is not None:
         draw(plans, pipeline.scheduler, plot, title=f"Embedded UNet of digits, guidance {UNET_SCALE:g}")
-    fine = run(teacher(pipeline, 64), slice(0, count))
+    fine = run(teacher(pipeline, 48), slice(0, count))
     print(f"fine solution: Fréchet distance {distance(fine):.2f}", flush=True)
     twofold = []
     for nfe in budgets:

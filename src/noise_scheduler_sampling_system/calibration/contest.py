@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -12,8 +13,9 @@ from typing import final
 from ..errors import NoiseSamplingError
 from .fit import Fit, cost_of_iteration, enough, fit, step_for
 from .limits import Clock
+from .measure import errors_of
 from .starts import best_starts
-from .student import Student
+from .student import Student, end_of
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
@@ -64,19 +66,25 @@ class Contest:
         """
         starts = [*below, *best_starts(self.student, above, self.few, self.span, self.clock)]
         numbers = list(range(len(starts)))
-        kinds = numbers[: len(below)], numbers[len(below) :]
+        kinds = [kind for kind in (numbers[: len(below)], numbers[len(below) :]) if kind]
+        kinds.sort(key=lambda kind: self._error(starts[kind[0]]))  # the budget may end with the first
         turns = [number for pair in itertools.zip_longest(*kinds) for number in pair if number is not None]
         latest: dict[int, Fit] = {}
         for number in turns[:_STARTS]:
             for now in self._trial(starts[number], first=not latest):
                 latest[number] = now
                 yield number, now
-        best = [
-            min((n for n in kind if n in latest), key=lambda n: latest[n].errors.weighed, default=-1) for kind in kinds
-        ]
-        finalists = [number for number in best if number >= 0]
-        limit = _WORSE * min((latest[number].errors.weighed for number in finalists), default=0.0)
-        yield from self.final(latest, [number for number in finalists if latest[number].errors.weighed <= limit])
+        tried = [[number for number in kind if number in latest] for kind in kinds]
+        best = [min(kind, key=lambda number: latest[number].errors.weighed) for kind in tried if kind]
+        limit = _WORSE * min((latest[number].errors.weighed for number in best), default=0.0)
+        yield from self.final(latest, [number for number in best if latest[number].errors.weighed <= limit])
+
+    def _error(self, start: Table) -> float:
+        try:
+            columns = self.student.columns(start, self.few.noise, self.few.rows)
+        except NoiseSamplingError:  # it overflows
+            return math.inf
+        return errors_of(end_of(start, columns), self.few.solution).weighed
 
     def _trial(self, start: Table, *, first: bool) -> Iterator[Fit]:
         if not first and self.clock.out(_FOR_TRIALS):
