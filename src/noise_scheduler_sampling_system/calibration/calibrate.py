@@ -91,7 +91,7 @@ def calibrate(
     What runs follows from the budget: after the ranking and the regressions 15 % of ``budget_seconds`` or of
     ``passes`` may be gone, after the trials of several starts 40 %; the fit makes iterations as long as the next one
     fits. So a budget below some ten passes leaves the design, the starts and the best built-in sampler. Several
-    ``nfe`` share the seconds that are left by N². On top come the runs of the gate; at least twelve built-in samplers
+    ``nfe`` share the seconds that are left by N^1.5. On top come the runs of the gate; at least twelve built-in samplers
     are ranked, and the teacher is not cut short. An interrupt (Ctrl-C) stops the fit, and returns the best so far;
     further numbers of calls are left out, and a checkpoint goes on from there.
 
@@ -190,7 +190,7 @@ def calibrate(
             # what is shown costs model calls, too, which must not count: the plan is the same without the bar
             shown = _Shown(bar, replace(student, tally=Tally()), unseen, budget, stored)
             now = time.monotonic()
-            share = budget**2 / sum(each**2 for each in left)  # a plan of N calls has about N²/2 numbers
+            share = budget**1.5 / sum(each**1.5 for each in left)  # about what an iteration costs
             until = now + share * (deadline - now)
             limits = Limits(passes, until, stages, history, first, max_gain, teacher_calls)
             smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))
