@@ -81,19 +81,20 @@ def calibrate(
 
     Nothing is trained and no data is needed: the model is run. (1) A teacher of ``teacher_calls`` calls follows
     trajectories from random noise, and its own error is estimated. (2) "design": the best table for Gaussian data with
-    the spectrum of the teacher's samples, without a model call. (3) "fit": starts are that, the best built-in samplers,
-    and what was found for fewer calls; each one's rows are regressed on exact trajectories. From the best of them
+    the spectrum of the teacher's samples, without a model call. (3) "fit": starts are that and the best built-in samplers, each
+    one's rows regressed on exact trajectories; and a table that was fitted for fewer calls, with one query more at a
+    time where it helps most. From the best of them
     Gauss-Newton on levels and coefficients against the error at the end; nothing is differentiated through
     the model. (4) "refine", only if asked for: Adam through the model. (5) What is best on held-out noise is returned,
     of these and of the best built-in samplers, so that it is not worse than they are there. Every built-in
     sampler without noise is ranked for that on a few trajectories (as many as a small budget allows).
 
     What runs follows from the budget: after the ranking and the regressions 15 % of ``budget_seconds`` or of
-    ``passes`` may be gone, after the trials of several starts 40 %; the fit makes iterations as long as the next one
-    fits. So a budget below some ten passes leaves the design, the starts and the best built-in sampler. Several
-    ``nfe`` share the seconds that are left by N^1.5. On top come the runs of the gate; at least twelve built-in samplers
-    are ranked, and the teacher is not cut short. An interrupt (Ctrl-C) stops the fit, and returns the best so far;
-    further numbers of calls are left out, and a checkpoint goes on from there.
+    ``passes`` may be gone, after the starts from below 30 %, after the trials of all starts 40 %; the fit makes
+    iterations as long as the next one fits. So a budget below some ten passes leaves the design, the starts and the
+    best built-in sampler. Several ``nfe`` share the seconds that are left by N^1.5. On top come the runs of the gate;
+    at least twelve built-in samplers are ranked, and the teacher is not cut short. An interrupt (Ctrl-C) stops the
+    fit, and returns the best so far; further numbers of calls are left out, and a checkpoint goes on from there.
 
     Args:
         model: as for :meth:`DiffusionPipeline.sample`; None: the embedded digits.
