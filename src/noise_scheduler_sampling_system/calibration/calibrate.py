@@ -81,10 +81,10 @@ def calibrate(
 
     Nothing is trained and no data is needed: the model is run. (1) A teacher of ``teacher_calls`` calls follows
     trajectories from random noise, and its own error is estimated. (2) "design": the best table for Gaussian data with
-    the spectrum of the teacher's samples, without a model call. (3) "fit": starts are that and the best built-in samplers, each
-    one's rows regressed on exact trajectories; and a table that was fitted for fewer calls, with one query more at a
-    time where it helps most. From the best of them
-    Gauss-Newton on levels and coefficients against the error at the end; nothing is differentiated through
+    the spectrum of the teacher's samples, without a model call. (3) "fit": starts are that and the best built-in
+    samplers, each one's rows regressed on exact trajectories; and a table that was fitted for fewer calls, with one
+    query more at a time where it helps most. From the best of them Gauss-Newton on levels and coefficients against
+    the error at the end; nothing is differentiated through
     the model. (4) "refine", only if asked for: Adam through the model. (5) What is best on held-out noise is returned,
     of these and of the best built-in samplers, so that it is not worse than they are there. Every built-in
     sampler without noise is ranked for that on a few trajectories (as many as a small budget allows).
