@@ -134,6 +134,7 @@ def test_where_nothing_better_is_found_the_best_built_in_sampler_is_returned():
     )  # fmt: skip
     best = plan.provenance["built_in"][0]
     assert plan.provenance["kind"] == best["name"]
+    assert plan.nfe == 5  # samplers that cannot have exactly so many are not among them
     assert plan.provenance["held_out_error"] == best["held_out_error"]
     assert plan == replace(
         next(b.plan for b in baselines(pipeline.scheduler, 5) if b.name == best["name"]), provenance=plan.provenance

@@ -36,8 +36,9 @@ _FOR_RANKING = 0.15
 
 
 def ranked(student: Student, nfe: int, taught: Trajectories, clock: Clock) -> list[Baseline]:
-    """Built-in samplers, best first, by the errors of a few trajectories; as many as the limits allow, but some."""
-    left = baselines(student.pipeline.scheduler, nfe)
+    """Built-in samplers of exactly so many calls, best first, by the errors of a few trajectories; as many as the
+    limits allow, but some."""
+    left = [b for b in baselines(student.pipeline.scheduler, nfe) if b.plan.nfe == nfe]  # what is returned has as many
     most, top = clock.limits.history, student.pipeline.scheduler.t_max
     left = [b for b in left if most is None or b.plan.history <= most]
     if clock.limits.first != "free":
