@@ -180,7 +180,7 @@ def mnist(path_name: str, budgets: Sequence[int]) -> None:
 
 
 UNET_SCALE = 2.0
-#: The samplers that win with 8 to 20 calls, here and in docs/accuracy.md.
+#: The samplers that are looked among with twice the calls: leaders of docs/accuracy.md, and those that people use.
 STRONG = ("adams", "deis", "dpmpp_2m", "dpmpp_3m", "ipndm", "lms", "sa_solver", "unipc")
 
 

@@ -637,7 +637,7 @@ def test_starts_from_below(name):
         for plan in plans
     ]
     assert ends[0].median < 0.5 * min(others)  # as they are, before any fit on all trajectories
-    # from a smaller table: only what is missing is added, and the others' levels stay near
+    # from a smaller table only what is missing is added
     told.clear()
     wider = climb.to(5, tables[0])
     assert {now.table.nfe for now in told} == {5}

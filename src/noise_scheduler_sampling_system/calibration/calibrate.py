@@ -84,10 +84,10 @@ def calibrate(
     the spectrum of the teacher's samples, without a model call. (3) "fit": starts are that and the best built-in
     samplers, each one's rows regressed on exact trajectories; and a table that was fitted for fewer calls, with one
     query more at a time where it helps most. From the best of them Gauss-Newton on levels and coefficients against
-    the error at the end; nothing is differentiated through
-    the model. (4) "refine", only if asked for: Adam through the model. (5) What is best on held-out noise is returned,
-    of these and of the best built-in samplers, so that it is not worse than they are there. Every built-in
-    sampler without noise is ranked for that on a few trajectories (as many as a small budget allows).
+    the error at the end; nothing is differentiated through the model. (4) "refine", only if asked for: Adam through
+    the model. (5) What is best on held-out noise is returned, of these and of the best built-in samplers, so that it
+    is not worse than they are there. Every built-in sampler without noise that has exactly so many calls is ranked
+    for that on a few trajectories (as many as a small budget allows).
 
     What runs follows from the budget: after the ranking and the regressions 15 % of ``budget_seconds`` or of
     ``passes`` may be gone, after the starts from below 30 %, after the trials of all starts 40 %; the fit makes

@@ -99,7 +99,7 @@ def grown(table: Table, nfe: int, span: LevelRange) -> list[Table]:
 
 
 def widened(table: Table, span: LevelRange) -> list[Table]:
-    """The same samples with one query more, at every place that has room for it."""
+    """The table with one query more, at every place that has room for it."""
     room = table.room(span)
     return [table.grown(span, at) for at in range(span.first_fixed, table.nfe + 1) if room[at] > _ROOM]
 

@@ -231,12 +231,12 @@ class Table:
         return np.array([above, *places, below])
 
     def grown(self, span: LevelRange, at: int) -> Table:
-        """The same samples with one more query, which no other row reads yet: a start for a fit with one call more.
+        """This table with one more query, which no other row reads yet: a start for a fit with one call more.
 
         Args:
             span: the levels that may be asked for.
-            at: the new query's place: 0, before the first one, to N, after the last one. Before the first one the
-                samples are the same but for what the state there, which was x_T scaled, gains by being consistent.
+            at: the new query's place: 0, before the first one, to N, after the last one. The samples stay the same,
+                but for 0: the state that was x_T scaled then reads the new prediction, to be consistent.
 
         Returns:
             The table; with limited history its rows are the nearest such.
