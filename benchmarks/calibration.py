@@ -4,19 +4,22 @@
     python benchmarks/calibration.py mnist [--path cosine]
     python benchmarks/calibration.py unet [--nfe 4 5 6 8 10]
     python benchmarks/calibration.py transfer
+    python benchmarks/calibration.py seeds [--nfe 5 10]
 
 ``digits``: the exact model of digits on the linear schedule. The opponents are the best of every deterministic sampler
 of diffusers, k-diffusion and this library on each of their grids, screened on a share of the held-out noise. ``mnist``:
 a kernel density of MNIST on the cosine and the flow path, with guidance 3. ``unet``: the embedded trained network, N
 calibrated calls against 2N of the best built-in sampler, in error and in Fréchet distance. ``transfer``: a plan that
-was calibrated at guidance 3, used at others, and one of five classes, used for the other five. Errors are root mean
-squares per pixel on held-out noise, in brackets the medians over samples. Gaussian data is in ``benchmarks/design.py``.
+was calibrated at guidance 3, used at others, and one of five classes, used for the other five. ``seeds``: the errors of
+digits' plans on the noise they were fitted to and on new noise, for several seeds. Errors are root mean squares per
+pixel on held-out noise, in brackets the medians over samples. Gaussian data is in ``benchmarks/design.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -38,7 +41,7 @@ from noise_scheduler_sampling_system import (
     models,
 )
 from noise_scheduler_sampling_system.calibration.baselines import baselines
-from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
+from noise_scheduler_sampling_system.calibration.measure import Errors, each_error, errors_of
 from noise_scheduler_sampling_system.calibration.plot import draw
 from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
 
@@ -105,10 +108,7 @@ def digits(bandwidth: float, budgets: Sequence[int], plot: Path | None) -> None:
             if r.nfe == nfe and (s := c.run(problem, all_samplers.denoiser(model), nfe)) is not None
         )
         began = time.perf_counter()
-        plan = calibrate(
-            model, pipeline, shape=(1, 8, 8), nfe=nfe, trajectories=2048, held_out=1024, teacher_calls=64,
-            passes=1200 / nfe,  # what a minute allows
-        )  # fmt: skip
+        plan = in_a_minute(pipeline, model, nfe)
         seconds = time.perf_counter() - began
         made[nfe] = plan
         ours = errors_of(pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64), solution)
@@ -141,6 +141,49 @@ def digits(bandwidth: float, budgets: Sequence[int], plot: Path | None) -> None:
     print(table(head, rows))
     if plot is not None:
         draw(PlanSet(made), pipeline.scheduler, plot, title=f"Digits, exact model, bandwidth {bandwidth:g}")
+
+
+#: Trajectories that a plan of digits is fitted to.
+TAUGHT = 2048
+
+
+def in_a_minute(pipeline: DiffusionPipeline, model: models.DigitsModel, nfe: int, seed: int = 0) -> SamplingPlan:
+    """A plan of digits, made with as many passes as a minute allows."""
+    told = {"trajectories": TAUGHT, "held_out": 1024, "teacher_calls": 64, "passes": 1200 / nfe}
+    return calibrate(model, pipeline, shape=(1, 8, 8), nfe=nfe, seed=seed, **told)
+
+
+def seeds(bandwidth: float, budgets: Sequence[int], count: int = 4) -> None:
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = models.DigitsModel(pipeline.scheduler, bandwidth=bandwidth)
+
+    def solved(x: Tensor, plan: SamplingPlan) -> Tensor:
+        return pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64)
+
+    def errors_with(plan: SamplingPlan, seed: int, samples: int) -> Tensor:
+        x = noise_of(samples, (1, 8, 8), seed).double()
+        return each_error(solved(x, plan), solved(x, teacher(pipeline, 192)))
+
+    rows: list[tuple[object, ...]] = []
+    for nfe in budgets:
+        on_fit, on_new = [], []
+        for seed in range(count):
+            plan = in_a_minute(pipeline, model, nfe, seed)
+            on_fit.append(errors_with(plan, seed, TAUGHT))  # the noise that calibrate draws
+            on_new.append(errors_with(plan, SEED + seed, HELD_OUT))
+            rows.append((nfe, seed, *compared(on_fit[-1], on_new[-1])))
+            print(f"  {rows[-1]}", flush=True)
+        rows.append((nfe, "all", *compared(torch.cat(on_fit), torch.cat(on_new))))
+    head = ("NFE", "seed", "on the noise of the fit", "on new noise", "ratio ± standard error", "of medians")
+    print(f"\ndigits, bandwidth {bandwidth:g}, {TAUGHT} and {HELD_OUT} samples; {machine()}\n\n{table(head, rows)}")
+
+
+def compared(on_fit: Tensor, on_new: Tensor) -> tuple[str, ...]:
+    """Errors of samples with and without a part in the fit, and by how much the root mean square's ratio varies."""
+    fitted, new = Errors.of(on_fit), Errors.of(on_new)
+    parts = [float(each.square().var() / len(each) / each.square().mean() ** 2) for each in (on_fit, on_new)]
+    ratio, deviation = new.rms / fitted.rms, 0.5 * math.sqrt(sum(parts))  # of the logarithm of the ratio
+    return figure(fitted), figure(new), f"{ratio:.2f} ± {ratio * deviation:.2f}", f"{new.median / fitted.median:.2f}"
 
 
 def mnist(path_name: str, budgets: Sequence[int]) -> None:
@@ -280,7 +323,7 @@ def transfer(budgets: Sequence[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("digits", "mnist", "unet", "transfer"))
+    parser.add_argument("what", choices=("digits", "mnist", "unet", "transfer", "seeds"))
     parser.add_argument("--nfe", type=int, nargs="+")
     parser.add_argument("--bandwidth", type=float, default=0.15)
     parser.add_argument("--path", choices=("cosine", "flow"), default="cosine")
@@ -297,6 +340,8 @@ def main() -> None:
         mnist(arguments.path, arguments.nfe or (5, 8))
     elif arguments.what == "unet":
         unet(arguments.nfe or (4, 5, 6, 8, 10), arguments.seconds, arguments.plans, arguments.out, arguments.plot)
+    elif arguments.what == "seeds":
+        seeds(arguments.bandwidth, arguments.nfe or (5, 10))
     else:
         transfer(arguments.nfe or (5, 8))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import NumericsError
+from .errors import ConfigurationError, NumericsError
 from .plan import SamplingPlan
 from .prediction import conversion, quantity
 from .schedules.path import Level
@@ -186,6 +186,11 @@ class PlanBuilder:
 
     def learned_noise(self, step: int, log_variance: tuple[float, float]) -> Form:
         """Noise whose log-variance the model interpolates between these two bounds."""
+        if not self._rows:
+            raise ConfigurationError(
+                "the first step asks no model", where="afs", why="its noise is to have the variance that the model "
+                "predicts", suggestion="leave out afs, or give another variance_type",
+            )  # fmt: skip
         self._rows[-1].log_variance = log_variance
         return self.noise(step)
 

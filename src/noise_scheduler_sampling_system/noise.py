@@ -27,18 +27,29 @@ from torch import Tensor
 
 from .errors import ConfigurationError
 
-__all__ = ["NoiseSource", "Seed", "resolve_keys"]
+__all__ = ["NoiseSource", "Seed", "calibration_keys", "resolve_keys"]
 
 Seed = int | Sequence[int]
 #: (seed, index of the sample under that seed)
 Key = tuple[int, int]
 _CPU = torch.device("cpu")
+#: The first sample of a seed that a calibration takes.
+_APART = 1 << 40
 #: The step of the initial noise.
 INITIAL = (-1, 0)
 #: Numbers that one generator draws at least, where samples are small.
 _GROUP = 4096
 #: Below this many numbers threads cost more than they bring.
 _WORTH_THREADS = 1 << 16
+
+
+def calibration_keys(seed: Seed | None, count: int) -> tuple[Key, ...]:
+    """Keys of a seed that no run has: a plan must not be judged on the noise that it was fitted to.
+
+    Raises:
+        ConfigurationError: the seed is not one whole number in range.
+    """
+    return tuple((_checked(seed), _APART + i) for i in range(count))
 
 
 def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> tuple[Key, ...]:

@@ -22,7 +22,7 @@ from ..grids import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.program import checked_sequence, follows_the_run
 from ..model import map_tensors, resolve_device
-from ..noise import NoiseSource, resolve_keys
+from ..noise import NoiseSource, calibration_keys
 from ..plans import PlanSet
 from ..prepare import DEFAULT_SCALE, as_rows
 from .checkpoint import Checkpoint
@@ -116,7 +116,8 @@ def calibrate(
         max_gain: limit on how much errors of the model's predictions are multiplied (:attr:`Table.gain`); built-in
             samplers are not asked.
         teacher_calls: model calls of a teacher's trajectory.
-        seed: of the noise; the same seed gives the same plan, but for runs that were limited in time or resumed.
+        seed: of the noise, which no run of ``sample`` has; the same seed gives the same plan, but for runs that were
+            limited in time or resumed.
         progress: show a bar with the current held-out error.
         checkpoint: a ``.safetensors`` file that is written on the way and read again: an interrupted
             calibration goes on from there.
@@ -145,6 +146,7 @@ def calibrate(
         )
     check_history(history)
     count = trajectories + (trajectories if held_out is None else checked_steps(held_out, "held_out"))
+    keys = calibration_keys(seed, count)
     for name, number in {"budget_seconds": budget_seconds, "passes": passes, "max_gain": max_gain}.items():
         if number is not None and not (isinstance(number, int | float) and number > 0):
             raise ConfigurationError(f"got {number!r}", where=name, suggestion="give a number above 0")
@@ -162,7 +164,7 @@ def calibrate(
         request,
     )  # fmt: skip
     place = resolve_device(device, model)
-    noise = NoiseSource(resolve_keys(seed, None, count), size, torch.float32, place).initial()
+    noise = NoiseSource(keys, size, torch.float32, place).initial()
     by_default = condition is not None and guidance_scale is None and guidance is None
     about = {
         "seed": int(seed), "shape": list(size), "trajectories": trajectories, "held_out": count - trajectories,

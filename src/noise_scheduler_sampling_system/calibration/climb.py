@@ -114,4 +114,4 @@ class Climb:
             except NoiseSamplingError:  # it overflows
                 continue
             ends += [] if last is None else [last]
-        return sorted(ends, key=lambda now: now.errors.weighed)
+        return sorted(ends, key=lambda now: now.score)

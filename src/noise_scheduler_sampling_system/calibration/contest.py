@@ -1,4 +1,4 @@
-"""Fits from several starts: short ones on some of the trajectories, then from the best of them on all."""
+"""Fits from several starts: short ones on some of the trajectories, then longer ones from the best of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 #: So many starts are tried for so many iterations, on a part of the trajectories, at most so many.
 _STARTS, _TRIAL, _PART, _MOST = 6, 3, 0.25, 512
-#: The best of each kind, if not worse than the other by more than a factor, are fitted to all for so many iterations;
+#: A fit is made on so many trajectories that the budget allows so many iterations, if that is not too few.
+_AFFORDED = 8
+#: The best of each kind, if not worse than the other by more than a factor, are fitted for so many iterations;
 #: the better one goes on to the end, then the others.
 _WORSE, _HEAT = 1.5, 6
 #: Of the budget, what may be gone after the trials, and after the fit where it is refined.
@@ -70,46 +72,52 @@ class Contest:
         kinds.sort(key=lambda kind: self._error(starts[kind[0]]))  # the budget may end with the first
         turns = [number for pair in itertools.zip_longest(*kinds) for number in pair if number is not None]
         latest: dict[int, Fit] = {}
-        for number in turns[:_STARTS]:
-            for now in self._trial(starts[number], first=not latest):
-                latest[number] = now
-                yield number, now
+        for number, now in self._trials({number: starts[number] for number in turns[:_STARTS]}):
+            latest[number] = now
+            yield number, now
         tried = [[number for number in kind if number in latest] for kind in kinds]
-        best = [min(kind, key=lambda number: latest[number].errors.weighed) for kind in tried if kind]
-        limit = _WORSE * min((latest[number].errors.weighed for number in best), default=0.0)
-        yield from self.final(latest, [number for number in best if latest[number].errors.weighed <= limit])
+        best = [min(kind, key=lambda number: latest[number].score) for kind in tried if kind]
+        limit = _WORSE * min((latest[number].score for number in best), default=0.0)
+        yield from self.final(latest, [number for number in best if latest[number].score <= limit])
 
     def _error(self, start: Table) -> float:
         try:
             columns = self.student.columns(start, self.few.noise, self.few.rows)
         except NoiseSamplingError:  # it overflows
             return math.inf
-        return errors_of(end_of(start, columns), self.few.solution).weighed
+        return errors_of(end_of(start, columns), self.few.solution).score(len(self.few))
 
-    def _trial(self, start: Table, *, first: bool) -> Iterator[Fit]:
-        if not first and self.clock.out(_FOR_TRIALS):
-            return
-        for now in self._fit(start, self.few):
-            yield now
-            if now.iterations >= _TRIAL or self.clock.out(_FOR_TRIALS):
-                return
+    def _trials(self, starts: Mapping[int, Table]) -> Iterator[tuple[int, Fit]]:
+        """An iteration of each start in turn, then another, as long as the trials may last."""
+        runs = {number: self._fit(start, self.few) for number, start in starts.items()}
+        begun = False
+        for _ in range(_TRIAL):
+            for number, run in runs.items():
+                if begun and self.clock.out(_FOR_TRIALS):
+                    return
+                for now in itertools.islice(run, 1):
+                    begun = True
+                    yield number, now
 
     def final(self, begun: Mapping[int, Fit], finalists: list[int]) -> Iterator[tuple[int, Fit]]:
-        """Go on with fits on all trajectories.
+        """Go on with fits on as many trajectories as the budget allows iterations of.
 
         Args:
-            begun: fits by the numbers of their starts. One of all trajectories goes on from where it was.
+            begun: fits by the numbers of their starts. One of as many trajectories goes on from where it was.
             finalists: those that are fitted in turn before one goes on to its end.
         """
         latest = dict(begun)
-        order = sorted(latest, key=lambda number: latest[number].errors.weighed)
-        all_seen = {number: now if now.count == len(self.taught) else None for number, now in latest.items()}
-        runs = {number: self._fit(latest[number].table, self.taught, now) for number, now in all_seen.items()}
+        order = sorted(latest, key=lambda number: latest[number].score)
+        if not order:
+            return
         share = _FOR_FIT if "refine" in self.clock.limits.stages else 1.0
+        longest = latest[order[0]].table
+        on = self._affordable(longest, share)
+        seen = {number: now if now.count == len(on) else None for number, now in latest.items()}
+        runs = {number: self._fit(latest[number].table, on, now) for number, now in seen.items()}
 
         def over() -> bool:
-            cost = cost_of_iteration(latest[order[0]].table, self.span, self.taught)
-            return self.clock.out(share) or self.clock.passes + cost > share * self.clock.limits.passes
+            return self.clock.room(share) < self._cost(longest, on)
 
         def turn(number: int, count: int | None) -> Iterator[tuple[int, Fit]]:
             for now in itertools.islice(runs[number], 0 if over() else count):
@@ -120,9 +128,23 @@ class Contest:
 
         for number in finalists:
             yield from turn(number, _HEAT)
-        heats = sorted(finalists, key=lambda number: latest[number].errors.weighed)
+        heats = sorted(finalists, key=lambda number: latest[number].score)
         for number in heats + [number for number in order if number not in finalists]:
             yield from turn(number, None)
+
+    def _cost(self, table: Table, on: Trajectories) -> float:
+        """Of an iteration, in passes."""
+        return cost_of_iteration(table, self.span, on) * len(on) / len(self.taught)
+
+    def _affordable(self, table: Table, share: float) -> Trajectories:
+        """All trajectories, or, where the budget is short, so many that there are some iterations on them."""
+        room = self.clock.room(share) / _AFFORDED
+        if self._cost(table, self.taught) <= room:
+            return self.taught
+        # two runs of all of them an iteration, and the Jacobian, which costs the same with fewer
+        least, most = self._cost(table, self.few), self._cost(table, self.taught)
+        part = (room - least) / max(most - least, 1e-9)
+        return self.taught.part(0, len(self.few) + int(max(part, 0.0) * (len(self.taught) - len(self.few))))
 
     def _fit(self, start: Table, on: Trajectories, resume: Fit | None = None) -> Iterator[Fit]:
         """A fit, which ends where the table overflows on these trajectories."""

@@ -32,7 +32,7 @@ _HELD = 1 << 26
 _MEDIANS = (3.0, 300.0)
 #: A Jacobian is made of so many trajectories, the fewer the more numbers a sample has; of more while it costs no more
 #: than a run of all.
-_FEWEST, _MOST, _NUMBERS = 16, 256, 1 << 14
+_FEWEST, _MOST, _NUMBERS = 8, 256, 1 << 13
 #: Numbers of each column that are brought to double precision at a time.
 _PIECE = 1 << 18
 #: A step of the damped system is tried so often, with more damping each time; then another Jacobian is made.
@@ -73,6 +73,11 @@ class Fit:
     stalled: int = 0
     iterations: int = 0
     converged: bool = False
+
+    @property
+    def score(self) -> float:
+        """What to choose a fit by."""
+        return self.errors.score(self.count)
 
 
 @final

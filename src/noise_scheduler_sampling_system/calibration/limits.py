@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from ..schedules.path import NoisePath
@@ -55,6 +55,12 @@ class Clock:
     @classmethod
     def start(cls, student: Student, unit: float, limits: Limits) -> Clock:
         return cls(student, student.tally.samples, time.monotonic(), unit, limits)
+
+    def anew(self, share: float) -> Clock:
+        """A clock for something that has this share of both budgets to itself."""
+        seconds = share * (self.limits.deadline - self.started)
+        limits = replace(self.limits, passes=share * self.limits.passes, deadline=time.monotonic() + seconds)
+        return Clock.start(self.student, self.unit, limits)
 
     @property
     def passes(self) -> float:

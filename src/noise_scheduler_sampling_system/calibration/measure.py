@@ -9,6 +9,9 @@ from torch import Tensor
 
 __all__ = ["Errors", "each_error", "errors_of"]
 
+#: With fewer trajectories than this a single one may rule the root mean square.
+_FEW = 256
+
 
 class Errors(NamedTuple):
     """Errors of the ends of trajectories, root mean square per number of a sample.
@@ -35,6 +38,10 @@ class Errors(NamedTuple):
     def typical(self) -> float:
         """Their geometric mean, to choose by on few trajectories."""
         return math.sqrt(self.rms * self.median)
+
+    def score(self, count: int) -> float:
+        """What to choose by on so many trajectories."""
+        return self.typical if count < _FEW else self.weighed
 
 
 def errors_of(end: Tensor, solution: Tensor) -> Errors:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from ..errors import NoiseSamplingError
 from ..plan import SamplingPlan
 from .climb import Climb
 from .contest import Contest
 from .fit import Fit
+from .gate import Gate
 from .limits import Clock, Limits
-from .measure import Errors, errors_of
+from .measure import Errors
 from .refine import refine
 from .starts import designed, grown, ranked
 from .student import Student
@@ -26,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: What a search may do, in this order; each starts from what the one before it found.
 STAGES: Final = ("design", "fit", "refine")
-#: So many built-in samplers are judged on the trajectories that are held out.
-_LEADERS = 8
+#: Of the budget, what judging the built-in samplers on the trajectories that are held out may take on top of it.
+_FOR_GATE = 0.1
 #: Starts from above are the design and so many built-in samplers.
 _BUILT_IN = 4
 
@@ -86,23 +85,22 @@ def search(
     """
     clock = Clock.start(student, len(taught) * nfe, limits)
     span = limits.levels(student.pipeline.scheduler)
-    known = ranked(student, nfe, taught, clock)
+    known, interrupted = ranked(student, nfe, taught, clock)
     designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
-    starts = designs[:1] + [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
+    starts = designs + [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
     tables = [("design", table) for table in designs]
     tables += [] if smaller is None else [("grown", grown(smaller, nfe, span)[0])]
-    interrupted = False
     fits: dict[tuple[str, int, int], Fit] = {}  # by stage, number of the start, and phase
     try:
-        if "fit" in limits.stages:
+        if "fit" in limits.stages and not interrupted:
             contest = Contest(student, taught, span, clock)
             below = Climb(student, contest.few, span, clock, report).to(nfe, smaller) if resume is None else []
             for number, now in contest.of(below, starts) if resume is None else contest.final({0: resume}, [0]):
                 fits["fit", number, now.phase] = now
                 report("fit", now)
-        ahead = sorted(fits.values(), key=lambda now: (-now.count, now.errors.weighed))
+        ahead = sorted(fits.values(), key=lambda now: (-now.count, now.score))
         candidates = [now.table for now in ahead] or starts
-        if "refine" in limits.stages and candidates:
+        if "refine" in limits.stages and candidates and not interrupted:
             for now in refine(student, candidates[0], taught, max_gain=limits.max_gain, until=clock.out):
                 fits["refine", 0, 0] = now
                 report("refine", now)
@@ -111,42 +109,10 @@ def search(
         interrupted = True
     tables += [(stage, now.table) for (stage, _, _), now in fits.items()]
     iterations = sum({key[:2]: now.iterations for key, now in fits.items()}.values())
-    built_in = [_Candidate(_judge(student, b.plan, held_out), b.name, b.plan, None) for b in known[:_LEADERS]]
-    built_in.sort(key=lambda each: each.errors.rms)
-    judged = [_judged(student, kind, table, held_out) for kind, table in tables]
-    best = _gate(built_in, [each for each in judged if each is not None])
-    training = _judge(student, best.plan, taught)
+    gate = Gate(student, taught, held_out)
+    built_in = gate.built_in(known, clock.anew(_FOR_GATE))
+    best, training = gate.best(built_in, gate.found(tables))
     leaders = tuple((each.kind, each.errors) for each in built_in)
     return Found(
         best.plan, best.kind, training, best.errors, leaders, best.table, clock.passes, iterations, interrupted
     )
-
-
-class _Candidate(NamedTuple):
-    """Something that may be returned, with its errors on held-out trajectories."""
-
-    errors: Errors
-    kind: str
-    plan: SamplingPlan
-    table: Table | None
-
-
-def _judged(student: Student, kind: str, table: Table, held_out: Trajectories) -> _Candidate | None:
-    """A table as a candidate; None if it overflows on new noise."""
-    try:
-        plan = table.plan(start="query", sampler="calibrated")
-        return _Candidate(_judge(student, plan, held_out), kind, plan, table)
-    except NoiseSamplingError as error:
-        logger.info("%s left out: %s", kind, error)
-        return None
-
-
-def _gate(built_in: list[_Candidate], found: list[_Candidate]) -> _Candidate:
-    """The best of all, but nothing with a larger root mean square than the best built-in sampler's."""
-    worst = min((each.errors.rms for each in built_in), default=math.inf)
-    allowed = [each for each in (*built_in, *found) if each.errors.rms <= worst]
-    return min(allowed or [*built_in, *found], key=lambda each: each.errors.weighed)
-
-
-def _judge(student: Student, plan: SamplingPlan, on: Trajectories) -> Errors:
-    return errors_of(student.run(plan, on.noise, on.rows), on.solution)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,7 @@ from .baselines import Baseline, baselines
 from .design import design_table
 from .fit import Numbers
 from .limits import Clock, Limits
-from .measure import errors_of
+from .measure import Errors, errors_of
 from .regress import regressed
 from .spectrum import Spectrum
 from .student import Student, end_of
@@ -35,55 +34,53 @@ _ROOM = 0.05
 _FOR_RANKING = 0.15
 
 
-def ranked(student: Student, nfe: int, taught: Trajectories, clock: Clock) -> list[Baseline]:
+def ranked(student: Student, nfe: int, taught: Trajectories, clock: Clock) -> tuple[list[Baseline], bool]:
     """Built-in samplers of exactly so many calls, best first, by the errors of a few trajectories; as many as the
-    limits allow, but some."""
+    limits allow, but some. And whether the user interrupted it, which ends it."""
     left = [b for b in baselines(student.pipeline.scheduler, nfe) if b.plan.nfe == nfe]  # what is returned has as many
     most, top = clock.limits.history, student.pipeline.scheduler.t_max
     left = [b for b in left if most is None or b.plan.history <= most]
     if clock.limits.first != "free":
         left = [b for b in left if b.plan.asked[0] and b.plan.time[0] == top]
-    for count, kept in _SCREENS:
-        left = _ordered(student, left, taught.part(0, min(count, len(taught))), clock)[:kept]
-    return left
+    try:
+        for count, kept in _SCREENS:
+            left = _ordered(student, left, taught.part(0, min(count, len(taught))), clock)[:kept]
+    except KeyboardInterrupt:
+        logger.warning("interrupted: going on with the built-in samplers")
+        return left, True
+    return left, False
 
 
 def _ordered(student: Student, known: list[Baseline], few: Trajectories, clock: Clock) -> list[Baseline]:
-    def score(baseline: Baseline) -> float:
-        try:
-            end = student.run(baseline.plan, few.noise, few.rows)
-        except NoiseSamplingError:
-            return math.inf
-        return errors_of(end, few.solution).typical
-
-    scored: list[tuple[float, Baseline]] = []
+    """The best in root mean square and the best in typical error, in turn: few trajectories do not tell which will be
+    the better one on many."""
+    scored: list[tuple[Errors, Baseline]] = []
     for baseline in known:
         if len(scored) >= _AT_LEAST and clock.out(_FOR_RANKING):
             break
-        scored.append((score(baseline), baseline))
-    return [b for value, b in sorted(scored, key=lambda pair: pair[0]) if value < math.inf]
+        try:
+            end = student.run(baseline.plan, few.noise, few.rows)
+        except NoiseSamplingError:
+            continue
+        scored.append((errors_of(end, few.solution), baseline))
+    by_typical = sorted(scored, key=lambda pair: pair[0].typical)
+    by_rms = sorted(scored, key=lambda pair: pair[0].rms)
+    turns = (each for both in zip(by_typical, by_rms, strict=True) for _, each in both)
+    return list({id(each): each for each in turns}.values())
 
 
 def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -> list[Table]:
-    """The tables that are best for Gaussian data with the spectrum of the samples."""
-    made: list[Table] = []
+    """The table that is best for Gaussian data with the spectrum of the samples; none where there is none."""
     try:
         spectrum = Spectrum.of(taught.solution.cpu().double())
+        found = design_table(
+            spectrum, nfe, student.pipeline.scheduler, mean_safe=True, first=limits.first, history=limits.history,
+            max_gain=limits.max_gain,
+        )  # fmt: skip
     except NoiseSamplingError as error:  # a single trajectory, or all alike
         logger.info("no design: %s", error)
-        return made
-    for mean_safe in (True, False):
-        try:
-            found = design_table(
-                spectrum, nfe, student.pipeline.scheduler, mean_safe=mean_safe, first=limits.first,
-                history=limits.history, max_gain=limits.max_gain,
-            )  # fmt: skip
-        except NoiseSamplingError as error:
-            logger.info("no design (mean_safe=%s): %s", mean_safe, error)
-            continue
-        if found.table.gain <= limits.max_gain:
-            made.append(found.table)
-    return made
+        return []
+    return [found.table] if found.table.gain <= limits.max_gain else []
 
 
 def grown(table: Table, nfe: int, span: LevelRange) -> list[Table]:
