@@ -76,8 +76,8 @@ def leaders(
     left = [b for b in baselines(pipeline.scheduler, nfe) if not among or b.name.split(",")[0].split()[0] in among]
     for count, kept in screens:
         few = slice(0, count)
-        scores = {b.name: errors_of(run(b.plan, few), solution[few]).typical for b in left}
-        left = sorted(left, key=lambda b: scores[b.name])[:kept]
+        scores = {b.name: errors_of(run(b.plan, few), solution[few]) for b in left}
+        left = sorted(left, key=lambda b: math.sqrt(scores[b.name].rms * scores[b.name].median))[:kept]
     everything = slice(0, len(solution))
     judged = [(b.name, errors_of(run(b.plan, everything), solution)) for b in left]
     return sorted(judged, key=lambda pair: pair[1].rms)

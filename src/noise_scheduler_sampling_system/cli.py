@@ -148,7 +148,7 @@ def sample(
     """Generate handwritten digits with the embedded exact model."""
     import torch
 
-    _check_ending(out, ".safetensors", ".png")
+    _check_output(out, ".safetensors", ".png")
     digits = [] if labels is None else _integers(labels, "labels")
     size = [len(digits) or _DIGITS, 1, 8, 8] if shape is None else _integers(shape, "shape")
     condition = {"class_labels": torch.tensor(digits)} if digits else None
@@ -192,7 +192,7 @@ def compare(
     from .demo import draw_rows, mosaic
     from .system import AdvancedDiffusionSystem
 
-    _check_ending(out, ".png")
+    _check_output(out, ".png")
     system = AdvancedDiffusionSystem(config)
     labels = torch.arange(_DIGITS)
     results = system.compare_schedulers(
@@ -249,9 +249,9 @@ def calibrate(
     from .calibration import calibrate as fit_plans
     from .calibration.plot import draw
 
-    _check_ending(out, ".json")
+    _check_output(out, ".json")
     if plot is not None:
-        _check_ending(plot, ".png")
+        _check_output(plot, ".png")
     if guidance_scale is not None and labels is None:
         raise ConfigurationError(
             "guidance needs a condition", where="guidance_scale", why="it would do nothing", suggestion="give --labels"
@@ -317,7 +317,7 @@ def demo(out: Annotated[Path, typer.Option(help="The picture, a .png file.")] = 
     """Draw digits with every sampler at a few budgets of model calls, with their true errors."""
     from .demo import compare_samplers, draw_comparison, summary
 
-    _check_ending(out, ".png")
+    _check_output(out, ".png")
     rows = compare_samplers()
     draw_comparison(rows, out)
     typer.echo(summary(rows))
@@ -386,7 +386,9 @@ def _model(name: str) -> tuple[Any, list[int] | None, dict[str, Any]]:
             f"got {name!r}", where="model", suggestion="give digits, mnist, or module:attribute, e.g. mymodels:unet"
         )
     import importlib
+    import sys
 
+    sys.path.insert(0, "")  # as for python -m: what lies in the current folder is found
     try:
         return getattr(importlib.import_module(module), attribute), None, {}
     except (ImportError, AttributeError) as error:
@@ -422,11 +424,14 @@ def _integers(text: str, where: str) -> list[int]:
         ) from None
 
 
-def _check_ending(path: Path, *endings: str) -> None:
+def _check_output(path: Path, *endings: str) -> None:
+    from .files import refuse_missing_folder
+
     if path.suffix not in endings:
         raise ConfigurationError(
             f"the ending {path.suffix!r} names no format", where=str(path), suggestion=f"use {' or '.join(endings)}"
         )
+    refuse_missing_folder(path)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -13,10 +13,19 @@ import yaml
 
 from .errors import FileError
 
-__all__ = ["read_bytes", "read_table", "table_format", "write_atomic", "write_table"]
+__all__ = ["read_bytes", "read_table", "refuse_missing_folder", "table_format", "write_atomic", "write_table"]
 
 _MERGE = "tag:yaml.org,2002:merge"
 _FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+
+
+def refuse_missing_folder(path: str | os.PathLike[str]) -> None:
+    """Raises FileError where a file could not be written in the end, before what it is to hold is made."""
+    folder = Path(path).resolve().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise FileError(
+            f"its folder {folder} is missing, or not writable", where=str(path), suggestion="make it, or name another"
+        )
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,8 @@ from .errors import ConfigurationError, DeviceError, ModelOutputError
 __all__ = ["ModelAdapter", "map_tensors", "resolve_device"]
 
 logger = logging.getLogger(__name__)
+
+_WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
 
 #: The text length that Stable Diffusion's encoders give.
 _TEXT_LENGTH = 77
@@ -78,6 +82,14 @@ def _device_of(model: Any) -> torch.device | None:
     return None if parameter is None or parameter.device.type == "meta" else parameter.device
 
 
+def _first_time(model: Any) -> bool:
+    """Whether a model has not been warned of: a calibration makes many runs."""
+    seen = model in _WARNED
+    with contextlib.suppress(TypeError):  # cannot be referred to weakly
+        _WARNED.add(model)
+    return not seen
+
+
 @dataclass(frozen=True)
 class ModelAdapter:
     """A model with one way to call it.
@@ -100,7 +112,7 @@ class ModelAdapter:
                 where="model",
                 suggestion="give a network (an instance, not its class) or a function of (x, t, **condition)",
             )
-        if getattr(self.model, "training", False):
+        if getattr(self.model, "training", False) and _first_time(self.model):
             logger.warning("the model is in training mode (dropout and batch statistics are on); call model.eval()")
 
     @property

@@ -356,6 +356,11 @@ class DiffusionPipeline:
         )  # fmt: skip
         return self._borrowed.generate(self, request, options)
 
+    @property
+    def has_own_model(self) -> bool:
+        """Whether it was made by :meth:`from_diffusers`, and asks the network there."""
+        return self._borrowed is not None
+
     def calibrate(
         self,
         model: Callable[..., Any] | None = None,
@@ -395,6 +400,11 @@ class DiffusionPipeline:
             request = Request(
                 prompt, negative_prompt, class_labels, height, width, guidance_scale=guidance_scale, guidance=guidance
             )
+            for name in ("condition", "null_condition", "device"):
+                if settings.get(name) is not None:
+                    raise _of_the_pipeline(name, "give prompt or class_labels")
+            if shape is not None:
+                raise _of_the_pipeline("shape", "give height and width in pixels, or leave them out")
             told |= {"guidance_scale": None, "guidance": None} | self._borrowed.asked(request)
             if self.config.beta_schedule == "flow":  # flow pipelines there cannot scale the noise to another level
                 told.setdefault("first", "noisiest")
@@ -472,6 +482,10 @@ class DiffusionPipeline:
 
     def __repr__(self) -> str:
         return f"DiffusionPipeline({self.sampler!r})"
+
+
+def _of_the_pipeline(name: str, instead: str) -> ConfigurationError:
+    return ConfigurationError("comes from the pipeline of diffusers itself", where=name, suggestion=instead)
 
 
 def _refuse_unknown(unknown: Mapping[str, Any], function: Callable[..., Any]) -> None:

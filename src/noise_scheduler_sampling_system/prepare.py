@@ -111,6 +111,8 @@ def prepare(
     keys = resolve_keys(seed, generator, shape[0])
     given = _fitted({} if condition is None else condition, shape[0], device, "condition")
     sequence = _checked_guidance(guidance, scale, classifier_free, bool(given))
+    if guidance is None and given:
+        _warn_of_other_guidance(course.plan, scale if classifier_free else 1.0)
     further = next((condition for each in sequence for condition in each.conditions), None)
     if not given and null_condition is not None and further is None:
         raise ConfigurationError(
@@ -144,6 +146,17 @@ def prepare(
         settings=setup.identity,
         integral=scheduler.discrete and course.planned,
     )
+
+
+def _warn_of_other_guidance(plan: SamplingPlan, scale: float) -> None:
+    """A calibrated plan is tuned to a scale; a much larger one makes some samples diverge (docs/calibration.md)."""
+    tuned = plan.provenance.get("guidance_scale")
+    if isinstance(tuned, int | float) and not math.isclose(tuned, scale):
+        logger.warning(
+            "the plan was calibrated at guidance_scale=%g, this run has %g: its errors are larger, and some samples "
+            "may diverge; give guidance_scale=%g, or calibrate at %g",
+            tuned, scale, tuned, scale,
+        )  # fmt: skip
 
 
 def _noise(kind: Any, plan: SamplingPlan, source: NoiseSource) -> NoiseSource:

@@ -14,26 +14,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import ConfigurationError
 from ..grids import checked_steps
 from ..guidance.base import Guidance
-from ..guidance.program import checked_sequence, follows_the_run
-from ..model import map_tensors, resolve_device
+from ..guidance.program import checked_sequence
+from ..model import resolve_device
 from ..noise import NoiseSource, calibration_keys
 from ..plans import PlanSet
-from ..prepare import DEFAULT_SCALE, as_rows
+from ..prepare import DEFAULT_SCALE
 from .checkpoint import Checkpoint
+from .checks import (
+    budgets_of,
+    checked_history,
+    in_turn,
+    pipeline_of,
+    positive,
+    refuse_guidance_along_a_run,
+    scale_of,
+    shape_of,
+    stages_of,
+    teacher_calls_of,
+)
 from .design import FIRST
-from .fit import Fit
 from .limits import Limits
-from .measure import Errors, errors_of
+from .measure import Errors
+from .progress import Shown
 from .record import described, fingerprint, guidance_named
-from .search import STAGES, Found, search
-from .student import Student, Tally, end_of
-from .table import check_history
+from .search import Found, search
+from .student import Student, Tally
 from .teacher import Trajectories, teach
 
 if TYPE_CHECKING:
@@ -48,12 +58,13 @@ logger = logging.getLogger(__name__)
 
 #: How many of the teacher's trajectories are followed with half as many calls, too, to know its error.
 _CHECKED = 32
-_DEFAULT_STAGES = ("design", "fit")
+#: A plan whose error is less than so many times the teacher's may be fitted to that.
+_TAUGHT_ENOUGH = 3.0
 
 
 def calibrate(
     model: Callable[..., Any] | None,
-    scheduler: DiffusionPipeline | NoisePath | NoiseSchedulerConfig | Mapping[str, Any] | None = None,
+    scheduler: DiffusionPipeline | NoisePath | NoiseSchedulerConfig | Mapping[str, Any] | str | None = None,
     *,
     shape: Sequence[int],
     nfe: int | Iterable[int],
@@ -98,7 +109,7 @@ def calibrate(
 
     Args:
         model: as for :meth:`DiffusionPipeline.sample`; None: the embedded digits.
-        scheduler: a pipeline, a noise schedule or its config. The config says what the model predicts.
+        scheduler: a pipeline, a noise schedule, its config, or its name. The config says what the model predicts.
         shape: of one sample, without the batch.
         nfe: model calls of the plan; several make a :class:`PlanSet`, from the same trajectories.
         condition, null_condition: keywords for the model; tensors with any number of rows, which the trajectories
@@ -132,36 +143,30 @@ def calibrate(
         FileError: a checkpoint of another calibration.
         ModelOutputError: as for ``sample``.
     """
-    pipeline = _pipeline(scheduler)
-    budgets = _budgets(nfe)
-    size = _shape(shape)
-    stages = _stages(stages, history)
+    pipeline = pipeline_of(model, scheduler)
+    budgets = budgets_of(nfe)
+    size = shape_of(shape)
+    stages = stages_of(stages, history)
     trajectories = checked_steps(trajectories, "trajectories")
-    teacher_calls = checked_steps(teacher_calls, "teacher_calls")
-    if teacher_calls < 2 * max(budgets):
-        raise ConfigurationError(
-            f"{teacher_calls} calls are no teacher of {max(budgets)}",
-            where="teacher_calls",
-            suggestion=f"give at least {2 * max(budgets)}, better ten times as many as the plan has",
-        )
-    check_history(history)
     count = trajectories + (trajectories if held_out is None else checked_steps(held_out, "held_out"))
     keys = calibration_keys(seed, count)
-    for name, number in {"budget_seconds": budget_seconds, "passes": passes, "max_gain": max_gain}.items():
-        if number is not None and not (isinstance(number, int | float) and number > 0):
-            raise ConfigurationError(f"got {number!r}", where=name, suggestion="give a number above 0")
+    teacher_calls = teacher_calls_of(teacher_calls, max(budgets))
+    history = checked_history(history)
+    passes, max_gain = positive(passes, "passes"), positive(max_gain, "max_gain")
+    budget_seconds = None if budget_seconds is None else positive(budget_seconds, "budget_seconds")
     if first not in FIRST:
         raise ConfigurationError(f"got {first!r}", where="first", suggestion=f"give one of {', '.join(FIRST)}")
     if guidance is not None:
-        _refuse_guidance_along_a_run(checked_sequence(guidance), pipeline)
+        refuse_guidance_along_a_run(checked_sequence(guidance), pipeline)
+    guidance_scale = scale_of(guidance_scale, condition)
     began = time.monotonic()
     deadline = began + budget_seconds if budget_seconds is not None else math.inf
     request: dict[str, Any] = {"device": device, "dtype": dtype, "max_batch_size": max_batch_size, "guidance": guidance}
     if guidance_scale is not None:
         request["guidance_scale"] = guidance_scale
     student = Student(
-        pipeline, model, _in_turn(condition, count, "condition"), _in_turn(null_condition, count, "null_condition"),
-        request,
+        pipeline, model, in_turn(condition, trajectories, count),
+        in_turn(null_condition, trajectories, count, "null_condition"), request,
     )  # fmt: skip
     place = resolve_device(device, model)
     noise = NoiseSource(keys, size, torch.float32, place).initial()
@@ -172,6 +177,7 @@ def calibrate(
         "guidance": guidance_named(guidance),
         "condition": described(condition), "null_condition": described(null_condition),
         "config": pipeline.config.to_dict(), "schedule": repr(pipeline.scheduler), "model": fingerprint(model),
+        "dtype": None if dtype is None else str(dtype),
         "stages": list(stages), "history": history, "first": first, "max_gain": max_gain, "passes": passes,
         "teacher_calls": teacher_calls,
     }  # fmt: skip
@@ -187,11 +193,11 @@ def calibrate(
         everything = Trajectories(noise, solution, torch.arange(count))
         taught, unseen = everything.part(0, trajectories), everything.part(trajectories, count)
         for budget in sorted(budgets):
-            if budget in stored.plans:
+            if stored.done(budget, budget_seconds):
                 continue
-            left = [each for each in budgets if each not in stored.plans]
+            left = [each for each in budgets if not stored.done(each, budget_seconds)]
             # what is shown costs model calls, too, which must not count: the plan is the same without the bar
-            shown = _Shown(bar, replace(student, tally=Tally()), unseen, budget, stored)
+            shown = Shown(bar, replace(student, tally=Tally()), unseen, budget, stored)
             now = time.monotonic()
             share = budget**1.5 / sum(each**1.5 for each in left)  # about what an iteration costs
             until = now + share * (deadline - now)
@@ -204,33 +210,21 @@ def calibrate(
                 break
             facts = {**about, **_facts(found, stored.teacher_error), "versions": _versions()}
             plan = replace(found.plan, provenance=facts)
+            if found.held_out.median < _TAUGHT_ENOUGH * stored.teacher_error:
+                logger.warning(
+                    "%d calls: the plan's error %.2g is not much above the teacher's own %.2g; give more teacher_calls",
+                    budget, found.held_out.median, stored.teacher_error,
+                )  # fmt: skip
             if found.interrupted:  # in the file it is not done
                 made[budget] = plan
                 break
-            stored.finish(budget, plan, found.table)
+            stored.finish(budget, plan, found.table, budget_seconds)
             logger.info("%d calls: %s", budget, _sentence(found))
-    made |= stored.plans
+    made = stored.plans | made
     if not any(budget in made for budget in budgets):
         raise KeyboardInterrupt
     plans = PlanSet({budget: made[budget] for budget in budgets if budget in made})
     return plans[budgets[0]] if isinstance(nfe, int | np.integer) else plans
-
-
-class _Shown:
-    """Writes the state of a fit to the bar and to the checkpoint."""
-
-    def __init__(self, bar: Any, student: Student, unseen: Trajectories, nfe: int, stored: Checkpoint) -> None:
-        self._bar, self._student, self._unseen, self._nfe, self._stored = bar, student, unseen, nfe, stored
-
-    def __call__(self, stage: str, fit: Fit) -> None:
-        if stage != "climb":  # there it is of fewer calls
-            self._stored.keep(self._nfe, fit)
-        if not self._bar.disable:
-            columns = self._student.columns(fit.table, self._unseen.noise, self._unseen.rows)
-            errors = errors_of(end_of(fit.table, columns), self._unseen.solution)
-            self._bar.set_description(f"{self._nfe} calls, {stage}")
-            self._bar.set_postfix_str(f"held-out error {errors.rms:.4g} (median {errors.median:.4g})")
-            self._bar.update()
 
 
 def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
@@ -243,6 +237,7 @@ def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
         "gain": None if found.table is None else found.table.gain,
         "student_passes": round(found.passes, 1),
         "iterations": found.iterations,
+        "interrupted": found.interrupted,
     }
 
 
@@ -260,76 +255,3 @@ def _versions() -> dict[str, str]:
 
     ours = {"noise_scheduler_sampling_system": __version__}
     return {**ours, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _pipeline(given: Any) -> DiffusionPipeline:
-    from ..pipeline import DiffusionPipeline
-
-    return given if isinstance(given, DiffusionPipeline) else DiffusionPipeline(given, "ddim")
-
-
-def _budgets(nfe: Any) -> tuple[int, ...]:
-    given = [nfe] if isinstance(nfe, int | np.integer) else nfe
-    try:
-        budgets = tuple(checked_steps(each, "nfe") for each in given)
-    except TypeError:
-        budgets = ()
-    if not budgets:
-        raise ConfigurationError(f"got {nfe!r}", where="nfe", suggestion="give a whole number ≥ 1, or several")
-    return tuple(dict.fromkeys(budgets))
-
-
-def _shape(shape: Any) -> tuple[int, ...]:
-    try:
-        size = tuple(int(n) for n in shape)
-        valid = bool(size) and all(n >= 1 and n == m for n, m in zip(size, shape, strict=True))
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise ConfigurationError(
-            f"got {shape!r}",
-            where="shape",
-            suggestion="give that of one sample without the batch, e.g. (3, 32, 32)",
-        )
-    return size
-
-
-def _refuse_guidance_along_a_run(sequence: Sequence[Guidance], pipeline: DiffusionPipeline) -> None:
-    path = pipeline.scheduler
-    middle = path.level_at(0.0)
-    if follows_the_run(sequence, middle, pipeline.config.prediction_type):
-        raise ConfigurationError(
-            f"{', '.join(map(repr, sequence))} depends on the step, or on earlier calls",
-            where="guidance",
-            why="the fit moves levels one by one and asks the model outside of a run",
-            suggestion="give scales that depend on the level (a function of moment.sigma), and momentum=0",
-        )
-
-
-def _stages(stages: Sequence[str] | None, history: int | None) -> tuple[str, ...]:
-    given = _DEFAULT_STAGES if stages is None else (stages,) if isinstance(stages, str) else tuple(stages)
-    unknown = [stage for stage in given if stage not in STAGES]
-    if unknown or not given:
-        raise ConfigurationError(f"got {stages!r}", where="stages", suggestion=f"give some of {', '.join(STAGES)}")
-    if history is not None and "refine" in given:
-        raise ConfigurationError(
-            "refines plans of full history only", where="stages", suggestion="leave out 'refine', or history"
-        )
-    return tuple(stage for stage in STAGES if stage in given)
-
-
-def _in_turn(condition: Mapping[str, Any] | None, count: int, where: str) -> Mapping[str, Any] | None:
-    """A condition with one row a trajectory: those given, again and again."""
-    if condition is None:
-        return None
-    if not isinstance(condition, Mapping):
-        raise ConfigurationError(
-            f"got {type(condition).__name__}", where=where, suggestion="give a mapping of keywords for the model"
-        )
-
-    def repeat(value: Tensor) -> Tensor:
-        many = value.ndim and value.shape[0] > 1
-        return value[torch.arange(count, device=value.device) % value.shape[0]] if many else value
-
-    repeated: Mapping[str, Any] = map_tensors(repeat, {key: as_rows(value) for key, value in condition.items()})
-    return repeated

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import FileError, NoiseSamplingError
-from ..files import read_bytes, write_atomic
+from ..files import read_bytes, refuse_missing_folder, write_atomic
 from ..plan import SamplingPlan
 from ..schedules.path import Level
 from .fit import Fit
@@ -24,7 +24,7 @@ from .table import Table
 
 __all__ = ["Checkpoint"]
 
-_FORMAT = "calibration 2"
+_FORMAT = "calibration 3"
 
 
 @final
@@ -38,7 +38,8 @@ class Checkpoint:
         solution, teacher_error: what the teacher found.
         plans: those that are done.
         tables: theirs, where they are no built-in sampler's.
-        fits: where the others stand.
+        seconds: the budgets of those plans that were made within one: more may make them better.
+        fits: where these and the others stand.
     """
 
     path: Path | None
@@ -47,6 +48,7 @@ class Checkpoint:
     teacher_error: float = math.nan
     plans: dict[int, SamplingPlan] = field(default_factory=dict)
     tables: dict[int, Table] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
     fits: dict[int, Fit] = field(default_factory=dict)
 
     @classmethod
@@ -62,6 +64,7 @@ class Checkpoint:
         if target.suffix != ".safetensors":
             raise FileError("is no name for a checkpoint", where=str(path), suggestion="use .safetensors")
         if not target.exists():
+            refuse_missing_folder(target)
             return cls(target, about)
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -75,7 +78,9 @@ class Checkpoint:
             plans = {int(nfe): SamplingPlan.from_dict(plan) for nfe, plan in stored["plans"].items()}
             tables = {int(nfe): _table_from(table) for nfe, table in stored["tables"].items()}
             fits = {int(nfe): _fit_from(fit) for nfe, fit in stored["fits"].items()}
-            made = cls(target, about, load(data)["solution"], float(stored["teacher_error"]), plans, tables, fits)
+            seconds = {int(nfe): float(budget) for nfe, budget in stored["seconds"].items()}
+            solution, error = load(data)["solution"], float(stored["teacher_error"])
+            made = cls(target, about, solution, error, plans, tables, seconds, fits)
         except (ValueError, KeyError, TypeError, NoiseSamplingError, SafetensorError) as error:
             raise FileError(
                 "is no checkpoint of a calibration", where=str(path), why=str(error), suggestion="give another name"
@@ -86,7 +91,7 @@ class Checkpoint:
             raise FileError(
                 f"is of a calibration with other settings ({', '.join(other)})",
                 where=str(path),
-                suggestion="give another name, or delete the file",
+                suggestion="give another name for this one, or call it as the file's was",
             )
         return made
 
@@ -98,16 +103,26 @@ class Checkpoint:
     def keep(self, nfe: int, fit: Fit) -> None:
         """Keep where the best fit stands; one to all trajectories rather than one to a few."""
         kept = self.fits.get(nfe)
-        if kept is None or (-fit.count, fit.errors.typical) <= (-kept.count, kept.errors.typical):
+        if kept is None or (-fit.count, fit.score) <= (-kept.count, kept.score):
             self.fits[nfe] = fit
             self._write()
 
-    def finish(self, nfe: int, plan: SamplingPlan, table: Table | None) -> None:
-        """Keep a plan that is done."""
+    def done(self, nfe: int, seconds: float | None) -> bool:
+        """Whether there is a plan, and not a larger budget for it."""
+        before = self.seconds.get(nfe, math.inf)
+        return nfe in self.plans and before >= (math.inf if seconds is None else seconds)
+
+    def finish(self, nfe: int, plan: SamplingPlan, table: Table | None, seconds: float | None) -> None:
+        """Keep a plan that is done, within a budget or without one."""
         self.plans[nfe] = plan
+        self.tables.pop(nfe, None)
         if table is not None:
             self.tables[nfe] = table
-        self.fits.pop(nfe, None)
+        if seconds is None:
+            self.fits.pop(nfe, None)
+            self.seconds.pop(nfe, None)
+        else:
+            self.seconds[nfe] = seconds
         self._write()
 
     def _write(self) -> None:
@@ -121,6 +136,7 @@ class Checkpoint:
             "teacher_error": self.teacher_error,
             "plans": {str(nfe): plan.to_dict() for nfe, plan in self.plans.items()},
             "tables": {str(nfe): _table_to(table) for nfe, table in self.tables.items()},
+            "seconds": {str(nfe): budget for nfe, budget in self.seconds.items()},
             "fits": {str(nfe): _fit_to(fit) for nfe, fit in self.fits.items()},
         }
         tensors = {"solution": self.solution.contiguous()}

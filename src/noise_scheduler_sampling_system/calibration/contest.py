@@ -30,8 +30,9 @@ _AFFORDED = 8
 #: The best of each kind, if not worse than the other by more than a factor, are fitted for so many iterations;
 #: the better one goes on to the end, then the others.
 _WORSE, _HEAT = 1.5, 6
-#: Of the budget, what may be gone after the trials, and after the fit where it is refined.
-_FOR_TRIALS, _FOR_FIT = 0.4, 0.7
+#: Of the budget, what may be gone after the trials, after trials of so many starts, and after the fit where it is
+#: refined. One iteration tells more of a start than its errors do.
+_FOR_TRIALS, _AT_LEAST, _FOR_FIRST_TRIALS, _FOR_FIT = 0.4, 3, 0.6, 0.7
 
 
 @final
@@ -90,13 +91,13 @@ class Contest:
     def _trials(self, starts: Mapping[int, Table]) -> Iterator[tuple[int, Fit]]:
         """An iteration of each start in turn, then another, as long as the trials may last."""
         runs = {number: self._fit(start, self.few) for number, start in starts.items()}
-        begun = False
+        tried = set[int]()
         for _ in range(_TRIAL):
             for number, run in runs.items():
-                if begun and self.clock.out(_FOR_TRIALS):
+                if tried and self.clock.out(_FOR_TRIALS if len(tried) >= _AT_LEAST else _FOR_FIRST_TRIALS):
                     return
                 for now in itertools.islice(run, 1):
-                    begun = True
+                    tried.add(number)
                     yield number, now
 
     def final(self, begun: Mapping[int, Fit], finalists: list[int]) -> Iterator[tuple[int, Fit]]:
@@ -126,7 +127,7 @@ class Contest:
                 if over():
                     return
 
-        for number in finalists:
+        for number in sorted(finalists, key=lambda number: latest[number].score):
             yield from turn(number, _HEAT)
         heats = sorted(finalists, key=lambda number: latest[number].score)
         for number in heats + [number for number in order if number not in finalists]:

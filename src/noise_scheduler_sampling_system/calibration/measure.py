@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 __all__ = ["Errors", "each_error", "errors_of"]
 
 #: With fewer trajectories than this a single one may rule the root mean square.
-_FEW = 256
+_MANY = 256
 
 
 class Errors(NamedTuple):
@@ -29,19 +28,14 @@ class Errors(NamedTuple):
         """From the error of each trajectory, shape (n,)."""
         return cls(float(each.square().mean().sqrt()), float(each.median()))
 
-    @property
-    def weighed(self) -> float:
-        """rms^⅚·median^⅙, to choose by on many: a few lost ones must not hide that all others are ten times as good."""
-        return float(self.rms ** (5 / 6) * self.median ** (1 / 6))
-
-    @property
-    def typical(self) -> float:
-        """Their geometric mean, to choose by on few trajectories."""
-        return math.sqrt(self.rms * self.median)
-
     def score(self, count: int) -> float:
-        """What to choose by on so many trajectories."""
-        return self.typical if count < _FEW else self.weighed
+        """What to choose by on so many trajectories: a weighed geometric mean.
+
+        On many it is rms^⅚·median^⅙: a few lost trajectories must not hide that all others are ten times as good. On
+        few it is rms^⅙·median^⅚: whether one of them is lost says next to nothing of others.
+        """
+        share = 1 / 6 if count >= _MANY else 5 / 6
+        return float(self.rms ** (1 - share) * self.median**share)
 
 
 def errors_of(end: Tensor, solution: Tensor) -> Errors:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ __all__ = ["described", "fingerprint", "guidance_named"]
 def fingerprint(model: Any) -> str:
     """A short name of a model: its class, and a hash of its weights, or else of the numbers and tensors it holds.
 
-    Wrappers are looked into: attributes, bound methods, ``functools.partial``, and what a function closes over.
+    Wrappers are looked into: attributes, bound methods, ``functools.partial``, and of a function what it does, its
+    defaults, and what it takes from around it.
     """
     if model is None:
         return "embedded digits"
@@ -52,7 +55,7 @@ def _held(thing: Any, depth: int) -> Iterator[bytes]:
         elif isinstance(thing, list | tuple):
             inner = {str(i): value for i, value in enumerate(thing)}
         else:
-            inner = _closed_over(thing)
+            inner = _of_function(thing)
             inner |= {"self": thing.__self__} if hasattr(thing, "__self__") else {}
             inner |= getattr(thing, "__dict__", {}) if not isinstance(thing, type) else {}
         for key in sorted(inner):
@@ -62,16 +65,20 @@ def _held(thing: Any, depth: int) -> Iterator[bytes]:
                 yield from found
 
 
-def _closed_over(function: Any) -> dict[str, Any]:
-    """The tensors and callables that a function closes over; numbers may be counters."""
-    found = {}
-    for i, cell in enumerate(getattr(function, "__closure__", None) or ()):
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not bound yet
-            continue
-        if isinstance(value, Tensor) or callable(value):
-            found[f"cell {i}"] = value
+def _of_function(function: Any) -> dict[str, Any]:
+    """What a function computes with: its code, its defaults, and the tensors and callables around it; numbers there
+    may be counters."""
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return {}
+    found: dict[str, Any] = {"code": hashlib.sha256(code.co_code).hexdigest(), "defaults": function.__defaults__ or ()}
+    found["keyword defaults"] = function.__kwdefaults__ or {}
+    found["constants"] = [value for value in code.co_consts if isinstance(value, int | float)]
+    around = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # not bound yet
+            around[name] = cell.cell_contents
+    found |= {f"around {key}": value for key, value in around.items() if isinstance(value, Tensor) or callable(value)}
     return found
 
 

@@ -52,8 +52,8 @@ def ranked(student: Student, nfe: int, taught: Trajectories, clock: Clock) -> tu
 
 
 def _ordered(student: Student, known: list[Baseline], few: Trajectories, clock: Clock) -> list[Baseline]:
-    """The best in root mean square and the best in typical error, in turn: few trajectories do not tell which will be
-    the better one on many."""
+    """The best by their score and the best in root mean square, in turn: few trajectories do not tell which will be the
+    better one on many."""
     scored: list[tuple[Errors, Baseline]] = []
     for baseline in known:
         if len(scored) >= _AT_LEAST and clock.out(_FOR_RANKING):
@@ -63,9 +63,9 @@ def _ordered(student: Student, known: list[Baseline], few: Trajectories, clock: 
         except NoiseSamplingError:
             continue
         scored.append((errors_of(end, few.solution), baseline))
-    by_typical = sorted(scored, key=lambda pair: pair[0].typical)
+    by_score = sorted(scored, key=lambda pair: pair[0].score(len(few)))
     by_rms = sorted(scored, key=lambda pair: pair[0].rms)
-    turns = (each for both in zip(by_typical, by_rms, strict=True) for _, each in both)
+    turns = (each for both in zip(by_score, by_rms, strict=True) for _, each in both)
     return list({id(each): each for each in turns}.values())
 
 
@@ -115,7 +115,7 @@ def best_starts(
             try:
                 variant = regressed(student, table, few, clock.limits.teacher_calls) if regress else table
                 columns = student.columns(variant, few.noise, few.rows)
-                error = errors_of(end_of(variant, columns), few.solution).typical
+                error = errors_of(end_of(variant, columns), few.solution).score(len(few))
             except NoiseSamplingError:  # it overflows
                 continue
             if variant.gain <= clock.limits.max_gain:

@@ -1,0 +1,186 @@
+"""What can be wrong with the arguments of a calibration, said before the first model call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import NoiseSchedulerConfig
+from ..errors import ConfigurationError
+from ..factory import NoiseSchedulerFactory
+from ..grids import checked_steps
+from ..guidance.base import Guidance
+from ..guidance.program import follows_the_run
+from ..model import map_tensors
+from ..prepare import as_rows
+from ..schedules.path import NoisePath
+from .search import STAGES
+from .table import check_history
+
+if TYPE_CHECKING:
+    from ..pipeline import DiffusionPipeline
+
+__all__ = [
+    "budgets_of",
+    "checked_history",
+    "in_turn",
+    "pipeline_of",
+    "positive",
+    "refuse_guidance_along_a_run",
+    "scale_of",
+    "shape_of",
+    "stages_of",
+    "teacher_calls_of",
+]
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_STAGES: Final = ("design", "fit")
+
+
+def pipeline_of(model: Any, given: Any) -> DiffusionPipeline:
+    """The pipeline that a model is run with."""
+    from ..pipeline import DiffusionPipeline
+
+    if isinstance(model, DiffusionPipeline | NoisePath | NoiseSchedulerConfig):
+        raise ConfigurationError(
+            f"got a {type(model).__name__}", where="model", suggestion="give the model first, then what it is run with"
+        )
+    if not isinstance(given, DiffusionPipeline | NoisePath | NoiseSchedulerConfig | Mapping | str | None):
+        raise ConfigurationError(
+            f"got {type(given).__name__}",
+            where="scheduler",
+            suggestion="give a DiffusionPipeline (of a system: system.get_pipeline(name)), a schedule, or its config",
+        )
+    if not isinstance(given, DiffusionPipeline):
+        path = given if isinstance(given, NoisePath) else NoiseSchedulerFactory.create(given)
+        return DiffusionPipeline(path, "ddim")
+    if model is None and given.has_own_model:
+        raise ConfigurationError(
+            "the pipeline has its own model, which is asked with prompts",
+            where="model",
+            suggestion="use pipeline.calibrate(nfe=..., prompt=...)",
+        )
+    return given
+
+
+def positive(number: Any, where: str) -> float:
+    """A number above 0."""
+    if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating) or not number > 0:
+        raise ConfigurationError(f"got {number!r}", where=where, suggestion="give a number above 0")
+    return float(number)
+
+
+def teacher_calls_of(calls: int, most: int) -> int:
+    """Model calls of a teacher, for plans of so many at most."""
+    calls = checked_steps(calls, "teacher_calls")
+    if calls < 2 * most:
+        raise ConfigurationError(
+            f"{calls} calls are no teacher of {most}",
+            where="teacher_calls",
+            suggestion=f"give at least {2 * most}, better ten times as many as the plan has",
+        )
+    return calls
+
+
+def checked_history(history: Any) -> int | None:
+    """How many earlier predictions a step may read."""
+    history = int(history) if isinstance(history, np.integer) else history
+    check_history(history)
+    return history  # type: ignore[no-any-return]
+
+
+def scale_of(scale: Any, condition: Any) -> float | None:
+    """A guidance scale that has something to act on."""
+    if scale is None:
+        return None
+    try:
+        number = float(scale)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigurationError(
+            f"got {scale!r}", where="guidance_scale", suggestion="give one number for all samples"
+        ) from None
+    if condition is None and number != 1.0:
+        raise ConfigurationError(
+            "guidance needs a condition",
+            where="guidance_scale",
+            why="it would do nothing",
+            suggestion="give condition={...}",
+        )
+    return number
+
+
+def budgets_of(nfe: Any) -> tuple[int, ...]:
+    given = [nfe] if isinstance(nfe, int | np.integer) else nfe
+    try:
+        budgets = tuple(checked_steps(each, "nfe") for each in given)
+    except TypeError:
+        budgets = ()
+    if not budgets:
+        raise ConfigurationError(f"got {nfe!r}", where="nfe", suggestion="give a whole number ≥ 1, or several")
+    return tuple(dict.fromkeys(budgets))
+
+
+def shape_of(shape: Any) -> tuple[int, ...]:
+    try:
+        size = tuple(int(n) for n in shape)
+        valid = bool(size) and all(n >= 1 and n == m for n, m in zip(size, shape, strict=True))
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ConfigurationError(
+            f"got {shape!r}",
+            where="shape",
+            suggestion="give that of one sample without the batch, e.g. (3, 32, 32)",
+        )
+    return size
+
+
+def refuse_guidance_along_a_run(sequence: Sequence[Guidance], pipeline: DiffusionPipeline) -> None:
+    path = pipeline.scheduler
+    middle = path.level_at(0.0)
+    if follows_the_run(sequence, middle, pipeline.config.prediction_type):
+        raise ConfigurationError(
+            f"{', '.join(map(repr, sequence))} depends on the step, or on earlier calls",
+            where="guidance",
+            why="the fit moves levels one by one and asks the model outside of a run",
+            suggestion="give scales that depend on the level (a function of moment.sigma), and momentum=0",
+        )
+
+
+def stages_of(stages: Sequence[str] | None, history: int | None) -> tuple[str, ...]:
+    given = _DEFAULT_STAGES if stages is None else (stages,) if isinstance(stages, str) else tuple(stages)
+    unknown = [stage for stage in given if stage not in STAGES]
+    if unknown or not given:
+        raise ConfigurationError(f"got {stages!r}", where="stages", suggestion=f"give some of {', '.join(STAGES)}")
+    if history is not None and "refine" in given:
+        raise ConfigurationError(
+            "refines plans of full history only", where="stages", suggestion="leave out 'refine', or history"
+        )
+    return tuple(stage for stage in STAGES if stage in given)
+
+
+def in_turn(
+    condition: Mapping[str, Any] | None, fitted: int, count: int, where: str = "condition"
+) -> Mapping[str, Any] | None:
+    """A condition with one row a trajectory: those given, again and again; so many of them are fitted to."""
+    if condition is None:
+        return None
+    if not isinstance(condition, Mapping):
+        raise ConfigurationError(
+            f"got {type(condition).__name__}", where=where, suggestion="give a mapping of keywords for the model"
+        )
+
+    def repeat(value: Tensor) -> Tensor:
+        many = value.ndim and value.shape[0] > 1
+        if many and value.shape[0] > fitted:
+            logger.warning("%s has %d rows, of which %d trajectories see the first", where, value.shape[0], fitted)
+        return value[torch.arange(count, device=value.device) % value.shape[0]] if many else value
+
+    repeated: Mapping[str, Any] = map_tensors(repeat, {key: as_rows(value) for key, value in condition.items()})
+    return repeated
