@@ -31,7 +31,9 @@ from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.calibration.climb import Climb
-from noise_scheduler_sampling_system.calibration.fit import Fit, Numbers, _derivatives, fit
+from noise_scheduler_sampling_system.calibration.coordinates import Numbers
+from noise_scheduler_sampling_system.calibration.fit import Fit, fit
+from noise_scheduler_sampling_system.calibration.jacobian import derivatives
 from noise_scheduler_sampling_system.calibration.limits import Clock, Limits
 from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
 from noise_scheduler_sampling_system.calibration.plot import draw
@@ -251,8 +253,8 @@ def test_derivatives_of_the_end():
 
         base = student.columns(numbers.table, x, part.rows)
         end = end_of(numbers.table, base)
-        derivatives = _derivatives(student, numbers, part, base, end, 1e-3)  # the model's time is told in float32
-        for k, (stage, ours) in enumerate(zip(numbers.stages, derivatives, strict=True)):
+        found = derivatives(student, numbers, part, base, end, 1e-3)  # the model's time is told in float32
+        for k, (stage, ours) in enumerate(zip(numbers.stages, found, strict=True)):
             up, change = numbers.nudged(stage, 3e-3)
             down, back = numbers.nudged(stage, -3e-3)
             central = (ended(up) - ended(down)) / (change - back)

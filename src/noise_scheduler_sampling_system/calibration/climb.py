@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 
 from ..errors import NoiseSamplingError
-from .fit import Fit, enough, fit, step_for
+from .fit import Fit, enough, fit
 from .limits import Clock
 from .starts import grown, widened
 from .student import Student
@@ -101,11 +101,11 @@ class Climb:
     def _tried(self, tables: list[Table], iterations: int) -> list[Fit]:
         """What a few iterations make of each of the tables, best first."""
         ends: list[Fit] = []
-        gain, step = self.clock.limits.max_gain, step_for(self.student)
+        gain = self.clock.limits.max_gain
         for table in tables:
             last: Fit | None = None
             try:
-                steps = fit(self.student, table, self.span, self.few, max_gain=gain, step=step, drawn=self._drawn)
+                steps = fit(self.student, table, self.span, self.few, max_gain=gain, drawn=self._drawn)
                 for now in itertools.islice(steps, 0 if self.clock.out(_SHARE) else iterations):
                     last = now
                     self.report("climb", now)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 from ..errors import NoiseSamplingError
-from .fit import Fit, cost_of_iteration, enough, fit, step_for
+from .fit import Fit, cost_of_iteration, enough, fit
 from .limits import Clock
 from .measure import errors_of
 from .starts import best_starts
@@ -149,8 +149,8 @@ class Contest:
 
     def _fit(self, start: Table, on: Trajectories, resume: Fit | None = None) -> Iterator[Fit]:
         """A fit, which ends where the table overflows on these trajectories."""
-        gain, step = self.clock.limits.max_gain, step_for(self.student)
+        gain = self.clock.limits.max_gain
         try:
-            yield from fit(self.student, start, self.span, on, max_gain=gain, step=step, resume=resume)
+            yield from fit(self.student, start, self.span, on, max_gain=gain, resume=resume)
         except NoiseSamplingError as error:
             logger.info("a start is left out: %s", error)

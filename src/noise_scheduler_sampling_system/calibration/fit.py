@@ -1,48 +1,35 @@
-"""Gauss-Newton on all numbers of a table, against the error at the end of trajectories; the model is only run."""
+"""Levenberg-Marquardt on all numbers of a table, against the errors at the end; the model is only run."""
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from ..errors import ModelOutputError, NumericsError
-from ..model import ModelAdapter
+from .coordinates import Numbers
+from .jacobian import normal_equations, step_for
 from .measure import Errors, each_error
 from .robust import Robust, informative
-from .student import Student, combined, end_of
+from .student import Student, end_of
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
-__all__ = ["Fit", "cost_of_iteration", "enough", "fit", "step_for"]
+__all__ = ["Fit", "cost_of_iteration", "enough", "fit"]
 
-Array = npt.NDArray[np.float64]
-
-#: Numbers of all finite-difference columns that are held at a time: 256 MiB of float32.
-_HELD = 1 << 26
 #: Phases: errors beyond so many medians hardly count; in the end those count, too, that can be brought back.
 _MEDIANS = (3.0, 300.0)
 #: A Jacobian is made of so many trajectories, the fewer the more numbers a sample has; of more while it costs no more
 #: than a run of all.
 _FEWEST, _MOST, _NUMBERS = 8, 256, 1 << 13
-#: Numbers of each column that are brought to double precision at a time.
-_PIECE = 1 << 18
 #: A step of the damped system is tried so often, with more damping each time; then another Jacobian is made.
 _TRIES = 4
 #: A phase ends after so many iterations in a row with less than this share of the loss gained.
 _SLOW, _LITTLE = 3, 0.01
-#: A gap between levels shrinks to no less than this share of itself in one step, nor below _LEAST of the range.
-_SHRINK, _LEAST = 0.2, 1e-5
-#: Steps of finite differences for networks in float32, and in half precision.
-_STEP, _COARSE_STEP = 1e-3, 3e-2
 
 
 @final
@@ -80,79 +67,6 @@ class Fit:
         return self.errors.score(self.count)
 
 
-@final
-@dataclass(frozen=True)
-class Numbers:
-    """The free numbers of a table: log(σ/α) of its levels, then the weights of its rows.
-
-    Attributes:
-        range: of the levels.
-        table: whose rows say which weights there are.
-    """
-
-    range: LevelRange
-    table: Table
-
-    @property
-    def places(self) -> Array:
-        # no signal is as far as levels go
-        return np.minimum(np.log([level.noise_to_signal for level in self.table.levels]), self.range.ends[0])
-
-    @functools.cached_property
-    def stages(self) -> list[tuple[int, int]]:
-        """For each number, the row or level that it belongs to, and −1 for a level or its place in the weights."""
-        count = self.table.nfe
-        of_levels = [(i, -1) for i in range(self.range.first_fixed, count)]
-        sizes = [len(self.table.frame(i).directions) for i in range(count + 1)]
-        rows = [i for i, size in enumerate(sizes) for _ in range(size)]
-        return of_levels + [(i, k) for k, i in enumerate(rows)]
-
-    @property
-    def runs(self) -> float:
-        """What the derivatives of a trajectory's end by all numbers cost, in runs of it."""
-        return 1.0 + sum(self.table.nfe - i for i, _ in self.stages) / self.table.nfe
-
-    @classmethod
-    def of(cls, span: LevelRange, table: Table) -> Numbers:
-        """Those of a table whose first level may be free: it is then a little below the noisiest level at least."""
-        top, bottom = span.ends
-        if span.first_fixed:
-            table = replace(table, levels=(span.path.level(span.path.t_max), *table.levels[1:]))
-        else:
-            highest = span.level(top - _LEAST * (top - bottom))
-            if table.levels[0].noise_to_signal > highest.noise_to_signal:
-                table = replace(table, levels=(highest, *table.levels[1:]))
-        return cls(span, table.with_weights(table.weights))
-
-    def nudged(self, stage: tuple[int, int], step: float) -> tuple[Table, float]:
-        """The table with one number changed and nothing else, and by how much it was."""
-        i, place = stage[0], self.places
-        if stage[1] >= 0:
-            change = np.zeros(len(self.table.weights))
-            change[stage[1]] = step
-            return self.table.with_weights(self.table.weights + change), step
-        step = -step if place[i] + step > self.range.ends[0] else step
-        levels = list(self.table.levels)
-        levels[i] = self.range.level(float(place[i] + step))
-        return self.table.with_levels(levels), step
-
-    def moved(self, changes: Array) -> Table:
-        """The table with all numbers changed; the levels stay in order and in range, whatever the changes."""
-        free = self.table.nfe - self.range.first_fixed
-        top, bottom = self.range.ends
-        ends = np.concatenate([[top], self.places, [bottom]])
-        gaps = np.maximum(-np.diff(ends), _LEAST * (top - bottom))
-        shift = np.concatenate([np.zeros(1 + self.range.first_fixed), changes[:free], [0.0]])
-        if self.range.first_fixed:
-            gaps, shift = gaps[1:], shift[1:]
-        gaps = np.maximum.reduce([gaps - np.diff(shift), _SHRINK * gaps, np.full(len(gaps), _LEAST * (top - bottom))])
-        top = float(ends[int(self.range.first_fixed)])
-        places = top - np.cumsum(gaps)[:-1] * ((top - bottom) / gaps.sum())
-        kept = self.table.levels[: self.range.first_fixed]
-        levels = (*kept, *(self.range.level(float(place)) for place in places))
-        return replace(self.table, levels=levels).with_weights(self.table.weights + changes[free:])
-
-
 def fit(
     student: Student,
     table: Table,
@@ -160,7 +74,6 @@ def fit(
     taught: Trajectories,
     *,
     max_gain: float,
-    step: float = _STEP,
     drawn: int | None = None,
     resume: Fit | None = None,
 ) -> Iterator[Fit]:
@@ -177,7 +90,6 @@ def fit(
         span: the levels that may be asked for.
         taught: the trajectories.
         max_gain: tables with a larger :attr:`Table.gain` are not taken.
-        step: of the finite differences.
         drawn: how many trajectories a Jacobian is made of; default as many as cost a run of all, but enough.
         resume: go on from here instead.
     """
@@ -191,8 +103,8 @@ def fit(
         now = replace(now, robust=robust, loss=robust.loss(each))
         numbers = Numbers(span, now.table)
         chosen, shares = informative(each, robust, drawn or _drawn(numbers, taught), now.iterations)
-        square, slope = _normal_equations(
-            student, numbers, taught.picked(chosen), (shares * robust.weights(each[chosen])).sqrt(), step
+        square, slope = normal_equations(
+            student, numbers, taught.picked(chosen), (shares * robust.weights(each[chosen])).sqrt(), step_for(student)
         )
         scale = np.diag(square) + 1e-12 * np.diag(square).max()
         damping, better = now.damping, None
@@ -240,53 +152,7 @@ def _drawn(numbers: Numbers, taught: Trajectories) -> int:
     return max(enough(taught), min(_MOST, int(len(taught) / numbers.runs)))
 
 
-def step_for(student: Student) -> float:
-    """The step of finite differences that the precision of a model and of its states allows."""
-    dtype = student.request.get("dtype") or (None if student.model is None else ModelAdapter(student.model).dtype)
-    return _COARSE_STEP if dtype is not None and dtype.itemsize < 4 else _STEP
-
-
 def _ends(student: Student, table: Table, taught: Trajectories) -> Tensor:
     """The error of every trajectory, shape (n,), on the CPU."""
     columns = student.columns(table, taught.noise, taught.rows)
     return each_error(end_of(table, columns), taught.solution).cpu()
-
-
-def _normal_equations(
-    student: Student, numbers: Numbers, taught: Trajectories, weights: Tensor, step: float
-) -> tuple[Array, Array]:
-    """JᵀWJ and JᵀWr of the residuals at the end; the weights' roots of the trajectories have shape (n,)."""
-    table, stages = numbers.table, numbers.stages
-    size = max(1, _HELD // (len(stages) * taught.noise[0].numel()))
-    square, slope = np.zeros((len(stages),) * 2), np.zeros(len(stages))
-    for start in range(0, len(taught), size):
-        part = taught.part(start, min(start + size, len(taught)))
-        columns = student.columns(table, part.noise, part.rows)
-        end = end_of(table, columns)
-        weight = weights[start : start + len(part)].to(end).reshape(-1, *[1] * (end.ndim - 1))
-        derivatives = _derivatives(student, numbers, part, columns, end, step)
-        derivatives = (derivatives * weight).flatten(1)
-        residual = ((end - part.solution.to(end)) * weight).flatten()
-        for piece, rest in zip(torch.split(derivatives, _PIECE, 1), torch.split(residual, _PIECE), strict=True):
-            wide = piece.cpu().double()  # sums of squares of nearly parallel columns
-            square += (wide @ wide.T).numpy()
-            slope += (wide @ rest.cpu().double()).numpy()
-    return square, slope
-
-
-def _derivatives(
-    student: Student, numbers: Numbers, part: Trajectories, columns: list[Tensor], end: Tensor, step: float
-) -> Tensor:
-    """The derivatives of the ends of runs by all numbers, shape (numbers, n, ...): differences, from the call on that
-    a number changes, those of a row in one batch."""
-    table, made = numbers.table, dict[int, Tensor]()
-    last = table.frame(table.nfe).directions * table.radii[-1]  # the last row is linear
-    stages = list(enumerate(numbers.stages))
-    made |= {k: combined(row, columns) for (k, _), row in zip(stages[len(stages) - len(last) :], last, strict=True)}
-    rest = stages[: len(stages) - len(last)]
-    for (i, _), group in itertools.groupby(rest, key=lambda each: (each[1][0], each[1][1] < 0)):
-        which, alike = zip(*group, strict=True)
-        tables, changes = zip(*(numbers.nudged(stage, step) for stage in alike), strict=True)
-        moved = student.ends(tables, columns[: 1 + i], part.rows) - end
-        made |= {k: each / change for k, each, change in zip(which, moved, changes, strict=True)}
-    return torch.stack([made[k] for k in range(len(stages))])

@@ -10,8 +10,8 @@ import numpy as np
 from ..errors import NoiseSamplingError
 from ..schedules.path import CLEAN
 from .baselines import Baseline, baselines
+from .coordinates import Numbers
 from .design import design_table
-from .fit import Numbers
 from .limits import Clock, Limits
 from .measure import Errors, errors_of
 from .regress import regressed
