@@ -203,8 +203,9 @@ def calibrate(
             until = now + share * (deadline - now)
             limits = Limits(passes, until, stages, history, first, max_gain, teacher_calls)
             smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))
+            resume, before = stored.fits.get(budget), stored.before(budget)
             try:
-                found = search(student, budget, taught, unseen, limits, shown, stored.fits.get(budget), smaller)
+                found = search(student, budget, taught, unseen, limits, shown, resume, smaller, before)
             except KeyboardInterrupt:  # before or after the fit
                 logger.warning("interrupted: returning the plans that are done")
                 break

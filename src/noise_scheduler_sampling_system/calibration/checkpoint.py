@@ -112,6 +112,11 @@ class Checkpoint:
         before = self.seconds.get(nfe, math.inf)
         return nfe in self.plans and before >= (math.inf if seconds is None else seconds)
 
+    def before(self, nfe: int) -> tuple[str, Table] | None:
+        """What a plan came of, and its table; None if there is none, or it is a built-in sampler's."""
+        table = self.tables.get(nfe)
+        return None if table is None else (str(self.plans[nfe].provenance["kind"]), table)
+
     def finish(self, nfe: int, plan: SamplingPlan, table: Table | None, seconds: float | None) -> None:
         """Keep a plan that is done, within a budget or without one."""
         self.plans[nfe] = plan

@@ -70,6 +70,7 @@ def search(
     report: Report,
     resume: Fit | None = None,
     smaller: Table | None = None,
+    before: tuple[str, Table] | None = None,
 ) -> Found:
     """Find the plan of so many model calls that ends nearest to where the trajectories end.
 
@@ -82,6 +83,7 @@ def search(
         report: told how it goes.
         resume: a fit to go on with, in place of the trials.
         smaller: what was found for fewer calls, another start.
+        before: what was returned for as many, within a smaller budget, and its kind.
     """
     clock = Clock.start(student, len(taught) * nfe, limits)
     span = limits.levels(student.pipeline.scheduler)
@@ -90,6 +92,7 @@ def search(
     starts = designs + [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
     tables = [("design", table) for table in designs]
     tables += [] if smaller is None else [("grown", grown(smaller, nfe, span)[0])]
+    tables += [] if before is None else [before]
     fits: dict[tuple[str, int, int], Fit] = {}  # by stage, number of the start, and phase
     try:
         if "fit" in limits.stages and not interrupted:
