@@ -107,7 +107,7 @@ def test_more_seconds_go_on_with_a_plan_that_had_too_few(pipeline, tmp_path):
     assert calibrate(model, pipeline, budget_seconds=1e-3, **asked) == first  # done
     more = calibrate(model, pipeline, budget_seconds=60, **asked)
     assert more.provenance["iterations"] > first.provenance["iterations"]
-    before, after = (Errors(**plan.provenance["held_out_error"]).score(SMALL["held_out"]) for plan in (first, more))
+    before, after = (Errors(**plan.provenance["held_out_error"]).weighed for plan in (first, more))
     assert after <= before  # what was found before is still there
     assert calibrate(model, pipeline, budget_seconds=10, **asked) == more
     with pytest.raises(FileError, match="dtype"):

@@ -72,7 +72,7 @@ class Gate:
         """
         worst = min((each.errors.rms for each in built_in), default=math.inf)
         allowed = [each for each in (*built_in, *found) if each.errors.rms <= worst]
-        for candidate in sorted(allowed, key=lambda each: each.errors.score(len(self.held_out))):
+        for candidate in sorted(allowed, key=lambda each: each.errors.weighed):
             training = self._errors(candidate.kind, candidate.plan, self.taught)
             if training is not None:
                 return candidate, training

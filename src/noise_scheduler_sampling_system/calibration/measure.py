@@ -29,13 +29,17 @@ class Errors(NamedTuple):
         return cls(float(each.square().mean().sqrt()), float(each.median()))
 
     def score(self, count: int) -> float:
-        """What to choose by on so many trajectories: a weighed geometric mean.
+        """What to go on with, seen on so many trajectories: a weighed geometric mean.
 
-        On many it is rms^⅚·median^⅙: a few lost trajectories must not hide that all others are ten times as good. On
-        few it is rms^⅙·median^⅚: whether one of them is lost says next to nothing of others.
+        On many it is that of :attr:`weighed`. On few it is rms^⅙·median^⅚: whether one of them is lost now says next
+        to nothing of where a fit ends.
         """
-        share = 1 / 6 if count >= _MANY else 5 / 6
-        return float(self.rms ** (1 - share) * self.median**share)
+        return self.weighed if count >= _MANY else float(self.rms ** (1 / 6) * self.median ** (5 / 6))
+
+    @property
+    def weighed(self) -> float:
+        """rms^⅚·median^⅙, what to return by: a few lost ones must not hide that all others are ten times as good."""
+        return float(self.rms ** (5 / 6) * self.median ** (1 / 6))
 
 
 def errors_of(end: Tensor, solution: Tensor) -> Errors:
