@@ -43,7 +43,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.measure import Errors, each_error, errors_of
 from noise_scheduler_sampling_system.calibration.plot import draw
-from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+from noise_scheduler_sampling_system.noise import NoiseSource, calibration_keys, resolve_keys
 
 HELD_OUT = 4096
 #: The bandwidth of the kernel density that stands for a network where there is only data; not that of the model.
@@ -160,8 +160,7 @@ def seeds(bandwidth: float, budgets: Sequence[int], count: int = 4) -> None:
     def solved(x: Tensor, plan: SamplingPlan) -> Tensor:
         return pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64)
 
-    def errors_with(plan: SamplingPlan, seed: int, samples: int) -> Tensor:
-        x = noise_of(samples, (1, 8, 8), seed).double()
+    def errors_with(plan: SamplingPlan, x: Tensor) -> Tensor:
         return each_error(solved(x, plan), solved(x, teacher(pipeline, 192)))
 
     rows: list[tuple[object, ...]] = []
@@ -169,8 +168,8 @@ def seeds(bandwidth: float, budgets: Sequence[int], count: int = 4) -> None:
         on_fit, on_new = [], []
         for seed in range(count):
             plan = in_a_minute(pipeline, model, nfe, seed)
-            on_fit.append(errors_with(plan, seed, TAUGHT))  # the noise that calibrate draws
-            on_new.append(errors_with(plan, SEED + seed, HELD_OUT))
+            on_fit.append(errors_with(plan, NoiseSource(calibration_keys(seed, TAUGHT), (1, 8, 8)).initial().double()))
+            on_new.append(errors_with(plan, noise_of(HELD_OUT, (1, 8, 8), SEED + seed).double()))
             rows.append((nfe, seed, *compared(on_fit[-1], on_new[-1])))
             print(f"  {rows[-1]}", flush=True)
         rows.append((nfe, "all", *compared(torch.cat(on_fit), torch.cat(on_new))))

@@ -20,6 +20,7 @@ __all__ = ["ModelAdapter", "map_tensors", "resolve_device"]
 
 logger = logging.getLogger(__name__)
 
+#: Models that a warning was given of.
 _WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
 
 #: The text length that Stable Diffusion's encoders give.
