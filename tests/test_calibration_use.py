@@ -248,9 +248,9 @@ def test_what_is_returned_reproduces_constants(pipeline, stages):
     for nfe in (3, 5):
         plan = calibrate(model, pipeline, stages=stages, **{**SMALL, "nfe": nfe})
         start = next(b.table.start for b in baselines(pipeline.scheduler, nfe) if b.table is not None)
-        if plan.sampler == "calibrated":
-            table = Table.of_plan(plan, start=start._replace(sigma=plan.prior_scale, alpha=0.0))
-            assert np.abs(table.rows[1:, 1:].sum(1) - table.signals[1:]).max() < 0.05  # all but α_T/r_T of it
+        assert plan.sampler == "calibrated"
+        table = Table.of_plan(plan, start=start._replace(sigma=plan.prior_scale, alpha=0.0))
+        assert np.abs(table.rows[1:, 1:].sum(1) - table.signals[1:]).max() < 0.05  # all but α_T/r_T of it
 
 
 def test_the_best_built_in_sampler_is_among_those_listed(pipeline):

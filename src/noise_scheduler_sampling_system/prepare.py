@@ -29,7 +29,7 @@ from .plans import PlanSet
 from .run import Course
 from .setup import Setup
 
-__all__ = ["DEFAULT_SCALE", "as_rows", "prepare"]
+__all__ = ["DEFAULT_SCALE", "as_rows", "checked_scale", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def prepare(
         )
     device = resolve_device(device, model, initial_noise if initial_sample is None else initial_sample)
     shape = _checked_shape(shape, initial_noise=initial_noise, initial_sample=initial_sample)
-    scale = _checked_scale(scale)
+    scale = checked_scale(scale)
     if model is None:
         from .models import DigitsModel
 
@@ -249,7 +249,12 @@ def _refuse_overflow(course: Course, dtype: torch.dtype) -> None:
         )
 
 
-def _checked_scale(scale: Any) -> float:
+def checked_scale(scale: Any) -> float:
+    """A scale of guidance.
+
+    Raises:
+        ConfigurationError: not one finite number.
+    """
     try:
         valid = not isinstance(scale, bool | str) and math.isfinite(scale)
     except (TypeError, ValueError, RuntimeError):

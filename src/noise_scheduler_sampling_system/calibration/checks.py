@@ -17,7 +17,7 @@ from ..grids import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.program import follows_the_run
 from ..model import map_tensors
-from ..prepare import as_rows
+from ..prepare import as_rows, checked_scale
 from ..schedules.path import NoisePath
 from .search import STAGES
 from .table import check_history
@@ -99,12 +99,7 @@ def scale_of(scale: Any, condition: Any) -> float | None:
     """A guidance scale that has something to act on."""
     if scale is None:
         return None
-    try:
-        number = float(scale)
-    except (TypeError, ValueError, RuntimeError):
-        raise ConfigurationError(
-            f"got {scale!r}", where="guidance_scale", suggestion="give one number for all samples"
-        ) from None
+    number = checked_scale(scale)
     if condition is None and number != 1.0:
         raise ConfigurationError(
             "guidance needs a condition",

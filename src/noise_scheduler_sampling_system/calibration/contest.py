@@ -13,9 +13,9 @@ from typing import final
 from ..errors import NoiseSamplingError
 from .fit import Fit, cost_of_iteration, enough, fit
 from .limits import Clock
-from .measure import errors_of
+from .measure import Errors
 from .starts import best_starts
-from .student import Student, end_of
+from .student import Student
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
@@ -83,10 +83,9 @@ class Contest:
 
     def _error(self, start: Table) -> float:
         try:
-            columns = self.student.columns(start, self.few.noise, self.few.rows)
+            return Errors.of(self.few.errors(self.student, start)).score(len(self.few))
         except NoiseSamplingError:  # it overflows
             return math.inf
-        return errors_of(end_of(start, columns), self.few.solution).score(len(self.few))
 
     def _trials(self, starts: Mapping[int, Table]) -> Iterator[tuple[int, Fit]]:
         """An iteration of each start in turn, then another, as long as the trials may last."""
@@ -112,13 +111,13 @@ class Contest:
         if not order:
             return
         share = _FOR_FIT if "refine" in self.clock.limits.stages else 1.0
-        longest = latest[order[0]].table
-        on = self._affordable(longest, share)
+        example = latest[order[0]].table
+        on = self._affordable(example, share)
         seen = {number: now if now.count == len(on) else None for number, now in latest.items()}
         runs = {number: self._fit(latest[number].table, on, now) for number, now in seen.items()}
 
         def over() -> bool:
-            return self.clock.room(share) < self._cost(longest, on)
+            return self.clock.room(share) < self._cost(example, on)
 
         def turn(number: int, count: int | None) -> Iterator[tuple[int, Fit]]:
             for now in itertools.islice(runs[number], 0 if over() else count):

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
-from torch import Tensor
 
 from ..errors import ModelOutputError, NumericsError
 from .coordinates import Numbers
 from .jacobian import normal_equations, step_for
-from .measure import Errors, each_error
+from .measure import Errors
 from .robust import Robust, informative
-from .student import Student, end_of
+from .student import Student
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
@@ -94,7 +93,7 @@ def fit(
         resume: go on from here instead.
     """
     begun = Numbers.of(span, table).table if resume is None else resume.table
-    each = _ends(student, begun, taught)
+    each = taught.errors(student, begun)
     if resume is not None:  # even if it had converged: it may be of other trajectories, and has to be handed out again
         resume = replace(resume, errors=Errors.of(each), count=len(taught), stalled=0, converged=False)
     now = resume or Fit(begun, Robust().loss(each), Errors.of(each), len(taught))
@@ -113,7 +112,7 @@ def fit(
             trial = numbers.moved(changes)
             if trial.gain <= max_gain:
                 try:
-                    reached = _ends(student, trial, taught)
+                    reached = taught.errors(student, trial)
                     loss = robust.loss(reached)
                 except (NumericsError, ModelOutputError):  # too far: the model overflows there
                     loss = math.inf
@@ -150,9 +149,3 @@ def cost_of_iteration(table: Table, span: LevelRange, taught: Trajectories) -> f
 def _drawn(numbers: Numbers, taught: Trajectories) -> int:
     """How many trajectories a Jacobian is made of."""
     return max(enough(taught), min(_MOST, int(len(taught) / numbers.runs)))
-
-
-def _ends(student: Student, table: Table, taught: Trajectories) -> Tensor:
-    """The error of every trajectory, shape (n,), on the CPU."""
-    columns = student.columns(table, taught.noise, taught.rows)
-    return each_error(end_of(table, columns), taught.solution).cpu()

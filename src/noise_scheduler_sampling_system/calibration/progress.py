@@ -9,8 +9,8 @@ from typing import Any, Final, final
 from ..errors import NoiseSamplingError
 from .checkpoint import Checkpoint
 from .fit import Fit
-from .measure import errors_of
-from .student import Student, end_of
+from .measure import Errors
+from .student import Student
 from .table import Table
 from .teacher import Trajectories
 
@@ -42,8 +42,7 @@ class Shown:
 
     def _held_out_error(self, table: Table) -> str:
         try:
-            columns = self._student.columns(table, self._unseen.noise, self._unseen.rows)
+            errors = Errors.of(self._unseen.errors(self._student, table))
         except NoiseSamplingError:  # what is on its way may overflow; what is returned does not
             return "held-out error not finite"
-        errors = errors_of(end_of(table, columns), self._unseen.solution)
         return f"held-out error {errors.rms:.4g} (median {errors.median:.4g})"

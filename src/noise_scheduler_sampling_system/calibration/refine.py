@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .fit import Fit
-from .measure import Errors, each_error
-from .student import Student, end_of
+from .measure import Errors
+from .student import Student
 from .table import Table
 from .teacher import Trajectories
 
@@ -92,6 +92,5 @@ def _end(student: Student, table: Table, rows: Tensor, part: Trajectories) -> Te
 
 
 def _looked(student: Student, table: Table, taught: Trajectories, steps: int) -> Fit:
-    columns = student.columns(table, taught.noise, taught.rows)
-    each = each_error(end_of(table, columns), taught.solution)
+    each = taught.errors(student, table)
     return Fit(table, float(each.mean()), Errors.of(each), len(taught), iterations=steps)

@@ -16,7 +16,7 @@ from .limits import Clock, Limits
 from .measure import Errors, errors_of
 from .regress import regressed
 from .spectrum import Spectrum
-from .student import Student, end_of
+from .student import Student
 from .table import LevelRange, Table
 from .teacher import Trajectories
 
@@ -114,8 +114,7 @@ def best_starts(
                 continue
             try:
                 variant = regressed(student, table, few, clock.limits.teacher_calls) if regress else table
-                columns = student.columns(variant, few.noise, few.rows)
-                error = errors_of(end_of(variant, columns), few.solution).score(len(few))
+                error = Errors.of(few.errors(student, variant)).score(len(few))
             except NoiseSamplingError:  # it overflows
                 continue
             if variant.gain <= clock.limits.max_gain:

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..factory import SamplerFactory
 from ..plan import SamplingPlan
 from ..schedules.path import NoisePath
-from .measure import errors_of
-from .student import Student
+from .measure import each_error, errors_of
+from .student import Student, end_of
+from .table import Table
 
 __all__ = ["Trajectories", "teach"]
 
@@ -41,6 +42,14 @@ class Trajectories:
     def part(self, start: int, stop: int) -> Trajectories:
         """Those from start to stop."""
         return Trajectories(self.noise[start:stop], self.solution[start:stop], self.rows[start:stop])
+
+    def errors(self, student: Student, table: Table) -> Tensor:
+        """How far from the solutions the runs of a table end, each one's, shape (n,), on the CPU.
+
+        Raises:
+            NoiseSamplingError: a run overflows.
+        """
+        return each_error(end_of(table, student.columns(table, self.noise, self.rows)), self.solution)
 
     def picked(self, numbers: Tensor) -> Trajectories:
         """Those with these numbers, shape (k,), on the CPU."""
