@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +17,7 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline
+from noise_scheduler_sampling_system.keys import Keys
 from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
 
 SHAPES = [(1,), (3, 8, 8), (4095,), (4096,), (4, 64, 64)]
@@ -277,3 +280,40 @@ def test_noises_of_different_keys_are_independent(one, other):
     assert abs(float((a * b).mean())) < limit
     assert abs(float((a.square() * b.square()).mean()) - 1) < 8 * limit
     assert not torch.isin(a[:500], b).all()
+
+
+# ------------------------------------------------------------------------------- keys of large batches
+
+
+def test_keys_are_a_sequence_of_pairs_equal_to_the_tuple_of_them():
+    keys = resolve_keys(5, None, 4)
+    pairs = tuple((5, i) for i in range(4))
+    assert keys == pairs == tuple(keys)
+    assert keys == list(pairs)
+    assert keys != pairs[:3]
+    assert keys != pairs[::-1]
+    assert keys != "keys"
+    assert hash(keys) == hash(pairs)
+    assert keys[-1] == (5, 3)
+    assert keys[1:3] == pairs[1:3]
+    assert all(isinstance(number, int) for pair in keys for number in pair)
+    for copied in (pickle.loads(pickle.dumps(keys)), copy.deepcopy(keys), Keys.of(pairs)):
+        assert copied == keys
+    with pytest.raises(ValueError, match="read-only"):
+        keys.array[0, 0] = 1
+    with pytest.raises(AttributeError):
+        keys.array = keys.array
+    assert len(repr(resolve_keys(5, None, 10**6))) < 200
+
+
+def test_a_million_small_samples_are_drawn_group_by_group():
+    source = NoiseSource(resolve_keys(5, None, 10**6), (2,))
+    assert len(source._groups) == math.ceil(10**6 / 2048)
+    np.testing.assert_array_equal(source(3, 0)[999_999].numpy(), by_the_document(5, 999_999, 3, 0, (2,)))
+
+
+def test_groups_in_any_order():
+    pairs = ((9, 1), (5, 10**9), (9, 0), (2**64 - 1, 3), (5, 3), (9, 5000))
+    drawn = NoiseSource(pairs, (4,))(2, 1)
+    for i, (seed, index) in enumerate(pairs):
+        np.testing.assert_array_equal(drawn[i].numpy(), by_the_document(seed, index, 2, 1, (4,)))

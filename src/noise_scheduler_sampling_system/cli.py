@@ -174,7 +174,7 @@ def sample(
 
         from .files import write_atomic
 
-        about = {"keys": json.dumps(result.keys), "plan": json.dumps(result.plan.to_dict())}
+        about = {"keys": json.dumps(list(result.keys)), "plan": json.dumps(result.plan.to_dict())}
         write_atomic(out, save({"samples": result.samples.cpu().contiguous()}, metadata=about))
     typer.echo(f"wrote {out}: {len(result.samples)} samples, {result.nfe} model calls, seed {result.keys[0][0]}")
 

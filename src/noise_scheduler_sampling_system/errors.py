@@ -10,7 +10,24 @@ __all__ = [
     "NoiseSamplingError",
     "NumericsError",
     "OutOfMemoryError",
+    "shown",
 ]
+
+#: Characters of a value that a message repeats.
+_SHOWN = 120
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it: its repr, cut where it is long; kind and shape of what holds many numbers."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and not isinstance(value, type):  # tensors and arrays
+        kind = f"{type(value).__name__} of {getattr(value, 'dtype', 'unknown type')}"
+        return f"{kind}, shape {tuple(shape)}" if shape else f"{kind}, a single value"
+    try:
+        text = repr(value[: _SHOWN + 1] if isinstance(value, str | bytes) else value)
+    except Exception:  # an object of the caller's, or a whole number of thousands of digits
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({type(value).__name__})"
 
 
 class NoiseSamplingError(Exception):
@@ -61,7 +78,7 @@ class DeviceError(NoiseSamplingError, RuntimeError):
 
 
 class OutOfMemoryError(NoiseSamplingError, MemoryError):
-    """Not even a batch of one sample fits."""
+    """Not even a batch of one sample fits, or the samples of the whole batch do not."""
 
     category = "memory"
 

@@ -15,26 +15,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .errors import ConfigurationError
+from .keys import Key, Keys, Seed, calibration_keys, resolve_keys
 
 __all__ = ["NoiseSource", "Seed", "calibration_keys", "resolve_keys"]
 
-Seed = int | Sequence[int]
-#: (seed, index of the sample under that seed)
-Key = tuple[int, int]
 _CPU = torch.device("cpu")
-#: The first sample of a seed that a calibration takes.
-_APART = 1 << 40
 #: The step of the initial noise.
 INITIAL = (-1, 0)
 #: Numbers that one generator draws at least, where samples are small.
@@ -43,76 +38,23 @@ _GROUP = 4096
 _WORTH_THREADS = 1 << 16
 
 
-def calibration_keys(seed: Seed | None, count: int) -> tuple[Key, ...]:
-    """Keys of a seed that no run has: a plan must not be judged on the noise that it was fitted to.
-
-    Raises:
-        ConfigurationError: the seed is not one whole number in range.
-    """
-    return tuple((_checked(seed), _APART + i) for i in range(count))
-
-
-def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> tuple[Key, ...]:
-    """The key of every sample of a batch.
-
-    Args:
-        seed: one seed for the whole batch (its samples are numbered), or one a sample (each
-            is then sample 0 of its seed). ``None`` draws one from ``generator``.
-        generator: a ``torch.Generator``, a list of one a sample, or ``None`` for PyTorch's
-            global one; drawing advances it.
-        batch: the number of samples.
-
-    Raises:
-        ConfigurationError: both given, a seed out of range, or the wrong number of them.
-    """
-    if seed is not None and generator is not None:
-        raise ConfigurationError("seed and generator are both given", where="seed", suggestion="give one of them")
-    if seed is None:
-        many = isinstance(generator, list | tuple)
-        seed = [_draw(g) for g in generator] if many else _draw(generator)
-    if isinstance(seed, Tensor | np.ndarray):
-        seed = seed.tolist()
-    if isinstance(seed, int | np.integer):
-        checked = _checked(seed)
-        return tuple((checked, i) for i in range(batch))
-    if not isinstance(seed, Sequence) or isinstance(seed, str | bytes) or len(seed) != batch:
-        raise ConfigurationError(
-            f"got {seed!r} for a batch of {batch}", where="seed", suggestion="give one whole number, or one a sample"
-        )
-    return tuple((_checked(s), 0) for s in seed)
-
-
-def _draw(generator: torch.Generator | None) -> int:
-    if not isinstance(generator, torch.Generator | None):
-        raise ConfigurationError(
-            f"got {generator!r}", where="generator", suggestion="give a torch.Generator, or seed=... for a number"
-        )
-    device = generator.device if generator is not None else "cpu"
-    return int(torch.randint(2**63 - 1, (1,), generator=generator, device=device).item())
-
-
-def _checked(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < 2**64:
-        raise ConfigurationError(
-            f"got {seed!r}", where="seed", suggestion="a seed is a whole number from 0 to 2**64 − 1"
-        )
-    return int(seed)
-
-
 @dataclass(frozen=True)
 class NoiseSource:
     """Unit-variance noise for a batch of samples.
 
     Args:
-        keys: (seed, index) of each sample.
+        keys: (seed, index) of each sample; pairs are made :class:`~.keys.Keys`.
         shape: the shape of one sample, without the batch.
         dtype, device: of the tensors returned; the numbers do not depend on them.
     """
 
-    keys: tuple[Key, ...]
+    keys: Keys
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     device: torch.device = _CPU
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", Keys.of(cast("Iterable[Key]", self.keys)))
 
     def initial(self) -> Tensor:
         """The noise that a run starts from, shape (B, ...)."""
@@ -144,12 +86,16 @@ class NoiseSource:
     def _groups(self) -> tuple[_Group, ...]:
         """The batch's samples by the generator that draws them."""
         size = max(1, _GROUP // max(1, math.prod(self.shape)))
-        members: dict[Key, list[int]] = {}
-        for i, (seed, index) in enumerate(self.keys):
-            members.setdefault((seed, index // size), []).append(i)
+        seeds, indices = self.keys.array.T
+        groups, rows = indices // np.uint64(size), (indices % np.uint64(size)).astype(np.int64)
+        order = np.lexsort((groups, seeds))  # stable: within a group as in the batch
+        if not len(order):
+            return ()
+        seeds, groups, rows = seeds[order], groups[order], rows[order]
+        starts = np.flatnonzero((np.diff(seeds) != 0) | (np.diff(groups) != 0)) + 1
         return tuple(
-            _Group(key, np.array(found), np.array([self.keys[i][1] % size for i in found]))
-            for key, found in members.items()
+            _Group((int(seeds[part[0]]), int(groups[part[0]])), order[part], rows[part])
+            for part in np.split(np.arange(len(order)), starts)
         )
 
     def part(self, start: int, stop: int) -> NoiseSource:

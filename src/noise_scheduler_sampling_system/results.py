@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from .errors import FileError
 from .files import read_bytes, write_atomic
 from .grids import TimeGrid
+from .keys import Key, Keys
 from .plan import SamplingPlan
 from .profiling import Profile
 from .run import State
@@ -38,7 +39,7 @@ class RunState:
 
     plan: SamplingPlan
     state: State
-    keys: tuple[tuple[int, int], ...]
+    keys: Sequence[Key]
     settings: dict[str, Any]
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     noise: str = "independent"
@@ -56,7 +57,7 @@ class RunState:
             "format": _FORMAT,
             "row": self.state.row,
             "plan": self.plan.to_dict(),
-            "keys": self.keys,
+            "keys": list(self.keys),
             "settings": self.settings,
             "noise": self.noise,
         }
@@ -84,7 +85,7 @@ class RunState:
                 kind, _, rest = name.partition(".")
                 parts[kind][rest] = tensor.to(device)
             history = {int(j): y for j, y in parts["history"].items()}
-            keys = tuple((int(seed), int(index)) for seed, index in about["keys"])
+            keys = Keys.of((int(seed), int(index)) for seed, index in about["keys"])
             plan = SamplingPlan.from_dict(about["plan"])
             state = State(int(about["row"]), x, history)
             kind = str(about.get("noise", "independent"))  # which older files do not say
@@ -145,7 +146,7 @@ class SamplingResult:
     """
 
     samples: Tensor
-    keys: tuple[tuple[int, int], ...]
+    keys: Sequence[Key]
     steps: int
     nfe: int
     evaluations: int

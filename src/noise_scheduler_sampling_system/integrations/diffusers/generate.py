@@ -17,6 +17,7 @@ from ...grids import TimeGrid, checked_steps, make_grid, start_at
 from ...guidance.base import Guidance
 from ...guidance.program import checked_sequence
 from ...guidance.sources import ClassifierFree
+from ...keys import Keys
 from ...noise import NoiseSource, resolve_keys
 from ...plan import SamplingPlan
 from ...plans import PlanSet
@@ -269,7 +270,7 @@ class Borrowed:
         noise, seeds = options.pop("initial_noise", None), {}
         if noise is None:
             keys = resolve_keys(options.pop("seed", None), options.pop("generator", None), shape[0])
-            numbered = keys == tuple((keys[0][0], i) for i in range(shape[0]))
+            numbered = keys == Keys.numbered(keys[0][0], shape[0])
             seeds = {"seed": keys[0][0] if numbered else [seed for seed, _ in keys]}
             noise = NoiseSource(keys, shape[1:], dtype, self.backbone.device).initial()
         noise = noise.to(self.backbone.device, dtype)
