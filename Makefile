@@ -31,6 +31,7 @@ docs-figures: $(STAMP)
 
 bench: $(STAMP)
 	$(RUN)/python benchmarks/step_overhead.py
+	$(RUN)/python benchmarks/add_noise.py
 	$(RUN)/python benchmarks/memory.py
 	$(RUN)/python benchmarks/accuracy_per_nfe.py
 

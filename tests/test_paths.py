@@ -26,6 +26,7 @@ from noise_scheduler_sampling_system import (
     resolution_shift,
 )
 from noise_scheduler_sampling_system.config import PRESETS, SAMPLERS, SCHEDULES
+from noise_scheduler_sampling_system.prediction import conversion
 
 OWN = [name for name in SCHEDULES if SCHEDULES.get(name).__module__.startswith("noise_scheduler_sampling_system.")]
 V = {"prediction_type": "v_prediction"}
@@ -148,6 +149,68 @@ def test_the_ends_are_levels(path):
         assert path.fraction_at(path.time_at(fraction)) == pytest.approx(fraction, rel=1e-12)
     with pytest.raises(ConfigurationError, match="outside"):
         path.alpha(path.t_max * 1.001)
+
+
+def test_training_may_draw_times_from_clean_data_on(path):
+    """From 0 where the path reaches clean data: no noise there, or the cleanest level; a run begins at ``t_min``."""
+    low = path.t_clean
+    assert low <= path.t_min
+    x0, noise = torch.randn(3, 2, 4, dtype=torch.float64), torch.randn(3, 2, 4, dtype=torch.float64)
+    t = torch.tensor([low, path.t_min, path.t_max], dtype=torch.float64)
+    noisy = path.add_noise(x0, noise, t)
+    assert torch.isfinite(noisy).all()
+    assert torch.isfinite(path.velocity(x0, noise, t)).all()
+    assert path.alpha(low) >= path.alpha(path.t_min)
+    assert path.sigma(low) <= path.sigma(path.t_min)
+    assert path.log_snr(low) >= path.log_snr(path.t_min)
+    torch.testing.assert_close(noisy[:1], path.add_noise(x0[:1], noise[:1], low))
+    if path.t_origin == 0.0 and "ZeroTerminalSNR" not in repr(path):
+        assert low == 0.0
+    if low < path.t_min:
+        with pytest.raises(ConfigurationError, match="outside"):
+            path.level(low)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):  # whose rounding of the ends may lie outside
+        ends = torch.tensor([path.t_min, path.t_max]).to(dtype)
+        assert torch.isfinite(path.add_noise(x0[:2].to(dtype), noise[:2].to(dtype), ends)).all()
+    with pytest.raises(ConfigurationError, match="outside"):
+        path.add_noise(x0, noise, torch.full((3,), path.t_max * 1.02).half())
+    with pytest.raises(ConfigurationError, match="outside"):
+        path.add_noise(x0, noise, low - 0.5)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction", "flow_prediction"])
+def test_the_target_is_what_a_network_of_that_kind_returns(path, kind):
+    """With x it determines the data, as prediction.py converts it; on every path, in the data's type."""
+    try:
+        path = path.with_config(path.config.replace(prediction_type=kind))
+    except ConfigurationError:
+        assert kind == "epsilon"  # zero terminal SNR
+        return
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    t = path.t_min + (path.t_max - path.t_min) * torch.tensor([0.3, 0.8], dtype=torch.float64)
+    x, target = path.add_noise(x0, noise, t), path.target(x0, noise, t)
+    for i, level in enumerate(path.levels(t)):
+        of_x, of_target = conversion(kind, "sample", level.alpha, level.sigma)
+        torch.testing.assert_close(of_x * x[i] + of_target * target[i], x0[i], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(path.target(x0[i : i + 1], noise[i : i + 1], level.t)[0], target[i])
+    rounding = 4.0 * max(1.0, float(target.abs().max()))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        got = path.target(x0.to(dtype), noise.to(dtype), t)
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), target, rtol=0.0, atol=rounding * torch.finfo(dtype).eps)
+
+
+def test_the_velocity_is_the_one_that_networks_of_the_path_are_trained_on(path):
+    """α·ε − σ·x₀ (Salimans & Ho); on straight paths dx/dσ = ε − x₀, as rectified flow has it."""
+    x0, noise = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    t = torch.tensor([0.3, 0.8], dtype=torch.float64) * (path.t_max - path.t_min) + path.t_min
+    alpha, sigma = path.alpha(t)[:, None], path.sigma(t)[:, None]
+    wanted = noise - x0 if path.sigma_is_absolute else alpha * noise - sigma * x0
+    torch.testing.assert_close(path.velocity(x0, noise, t), wanted)
+    assert torch.equal(path.get_velocity(x0, noise, t), path.velocity(x0, noise, t))
+    if path.sigma_is_absolute:
+        torch.testing.assert_close(path.velocity(x0, noise, float(t[0])), noise - x0)
 
 
 def test_float_array_and_tensor_are_one(path):

@@ -222,14 +222,18 @@ def test_kind_and_shape_are_preserved(function):
     value = 0.3 if function == "time" else 250.25
     wanted = evaluate(value)
     assert type(wanted) is float
-    array = evaluate(np.full((2, 3), value, dtype=np.float32))
-    assert isinstance(array, np.ndarray)
-    assert (array.shape, array.dtype) == ((2, 3), np.float64)
-    np.testing.assert_allclose(array, evaluate(float(np.float32(value))), rtol=1e-15)
-    for dtype in (torch.float32, torch.float64, torch.float16):
-        tensor = evaluate(torch.full((2, 3), value, dtype=dtype))
+    for kind in (np.float16, np.float32, np.float64):
+        array = evaluate(np.full((2, 3), value, dtype=kind))
+        assert isinstance(array, np.ndarray)
+        assert (array.shape, array.dtype) == ((2, 3), kind)
+        np.testing.assert_array_equal(array, np.array(evaluate(float(kind(value)))).astype(kind))  # rounded once
+        assert type(evaluate(kind(value))) is kind
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        given = torch.full((2, 3), value, dtype=dtype)
+        tensor = evaluate(given)
         assert isinstance(tensor, Tensor)
-        assert (tensor.shape, tensor.dtype) == ((2, 3), torch.float64)
+        assert (tensor.shape, tensor.dtype) == ((2, 3), dtype)
+        assert torch.equal(tensor, evaluate(given.double()).to(dtype))
     assert evaluate(torch.tensor(value)).ndim == 0
     if function != "time":
         assert evaluate(torch.tensor([250, 3])).tolist() == [evaluate(250.0), evaluate(3.0)]
@@ -296,7 +300,7 @@ def test_add_noise_and_velocity_at_a_time_a_sample(times):
 def test_add_noise_and_velocity_turn_into_one_another():
     """x = α·x₀ + σ·ε and v = α·ε − σ·x₀ are a rotation: both data come back."""
     schedule, (x0, noise) = ALL["quadratic"], data()
-    t = torch.tensor([3.0, 200.5, 700.0, 999.0])
+    t = torch.tensor([3.0, 200.5, 700.0, 999.0], dtype=torch.float64)
     a, s = (c.reshape(-1, 1, 1, 1) for c in (schedule.alpha(t), schedule.sigma(t)))
     x, v = schedule.add_noise(x0, noise, t), schedule.velocity(x0, noise, t)
     torch.testing.assert_close(a * x - s * v, x0, rtol=1e-12, atol=1e-12)
@@ -317,7 +321,7 @@ def test_noising_leaves_its_input_alone_and_is_differentiable():
     schedule, (x0, noise) = ALL["linear"], data()
     kept = x0.clone()
     x0.requires_grad_()
-    t = torch.tensor([3.0, 200.5, 700.0, 999.0])
+    t = torch.tensor([3.0, 200.5, 700.0, 999.0], dtype=torch.float64)
     schedule.add_noise(x0, noise, t).sum().backward()
     wanted = schedule.alpha(t).reshape(-1, 1, 1, 1).expand_as(x0)
     torch.testing.assert_close(x0.grad, wanted)
@@ -331,12 +335,39 @@ def test_noising_leaves_its_input_alone_and_is_differentiable():
         (torch.zeros(1, 2, 3, 3), 3, "noise"),
         (torch.zeros(4, 2, 3, 3), torch.tensor([1, 2]), "t"),
         (torch.zeros(4, 2, 3, 3), torch.zeros(4, 1), "t"),
+        (torch.zeros(4, 2, 3, 3), "now", "t"),
+        (torch.zeros(4, 2, 3, 3), [3, None, 3, 3], "t"),
+        (torch.zeros(4, 2, 3, 3, device="meta"), 3, "noise"),
     ],
 )
 def test_noising_refuses_shapes_that_would_broadcast(noise, t, where):
     with pytest.raises(ConfigurationError) as raised:
         ALL["linear"].add_noise(torch.zeros(4, 2, 3, 3), noise, t)
     assert raised.value.where == where
+
+
+@pytest.mark.parametrize("function", ["add_noise", "velocity", "get_velocity", "target"])
+def test_samples_of_whole_numbers_are_refused(function):
+    """α as a whole number is 0: the noised image would be black."""
+    with pytest.raises(ConfigurationError, match="uint8") as raised:
+        getattr(ALL["linear"], function)(torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2, 3), torch.tensor([3, 4]))
+    assert raised.value.where == "x0"
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.float32])
+def test_a_look_up_is_the_formula(schedule, dtype):
+    """Whole timesteps, as training code draws them, come from a table: at the same noise levels, in every type."""
+    t = torch.tensor([0, 3, 7, 1]).clamp(max=int(schedule.t_max))
+    x0, noise = data()
+    wanted = schedule.add_noise(x0, noise, t.double())
+    for wide in (torch.float64, torch.float32):
+        got = schedule.add_noise(x0.to(wide), noise.to(wide), t.to(dtype))
+        torch.testing.assert_close(got, wanted.to(wide))
+    shorter = schedule.up_to(schedule.t_max - 1)
+    assert torch.equal(shorter.add_noise(x0, noise, t * 0), schedule.add_noise(x0, noise, t * 0))
+    for path, bad in ((schedule, -1), (schedule, int(schedule.t_max) + 1), (shorter, int(schedule.t_max))):
+        with pytest.raises(ConfigurationError, match="outside"):
+            path.add_noise(x0, noise, torch.tensor([0, bad, 0, 0]))
 
 
 # ------------------------------------------------------------------------------- zero terminal SNR

@@ -14,6 +14,7 @@ from ..config import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
 from .modifiers import TerminalRescaling, shifted
 from .path import NoisePath, variance_preserving
+from .times import traced
 
 __all__ = ["BaseNoiseScheduler"]
 
@@ -60,6 +61,7 @@ class BaseNoiseScheduler(NoisePath):
         self.t_min, self.t_max = 0.0, float(len(betas) - 1)
         self._zero_terminal_snr = bool(torch.isneginf(self._table[-1]))
         self._tables: dict[torch.device, Tensor] = {}
+        self._factor_tables: dict[tuple[torch.device, torch.dtype, int], tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
     def _get_beta_schedule(self) -> npt.ArrayLike | Tensor:
@@ -114,6 +116,25 @@ class BaseNoiseScheduler(NoisePath):
             dtype = torch.float32 if device.type == "mps" else torch.float64
             self._tables[device] = self._table.to(device, dtype)
         return self._tables[device]
+
+    def _factors(self, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        if t.is_floating_point() or t.dtype == torch.bool or traced():
+            return super()._factors(t, dtype)
+        last = int(self.t_max)
+        key = t.device, dtype, last
+        if key not in self._factor_tables:  # whole timesteps, as in training: a look-up
+            with torch.inference_mode(False), torch.no_grad():
+                every = torch.arange(last + 1, device=t.device)
+                self._factor_tables[key] = super()._factors(every, dtype)
+        alpha, sigma = self._factor_tables[key]
+        at = t.reshape(-1).long()
+        if t.device.type != "cpu":  # where a check would stall the device
+            at = at.clamp(0, last)
+        try:
+            return alpha.index_select(0, at).reshape(t.shape), sigma.index_select(0, at).reshape(t.shape)
+        except IndexError:
+            self._in_range(t)
+            raise
 
     def _log_snr(self, t: Tensor) -> Tensor:
         table = self._on(t.device)

@@ -159,8 +159,8 @@ class CosinePath(NoisePath):
     (Pernias et al. 2023, arXiv 2306.00637; Stable Cascade).
 
     Its code keeps ᾱ in [``alpha_bar_min``, ``alpha_bar_max``]; the path ends where these are
-    reached, for the times beyond mean the same two levels. Stable Cascade's ``shift`` is
-    :class:`~.modifiers.ShiftedSNR`.
+    reached, for the times beyond mean the same two levels (those from 0 on may be asked for).
+    Stable Cascade's ``shift`` is :class:`~.modifiers.ShiftedSNR`.
     """
 
     option_defaults = {"s": 0.008, "alpha_bar_min": 1e-4, "alpha_bar_max": 0.9999}
@@ -173,10 +173,12 @@ class CosinePath(NoisePath):
         self._start = math.cos(self._s / (1.0 + self._s) * math.pi / 2)
         self.t_min, self.t_max = -math.inf, math.inf
         ends = torch.tensor([high, self.option("alpha_bar_min", high=high)], dtype=torch.float64, device="cpu")
+        self._cleanest = float(torch.logit(ends[0]))
         self.t_min, self.t_max = self._time(torch.logit(ends)).tolist()
 
     def _log_snr(self, t: Tensor) -> Tensor:
-        return torch.logit((torch.cos((t + self._s) / (1.0 + self._s) * (math.pi / 2)) / self._start) ** 2)
+        bar = (torch.cos((t + self._s) / (1.0 + self._s) * (math.pi / 2)) / self._start) ** 2
+        return torch.logit(bar).clamp(max=self._cleanest)
 
     def _time(self, log_snr: Tensor) -> Tensor:
         angle = torch.acos(torch.sigmoid(log_snr).sqrt() * self._start)

@@ -81,6 +81,10 @@ class _Modified(NoisePath, ABC):
         self.t_min, self.t_max, self.t_origin = path.t_min, path.t_max, path.t_origin
         self.discrete, self.sigma_is_absolute = path.discrete, path.sigma_is_absolute
 
+    @property
+    def t_clean(self) -> float:
+        return self.path.t_clean
+
     @abstractmethod
     def _around(self, path: NoisePath) -> NoisePath:
         """The same modifier on another path."""
@@ -173,6 +177,10 @@ class ZeroTerminalSNR(_Modified):
         self._end = path.t_max
         first, last = (2.0 * level.half_log_snr for level in ends)
         self._map = None if math.isinf(last) else TerminalRescaling.between(first, last)
+
+    @property
+    def t_clean(self) -> float:
+        return self.t_min  # the rescaling keeps the level there: levels cleaner than that would have α above 1
 
     def _log_snr(self, t: Tensor) -> Tensor:
         before = self.path._log_snr(t)

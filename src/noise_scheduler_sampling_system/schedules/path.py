@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..config import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
+from ..prediction import quantity
 from ..registry import did_you_mean
+from .times import Time, as_times, double, in_kind, mixed, traced
 
 __all__ = ["Level", "NoisePath", "Time"]
-
-Time = TypeVar("Time", float, npt.NDArray[np.float64], Tensor)
 
 
 class Level(NamedTuple):
@@ -46,36 +46,13 @@ class Level(NamedTuple):
 CLEAN = Level(t=float("nan"), alpha=1.0, sigma=0.0)
 
 
-def _in_kind(function: Callable[[Tensor], Tensor], value: Time) -> Time:
-    """Apply a function of float64 tensors to a float, an array or a tensor; return the same kind."""
-    if isinstance(value, Tensor):
-        return function(_double(value))
-    array = np.array(value, dtype=np.float64)
-    result = function(torch.from_numpy(array))
-    return result.item() if array.ndim == 0 else result.numpy()  # type: ignore[return-value]
-
-
-def _traced() -> bool:
-    """Whether torch.compile or torch.func is looking: values cannot be read then."""
-    compiler = getattr(torch, "compiler", None)  # torch 2.0 has none, and parts of it came later
-    if compiler is not None and getattr(compiler, "is_compiling", bool)():
-        return True
-    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
-    return peek() is not None
-
-
-def _double(value: Tensor) -> Tensor:
-    # Apple's MPS has no float64; there the tables are read in float32.
-    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
-
-
 class NoisePath(ABC):
     """How data turns into noise: α(t), σ(t) and their log-SNR, on [``t_min``, ``t_max``].
 
     The time t is the one the network is told: there is no second clock. A subclass says what
     log-SNR a time has, which time a log-SNR has, and how α and σ follow from the log-SNR. Every
-    public method takes a float, a NumPy array or a tensor of times and returns the same kind, in
-    float64 (float32 on MPS).
+    public method takes a number, a NumPy array or a tensor of times and returns the same kind in the
+    same floating-point type; of integers, float64 (float32 on MPS). All is computed in float64.
 
     Args:
         config: the settings; fields, and the schedule's own options, may also be given as keywords.
@@ -259,6 +236,14 @@ class NoisePath(ABC):
         ratio = (sigma / (1.0 - sigma) if sigma < 1.0 else math.inf) if self.sigma_is_absolute else sigma
         return float(self._time(torch.tensor(-2.0 * math.log(ratio), dtype=torch.float64, device="cpu")))
 
+    @property
+    def t_clean(self) -> float:
+        """The least time of the forward process: that of clean data where the path reaches it, else ``t_min``.
+
+        Training may draw times from here on. A run does not go below ``t_min``, for a model is not asked there.
+        """
+        return self.t_min if self.t_origin is None else min(self.t_min, max(self.t_origin, 0.0))
+
     def rates(self, t: Time) -> tuple[Time, Time]:
         """dα/dt and dσ/dt; without signal, where log SNR is infinite, those just before that level."""
         inside = 1e-9 * (self.t_max - self.t_min)
@@ -266,98 +251,118 @@ class NoisePath(ABC):
         def rate(pick: int) -> Time:
             def derivative(u: Tensor) -> Tensor:
                 with torch.enable_grad():
-                    u = self._in_range(u.detach()).clone()
+                    u = self._in_range(double(u.detach())).clone()
                     u = torch.where(torch.isneginf(self._log_snr(u)), u - inside, u).requires_grad_()
                     value = self._alpha_sigma(self._log_snr(u))[pick]
                     if not value.requires_grad:
                         return torch.zeros_like(u)
                     return torch.autograd.grad(value.sum(), u)[0]
 
-            return _in_kind(derivative, t)
+            return in_kind(derivative, t)
 
         return rate(0), rate(1)
 
     def log_snr(self, t: Time) -> Time:
-        """log(α²/σ²) at time t; falls with t.
+        """log(α²/σ²) at time t, from ``t_clean`` to ``t_max``; falls with t.
 
         Raises:
             ConfigurationError: a time outside the range (not checked for tensors on a GPU,
                 where it would stall the device).
         """
-        return _in_kind(lambda u: self._log_snr(self._in_range(u)), t)
+        return in_kind(lambda u: self._log_snr(self._forward_times(u)), t)
 
     def time(self, log_snr: Time) -> Time:
         """The time with this log-SNR, clamped to [``t_min``, ``t_max``]."""
-        return _in_kind(self._time, log_snr)
+        return in_kind(lambda u: self._time(double(u)), log_snr)
 
     def alpha(self, t: Time) -> Time:
-        """The signal's factor α(t)."""
-        return _in_kind(lambda u: self._alpha_sigma(self._log_snr(self._in_range(u)))[0], t)
+        """The signal's factor α(t); times as for ``log_snr``."""
+        return in_kind(lambda u: self._alpha_sigma(self._log_snr(self._forward_times(u)))[0], t)
 
     def sigma(self, t: Time) -> Time:
-        """The noise's factor σ(t)."""
-        return _in_kind(lambda u: self._alpha_sigma(self._log_snr(self._in_range(u)))[1], t)
+        """The noise's factor σ(t); times as for ``log_snr``."""
+        return in_kind(lambda u: self._alpha_sigma(self._log_snr(self._forward_times(u)))[1], t)
 
     def level(self, t: float) -> Level:
         """The noise level at time t."""
         return self.levels([t])[0]
 
     def levels(self, times: npt.ArrayLike) -> list[Level]:
-        """The noise levels at many times, in one pass."""
+        """The noise levels at many times of a run, from ``t_min`` to ``t_max``, in one pass."""
         t = torch.from_numpy(np.array(times, dtype=np.float64))
         alpha, sigma = self._alpha_sigma(self._log_snr(self._in_range(t)))
         return [Level(*row) for row in zip(t.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
-        """x_t = α(t)·x₀ + σ(t)·ε.
+        """x_t = α(t)·x₀ + σ(t)·ε, in the type of x₀.
 
         Args:
-            x0: clean samples, shape (B, ...).
+            x0: clean samples, shape (B, ...), of a floating-point type.
             noise: unit-variance noise of the same shape.
-            t: one time, or a tensor of B times, one a sample.
+            t: one time, or B times, one a sample; from ``t_clean`` to ``t_max``.
 
         Raises:
-            ConfigurationError: shapes that do not fit, or a time outside the range.
+            ConfigurationError: shapes or types that do not fit, or a time outside the range.
+        """
+        return mixed(*self._coefficients(x0, noise, t), x0, noise)
+
+    def target(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
+        """What a network of the config's ``prediction_type`` is trained to return for ``add_noise(x0, noise, t)``.
+
+        On every path: ε for "epsilon", x₀ for "sample", α·ε − σ·x₀ for "v_prediction" and ε − x₀ for
+        "flow_prediction". Arguments as for ``add_noise``; of the first two, the given tensor itself may be returned.
         """
         alpha, sigma = self._coefficients(x0, noise, t)
-        noisy: Tensor = alpha * x0 + sigma * noise
-        return noisy
+        kind = self.config.prediction_type
+        if kind in ("epsilon", "sample"):
+            return noise.to(x0.dtype) if kind == "epsilon" else x0
+        return mixed(*quantity(kind, alpha, sigma), x0, noise)
 
     def velocity(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
-        """v = α(t)·ε − σ(t)·x₀ (Salimans & Ho 2022, arXiv 2202.00512, §4); arguments as ``add_noise``."""
+        """What the field calls the velocity on this path; arguments as for ``add_noise``.
+
+        v = α(t)·ε − σ(t)·x₀ (Salimans & Ho 2022, arXiv 2202.00512, §4), and on straight paths ε − x₀, the
+        derivative of x by σ that networks are trained on there (Liu et al. 2022, arXiv 2209.03003). It does not
+        depend on the config: ``target`` does.
+        """
         alpha, sigma = self._coefficients(x0, noise, t)
-        velocity: Tensor = alpha * noise - sigma * x0
-        return velocity
+        kind = "flow_prediction" if self.sigma_is_absolute else "v_prediction"
+        return mixed(*quantity(kind, alpha, sigma), x0, noise)
+
+    def get_velocity(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
+        """:meth:`velocity`, by the name that diffusers has for it."""
+        return self.velocity(x0, noise, t)
 
     def _coefficients(self, x0: Tensor, noise: Tensor, t: Any) -> tuple[Any, Any]:
-        if isinstance(t, list | tuple | np.ndarray):
-            t = torch.from_numpy(np.array(t, dtype=np.float64))
-        if x0.shape != noise.shape:
-            raise ConfigurationError(
-                f"noise has shape {tuple(noise.shape)}, the samples {tuple(x0.shape)}",
-                where="noise",
-                suggestion="draw it with torch.randn_like(x0)",
-            )
-        if not isinstance(t, Tensor):
-            level = self.level(float(t))
-            return level.alpha, level.sigma
-        if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x0.shape[0])):
-            raise ConfigurationError(
-                f"t has shape {tuple(t.shape)} for a batch of {x0.shape[0]}",
-                where="t",
-                suggestion="give one time, or one a sample: shape (B,)",
-            )
-        both = self._alpha_sigma(self._log_snr(self._in_range(_double(t.to(x0.device)))))
-        alpha, sigma = (c.to(x0.dtype).reshape(-1, *[1] * (x0.ndim - 1)) for c in both)
+        """α and σ at t as factors of x₀ and its noise, once everything is found to fit."""
+        times = as_times(x0, noise, t)
+        if times.ndim == 0 and times.device.type == "cpu" and not times.requires_grad and not traced():
+            alpha, sigma = self._factors(times, torch.float64)
+            return alpha.item(), sigma.item()
+        shape = (-1, *[1] * (x0.ndim - 1)) if times.ndim else ()
+        alpha, sigma = (factor.to(x0.device).reshape(shape) for factor in self._factors(times, x0.dtype))
         return alpha, sigma
 
-    def _in_range(self, t: Tensor) -> Tensor:
-        if t.device.type == "cpu" and t.numel() and not _traced():
-            low, high = t.min().item(), t.max().item()
-            if not (self.t_min <= low and high <= self.t_max):  # NaN fails, too
-                bad = high if low >= self.t_min else low
+    def _factors(self, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """α and σ of times of any type and shape."""
+        alpha, sigma = self._alpha_sigma(self._log_snr(self._forward_times(t)))
+        return alpha.to(dtype), sigma.to(dtype)
+
+    def _forward_times(self, t: Tensor) -> Tensor:
+        """Times of the forward process in float64; those a rounding of their type outside are moved in."""
+        wide = double(t)
+        slack = torch.finfo(t.dtype).eps if t.is_floating_point() and t.dtype != torch.float64 else 0.0
+        self._in_range(wide, self.t_clean, slack * self.t_max)
+        return wide.clamp(self.t_clean, self.t_max) if slack else wide
+
+    def _in_range(self, t: Tensor, low: float | None = None, slack: float = 0.0) -> Tensor:
+        low, high = self.t_min if low is None else low, self.t_max
+        if t.device.type == "cpu" and t.numel() and not traced():
+            least, most = (value.item() for value in t.aminmax())
+            if not (low - slack <= least and most <= high + slack):  # NaN fails, too
+                bad = most if least >= low - slack else least
                 raise ConfigurationError(
-                    f"time {bad} is outside [{self.t_min:g}, {self.t_max:g}]",
+                    f"time {bad} is outside [{low:g}, {high:g}]",
                     where="t",
                     suggestion="times run from the cleanest level (small t) to the noisiest (large t)",
                 )

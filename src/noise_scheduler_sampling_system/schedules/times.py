@@ -1,0 +1,91 @@
+"""Times as users give them: numbers, arrays and tensors of any type, and what is answered in the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import ConfigurationError
+
+__all__ = ["Time", "as_times", "double", "in_kind", "mixed", "traced"]
+
+Time = TypeVar("Time", float, npt.NDArray[np.float64], Tensor)
+
+
+def in_kind(function: Callable[[Tensor], Tensor], value: Time) -> Time:
+    """Apply a function of tensors to a number, an array or a tensor; return the same kind and floating-point type."""
+    if isinstance(value, Tensor):
+        result = function(value)
+        return result.to(value.dtype) if value.is_floating_point() else result
+    array = np.array(value)
+    if array.dtype not in (np.float16, np.float32):  # integers have float64
+        array = array.astype(np.float64)
+    answer = function(torch.from_numpy(array)).numpy().astype(array.dtype)
+    if answer.ndim:
+        return answer
+    return answer[()] if isinstance(value, np.generic) else answer.item()
+
+
+def traced() -> bool:
+    """Whether torch.compile or torch.func is looking: values cannot be read then."""
+    compiler = getattr(torch, "compiler", None)  # torch 2.0 has none, and parts of it came later
+    if compiler is not None and getattr(compiler, "is_compiling", bool)():
+        return True
+    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
+    return peek() is not None
+
+
+def double(value: Tensor) -> Tensor:
+    """In float64, or float32 on Apple's MPS, which has no float64."""
+    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
+
+
+def as_times(x0: Tensor, noise: Tensor, t: Any) -> Tensor:
+    """The times of a batch, shape () or (B,), on the device of the samples.
+
+    Raises:
+        ConfigurationError: samples, noise and times that do not fit together.
+    """
+    if not (x0.is_floating_point() or x0.is_complex()):
+        raise ConfigurationError(
+            f"the samples are {x0.dtype}", where="x0", suggestion="give floating-point samples: images in [-1, 1]"
+        )
+    if x0.shape != noise.shape:
+        raise ConfigurationError(
+            f"noise has shape {tuple(noise.shape)}, the samples {tuple(x0.shape)}",
+            where="noise",
+            suggestion="draw it with torch.randn_like(x0)",
+        )
+    if x0.device != noise.device:
+        raise ConfigurationError(
+            f"noise is on {noise.device}, the samples on {x0.device}",
+            where="noise",
+            suggestion="draw it with torch.randn_like(x0)",
+        )
+    if not isinstance(t, Tensor):
+        try:
+            t = torch.from_numpy(np.array(t, dtype=np.float64))
+        except (TypeError, ValueError):
+            raise ConfigurationError(
+                f"got {type(t).__name__}", where="t", suggestion="give one time, or one a sample: shape (B,)"
+            ) from None
+    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x0.shape[0] if x0.ndim else 1)):
+        raise ConfigurationError(
+            f"t has shape {tuple(t.shape)} for a batch of {x0.shape[0] if x0.ndim else 1}",
+            where="t",
+            suggestion="give one time, or one a sample: shape (B,)",
+        )
+    return t
+
+
+def mixed(a: Any, b: Any, x0: Tensor, noise: Tensor) -> Tensor:
+    """a·x₀ + b·ε in the type of x₀; a and b are numbers, or tensors with a row a sample. A new tensor."""
+    noise = noise.to(x0.dtype)
+    if isinstance(b, Tensor):
+        return torch.addcmul(x0 * a, b, noise)
+    return torch.add(x0 * a, noise, alpha=b)
