@@ -248,6 +248,7 @@ class DiffusionPipeline:
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
             timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype, noise=noise,
+            borrowed=self.has_own_model,
         )  # fmt: skip
         at = job.noise.device
         watch = Stopwatch(at) if profile else None
@@ -476,7 +477,7 @@ class DiffusionPipeline:
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
             timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype, noise=noise,
-            resumed=saved is not None,
+            resumed=saved is not None, borrowed=self.has_own_model,
         )  # fmt: skip
         return job.steps(saved)
 

@@ -28,6 +28,7 @@ from .plan import SamplingPlan
 from .plans import PlanSet
 from .run import Course
 from .setup import Setup
+from .stated import refuse_other_prediction
 
 __all__ = ["DEFAULT_SCALE", "as_rows", "checked_scale", "prepare"]
 
@@ -61,10 +62,15 @@ def prepare(
     grid: TimeGrid | None = None,
     noise: str = "independent",
     resumed: bool = False,
+    borrowed: bool = False,
 ) -> Job:
     """Check everything and prepare a run, before the first model call.
 
-    The arguments are those of :meth:`DiffusionPipeline.sample`.
+    The arguments are those of :meth:`DiffusionPipeline.sample`, and
+
+    Args:
+        resumed: the run goes on from a state.
+        borrowed: the model is part of a pipeline of diffusers, whose scheduler at hand the config was read off.
     """
     scheduler, config = setup.scheduler, setup.scheduler.config
     if initial_noise is not None and initial_sample is not None:
@@ -83,8 +89,9 @@ def prepare(
                 where="variance_type",
                 suggestion="give a model, or config.replace(variance_type='fixed_small')",
             )
-        model = DigitsModel(scheduler, prediction_type=config.prediction_type)
+        model = DigitsModel(scheduler)
     adapter = ModelAdapter(model)
+    refuse_other_prediction(model, config.prediction_type, beside=not borrowed)
     if isinstance(plan, PlanSet):
         plan = plan.pick(num_inference_steps)
     for name, value in {"timesteps": timesteps, "grid": grid}.items():

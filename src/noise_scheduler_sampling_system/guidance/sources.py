@@ -18,6 +18,7 @@ from torch import Tensor
 from ..builder import Form
 from ..errors import ConfigurationError
 from ..model import ModelAdapter
+from ..stated import refuse_other_prediction, stated_prediction
 from .base import Formula, Guidance, Scale, checked_quantity, checked_scale, number, per_sample, scale_at
 
 __all__ = ["AdaptiveProjected", "AutoGuidance", "CFGZeroStar", "ClassifierFree", "Composed"]
@@ -192,7 +193,7 @@ class AutoGuidance(Guidance):
     Args:
         weaker: the model of less capacity or training: any callable (x, t, **condition).
         scale: s, as for :class:`ClassifierFree`.
-        prediction_type: what the weaker model returns, if not what the run's model does.
+        prediction_type: what the weaker model returns; default: what it says itself, else what the run's model does.
 
     Raises:
         ConfigurationError: not a model, or not a scale.
@@ -204,10 +205,14 @@ class AutoGuidance(Guidance):
 
     def __post_init__(self) -> None:
         ModelAdapter(self.weaker)
+        stated = stated_prediction(self.weaker)
         object.__setattr__(self, "scale", checked_scale(self.scale, "AutoGuidance.scale"))
         if self.prediction_type is not None:
             kind = checked_quantity(self.prediction_type, "AutoGuidance.prediction_type")
             object.__setattr__(self, "prediction_type", kind)
+            refuse_other_prediction(self.weaker, kind, by="the guidance", where="AutoGuidance.prediction_type")
+        elif stated is not None:
+            object.__setattr__(self, "prediction_type", stated.prediction_type)
 
     def write(self, formula: Formula) -> None:
         scale = scale_at(self.scale, formula.moment, "AutoGuidance.scale")

@@ -59,7 +59,7 @@ class DigitsModel(ExactModel):
             three dimensions (B, H, W).
     """
 
-    def __init__(self, path: NoisePath, prediction_type: str = "epsilon", bandwidth: float = 0.1) -> None:
+    def __init__(self, path: NoisePath, prediction_type: str | None = None, bandwidth: float = 0.1) -> None:
         if not 0.0 < bandwidth < math.inf:
             raise ConfigurationError(
                 f"{bandwidth} is not a width", where="bandwidth", suggestion="give a finite number above 0"

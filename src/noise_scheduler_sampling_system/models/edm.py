@@ -29,6 +29,9 @@ class EDMPreconditioned(torch.nn.Module):
         ConfigurationError: ``network`` is not callable, or ``sigma_data`` is no positive number.
     """
 
+    #: What it returns, which a run compares with its config.
+    prediction_type = "sample"
+
     def __init__(self, network: Callable[..., Tensor], sigma_data: float = 0.5) -> None:
         super().__init__()
         if not callable(network):

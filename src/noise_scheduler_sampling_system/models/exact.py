@@ -39,7 +39,8 @@ class ExactModel(ABC):
 
     Args:
         path: the forward process.
-        prediction_type: what a call returns: "epsilon", "sample", "v_prediction" or "flow_prediction".
+        prediction_type: what a call returns: "epsilon", "sample", "v_prediction" or "flow_prediction"; default:
+            what the path's config says.
         shape: the shape of one sample, or None where any is allowed.
         num_classes: number of classes, or None for an unconditional model.
 
@@ -53,14 +54,14 @@ class ExactModel(ABC):
     def __init__(
         self,
         path: NoisePath,
-        prediction_type: str = "epsilon",
+        prediction_type: str | None = None,
         *,
         shape: Sequence[int] | None = None,
         num_classes: int | None = None,
     ) -> None:
-        quantity(prediction_type, 1.0, 0.0)  # refuses unknown names
         self.path = path
-        self.prediction_type = prediction_type
+        self.prediction_type = path.config.prediction_type if prediction_type is None else prediction_type
+        quantity(self.prediction_type, 1.0, 0.0)  # refuses unknown names
         self.shape = None if shape is None else torch.Size(shape)
         self.num_classes = num_classes
         self.null_class = num_classes

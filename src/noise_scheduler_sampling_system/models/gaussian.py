@@ -41,7 +41,7 @@ class GaussianModel(ExactModel):
         path: NoisePath,
         mean: Tensor | Sequence[Any] | float = 0.0,
         covariance: Tensor | Sequence[Any] | float = 1.0,
-        prediction_type: str = "epsilon",
+        prediction_type: str | None = None,
     ) -> None:
         center = as_double(mean)
         super().__init__(path, prediction_type, shape=center.shape or None)

@@ -30,7 +30,7 @@ class _MixtureModel(ExactModel):
         variances: Tensor,
         weights: Tensor | None,
         labels: Tensor | None,
-        prediction_type: str,
+        prediction_type: str | None,
     ) -> None:
         if means.ndim < 1 or not means.numel() or not torch.isfinite(means).all():
             raise ConfigurationError(
@@ -71,7 +71,7 @@ class GaussianMixtureModel(_MixtureModel):
         variances: Tensor | Sequence[float] | float,
         weights: Tensor | Sequence[float] | None = None,
         labels: Tensor | Sequence[int] | None = None,
-        prediction_type: str = "epsilon",
+        prediction_type: str | None = None,
     ) -> None:
         count = means.shape[0] if means.ndim else 0
         checked = None if weights is None else _per_component("weights", weights, count)
@@ -108,7 +108,7 @@ class KernelDensityModel(_MixtureModel):
         data: Tensor,
         bandwidth: float,
         labels: Tensor | Sequence[int] | None = None,
-        prediction_type: str = "epsilon",
+        prediction_type: str | None = None,
     ) -> None:
         count = data.shape[0] if data.ndim else 0
         width = _per_component("bandwidth", bandwidth, count, one=True)

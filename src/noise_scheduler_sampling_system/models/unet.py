@@ -13,7 +13,9 @@ __all__ = ["MNISTUNet"]
 
 @final
 class MNISTUNet(UNet2DModel):
-    """diffusers' UNet2DModel that knows its null class, and takes it where no class is given."""
+    """diffusers' UNet2DModel that knows its null class, takes it where no class is given, and says what it predicts."""
+
+    prediction_type = "v_prediction"
 
     @property
     def null_class(self) -> int:

@@ -187,7 +187,9 @@ class Borrowed:
         """The pipeline with the options that its scheduler has for so many steps."""
         if self.reading.sampler is None or self.reading.options_for(steps) == dict(self.reading.options):
             return pipeline
-        return type(pipeline)(pipeline.scheduler, self.reading.sampler, **self.reading.options_for(steps))
+        runner = type(pipeline)(pipeline.scheduler, self.reading.sampler, **self.reading.options_for(steps))
+        runner._borrowed = self
+        return runner
 
     def _known(self, request: Request, prompt: Prompt) -> Tensor | None:
         """The image as clean x, one row an image."""
