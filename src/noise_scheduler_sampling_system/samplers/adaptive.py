@@ -13,6 +13,7 @@ from ..builder import PlanBuilder
 from ..config import SAMPLERS
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
+from ..options import Option
 from ..plan import SamplingPlan
 from ..registry import did_you_mean
 from ..schedules.path import Level, NoisePath
@@ -140,11 +141,17 @@ class AdaptiveSampler(BaseSampler):
         max_calls: model calls after which the run is given up.
     """
 
-    option_defaults = {
-        "tableau": "bogacki_shampine", "frame": "auto", "rtol": 1e-3, "atol": 0.0, "pcoeff": 0.4, "icoeff": 0.3,
-        "safety": 0.9, "first_step": None, "max_calls": 1000,
-    }  # fmt: skip
-    choices = {"frame": ("auto", "log_snr", "sigma", "flow")}
+    declared_options = {
+        "tableau": Option("bogacki_shampine", kind=object, check=Pair.of),
+        "frame": Option("auto", choices=("auto", "log_snr", "sigma", "flow")),
+        "rtol": Option(0.001, minimum=0.0, maximum=1.0),
+        "atol": Option(0.0, minimum=0.0),
+        "pcoeff": Option(0.4, minimum=0.0, maximum=10.0),
+        "icoeff": Option(0.3, above=0.0, maximum=10.0),
+        "safety": Option(0.9, above=0.0, below=1.0),
+        "first_step": Option(None, kind=float, above=0.0),
+        "max_calls": Option(1000, minimum=1, maximum=10**9),
+    }
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -155,16 +162,10 @@ class AdaptiveSampler(BaseSampler):
         self.controller = Controller(
             chosen["pcoeff"], chosen["icoeff"], chosen["safety"], order=self.pair.tableau.order + 1
         )
-        first = chosen["first_step"]
-        number = isinstance(first, int | float) and not isinstance(first, bool)
-        for name, valid, wanted in (
-            ("rtol", chosen["rtol"] + chosen["atol"] > 0.0, "a tolerance above 0, e.g. rtol=1e-3"),
-            ("icoeff", chosen["icoeff"] > 0.0, "a number above 0, e.g. 0.3"),
-            ("safety", 0.0 < chosen["safety"] < 1.0, "a number between 0 and 1, e.g. 0.9"),
-            ("first_step", first is None or (number and 0.0 < first < math.inf), "a number above 0, or None"),
-        ):
-            if not valid:
-                raise ConfigurationError(f"got {chosen[name]!r}", where=name, suggestion=f"give {wanted}")
+        if not chosen["rtol"] + chosen["atol"] > 0.0:
+            raise ConfigurationError(
+                "rtol and atol are both 0", where="rtol", suggestion="give a tolerance above 0, e.g. rtol=1e-3"
+            )
         if isinstance(self.pair.tableau, ExponentialTableau) and chosen["frame"] not in ("auto", "log_snr"):
             raise ConfigurationError(
                 f"got {chosen['frame']!r}",

@@ -18,8 +18,8 @@ from ..config import SAMPLERS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
 from ..grids import TimeGrid, checked_times, make_grid, refuse_clean_start
 from ..noise import NoiseSource, resolve_keys
+from ..options import Option, checked_options, declared_by
 from ..plan import SamplingPlan
-from ..registry import did_you_mean
 from ..run import Branches, State
 from ..schedules.path import CLEAN, NoisePath
 
@@ -58,15 +58,17 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
 
     Args:
         scheduler: the noise schedule.
-        options: the options that ``option_defaults`` names.
+        options: the options that ``declared_options`` names.
 
     Attributes:
         order: order of convergence of the deterministic part, with these options.
         calls_per_step: model calls in a step, with these options (the last step may take one).
         stochastic: whether noise is added with the default options.
-        option_defaults: the sampler's own options. Their types say what is allowed: True or False,
-            a whole number ≥ 1, a number ≥ 0, or one of ``choices``. Every sampler that writes plans
-            has ``afs`` besides: the analytic first step, which saves the first model call.
+        declared_options: the sampler's own options, each with its default, type and range (:class:`~..options.Option`).
+            Every sampler that writes plans has ``afs`` besides: the analytic first step, which saves the first
+            model call. A class that declares none has those of its base.
+        option_defaults: their defaults. A class may write these instead, as plain values whose types say what is
+            allowed: True or False, a whole number ≥ 1, a number ≥ 0, or one of ``choices``.
         choices: what an option that is a word may be.
         reads: config fields that not every sampler reads and this one does.
         space: the quantity that a plan's history is kept in.
@@ -82,10 +84,17 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
     calls_per_step: int = 1
     carries_constants: bool = True
     stochastic: ClassVar[bool] = False
+    declared_options: ClassVar[Mapping[str, Option]] = {}
     option_defaults: ClassVar[Mapping[str, Any]] = {}
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     reads: ClassVar[frozenset[str]] = frozenset()
     space: ClassVar[str] = "sample"
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.declared_options = declared_by(cls, inherits=False)
+        cls.option_defaults = {name: option.default for name, option in cls.declared_options.items()}
+        cls.choices = {name: option.choices for name, option in cls.declared_options.items() if option.choices}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         if not isinstance(scheduler, NoisePath):
@@ -95,14 +104,9 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
                 suggestion="give a noise scheduler, or use SamplerFactory.create(name, config)",
             )
         self.scheduler = scheduler
-        known = {**self.option_defaults, **(_COMMON_OPTIONS if self.writes_plans else {})}
-        for name, value in options.items():
-            if name not in known:
-                raise ConfigurationError(
-                    f"{type(self).__name__} has no option {name!r}", where=name, suggestion=did_you_mean(name, known)
-                )
-            _check_option(name, value, known[name], self.choices.get(name))
-        given = {name: value for name, value in options.items() if name not in _COMMON_OPTIONS or value != known[name]}
+        known = {**self.declared_options, **(_COMMON_OPTIONS if self.writes_plans else {})}
+        checked = checked_options(options, known, type(self).__name__)
+        given = {k: value for k, value in checked.items() if k not in _COMMON_OPTIONS or value != known[k].default}
         self.options: Mapping[str, Any] = {**self.option_defaults, **given}
         self._refuse_unread_settings()
 
@@ -321,23 +325,4 @@ def _time(value: float | Tensor) -> float:
 
 
 #: Options of every sampler that writes plans; they do not show where they are at their default.
-_COMMON_OPTIONS: Mapping[str, Any] = {"afs": False}
-
-
-def _check_option(name: str, value: Any, default: Any, choices: tuple[str, ...] | None) -> None:
-    """Refuse a value that is not of the default's kind."""
-    if choices is not None:
-        if value not in choices:
-            raise ConfigurationError(f"got {value!r}", where=name, suggestion=f"give one of {', '.join(choices)}")
-        return
-    if isinstance(default, bool):
-        valid, wanted = isinstance(value, bool), "True or False"
-    elif isinstance(default, int):
-        valid, wanted = isinstance(value, int) and not isinstance(value, bool) and value >= 1, "a whole number ≥ 1"
-    elif isinstance(default, float):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        valid, wanted = number and 0.0 <= value < math.inf, "a number ≥ 0"
-    else:
-        return  # the sampler's own business
-    if not valid:
-        raise ConfigurationError(f"got {value!r}", where=name, suggestion=f"give {wanted}")
+_COMMON_OPTIONS: Mapping[str, Option] = {"afs": Option(False)}

@@ -13,9 +13,11 @@ from ..builder import Form, PlanBuilder, Prediction
 from ..config import SAMPLERS
 from ..ems import ModelStatistics
 from ..grids import TimeGrid
+from ..options import Option
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import gauss, lagrange
+from .ranges import ORDER
 
 __all__ = ["DPMv3Sampler"]
 
@@ -48,7 +50,7 @@ class DPMv3Sampler(BaseSampler):
     """
 
     order = 3
-    option_defaults = {"statistics": None, "order": 3, "corrector": True}
+    declared_options = {"statistics": Option(None, kind=object), "order": ORDER.at(3), "corrector": Option(True)}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)

@@ -19,6 +19,7 @@ from ..builder import Form, PlanBuilder, Prediction
 from ..config import SAMPLERS, SamplingMethod
 from ..grids import TimeGrid
 from .base import BaseSampler
+from .ranges import ETA
 from .steps import ancestral, posterior_std
 
 __all__ = ["AncestralSampler", "DDIMSampler", "DDPMSampler", "EulerSampler", "FirstOrderSampler"]
@@ -53,7 +54,7 @@ class DDIMSampler(FirstOrderSampler):
     With clipping on, ``use_clipped_model_output=False`` takes ε from the raw prediction.
     """
 
-    option_defaults = {"eta": 0.0}
+    declared_options = {"eta": ETA}
     reads = frozenset({"use_clipped_model_output"})
 
 
@@ -75,7 +76,7 @@ class AncestralSampler(FirstOrderSampler):
     """
 
     stochastic = True
-    option_defaults = {"eta": 1.0}
+    declared_options = {"eta": ETA.at(1.0)}
 
 
 @final

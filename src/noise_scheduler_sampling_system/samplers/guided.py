@@ -8,8 +8,10 @@ from typing import final
 from ..builder import Form, PlanBuilder, Prediction
 from ..config import SAMPLERS
 from ..grids import TimeGrid
+from ..options import Option
 from .base import BaseSampler
 from .first_order import FirstOrderSampler
+from .ranges import ETA
 from .steps import along
 
 __all__ = ["AncestralCFGppSampler", "CFGppSampler", "DPMpp2MCFGppSampler", "GradientEstimationSampler"]
@@ -30,7 +32,7 @@ class CFGppSampler(_CFGpp):
     The guidance scale is λ of the paper, from 0 to 1: x₀ is that of u + λ·(c − u).
     """
 
-    option_defaults = {"eta": 0.0}
+    declared_options = {"eta": ETA}
 
 
 @final
@@ -39,7 +41,7 @@ class AncestralCFGppSampler(_CFGpp):
     """``ancestral`` with CFG++ (Chung et al. 2024, arXiv 2406.08070)."""
 
     stochastic = True
-    option_defaults = {"eta": 1.0}
+    declared_options = {"eta": ETA.at(1.0)}
 
 
 @final
@@ -78,7 +80,7 @@ class GradientEstimationSampler(BaseSampler):
     """
 
     space = "epsilon"
-    option_defaults = {"gamma": 2.0}
+    declared_options = {"gamma": Option(2.0, minimum=0.0, maximum=10.0)}
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         gamma, past = self.options["gamma"], None

@@ -16,9 +16,11 @@ from ..builder import Form, PlanBuilder
 from ..config import SAMPLERS
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
+from ..options import Option
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import Kernel, Move, adams, interpolated, power
+from .ranges import ETA, NOISE_FACTOR, ORDER, START
 
 __all__ = [
     "AdamsSampler",
@@ -29,7 +31,6 @@ __all__ = [
 
 #: By how much a multistep step may multiply errors of the predictions before its order is lowered.
 _LARGEST_GAIN = 25.0
-STARTS = ("corrected", "plain")
 #: (level, prediction), newest first
 Known = Sequence[tuple[Level, Form]]
 
@@ -55,7 +56,7 @@ class MultistepSampler(BaseSampler, ABC):
     """
 
     variable: ClassVar[str] = "log_snr"
-    option_defaults = {"order": 2}
+    declared_options = {"order": ORDER}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -148,8 +149,11 @@ class DPMpp2MSampler(MultistepSampler):
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2); "midpoint" is as published."""
 
     order = 2
-    option_defaults = {"order": 2, "solver_type": "midpoint", "lower_order_final": False}
-    choices = {"solver_type": ("midpoint", "exact")}
+    declared_options = {
+        "order": ORDER,
+        "solver_type": Option("midpoint", choices=("midpoint", "exact")),
+        "lower_order_final": Option(False),
+    }
 
 
 @final
@@ -162,8 +166,12 @@ class DPMpp3MSampler(MultistepSampler):
     """
 
     order = 3
-    option_defaults = {"order": 3, "solver_type": "exact", "start": "corrected", "lower_order_final": False}
-    choices = {"solver_type": ("exact", "as_published"), "start": STARTS}
+    declared_options = {
+        "order": ORDER.at(3),
+        "solver_type": Option("exact", choices=("exact", "as_published")),
+        "start": START,
+        "lower_order_final": Option(False),
+    }
 
 
 @final
@@ -172,8 +180,13 @@ class DPMpp2MSDESampler(MultistepSampler):
     """SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, §5.3; η as in k-diffusion). η = 0 is ``dpmpp_2m``."""
 
     order, stochastic = 2, True
-    option_defaults = {"order": 2, "solver_type": "midpoint", "eta": 1.0, "s_noise": 1.0, "lower_order_final": False}
-    choices = {"solver_type": ("midpoint", "exact")}
+    declared_options = {
+        "order": ORDER,
+        "solver_type": Option("midpoint", choices=("midpoint", "exact")),
+        "eta": ETA.at(1.0),
+        "s_noise": NOISE_FACTOR,
+        "lower_order_final": Option(False),
+    }
 
 
 @final
@@ -182,11 +195,14 @@ class DPMpp3MSDESampler(MultistepSampler):
     """SDE-DPM-Solver++(3M) of k-diffusion with the exact weights; "as_published" halves the second-order term."""
 
     order, stochastic = 3, True
-    option_defaults = {
-        "order": 3, "solver_type": "exact", "start": "corrected", "eta": 1.0, "s_noise": 1.0,
-        "lower_order_final": False,
-    }  # fmt: skip
-    choices = {"solver_type": ("exact", "as_published"), "start": STARTS}
+    declared_options = {
+        "order": ORDER.at(3),
+        "solver_type": Option("exact", choices=("exact", "as_published")),
+        "start": START,
+        "eta": ETA.at(1.0),
+        "s_noise": NOISE_FACTOR,
+        "lower_order_final": Option(False),
+    }
 
 
 @final
@@ -195,8 +211,11 @@ class DPM2MSampler(MultistepSampler):
     """Multistep DPM-Solver of order 2 on ε (Lu et al. 2022, arXiv 2206.00927, App. D)."""
 
     order, space = 2, "epsilon"
-    option_defaults = {"order": 2, "solver_type": "midpoint", "lower_order_final": False}
-    choices = {"solver_type": ("midpoint", "exact")}
+    declared_options = {
+        "order": ORDER,
+        "solver_type": Option("midpoint", choices=("midpoint", "exact")),
+        "lower_order_final": Option(False),
+    }
 
 
 @final
@@ -205,8 +224,12 @@ class DPM3MSampler(MultistepSampler):
     """Multistep DPM-Solver of order 3 on ε; "as_published" halves the second-order term."""
 
     order, space = 3, "epsilon"
-    option_defaults = {"order": 3, "solver_type": "exact", "start": "corrected", "lower_order_final": False}
-    choices = {"solver_type": ("exact", "as_published"), "start": STARTS}
+    declared_options = {
+        "order": ORDER.at(3),
+        "solver_type": Option("exact", choices=("exact", "as_published")),
+        "start": START,
+        "lower_order_final": Option(False),
+    }
 
 
 @final
@@ -215,7 +238,7 @@ class RESMultistepSampler(MultistepSampler):
     """The refined exponential solver, multistep (Zhang et al. 2023, arXiv 2308.02157, §3.2): exact weights on x₀."""
 
     order = 2
-    option_defaults = {"order": 2, "eta": 0.0, "s_noise": 1.0}
+    declared_options = {"order": ORDER, "eta": ETA, "s_noise": NOISE_FACTOR}
 
 
 @final
@@ -227,8 +250,12 @@ class DEISSampler(MultistepSampler):
     """
 
     order, space = 3, "epsilon"
-    option_defaults = {"order": 3, "polynomial": "t", "start": "corrected", "lower_order_final": False}
-    choices = {"polynomial": ("t", "rho", "log_rho"), "start": STARTS}
+    declared_options = {
+        "order": ORDER.at(3),
+        "polynomial": Option("t", choices=("t", "rho", "log_rho")),
+        "start": START,
+        "lower_order_final": Option(False),
+    }
 
     @property
     def variable(self) -> str:  # type: ignore[override]
@@ -241,8 +268,7 @@ class LMSSampler(MultistepSampler):
     """Linear multistep (k-diffusion's ``lms``): Adams-Bashforth on dx̄/dσ̄ = ε for steps of any size, in closed form."""
 
     order, space, variable = 3, "epsilon", "sigma"
-    option_defaults = {"order": 4, "start": "corrected"}
-    choices = {"start": STARTS}
+    declared_options = {"order": ORDER.at(4), "start": START}
 
 
 @final
@@ -258,8 +284,7 @@ class AdamsSampler(BaseSampler):
     """
 
     order, space = 3, "flow_prediction"
-    option_defaults = {"order": 3, "start": "corrected"}
-    choices = {"start": STARTS}
+    declared_options = {"order": ORDER.at(3), "start": START}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -294,7 +319,7 @@ class IPNDMSampler(MultistepSampler):
     """
 
     order, space, variable = 2, "epsilon", "sigma"
-    option_defaults = {"order": 4}
+    declared_options = {"order": ORDER.at(4)}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -316,8 +341,11 @@ class IPNDMvSampler(MultistepSampler):
     """
 
     order, space, variable = 3, "epsilon", "sigma"
-    option_defaults = {"order": 4, "solver_type": "exact", "start": "corrected"}
-    choices = {"solver_type": ("exact", "as_published"), "start": STARTS}
+    declared_options = {
+        "order": ORDER.at(4),
+        "solver_type": Option("exact", choices=("exact", "as_published")),
+        "start": START,
+    }
 
     def move(self, space: str, now: Level, after: Level, nodes: Sequence[Level]) -> Move:
         published = self.options["solver_type"] == "as_published"
@@ -344,10 +372,13 @@ class UniPCSampler(MultistepSampler):
     """
 
     order = 3
-    option_defaults = {
-        "order": 3, "solver_type": "bh2", "corrector": True, "lower_order_final": False, "predict_x0": True,
-    }  # fmt: skip
-    choices = {"solver_type": ("bh1", "bh2", "exact")}
+    declared_options = {
+        "order": ORDER.at(3),
+        "solver_type": Option("bh2", choices=("bh1", "bh2", "exact")),
+        "corrector": Option(True),
+        "lower_order_final": Option(False),
+        "predict_x0": Option(True),
+    }
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -373,11 +404,18 @@ class SASolverSampler(MultistepSampler):
     """
 
     order, stochastic = 2, True
-    option_defaults = {
-        "order": 2, "corrector": True, "corrector_order": 2, "tau": 1.0, "tau_start": 1.0, "tau_end": 0.0,
-        "solver_type": "exact", "s_noise": 1.0, "lower_order_final": True, "evaluate_again": False,
-    }  # fmt: skip
-    choices = {"solver_type": ("exact", "bh1")}
+    declared_options = {
+        "order": ORDER,
+        "corrector": Option(True),
+        "corrector_order": ORDER,
+        "tau": Option(1.0, minimum=0.0, maximum=10.0),
+        "tau_start": Option(1.0, minimum=0.0, maximum=1.0),
+        "tau_end": Option(0.0, minimum=0.0, maximum=1.0),
+        "solver_type": Option("exact", choices=("exact", "bh1")),
+        "s_noise": NOISE_FACTOR,
+        "lower_order_final": Option(True),
+        "evaluate_again": Option(False),
+    }
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -399,8 +437,11 @@ class ERSDESampler(MultistepSampler):
     """
 
     order, stochastic, variable = 3, True, "sigma"
-    option_defaults = {"order": 3, "noise": "er", "s_noise": 1.0}
-    choices = {"noise": ("er", "sde", "ode")}
+    declared_options = {
+        "order": ORDER.at(3),
+        "noise": Option("er", choices=("er", "sde", "ode")),
+        "s_noise": NOISE_FACTOR,
+    }
 
     def kernel(self, now: Level) -> Kernel:
         if self.options["noise"] != "er":

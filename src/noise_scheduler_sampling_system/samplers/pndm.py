@@ -8,6 +8,7 @@ from ..builder import Form, PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
+from ..options import Option
 from ..schedules.path import Level
 from .base import BaseSampler
 from .integrals import adams
@@ -32,7 +33,7 @@ class PNDMSampler(BaseSampler):
 
     order = 2
     space = "epsilon"
-    option_defaults = {"skip_prk_steps": True}
+    declared_options = {"skip_prk_steps": Option(True)}
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         times = ends(grid)

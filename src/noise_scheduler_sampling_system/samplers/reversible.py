@@ -15,8 +15,8 @@ from typing import Any, final
 
 from ..builder import Form, PlanBuilder, Prediction
 from ..config import SAMPLERS
-from ..errors import ConfigurationError
 from ..grids import TimeGrid
+from ..options import Option
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 
@@ -57,14 +57,11 @@ class BDIASampler(_TwoStepSampler):
         gamma: γ in (0, 1]; 0 would be DDIM, which cannot be undone.
     """
 
-    option_defaults = {"gamma": 1.0}
+    declared_options = {"gamma": Option(1.0, above=0.0, maximum=1.0)}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
-        gamma = self.options["gamma"]
-        if not 0.0 < gamma <= 1.0:
-            raise ConfigurationError(f"got {gamma!r}", where="gamma", suggestion="give a number in (0, 1]")
-        self.order = 2 if gamma == 1.0 else 1
+        self.order = 2 if self.options["gamma"] == 1.0 else 1
 
     def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Form:
         return _ddim(p, after) + float(self.options["gamma"]) * (x_before - _ddim(p, before))

@@ -16,8 +16,10 @@ from typing import Any, final
 from ..builder import Form, PlanBuilder
 from ..config import SAMPLERS
 from ..grids import TimeGrid
+from ..options import Option
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
+from .ranges import ETA
 from .steps import ancestral
 from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau
 
@@ -51,7 +53,7 @@ class SingleStepSampler(BaseSampler, ABC):
         eta: η ≥ 0, how much of the posterior's noise is added back; 0 is the ODE.
     """
 
-    option_defaults = {"eta": 0.0}
+    declared_options = {"eta": ETA}
     #: Whether the scheme is defined from a level without signal.
     from_zero_signal: bool = False
 
@@ -190,7 +192,7 @@ class DPM2AncestralSampler(_Exponential):
 
     order, calls_per_step, space, tableau = 2, 2, "epsilon", EXPONENTIAL["midpoint2"]
     stochastic = True
-    option_defaults = {"eta": 1.0}
+    declared_options = {"eta": ETA.at(1.0)}
 
 
 @final
@@ -216,7 +218,7 @@ class DPMpp2SAncestralSampler(_Exponential):
 
     order, calls_per_step, tableau = 2, 2, EXPONENTIAL["midpoint2"]
     stochastic = True
-    option_defaults = {"eta": 1.0}
+    declared_options = {"eta": ETA.at(1.0)}
 
 
 @final
@@ -254,8 +256,11 @@ class ExponentialRKSampler(_Exponential):
     """
 
     order, calls_per_step = 4, 4
-    option_defaults = {"tableau": "krogstad4", "predict": "sample", "eta": 0.0}
-    choices = {"tableau": tuple(EXPONENTIAL), "predict": ("sample", "epsilon")}
+    declared_options = {
+        "tableau": Option("krogstad4", choices=tuple(EXPONENTIAL)),
+        "predict": Option("sample", choices=("sample", "epsilon")),
+        "eta": ETA,
+    }
 
     @property
     def tableau(self) -> ExponentialTableau:  # type: ignore[override]
@@ -277,8 +282,11 @@ class RungeKuttaSampler(SingleStepSampler):
     """
 
     order, calls_per_step = 4, 4
-    option_defaults = {"tableau": "rk4", "frame": "log_snr", "eta": 0.0}
-    choices = {"frame": ("log_snr", "sigma", "flow")}
+    declared_options = {
+        "tableau": Option("rk4", kind=object, check=ButcherTableau.of),
+        "frame": Option("log_snr", choices=("log_snr", "sigma", "flow")),
+        "eta": ETA,
+    }
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)

@@ -10,9 +10,11 @@ from ..builder import Form, PlanBuilder
 from ..config import SAMPLERS
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
+from ..options import Option
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import interpolated, power
+from .ranges import ETA, NOISE_FACTOR
 from .single_step import between
 from .steps import along, ancestral
 
@@ -35,7 +37,12 @@ class DPMppSDESampler(BaseSampler):
     """
 
     order, calls_per_step, stochastic = 2, 2, True
-    option_defaults = {"eta": 1.0, "s_noise": 1.0, "r": 0.5, "brownian": True}
+    declared_options = {
+        "eta": ETA.at(1.0),
+        "s_noise": NOISE_FACTOR,
+        "r": Option(0.5, above=0.0, maximum=1.0),
+        "brownian": Option(True),
+    }
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         eta, r = self.options["eta"], self.options["r"]
@@ -59,8 +66,8 @@ class DPMppSDESampler(BaseSampler):
             if n:
                 noise = build.noise(i, middle, after)
                 if self.options["brownian"] and fresh is not None:
-                    share = math.sqrt(_share(now, middle, after))
-                    noise = share * fresh + math.sqrt(1.0 - share**2) * noise
+                    share = math.sqrt(min(1.0, _share(now, middle, after)))
+                    noise = share * fresh + math.sqrt(max(0.0, 1.0 - share**2)) * noise
                 build.advance(mean + self.options["s_noise"] * n * noise)
 
 
@@ -87,12 +94,10 @@ class SEEDSSampler(BaseSampler):
     """
 
     order, calls_per_step, stochastic = 2, 2, True
-    option_defaults = {"stages": 2, "eta": 1.0, "s_noise": 1.0}
+    declared_options = {"stages": Option(2, choices=(2, 3)), "eta": ETA.at(1.0), "s_noise": NOISE_FACTOR}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
-        if self.options["stages"] not in (2, 3):
-            raise ConfigurationError(f"got {self.options['stages']!r}", where="stages", suggestion="give 2 or 3")
         self.order = self.calls_per_step = self.options["stages"]
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
@@ -139,7 +144,13 @@ class EDMSampler(BaseSampler):
     """
 
     order, calls_per_step, space, stochastic = 2, 2, "epsilon", True
-    option_defaults = {"s_churn": 40.0, "s_tmin": 0.0, "s_tmax": 1e9, "s_noise": 1.0, "corrector": True}
+    declared_options = {
+        "s_churn": Option(40.0, minimum=0.0),
+        "s_tmin": Option(0.0, minimum=0.0),
+        "s_tmax": Option(1e9, minimum=0.0),
+        "s_noise": NOISE_FACTOR,
+        "corrector": Option(True),
+    }
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -182,7 +193,13 @@ class RestartSampler(BaseSampler):
     """
 
     order, calls_per_step, space, stochastic = 2, 2, "epsilon", True
-    option_defaults = {"restarts": 1, "t_min": 0.3, "t_max": 2.0, "restart_steps": 4, "s_noise": 1.0}
+    declared_options = {
+        "restarts": Option(1, minimum=1, maximum=100),
+        "t_min": Option(0.3, above=0.0),
+        "t_max": Option(2.0, above=0.0),
+        "restart_steps": Option(4, minimum=1, maximum=100),
+        "s_noise": NOISE_FACTOR,
+    }
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         o, step = self.options, 0
@@ -238,7 +255,11 @@ class PredictorCorrectorSampler(BaseSampler):
     """
 
     order, calls_per_step, stochastic = 1, 2, True
-    option_defaults = {"corrector_steps": 1, "snr": 0.16, "eta": 1.0}
+    declared_options = {
+        "corrector_steps": Option(1, minimum=1, maximum=100),
+        "snr": Option(0.16, minimum=0.0, maximum=10.0),
+        "eta": ETA.at(1.0),
+    }
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -270,7 +291,7 @@ class LCMSampler(BaseSampler):
     """
 
     stochastic = True
-    option_defaults = {"timestep_scaling": 0.0}
+    declared_options = {"timestep_scaling": Option(0.0, minimum=0.0, maximum=1e6)}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -298,13 +319,9 @@ class TCDSampler(BaseSampler):
     """
 
     stochastic = True
-    option_defaults = {"eta": 0.3}
+    declared_options = {"eta": Option(0.3, minimum=0.0, maximum=1.0)}
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
-        if self.options["eta"] > 1.0:
-            raise ConfigurationError(
-                f"got {self.options['eta']!r}", where="eta", suggestion="give a number from 0 to 1"
-            )
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
             low = self._lower(after)
