@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
+import logging
 
 import pytest
 import torch
@@ -11,9 +14,11 @@ from noise_scheduler_sampling_system import (
     ConfigurationError,
     DiffusionPipeline,
     NoiseSchedulerConfig,
+    RunState,
     guidance,
     models,
 )
+from noise_scheduler_sampling_system.fingerprint import fingerprint
 
 KINDS = ["epsilon", "sample", "v_prediction", "flow_prediction"]
 EMBEDDED = {
@@ -145,3 +150,151 @@ def test_a_network_with_a_scheduler_beside_it_is_compared(tmp_path, saved, how):
         assert images.shape == (1, 1, 8, 8)
     model.prediction_type = "sample"  # the user's word
     predicting("sample").sample(model, (1, 1, 8, 8), 1, seed=0)
+
+
+# ------------------------------------------------------------------------------- the model of a stopped run
+
+
+def net(seed: int = 0, width: int = 4) -> torch.nn.Module:
+    torch.manual_seed(seed)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(2, width), torch.nn.Tanh(), torch.nn.Linear(width, 2))
+
+        def forward(self, x, t):
+            return self.layers(x)
+
+    return Net().eval()
+
+
+def tuned(model: torch.nn.Module) -> torch.nn.Module:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.layers[2].bias += 1e-3
+    return other
+
+
+def scaled_by(scale: float):
+    return lambda x, t: scale * x
+
+
+class Scaled:
+    def __init__(self, scale: float) -> None:
+        self.scale, self.calls, self.last, self.log = scale, 0, None, []
+
+    def __call__(self, x, t):
+        self.calls += 1
+        self.last = x
+        self.log.append(float(t[0]))
+        return self.scale * x
+
+
+PATH = predicting("epsilon").scheduler
+#: Each row: a model as it is made anew, and others that it must be told from.
+MODELS = {
+    "network": (net, [lambda: net(1), lambda: net(0, 8), lambda: tuned(net()), lambda: net().double()]),
+    "digits": (
+        lambda: models.DigitsModel(PATH), [lambda: models.DigitsModel(PATH, bandwidth=0.2)],
+    ),
+    "gaussian": (lambda: models.GaussianModel(PATH, 0.3, 0.2), [lambda: models.GaussianModel(PATH, 0.3, 0.21)]),
+    "mixture": (
+        lambda: models.GaussianMixtureModel(PATH, torch.eye(2), 0.1),
+        [lambda: models.GaussianMixtureModel(PATH, torch.eye(2), 0.1, weights=[1.0, 2.0])],
+    ),
+    "function": (lambda: lambda x, t: 0.5 * x, [lambda: lambda x, t: 0.25 * x, lambda: lambda x, t: torch.tanh(x)]),
+    "closure": (lambda: scaled_by(0.5), [lambda: scaled_by(0.25)]),
+    "partial": (
+        lambda: functools.partial(lambda x, t, s: s * x, s=0.5),
+        [lambda: functools.partial(lambda x, t, s: s * x, s=0.7)],
+    ),
+    "wrapped": (lambda: scaled_by_net(net()), [lambda: scaled_by_net(net(1))]),
+    "object": (lambda: Scaled(0.5), [lambda: Scaled(0.25)]),
+    "edm": (lambda: models.EDMPreconditioned(net(), 0.5), [lambda: models.EDMPreconditioned(net(), 0.4)]),
+}  # fmt: skip
+
+
+def scaled_by_net(inner: torch.nn.Module):
+    return lambda x, t: inner(x, t) * 0.5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_fingerprint_tells_a_model_from_another(name):
+    make, others = MODELS[name]
+    mine = fingerprint(make())
+    assert fingerprint(make()) == mine
+    assert len({mine, *(fingerprint(other()) for other in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("edm", "digits")])
+@pytest.mark.parametrize("saved", ["state", "file"])
+def test_a_run_goes_on_with_its_own_model_only(tmp_path, name, saved):
+    make, others = MODELS[name]
+    pipeline = predicting("epsilon")
+    model = make()
+    steps = list(pipeline.stream(model, (3, 2), 4, seed=0))
+    state = steps[1].state
+    if saved == "file":
+        state.save(tmp_path / "run")
+        state = RunState.load(tmp_path / "run")
+    for again in (model, make()):  # as it is after its calls, and made anew
+        assert torch.equal(list(pipeline.stream(again, resume=state))[-1].x, steps[-1].x)
+    for other in (*others, None):
+        with pytest.raises(ConfigurationError) as raised:
+            pipeline.stream(other and other(), resume=state)
+        assert raised.value.where == "model"
+        assert state.model in str(raised.value)
+    on_purpose = dataclasses.replace(state, model=None)
+    assert len(list(pipeline.stream(others[0](), resume=on_purpose))) == 2
+
+
+def test_the_digits_need_not_be_named_again():
+    pipeline = predicting("epsilon")
+    steps = list(pipeline.stream(None, (1, 1, 8, 8), 4, seed=0))
+    for model in (None, models.DigitsModel(pipeline.scheduler)):
+        assert torch.equal(list(pipeline.stream(model, resume=steps[1].state))[-1].x, steps[-1].x)
+    with pytest.raises(ConfigurationError, match="another model"):
+        pipeline.stream(lambda x, t: x, resume=steps[1].state)
+
+
+def test_the_same_weights_compiled_or_in_parallel_are_the_same_model():
+    model = net()
+    same = (
+        torch.compile(model, backend="eager"),
+        torch.nn.DataParallel(model),
+        model.forward,
+        functools.partial(model),
+    )
+    assert {fingerprint(model)} == {fingerprint(each) for each in same}
+    with torch.inference_mode():
+        assert fingerprint(net()) == fingerprint(model)
+
+
+def test_states_from_before_do_not_say(caplog, tmp_path):
+    pipeline = predicting("epsilon")
+    step = next(pipeline.stream(lambda x, t: x, (1, 1, 8, 8), 4, seed=0))
+    old = dataclasses.replace(step.state, model=None)
+    with caplog.at_level(logging.WARNING, "noise_scheduler_sampling_system"):
+        list(pipeline.stream(lambda x, t: x, resume=old))
+        assert not [record for record in caplog.records if "does not say" in record.message]
+        list(pipeline.stream(resume=old))
+    assert [record for record in caplog.records if "does not say" in record.message]
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "same"),
+    [
+        ("shape", (2, 3), (3, 2)),
+        ("shape", 3, torch.Size((3, 2))),
+        ("dtype", torch.float64, torch.float32),
+        ("num_inference_steps", 7, 4),
+    ],
+)
+def test_what_is_given_beside_resume_agrees_with_it(name, other, same):
+    pipeline, model = predicting("epsilon"), net()
+    state = next(pipeline.stream(model, (3, 2), 4, seed=0)).state
+    with pytest.raises(ConfigurationError) as raised:
+        pipeline.stream(model, resume=state, **{name: other})
+    assert raised.value.where == name
+    assert len(list(pipeline.stream(model, resume=state, **{name: same}))) == 3

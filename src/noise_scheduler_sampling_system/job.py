@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from torch import Tensor
 from .brownian import BrownianNoise
 from .early_stopping import EarlyStopping
 from .errors import NumericsError
+from .fingerprint import fingerprint
 from .guidance.base import Moment
 from .guidance.guided import Caller, Guided, Memory
 from .model import ModelAdapter, map_tensors
@@ -61,6 +63,11 @@ class Job:
     settings: dict[str, Any]
     integral: bool
     first: int = 0
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the model, made where a step is handed out."""
+        return fingerprint(self.guided.branches[0][0].model)
 
     @property
     def batch(self) -> int:
@@ -208,6 +215,7 @@ class Job:
                 self.settings,
                 dict(memory),
                 "brownian" if isinstance(self.noise, BrownianNoise) else "independent",
+                self.fingerprint,
             ),
             _clean=lambda: runnable.clean_sample(state),
         )

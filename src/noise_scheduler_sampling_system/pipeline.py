@@ -12,6 +12,7 @@ from contextlib import closing
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,6 +21,7 @@ from .batching import in_batches
 from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
 from .early_stopping import EarlyStopping
 from .errors import ConfigurationError
+from .fingerprint import refuse_other_model
 from .grids import TimeGrid, make_grid
 from .guidance.base import Guidance
 from .job import Callback, Outcome
@@ -465,6 +467,8 @@ class DiffusionPipeline:
                     raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
             saved = resume if isinstance(resume, RunState) else RunState.load(resume)
             refuse_other_settings(saved.settings, self._setup.identity)
+            refuse_other_model(saved.model, model, self.scheduler)
+            _refuse_other_run(saved, shape=shape, dtype=dtype, num_inference_steps=num_inference_steps)
             if noise not in ("independent", saved.noise):
                 raise ConfigurationError(
                     f"the run was started with {saved.noise} noise", where="noise", suggestion="leave it out"
@@ -487,6 +491,22 @@ class DiffusionPipeline:
 
 def _of_the_pipeline(name: str, instead: str) -> ConfigurationError:
     return ConfigurationError("comes from the pipeline of diffusers itself", where=name, suggestion=instead)
+
+
+def _refuse_other_run(saved: RunState, *, shape: Any, dtype: Any, num_inference_steps: int) -> None:
+    """What is given beside a state that says it itself must agree with it."""
+    plan, x = saved.plan, saved.state.x
+    given = {
+        "shape": (shape is not None and list(np.atleast_1d(shape)) != list(x.shape), shape, tuple(x.shape)),
+        "dtype": (dtype not in (None, x.dtype), dtype, x.dtype),
+        "num_inference_steps": (num_inference_steps not in (50, plan.steps, plan.nfe), num_inference_steps, plan.steps),
+    }
+    for name, (differs, here, there) in given.items():
+        if differs:
+            raise ConfigurationError(
+                f"got {here!r}, and the state to resume has {there!r}",
+                where=name, why="a run goes on as it was begun", suggestion="leave it out",
+            )  # fmt: skip
 
 
 def _refuse_unknown(unknown: Mapping[str, Any], function: Callable[..., Any]) -> None:

@@ -35,6 +35,7 @@ class RunState:
         settings: of the pipeline that made it; it can only go on under the same ones.
         memory: what the guidance remembers (the momentum of APG), by name.
         noise: the kind of noise, "independent" or "brownian".
+        model: the fingerprint of the model that made it, which is the one to go on with; None: not known.
     """
 
     plan: SamplingPlan
@@ -43,6 +44,7 @@ class RunState:
     settings: dict[str, Any]
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     noise: str = "independent"
+    model: str | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as a safetensors file, whole or not at all."""
@@ -60,6 +62,7 @@ class RunState:
             "keys": list(self.keys),
             "settings": self.settings,
             "noise": self.noise,
+            "model": self.model,
         }
         data = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         write_atomic(path, save(data, metadata={"run": json.dumps(about)}))
@@ -89,7 +92,8 @@ class RunState:
             plan = SamplingPlan.from_dict(about["plan"])
             state = State(int(about["row"]), x, history)
             kind = str(about.get("noise", "independent"))  # which older files do not say
-            return cls(plan, state, keys, about["settings"], parts["memory"], kind)
+            model = None if about.get("model") is None else str(about["model"])
+            return cls(plan, state, keys, about["settings"], parts["memory"], kind, model)
         except Exception as error:
             raise FileError(
                 "is not a saved run", where=str(path), why=str(error), suggestion="give a file of RunState.save"

@@ -67,6 +67,9 @@ class DigitsModel(ExactModel):
         super().__init__(path, prediction_type, num_classes=_CLASSES)
         self.bandwidth = float(bandwidth)
 
+    def _numbers(self) -> tuple[Tensor, ...]:
+        return (as_double(self.bandwidth),)
+
     def _data(self, shape: torch.Size) -> tuple[Embedding, Prior]:
         if len(shape) < 2 or 0 in shape:
             raise ConfigurationError(

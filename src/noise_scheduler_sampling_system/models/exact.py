@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -65,6 +66,21 @@ class ExactModel(ABC):
         self.shape = None if shape is None else torch.Size(shape)
         self.num_classes = num_classes
         self.null_class = num_classes
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from another: a hash of its path, its prediction type and its data."""
+        told = (repr(self.path), self.path.config.to_dict(), self.prediction_type, self.shape, self.num_classes)
+        digest = hashlib.sha256(repr(told).encode())
+        for tensor in self._numbers():
+            flat = tensor.detach().cpu().reshape(-1)
+            digest.update(repr(tuple(tensor.shape)).encode())
+            digest.update(flat[:: max(1, len(flat) // 4096)].double().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _numbers(self) -> tuple[Tensor, ...]:
+        """The numbers that its data is made of, for :attr:`fingerprint`."""
+        return ()
 
     @abstractmethod
     def _data(self, shape: torch.Size) -> tuple[Embedding, Prior]:

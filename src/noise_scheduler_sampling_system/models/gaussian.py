@@ -50,6 +50,9 @@ class GaussianModel(ExactModel):
         self._basis = None if basis is None else Constants(basis)
         self._prior = Point(flat if basis is None else flat @ basis, variances)
 
+    def _numbers(self) -> tuple[Tensor, ...]:
+        return (*self._prior.tensors, *(() if self._basis is None else self._basis.on(torch.device("cpu"))))
+
     def _data(self, shape: torch.Size) -> tuple[Embedding, Prior]:
         return Flat(shape, self._basis), self._prior
 

@@ -43,6 +43,9 @@ class _MixtureModel(ExactModel):
         flat = as_double(means).reshape(means.shape[0], -1)
         self._prior = Mixture(flat, variances, weights, labels)
 
+    def _numbers(self) -> tuple[Tensor, ...]:
+        return self._prior.tensors
+
     def _data(self, shape: torch.Size) -> tuple[Embedding, Prior]:
         return Flat(shape), self._prior
 

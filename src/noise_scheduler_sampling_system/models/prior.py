@@ -36,6 +36,13 @@ class Prior(ABC):
     ``labels`` is a tensor (B,) of classes, or None for all; a value that is no class means all, too.
     """
 
+    _constants: Constants
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The numbers that it is made of, on the CPU."""
+        return self._constants.on(torch.device("cpu"))
+
     @abstractmethod
     def variance(self, device: torch.device) -> Tensor:
         """v, shape () or (d,)."""
