@@ -23,6 +23,7 @@ from pydantic import (
 
 from .errors import ConfigurationError
 from .files import read_table, write_table
+from .keywords import advice
 from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES
 from .registry import Registry, did_you_mean
 
@@ -217,6 +218,33 @@ class NoiseSchedulerConfig(BaseModel):
             super().__init__(**fields)
         except ValidationError as error:
             raise _configuration_error(error) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise ConfigurationError(
+                "a config cannot be changed",
+                where=name,
+                why="pipelines, plans and threads share it",
+                suggestion=f"config.replace({name}=...) makes a copy; pipeline.update_config({name}=...) changes a "
+                "pipeline's",
+            )
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise ConfigurationError(
+            "a field of a config cannot be deleted", where=name, suggestion="config.replace(...) makes a copy"
+        )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NoiseSchedulerConfig:
+        """A copy, with changes that are checked as :meth:`replace` does."""
+        return self.replace(**update) if update else super().model_copy(deep=deep)
+
+    copy = model_copy  # pydantic's, without a check
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> NoiseSchedulerConfig:
+        """A config from a mapping, as :meth:`from_dict`; a config as it is."""
+        return obj if isinstance(obj, cls) else cls.from_dict(obj)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> NoiseSchedulerConfig:
@@ -485,7 +513,7 @@ def _configuration_error(error: ValidationError) -> ConfigurationError:
         return ConfigurationError(
             f"unknown setting {where!r}{more}",
             where=where,
-            suggestion=did_you_mean(where, NoiseSchedulerConfig.model_fields),
+            suggestion=advice(where, NoiseSchedulerConfig.model_fields),
         )
     return ConfigurationError(f"{first['msg']}, got {first['input']!r}{more}", where=where, suggestion=_advice(where))
 

@@ -178,5 +178,5 @@ def resolve(method: str | Enum) -> Resolved:
             suggestion="sample(grid=pipeline.grid(N).reversed(), initial_sample=image), or ReversibleRun with 'belm'",
         )
     raise ConfigurationError(
-        f"there is no sampler {key!r}", where="method", suggestion=did_you_mean(key, [*SAMPLERS, *NAMES])
+        f"there is no sampler {key!r}", where="method", suggestion=did_you_mean(key, SAMPLERS, NAMES)
     )

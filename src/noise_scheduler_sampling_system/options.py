@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import ConfigurationError, shown
+from .keywords import advice
 from .registry import did_you_mean
 
 __all__ = ["Option", "checked_options", "declared_by", "parameters_of"]
@@ -162,7 +163,7 @@ def checked_options(
             raise ConfigurationError(
                 f"{owner} has no option {shown(name)}",
                 where=f"{prefix}{str(name)[:80]}",
-                suggestion=did_you_mean(str(name)[:80], declared),
+                suggestion=advice(str(name)[:80], declared),
             )
     return {name: declared[name].checked(value, f"{prefix}{name}") for name, value in given.items()}
 

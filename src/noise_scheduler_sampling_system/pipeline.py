@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import threading
@@ -25,12 +24,13 @@ from .fingerprint import refuse_other_model
 from .grids import TimeGrid, make_grid
 from .guidance.base import Guidance
 from .job import Callback, Outcome
+from .keywords import keywords_of, refuse_unknown
 from .noise import Seed
 from .plan import SamplingPlan
 from .plans import PlanSet
 from .prepare import DEFAULT_SCALE, prepare
 from .profiling import Stopwatch, measured
-from .registry import Registry, did_you_mean
+from .registry import Registry
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers.base import BaseSampler
 from .schedules.path import NoisePath
@@ -242,7 +242,7 @@ class DiffusionPipeline:
             ModelOutputError: the model returned a wrong shape, NaN or Inf.
             DeviceError, OutOfMemoryError, NumericsError: as they say.
         """
-        _refuse_unknown(unknown, DiffusionPipeline.sample)
+        refuse_unknown(unknown, keywords_of(DiffusionPipeline.sample))
         job = prepare(
             self._setup,
             model=model, shape=shape, num_inference_steps=num_inference_steps,
@@ -349,10 +349,11 @@ class DiffusionPipeline:
             )
         from .integrations.diffusers.generate import Request
 
-        _refuse_unknown(
-            {k: v for k, v in options.items() if k not in inspect.signature(DiffusionPipeline.sample).parameters},
-            DiffusionPipeline.generate,
-        )
+        for name in ("model", "shape", "condition", "null_condition", "device"):
+            if name in options:
+                raise _of_the_pipeline(name, "give prompt or class_labels, height and width")
+        known = keywords_of(DiffusionPipeline.generate, DiffusionPipeline.sample)
+        refuse_unknown([name for name in options if name not in known], keywords_of(DiffusionPipeline.generate))
         request = Request(
             prompt, negative_prompt, class_labels, height, width, num_images_per_prompt, num_inference_steps,
             guidance_scale, guidance, image, mask_image, strength, keep_known, output_type, encode_options,
@@ -396,6 +397,8 @@ class DiffusionPipeline:
         """
         from .calibration.calibrate import calibrate
 
+        known = [name for name in keywords_of(DiffusionPipeline.calibrate, calibrate) if name != "scheduler"]
+        refuse_unknown([name for name in settings if name not in known], known)
         told = {"guidance_scale": guidance_scale, "guidance": guidance, **settings}
         if self._borrowed is not None and model is None:
             from .integrations.diffusers.generate import Request
@@ -456,7 +459,7 @@ class DiffusionPipeline:
         it was saved to), bit for bit; give the same model, condition and guidance again.
         Other arguments as for :meth:`sample`; no gradients are recorded.
         """
-        _refuse_unknown(unknown, DiffusionPipeline.stream)
+        refuse_unknown(unknown, keywords_of(DiffusionPipeline.stream))
         saved = None
         if resume is not None:
             for name, value in {
@@ -507,19 +510,6 @@ def _refuse_other_run(saved: RunState, *, shape: Any, dtype: Any, num_inference_
                 f"got {here!r}, and the state to resume has {there!r}",
                 where=name, why="a run goes on as it was begun", suggestion="leave it out",
             )  # fmt: skip
-
-
-def _refuse_unknown(unknown: Mapping[str, Any], function: Callable[..., Any]) -> None:
-    if not unknown:
-        return
-    known = [name for name in inspect.signature(function).parameters if name not in ("self", "unknown")]
-    for name in unknown:
-        raise ConfigurationError(
-            "unknown keyword",
-            where=name,
-            why="it would be ignored; what the model needs goes into condition={...}",
-            suggestion=did_you_mean(name, known),
-        )
 
 
 def _batch_size(max_batch_size: int | None, batch: int) -> int:

@@ -15,14 +15,15 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 
-def did_you_mean(name: object, valid: Iterable[str]) -> str:
-    """A suggestion for a name that is not valid: the nearest ones, or all of them."""
-    options = list(valid)
+def did_you_mean(name: object, valid: Iterable[str], further: Iterable[str] = ()) -> str:
+    """A suggestion for a name that is not valid: the nearest ones, the further ones among them, or all others."""
+    valid = list(valid)
+    options = [*valid, *further]
     by_folded = {option.lower(): option for option in options}
     near = get_close_matches(str(name).lower(), by_folded, n=3, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(repr(by_folded[n]) for n in near) + "?"
-    return "one of: " + ", ".join(sorted(options)) if options else "none is registered"
+    return "one of: " + ", ".join(sorted(valid)) if valid else "none is registered"
 
 
 class Registry(Generic[T]):

@@ -16,6 +16,7 @@ from .config import NoiseSchedulerConfig
 from .errors import ConfigurationError
 from .factory import NoiseSchedulerFactory, SamplerFactory
 from .grids import TimeGrid, checked_steps, checked_times
+from .keywords import refuse_unknown
 from .names import resolve
 from .plan import SamplingPlan
 from .run import Course, Runnable
@@ -45,6 +46,7 @@ class Setup:
     @classmethod
     def make(cls, config: NoiseSchedulerConfig | NoisePath, method: Any, options: Mapping[str, Any]) -> Setup:
         """From a config or a noise schedule, a sampler's name or class, and its options."""
+        refuse_unknown({"scheduler"} & options.keys(), ["method"])  # the factory's own argument
         scheduler = config if isinstance(config, NoisePath) else NoiseSchedulerFactory.create(config)
         sampler = SamplerFactory.create(method, scheduler, **options)
         return cls(sampler.scheduler, sampler, dict(options))  # a sampler's name may imply a spacing

@@ -20,6 +20,7 @@ from ..errors import ConfigurationError
 from ..grids import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.program import checked_sequence
+from ..keywords import keywords_of, refuse_unknown
 from ..model import resolve_device
 from ..noise import NoiseSource, calibration_keys
 from ..plans import PlanSet
@@ -87,6 +88,7 @@ def calibrate(
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
     max_batch_size: int | None = None,
+    **unknown: Any,
 ) -> Any:
     """Fit a few-step plan to a model: its query levels and all its coefficients, against where fine runs end.
 
@@ -143,6 +145,7 @@ def calibrate(
         FileError: a checkpoint of another calibration.
         ModelOutputError: as for ``sample``.
     """
+    refuse_unknown(unknown, keywords_of(calibrate))
     pipeline = pipeline_of(model, scheduler)
     budgets = budgets_of(nfe)
     size = shape_of(shape)
