@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 from .plan import SamplingPlan
 
 __all__ = ["EarlyStopping"]
@@ -36,9 +38,10 @@ class EarlyStopping:
         """
         if tolerance is None:
             return None
-        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < float("inf"):
+        number = isinstance(tolerance, int | float | np.integer | np.floating) and not isinstance(tolerance, bool)
+        if not number or not 0 < tolerance <= sys.float_info.max:
             raise ConfigurationError(
-                f"got {tolerance!r}", where="early_stopping", suggestion="give a tolerance such as 1e-3"
+                f"got {shown(tolerance)}", where="early_stopping", suggestion="give a tolerance such as 1e-3"
             )
         return cls(float(tolerance))
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import SPACINGS
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 from .registry import did_you_mean
 from .schedules.path import CLEAN, Level, NoisePath
 
@@ -141,14 +141,22 @@ class TimeGrid:
             yield i, self.levels[i], self.levels[i + 1]
 
 
+#: A plan of more steps than this would take minutes to write, and no sampler needs so many.
+_MOST_STEPS = 1_000_000
+
+
 def checked_steps(steps: Any, where: str = "num_inference_steps") -> int:
     """A number of steps.
 
     Raises:
-        ConfigurationError: not a whole number ≥ 1.
+        ConfigurationError: not a whole number from 1 to a million.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ConfigurationError(f"got {steps!r}", where=where, suggestion="give a whole number ≥ 1")
+        raise ConfigurationError(f"got {shown(steps)}", where=where, suggestion="give a whole number ≥ 1")
+    if steps > _MOST_STEPS:
+        raise ConfigurationError(
+            f"got {shown(steps)}", where=where, suggestion=f"give a whole number from 1 to {_MOST_STEPS:,}"
+        )
     return int(steps)
 
 
@@ -160,11 +168,11 @@ def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:
     """
     try:
         array = np.asarray(times.tolist() if hasattr(times, "tolist") else times, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # of PyTorch: sparse, quantised, without values
         array = np.empty(0)
     if array.ndim != 1 or array.size == 0:
         raise ConfigurationError(
-            f"got {times!r}",
+            f"got {shown(times)}",
             where=where,
             suggestion="give one or more numbers, from the noisiest to the cleanest",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,24 +12,35 @@ import torch
 from torch import Tensor
 
 from .brownian import BrownianNoise
+from .callbacks import Callback, Copies, asks_to_stop, refuse_changes
 from .early_stopping import EarlyStopping
-from .errors import NumericsError
+from .errors import ModelOutputError, NumericsError
 from .fingerprint import fingerprint
 from .guidance.base import Moment
 from .guidance.guided import Caller, Guided, Memory
+from .keys import Keys
 from .model import ModelAdapter, map_tensors
 from .noise import NoiseSource
 from .plan import SamplingPlan
 from .profiling import Stopwatch
 from .results import RunState, SamplingStep
-from .run import Ask, Asked, Course, Model, OutputReusedError, Reached, Runnable, State, StepControlError
+from .run import (
+    Ask,
+    Asked,
+    Course,
+    Model,
+    ModelStoppedError,
+    OutputReusedError,
+    Reached,
+    Runnable,
+    State,
+    StepControlError,
+)
 from .schedules.path import Level
 
-__all__ = ["Callback", "Job", "Outcome"]
+__all__ = ["Job", "Outcome"]
 
 logger = logging.getLogger(__name__)
-
-Callback = Callable[[SamplingStep], object]
 
 
 class Outcome(NamedTuple):
@@ -90,7 +101,19 @@ class Job:
     def complete(
         self, callback: Callback | None, bar: Any, stopping: EarlyStopping | None, watch: Stopwatch | None
     ) -> Outcome:
-        """Run to the end; when something is not finite, run again with checks to say where."""
+        """Run to the end; when something is not finite, run again with checks to say where.
+
+        Exceptions of the model and of the callback come through as they are.
+        """
+        try:
+            return self._completed(callback, bar, stopping, watch)
+        except ModelStoppedError as stopped:
+            error = stopped.error
+        raise error  # here, so that it has no other context than its own
+
+    def _completed(
+        self, callback: Callback | None, bar: Any, stopping: EarlyStopping | None, watch: Stopwatch | None
+    ) -> Outcome:
         try:
             try:
                 return self._complete(callback, bar, stopping, watch)
@@ -135,24 +158,24 @@ class Job:
             if not reached.ends_step:
                 continue
             bar.update(self.batch)
-            if callback is not None:
-                callback(self._view(reached, memory))
+            ended = callback is not None and asks_to_stop(callback, self._view(reached, memory))
             if settled is not None:
                 clean = reached.runnable.clean_sample(reached.state)
                 stopped = settled.update(clean, reached.runnable.plan, reached.state.row)
-                if stopped:
-                    break
+            stopped = stopped or ended
+            if stopped:
+                break
         runnable, state, _ = reached
         calls, evaluations, rejected, levels = self._tally(reached)
         steps_made = int(runnable.plan.step[state.row - 1]) + 1
         saved = self.course.plan.nfe - calls if stopped and self.course.planned else 0
-        if stopped and self.course.planned:
+        if saved:
             logger.info(
-                "early stopping after step %d of %d: %d of %d model calls saved",
+                "stopped after step %d of %d: %d of %d model calls saved",
                 steps_made, self.course.plan.steps, saved, self.course.plan.nfe,
             )  # fmt: skip
-        elif stopped:
-            logger.info("early stopping after step %d and %d model calls", steps_made, calls)
+        elif stopped and not self.course.planned:
+            logger.info("stopped after step %d and %d model calls", steps_made, calls)
         return Outcome(
             settled.result(state.x) if settled else state.x,
             steps_made,
@@ -177,10 +200,10 @@ class Job:
             yield from self._steps(self._start(), {})
             return
         row, x, history, memory = map_tensors(
-            lambda y: y.to(self.noise.device),
+            lambda y: y.to(self.noise.device, copy=True),  # the state is the caller's, and may be changed
             (resume.state.row, resume.state.x, resume.state.history, resume.memory),
         )
-        noise = replace(self.noise, keys=resume.keys)
+        noise = replace(self.noise, keys=Keys.of(resume.keys))
         yield from replace(self, noise=noise)._steps(State(row, x, history), memory)
 
     def _steps(self, state: State, memory: Memory) -> Iterator[SamplingStep]:
@@ -188,32 +211,45 @@ class Job:
             steps = self.course.steps(
                 self._ask(None, memory), state, self.noise, memory, inspect=True, check_every_row=True
             )
+        step = None
         while True:
-            with torch.no_grad():  # not around the yield, where it would act on the caller's own work
-                reached = next(steps, None)
+            try:
+                with torch.no_grad():  # not around the yield, where it would act on the caller's own work
+                    reached = next(steps, None)
+            except ModelStoppedError as stopped:  # of an iterator it would mean that the run is done
+                raise ModelOutputError(
+                    "the model raised StopIteration",
+                    where="the model call after " + ("the start" if step is None else f"step {step.index}"),
+                    suggestion="end a stream by not asking for more, and let the model return a prediction",
+                ) from stopped.error
             if reached is None:
                 return
+            if step is not None:  # after the last step nothing is left that a change could be meant for
+                refuse_changes(step, "stream")
             if reached.ends_step:
-                yield self._view(reached, memory)
+                step = self._view(reached, memory)
+                yield step
 
     def _view(self, reached: Reached, memory: Memory) -> SamplingStep:
+        """A step as it is handed out: with copies, so that nothing that is done to them changes the run."""
         runnable, state, tally = reached
         plan, row = runnable.plan, state.row
         index = int(plan.step[row - 1])
         first_row = int((plan.step == index).argmax())
+        x = state.x.clone()
         return SamplingStep(
             index=index,
-            x=state.x,
+            x=x,
             t=float(plan.time[first_row]),
             sigma=float(plan.sigma[row]),
             nfe=plan.calls_before(row) if tally is None else tally.calls,
             first_sample=self.first,
             state=RunState(
                 plan,
-                State(row, state.x, state.history),
+                State(row, x, Copies(state.history)),
                 self.noise.keys,
                 self.settings,
-                dict(memory),
+                Copies(memory),
                 "brownian" if isinstance(self.noise, BrownianNoise) else "independent",
                 self.fingerprint,
             ),

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ConfigurationError, DeviceError, ModelOutputError
+from .arguments import STATE_TYPES
+from .errors import ConfigurationError, DeviceError, ModelOutputError, shown
+from .registry import did_you_mean
 
 __all__ = ["ModelAdapter", "map_tensors", "resolve_device"]
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 #: Models that a warning was given of.
 _WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
 
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 #: The text length that Stable Diffusion's encoders give.
 _TEXT_LENGTH = 77
 
@@ -45,10 +48,10 @@ def resolve_device(device: str | torch.device, model: Any, tensor: Tensor | None
     then MPS, then the CPU.
 
     Raises:
-        DeviceError: unknown, not available, or not the model's.
+        DeviceError: unknown, not available, without values, or not the model's.
     """
     owner = _device_of(model)
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         if owner is not None:
             return owner
         if tensor is not None:
@@ -59,10 +62,15 @@ def resolve_device(device: str | torch.device, model: Any, tensor: Tensor | None
     try:
         chosen = torch.device(device)
         chosen = torch.empty(0, device=chosen).device
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except Exception as error:  # each kind of device has errors of its own
+        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise DeviceError(
-            f"{device!r} cannot be used", where="device", why=str(error).splitlines()[0], suggestion="device='auto'"
+            f"{shown(device)} cannot be used", where="device", why=why, suggestion="device='auto'"
         ) from None
+    if chosen.type == "meta":
+        raise DeviceError(
+            "tensors on the meta device have no values", where="device", suggestion="device='auto', or a real device"
+        )
     if owner is not None and owner != chosen:
         raise DeviceError(
             f"the run is on {chosen}, the model on {owner}",
@@ -80,7 +88,15 @@ def _first_float_parameter(model: Any) -> Tensor | None:
 
 def _device_of(model: Any) -> torch.device | None:
     parameter = _first_float_parameter(model)
-    return None if parameter is None or parameter.device.type == "meta" else parameter.device
+    if parameter is None or not parameter.is_meta:
+        return None if parameter is None else parameter.device
+    if any(hasattr(part, "_hf_hook") for part in model.modules()):  # offloaded: it comes back for each call
+        return None
+    raise DeviceError(
+        "the model's parameters are on the meta device, where they have no values",
+        where="model",
+        suggestion="load its weights: model.to_empty(device='cpu'), then load_state_dict(...)",
+    )
 
 
 def _first_time(model: Any) -> bool:
@@ -126,22 +142,84 @@ class ModelAdapter:
     def __call__(self, x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
         """The network's raw output for states x, shape (B, ...), at times t, shape (B,)."""
         output = self.model(x, timestep=t, **condition) if self._time_by_name else self.model(x, t, **condition)
+        returned = type(output).__name__
         for _ in range(2):  # an output object may hold a tuple
             if isinstance(output, Tensor):
-                return output
+                break
             if isinstance(output, tuple | list) and output:
                 output = output[0]
             elif isinstance(output, Mapping) and "sample" in output:
                 output = output["sample"]
             elif hasattr(output, "sample"):
                 output = output.sample
-        if isinstance(output, Tensor):
-            return output
-        raise ModelOutputError(
-            f"the model returned {type(output).__name__}",
-            where="model",
-            suggestion="return a tensor, a tuple that starts with one, or an object with .sample",
-        )
+        if not isinstance(output, Tensor):
+            raise ModelOutputError(
+                f"the model returned {returned}",
+                where="model",
+                suggestion="return a tensor, a tuple that starts with one, or an object with .sample",
+            )
+        if output.shape[:1] != x.shape[:1]:
+            raise ModelOutputError(
+                f"the model returned shape {tuple(output.shape)} for a batch of {len(x)}",
+                where="model",
+                why=f"it was called with x of shape {tuple(x.shape)}",
+                suggestion="return one prediction for each entry of the batch",
+            )
+        if output.dtype not in STATE_TYPES or output.layout is not torch.strided or output.device != x.device:
+            raise ModelOutputError(
+                f"the model returned a tensor of {output.dtype}, {output.layout}, on {output.device}",
+                where="model",
+                why=f"the state is of {x.dtype}, on {x.device}",
+                suggestion="return real floating-point numbers in a dense tensor on the state's device",
+            )
+        return output
+
+    def refuse_call(self, condition: Mapping[str, Any], where: str) -> None:
+        """Raise where the model cannot even be called with this condition.
+
+        Raises:
+            ConfigurationError: it takes no (x, t), or not these keywords, or demands others.
+        """
+        signature = self._signature
+        if signature is None:
+            return
+        try:
+            signature.bind_partial(*((None,) if self._time_by_name else (None, None)))
+        except TypeError as error:
+            raise ConfigurationError(
+                f"{shown(self.model)} cannot be called as model(x, t): {error}",
+                where="model",
+                suggestion="give a network or a function of (x, t, **condition)",
+            ) from None
+        try:
+            if self._time_by_name:
+                signature.bind(None, timestep=None, **condition)
+            else:
+                signature.bind(None, None, **condition)
+        except TypeError as error:
+            known = [name for name, p in signature.parameters.items() if p.kind in _BY_NAME]
+            first = set(known[:1] if self._time_by_name else known[:2]) | ({"timestep"} & {*known})
+            odd = next((name for name in condition if name not in known or name in first), None)
+            raise ConfigurationError(
+                f"the model cannot be called with it: {error}",
+                where=where if odd is None else f"{where}[{odd!r}]",
+                why="x and t are given by the run" if odd in first else "",
+                suggestion="give what the model demands in condition={...}"
+                if odd is None
+                else did_you_mean(odd, [name for name in known if name not in first]),
+            ) from None
+
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature | None:
+        """How the model itself is called, whatever it passes on to; None where Python cannot tell."""
+        model: Any = self.model
+        plain = isinstance(model, torch.nn.Module) and type(model).__call__ is torch.nn.Module.__call__
+        if plain and not model._forward_pre_hooks:  # which may change what forward is called with
+            model = model.forward
+        try:
+            return inspect.signature(model, follow_wrapped=False)
+        except (TypeError, ValueError):
+            return None
 
     @functools.cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:

@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .arguments import checked_flag
 from .batching import in_batches
+from .callbacks import Callback, checked_callback
 from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
 from .early_stopping import EarlyStopping
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 from .fingerprint import refuse_other_model
 from .grids import TimeGrid, make_grid
 from .guidance.base import Guidance
-from .job import Callback, Outcome
+from .job import Outcome
 from .keywords import keywords_of, refuse_unknown
 from .noise import Seed
 from .plan import SamplingPlan
@@ -210,7 +212,8 @@ class DiffusionPipeline:
             seed: one whole number for the batch (its samples are numbered), or one a sample.
                 Sample i of seed s is the same in every batch size and on every device.
             generator: draws the seed (one, or one a sample); default: PyTorch's global one.
-            initial_noise: unit-variance noise of the batch's shape, in place of the seed's.
+            initial_noise: unit-variance noise of the batch's shape, in place of the seed's: a tensor, an array
+                or nested lists.
             initial_sample: the state to start from, as it is, at the first of ``timesteps``, of the
                 grid or of the plan: for image-to-image, ``scheduler.add_noise(image, noise, timesteps[0])``.
             timesteps: visit exactly these times instead of N of the config's spacing.
@@ -222,7 +225,9 @@ class DiffusionPipeline:
             dtype: of the state and the samples; default: float32, float64 for such a model.
             noise: of stochastic samplers: "independent" from step to step, or "brownian": increments of one
                 Brownian motion a sample, which runs of other steps, and other samplers, share.
-            callback: called with a :class:`SamplingStep` after every step.
+            callback: called with a :class:`SamplingStep` after every step; what it is handed are copies. If it returns
+                True or raises StopIteration, the run ends there and ``step.x`` is the result (of each part
+                for itself where the batch is split). Its other exceptions come through as they are.
             progress: show a progress bar.
             early_stopping: tolerance on the root-mean-square change of a sample's predicted
                 clean sample from step to step, once signal outweighs noise. A sample that
@@ -243,6 +248,10 @@ class DiffusionPipeline:
             DeviceError, OutOfMemoryError, NumericsError: as they say.
         """
         refuse_unknown(unknown, keywords_of(DiffusionPipeline.sample))
+        progress, return_result = checked_flag(progress, "progress"), checked_flag(return_result, "return_result")
+        differentiable = checked_flag(differentiable, "differentiable")
+        callback, stopping = checked_callback(callback), EarlyStopping.of(early_stopping)
+        profile = _checked_profile(profile)
         job = prepare(
             self._setup,
             model=model, shape=shape, num_inference_steps=num_inference_steps,
@@ -254,7 +263,6 @@ class DiffusionPipeline:
         )  # fmt: skip
         at = job.noise.device
         watch = Stopwatch(at) if profile else None
-        stopping = EarlyStopping.of(early_stopping)
         size = _batch_size(max_batch_size, job.batch)
 
         def one_batch(start: int, stop: int) -> Outcome:
@@ -455,8 +463,8 @@ class DiffusionPipeline:
     ) -> Iterator[SamplingStep]:
         """Generate step by step: an iterator of :class:`SamplingStep`, the last one with the samples.
 
-        Stop by not asking for more. ``resume`` goes on from a step's ``state`` (or the file
-        it was saved to), bit for bit; give the same model, condition and guidance again.
+        Stop by not asking for more. A step's tensors are copies. ``resume`` goes on from a step's ``state``
+        (or the file it was saved to), bit for bit; give the same model, condition and guidance again.
         Other arguments as for :meth:`sample`; no gradients are recorded.
         """
         refuse_unknown(unknown, keywords_of(DiffusionPipeline.stream))
@@ -468,11 +476,15 @@ class DiffusionPipeline:
             }.items():  # fmt: skip
                 if value is not None:
                     raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
+            if not isinstance(resume, RunState | str | os.PathLike) or resume == "":
+                raise ConfigurationError(
+                    f"got {shown(resume)}", where="resume", suggestion="give a step's state, or the file it is saved in"
+                )
             saved = resume if isinstance(resume, RunState) else RunState.load(resume)
             refuse_other_settings(saved.settings, self._setup.identity)
             refuse_other_model(saved.model, model, self.scheduler)
             _refuse_other_run(saved, shape=shape, dtype=dtype, num_inference_steps=num_inference_steps)
-            if noise not in ("independent", saved.noise):
+            if not isinstance(noise, str) or noise not in ("independent", saved.noise):
                 raise ConfigurationError(
                     f"the run was started with {saved.noise} noise", where="noise", suggestion="leave it out"
                 )
@@ -515,8 +527,15 @@ def _refuse_other_run(saved: RunState, *, shape: Any, dtype: Any, num_inference_
 def _batch_size(max_batch_size: int | None, batch: int) -> int:
     if max_batch_size is None:
         return batch
-    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
+    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int | np.integer) or max_batch_size < 1:
         raise ConfigurationError(
-            f"got {max_batch_size!r}", where="max_batch_size", suggestion="give a whole number ≥ 1"
+            f"got {shown(max_batch_size)}", where="max_batch_size", suggestion="give a whole number ≥ 1"
         )
-    return max_batch_size
+    return min(int(max_batch_size), batch)
+
+
+def _checked_profile(profile: Any) -> bool | str | os.PathLike[str]:
+    """Whether to measure, or the file that a trace is written to."""
+    if isinstance(profile, str | os.PathLike) and os.fspath(profile):
+        return profile
+    return checked_flag(profile, "profile")

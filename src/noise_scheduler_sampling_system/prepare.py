@@ -13,13 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import (
+    as_array,
+    as_tensor,
+    checked_dtype,
+    checked_flag,
+    checked_shape,
+    refuse_special,
+    refuse_too_large,
+)
 from .brownian import brownian
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 from .grids import TimeGrid, refuse_clean_start
 from .guidance.base import Branch, Guidance
 from .guidance.conditions import null_counterpart, numbers_as_rows
 from .guidance.guided import Guided
-from .guidance.program import checked_sequence, compiled, programs_of
+from .guidance.program import Program, checked_sequence, compiled, programs_of
 from .guidance.sources import ClassifierFree
 from .job import Job
 from .model import ModelAdapter, map_tensors, resolve_device
@@ -51,8 +60,8 @@ def prepare(
     null_condition: Mapping[str, Any] | None,
     seed: Seed | None,
     generator: Any,
-    initial_noise: Tensor | None,
-    initial_sample: Tensor | None,
+    initial_noise: Any,
+    initial_sample: Any,
     timesteps: Sequence[float] | None,
     plan: SamplingPlan | PlanSet | None,
     device: str | torch.device,
@@ -77,9 +86,12 @@ def prepare(
         raise ConfigurationError(
             "is given beside initial_noise", where="initial_sample", suggestion="give the one or the other"
         )
-    device = resolve_device(device, model, initial_noise if initial_sample is None else initial_sample)
-    shape = _checked_shape(shape, initial_noise=initial_noise, initial_sample=initial_sample)
+    starts = {"initial_noise": initial_noise, "initial_sample": initial_sample}
+    starts = {name: as_tensor(value, name) for name, value in starts.items() if value is not None}
+    device = resolve_device(device, model, next(iter(starts.values()), None))
+    shape = _shape_of(shape, starts)
     scale = checked_scale(scale)
+    classifier_free = checked_flag(classifier_free, "classifier_free_guidance")
     if model is None:
         from .models import DigitsModel
 
@@ -108,12 +120,9 @@ def prepare(
     if initial_noise is None and initial_sample is None and not resumed:
         first = course.plan
         refuse_clean_start(first.time[0], first.alpha[0], first.sigma[0])
-    if dtype is None:
-        dtype = torch.promote_types(torch.float32, adapter.dtype or torch.float32)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ConfigurationError(
-            f"{dtype!r} is not a floating-point type", where="dtype", suggestion="give e.g. torch.float32"
-        )
+    dtype = checked_dtype(dtype, adapter.dtype)
+    refuse_too_large(shape, dtype, device)
+    starts = {name: _placed(start, device, dtype, name) for name, start in starts.items()}
     _refuse_overflow(course, dtype)
     keys = resolve_keys(seed, generator, shape[0])
     given = _fitted({} if condition is None else condition, shape[0], device, "condition")
@@ -133,6 +142,7 @@ def prepare(
         opposed=opposed,
         learned=course.split,
     )
+    _refuse_overflow_of_guidance(programs, dtype, adapter.dtype)
     again = partial(
         programs_of, sequence=sequence, prediction_type=config.prediction_type, branches=list(branches),
         opposed=opposed, learned=course.split,
@@ -148,8 +158,8 @@ def prepare(
         course=course,
         guided=Guided(resolved, programs, course.split, course.branches, again),
         noise=_noise(noise, course.plan, NoiseSource(keys, tuple(shape[1:]), dtype, device)),
-        initial_noise=initial_noise,
-        initial_sample=initial_sample,
+        initial_noise=starts.get("initial_noise"),
+        initial_sample=starts.get("initial_sample"),
         settings=setup.identity,
         integral=scheduler.discrete and course.planned,
     )
@@ -168,8 +178,8 @@ def _warn_of_other_guidance(plan: SamplingPlan, scale: float) -> None:
 
 def _noise(kind: Any, plan: SamplingPlan, source: NoiseSource) -> NoiseSource:
     """The noise of a run, of the kind asked for."""
-    if kind not in ("independent", "brownian"):
-        raise ConfigurationError(f"got {kind!r}", where="noise", suggestion="give 'independent' or 'brownian'")
+    if not isinstance(kind, str) or kind not in ("independent", "brownian"):
+        raise ConfigurationError(f"got {shown(kind)}", where="noise", suggestion="give 'independent' or 'brownian'")
     return brownian(plan, source) if kind == "brownian" else source
 
 
@@ -235,10 +245,12 @@ class _Conditions:
             adapters.append(adapter)
             if i not in asked:
                 conditions[i] = {}
-            elif branch.condition is not None:
+                continue
+            if branch.condition is not None:
                 conditions[i] = adapter.completed(self.fitted(branch.condition), self.batch, self.device)
             else:
                 conditions[i] = self.null(base, null) if branch.null else dict(base)
+            adapter.refuse_call(conditions[i], "null_condition" if branch.null else "condition")
         own = {i: conditions[i] for i in sorted(asked) if adapters[i] is self.adapter}
         conditions |= numbers_as_rows(own, self.batch, self.device) if len(own) > 1 else {}
         return tuple((adapter, conditions[i]) for i, adapter in enumerate(adapters))
@@ -256,6 +268,20 @@ def _refuse_overflow(course: Course, dtype: torch.dtype) -> None:
         )
 
 
+def _refuse_overflow_of_guidance(
+    programs: Sequence[Program | None], dtype: torch.dtype, model_dtype: torch.dtype | None
+) -> None:
+    """Raise where a coefficient of the guidance does not fit the state's type, or the model's."""
+    least = min(torch.finfo(each).max for each in (dtype, model_dtype or dtype))
+    for program in dict.fromkeys(programs):
+        if program is not None and not program.largest_factor <= least:  # NaN fails, too
+            raise ConfigurationError(
+                f"a coefficient of the guidance, {program.largest_factor:.3g}, is beyond {dtype}",
+                where="guidance_scale",
+                suggestion="give a scale of ordinary size: 1 to 20",
+            )
+
+
 def checked_scale(scale: Any) -> float:
     """A scale of guidance.
 
@@ -264,39 +290,41 @@ def checked_scale(scale: Any) -> float:
     """
     try:
         valid = not isinstance(scale, bool | str) and math.isfinite(scale)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         valid = False
     if not valid:
-        raise ConfigurationError(f"got {scale!r}", where="guidance_scale", suggestion="give a finite number")
+        raise ConfigurationError(f"got {shown(scale)}", where="guidance_scale", suggestion="give a finite number")
     return float(scale)
 
 
-def _checked_shape(shape: Any, **starts: Tensor | None) -> tuple[int, ...]:
-    """The batch's shape; the tensors that a run may start from must have it and be finite."""
-    given = {name: start for name, start in starts.items() if start is not None}
+def _shape_of(shape: Any, starts: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """The batch's shape; the tensors that a run may start from must have it."""
     if shape is None:
-        if not given:
+        if not starts:
             raise ConfigurationError("is missing", where="shape", suggestion="give (batch, channels, height, width)")
-        shape = next(iter(given.values())).shape
-    try:
-        checked = tuple(int(n) for n in shape)
-        valid = len(checked) >= 2 and all(n >= 1 and n == m for n, m in zip(checked, shape, strict=True))
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise ConfigurationError(
-            f"got {shape!r}", where="shape", suggestion="give whole numbers ≥ 1: (batch, channels, height, width)"
-        )
-    for name, start in given.items():
+        shape = tuple(next(iter(starts.values())).shape)
+    checked = checked_shape(shape)
+    for name, start in starts.items():
         if tuple(start.shape) != checked:
             raise ConfigurationError(
                 f"has shape {tuple(start.shape)}, the samples {checked}",
                 where=name,
                 suggestion="leave shape out, or make them the same",
             )
-        if not torch.isfinite(start).all():
-            raise ConfigurationError("holds NaN or Inf", where=name, suggestion="check how it was made")
     return checked
+
+
+def _placed(start: Tensor, device: torch.device, dtype: torch.dtype, where: str) -> Tensor:
+    """A given start as a state of the run."""
+    placed = start.to(device, dtype)
+    if not torch.isfinite(placed.detach()).all():
+        finite = bool(torch.isfinite(start.detach()).all())
+        raise ConfigurationError(
+            f"holds values beyond {dtype}" if finite else "holds NaN or Inf",
+            where=where,
+            suggestion="give a wider dtype" if finite else "check how it was made",
+        )
+    return placed
 
 
 def _fitted(condition: Mapping[str, Any], batch: int, device: torch.device, where: str) -> dict[str, Any]:
@@ -306,7 +334,17 @@ def _fitted(condition: Mapping[str, Any], batch: int, device: torch.device, wher
             f"got {type(condition).__name__}", where=where, suggestion="give a mapping of keywords for the model"
         )
 
+    for name in condition:
+        if not isinstance(name, str):
+            raise ConfigurationError(
+                f"has the key {shown(name)}",
+                where=where,
+                why="its keys are keywords of the model",
+                suggestion="give a mapping of text, e.g. {'class_labels': labels}",
+            )
+
     def fit(value: Tensor) -> Tensor:
+        refuse_special(value, where)
         if value.ndim and value.shape[0] not in (1, batch):
             raise ConfigurationError(
                 f"a tensor of shape {tuple(value.shape)} for a batch of {batch}",
@@ -316,15 +354,25 @@ def _fitted(condition: Mapping[str, Any], batch: int, device: torch.device, wher
         value = value.to(device)
         return value.expand(batch, *value.shape[1:]) if value.ndim and value.shape[0] != batch else value
 
-    fitted: dict[str, Any] = map_tensors(fit, {name: as_rows(value, batch) for name, value in condition.items()})
+    rows = {name: as_rows(value, batch, f"{where}[{name!r}]") for name, value in condition.items()}
+    fitted: dict[str, Any] = map_tensors(fit, rows)
     return fitted
 
 
-def as_rows(value: Any, batch: int | None = None) -> Any:
-    """Arrays, and lists of one number a sample (of any length without ``batch``), as tensors with a row each."""
+def as_rows(value: Any, batch: int | None = None, where: str = "condition") -> Any:
+    """Arrays, and lists of one number a sample (of any length without ``batch``), as tensors with a row each.
+
+    Raises:
+        ConfigurationError: an array that no tensor can hold, or whole numbers beyond 64 bits.
+    """
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
+        return as_array(value, where)
     fits = isinstance(value, list | tuple) and len(value) == (batch or len(value)) and bool(value)
     if fits and all(isinstance(v, int | float) for v in value):
-        return torch.tensor(value, device="cpu")
+        try:
+            return torch.tensor(value, device="cpu")
+        except (RuntimeError, ValueError, OverflowError) as error:
+            raise ConfigurationError(
+                f"got {shown(value)}", where=where, why=str(error), suggestion="give numbers of at most 64 bits"
+            ) from error
     return value

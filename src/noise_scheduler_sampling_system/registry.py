@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from enum import Enum
@@ -10,6 +11,9 @@ from typing import Any, Generic, TypeVar, overload
 from .errors import ConfigurationError
 
 __all__ = ["Registry", "did_you_mean", "folded"]
+
+#: Registrations read, change and write; the tables are replaced, so that readers need no lock.
+_REGISTERING = threading.Lock()
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -53,14 +57,15 @@ class Registry(Generic[T]):
         key = self.key(name)
 
         def add(entry: Any) -> Any:
-            taken = self._entries.get(key)
-            if taken is not None and not _same_definition(taken, entry):
-                raise ConfigurationError(
-                    f"the name {key!r} is taken by {taken!r}",
-                    where=f"{self.kind} registry",
-                    suggestion="register under another name",
-                )
-            self._entries[key] = entry
+            with _REGISTERING:
+                taken = self._entries.get(key)
+                if taken is not None and not _same_definition(taken, entry):
+                    raise ConfigurationError(
+                        f"the name {key!r} is taken by {taken!r}",
+                        where=f"{self.kind} registry",
+                        suggestion="register under another name",
+                    )
+                self._entries = {**self._entries, key: entry}
             return entry
 
         return add if entry is None else add(entry)
@@ -68,13 +73,15 @@ class Registry(Generic[T]):
     def alias(self, *names: str, of: str) -> None:
         """Further names for an entry; letters' case, spaces and punctuation do not count."""
         for name in names:
-            taken = self._aliases.setdefault(folded(name), of)
-            if taken != of:
-                raise ConfigurationError(
-                    f"the name {name!r} is taken by {taken!r}",
-                    where=f"{self.kind} registry",
-                    suggestion="use another name",
-                )
+            with _REGISTERING:
+                taken = self._aliases.get(folded(name), of)
+                if taken != of:
+                    raise ConfigurationError(
+                        f"the name {name!r} is taken by {taken!r}",
+                        where=f"{self.kind} registry",
+                        suggestion="use another name",
+                    )
+                self._aliases = {**self._aliases, folded(name): of}
 
     def canonical(self, name: str | Enum) -> str:
         """The one name of what goes by this name or alias; a name nobody knows is returned as it is."""

@@ -15,7 +15,7 @@ from .guidance.base import Guidance
 from .noise import NoiseSource, Seed
 from .plan import SamplingPlan
 from .prepare import DEFAULT_SCALE, prepare
-from .run import Model, Noise, State, run
+from .run import Model, ModelStoppedError, Noise, State, run
 
 if TYPE_CHECKING:  # which imports what uses this file
     from .pipeline import DiffusionPipeline
@@ -87,4 +87,8 @@ class Rows:
     def after(self, state: State, noise: Noise | None = None) -> State:
         """The state after one more row, with what was asked and answered; everything is checked to be finite."""
         steps = run(self.bound, self.model, state, noise or self.source, inspect=True, check_every_row=True)
-        return next(steps)
+        try:
+            return next(steps)
+        except ModelStoppedError as stopped:
+            error = stopped.error
+        raise error

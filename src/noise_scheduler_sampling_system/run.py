@@ -19,8 +19,8 @@ from .plan import SamplingPlan
 from .schedules.path import Level
 
 __all__ = [
-    "Ask", "Asked", "Branches", "Course", "Model", "Noise", "OutputReusedError", "Reached", "Runnable", "State",
-    "StepControlError", "Tally", "run",
+    "Ask", "Asked", "Branches", "Course", "Model", "ModelStoppedError", "Noise", "OutputReusedError", "Reached",
+    "Runnable", "State", "StepControlError", "Tally", "explained", "run",
 ]  # fmt: skip
 
 #: (x, row) ↦ the network's output, guided, for the time of that row (:class:`Branches` where a plan wants both).
@@ -208,6 +208,7 @@ def run(
         ModelOutputError: the output is of the wrong shape, the model wrote into its input,
             or (with ``check_every_row``) it is not finite.
         NumericsError: something was not finite.
+        ModelStoppedError: the model raised StopIteration. Any other exception of the model's comes through as it is.
     """
     watch, hides, split = _Watch(), bound.hides, bound.split
     copies = inspect or copy_outputs
@@ -216,7 +217,14 @@ def run(
         i, x, history, _, _ = state
         tracked = not x.is_inference()  # tensors of inference mode do not count their changes
         version = x._version if tracked else 0
-        answer = model(x, i)
+        try:
+            answer = model(x, i)
+        except StopIteration as error:
+            explained(error, f"raised by the model at {_where(bound.plan, i)}")
+            raise ModelStoppedError(error) from error
+        except Exception as error:
+            explained(error, f"raised by the model at {_where(bound.plan, i)}")
+            raise
         output = answer.guided if bound.branches else answer
         if tracked and x._version != version:
             raise ModelOutputError(
@@ -270,6 +278,24 @@ _NOTHING = torch.empty(0)
 
 class OutputReusedError(Exception):
     """The model returns the same memory at every call; the run must copy its outputs."""
+
+
+class ModelStoppedError(Exception):
+    """The model raised StopIteration, which a generator must not pass on: it would turn into a RuntimeError.
+
+    Args:
+        error: what the model raised.
+    """
+
+    def __init__(self, error: StopIteration) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def explained(error: BaseException, note: str) -> None:
+    """Note on somebody else's exception, which goes on as it is, where it came up."""
+    if hasattr(error, "add_note") and note not in getattr(error, "__notes__", ()):  # from Python 3.11 on
+        error.add_note(note)
 
 
 class StepControlError(NumericsError):

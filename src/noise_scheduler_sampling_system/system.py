@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 from .files import read_table, write_table
 from .names import resolve
 from .noise import resolve_keys
@@ -21,6 +22,8 @@ from .samplers.base import BaseSampler
 __all__ = ["AdvancedDiffusionSystem"]
 
 logger = logging.getLogger(__name__)
+#: Changes of a system read, change and write; a lock of the module keeps systems free to be copied and pickled.
+_CHANGING = threading.Lock()
 
 
 class AdvancedDiffusionSystem:
@@ -31,6 +34,9 @@ class AdvancedDiffusionSystem:
     Without ``method`` the sampler is the one that the name ends in ("cosine_ddim"), else
     DDIM.
 
+    Threads can share a system: its table of pipelines is never changed but replaced, so that whoever goes
+    through it sees it as it was at one moment.
+
     Args:
         config_path: a file to load.
 
@@ -40,7 +46,7 @@ class AdvancedDiffusionSystem:
     """
 
     def __init__(self, config_path: str | os.PathLike[str] | None = None) -> None:
-        self._pipelines: dict[str, DiffusionPipeline] = {}
+        self._pipelines: Mapping[str, DiffusionPipeline] = {}
         if config_path is not None:
             self.load_config(config_path)
 
@@ -60,13 +66,13 @@ class AdvancedDiffusionSystem:
             sampler_options: the sampler's own options.
         """
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"got {name!r}", where="name", suggestion="give a non-empty text")
+            raise ConfigurationError(f"got {shown(name)}", where="name", suggestion="give a non-empty text")
         if isinstance(config, Mapping):
             config = NoiseSchedulerConfig.from_dict(config, where=name)
         pipeline = DiffusionPipeline(config, method, **sampler_options)
         if name in self._pipelines:
             logger.info("pipeline %r is replaced", name)
-        self._pipelines[name] = pipeline
+        self._keep({name: pipeline})
         return pipeline
 
     def get_pipeline(self, name: str) -> DiffusionPipeline:
@@ -75,11 +81,7 @@ class AdvancedDiffusionSystem:
         Raises:
             ConfigurationError: there is none; the message has the nearest names.
         """
-        if name not in self._pipelines:
-            raise ConfigurationError(
-                f"there is no pipeline {name!r}", where="name", suggestion=did_you_mean(name, self._pipelines)
-            )
-        return self._pipelines[name]
+        return _found(self._pipelines, name)
 
     def list_pipelines(self) -> list[str]:
         """The names, in the order of their creation."""
@@ -87,8 +89,9 @@ class AdvancedDiffusionSystem:
 
     def remove_pipeline(self, name: str) -> DiffusionPipeline:
         """Take a pipeline out and return it."""
-        pipeline = self.get_pipeline(name)
-        del self._pipelines[name]
+        with _CHANGING:
+            pipeline = _found(self._pipelines, name)
+            self._pipelines = {other: kept for other, kept in self._pipelines.items() if other != name}
         return pipeline
 
     def update_pipeline(self, name: str, **changes: Any) -> DiffusionPipeline:
@@ -114,11 +117,12 @@ class AdvancedDiffusionSystem:
         Raises:
             ConfigurationError: no pipelines, or one that cannot run so; before any runs.
         """
-        if not self._pipelines:
+        pipelines = self._pipelines  # as they are now, whatever other threads do
+        if not pipelines:
             raise ConfigurationError(
                 "the system has no pipelines", where="compare_schedulers", suggestion="create_pipeline(...) first"
             )
-        for name, pipeline in self._pipelines.items():
+        for name, pipeline in pipelines.items():
             if pipeline.sampler.writes_plans and kwargs.get("plan") is None:
                 try:
                     pipeline.plan(num_inference_steps, timesteps=kwargs.get("timesteps"))
@@ -131,7 +135,7 @@ class AdvancedDiffusionSystem:
             kwargs["seed"] = _drawn(kwargs.get("seed"), generator)
         return {
             name: pipeline.sample(shape=shape, num_inference_steps=num_inference_steps, **kwargs)
-            for name, pipeline in self._pipelines.items()
+            for name, pipeline in pipelines.items()
         }
 
     def load_config(self, path: str | os.PathLike[str]) -> None:
@@ -161,7 +165,7 @@ class AdvancedDiffusionSystem:
                 raise ConfigurationError(
                     error.what, where=f"{where}.{error.where}", why=error.why, suggestion=error.suggestion
                 ) from None
-        self._pipelines.update(made)
+        self._keep(made)
 
     def save_config(self, path: str | os.PathLike[str]) -> None:
         """Write every pipeline's settings, as YAML or JSON by the ending, whole or not at all.
@@ -184,8 +188,28 @@ class AdvancedDiffusionSystem:
                 table[name]["sampler_options"] = options
         write_table(path, table)
 
+    def _keep(self, pipelines: Mapping[str, DiffusionPipeline]) -> None:
+        with _CHANGING:
+            self._pipelines = {**self._pipelines, **pipelines}
+
     def __repr__(self) -> str:
         return f"AdvancedDiffusionSystem({self.list_pipelines()})"
+
+
+def _found(pipelines: Mapping[str, DiffusionPipeline], name: Any) -> DiffusionPipeline:
+    """The pipeline of a name.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    pipeline = pipelines.get(name) if isinstance(name, str) else None
+    if pipeline is None:
+        raise ConfigurationError(
+            f"there is no pipeline {shown(name)}",
+            where="name",
+            suggestion=did_you_mean(name if isinstance(name, str) else shown(name), pipelines),
+        )
+    return pipeline
 
 
 def _drawn(seed: Any, generator: Any) -> int | list[int]:

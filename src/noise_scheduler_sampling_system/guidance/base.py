@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..builder import Form
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, shown
 from ..prediction import PREDICTION_ALIASES, PREDICTION_TYPES, conversion
 from ..registry import did_you_mean
 from ..schedules.path import Level
@@ -71,12 +71,12 @@ def number(value: Any, where: str, low: float = -math.inf, high: float = math.in
     """
     try:
         valid = not isinstance(value, bool | str) and low <= value <= high and not (finite and math.isinf(value))
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         valid = False
     if not valid:
         kind = "a finite number" if finite else "a number"
         bounds = "" if (low, high) == (-math.inf, math.inf) else f" from {low:g} to {high:g}"
-        raise ConfigurationError(f"got {value!r}", where=where, suggestion=f"give {kind}{bounds}")
+        raise ConfigurationError(f"got {shown(value)}", where=where, suggestion=f"give {kind}{bounds}")
     return float(value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError, ModelOutputError
+from ..errors import ConfigurationError
 from ..model import ModelAdapter, map_tensors
 from ..plan import SamplingPlan
 from ..run import Branches, Model
@@ -161,12 +161,6 @@ class Guided:
             outputs: dict[int, Tensor] = {}
             for call, indices in groups:
                 output = call(x, row)
-                if output.shape[:1] != (len(indices) * len(x),):
-                    raise ModelOutputError(
-                        f"the model returned shape {tuple(output.shape)} for a batch of {len(indices) * len(x)}",
-                        where="guidance",
-                        suggestion="return one prediction for each entry of the batch",
-                    )
                 outputs.update(zip(indices, output.chunk(len(indices)), strict=True))
             return outputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..builder import Form, Symbol
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, shown
 from ..fused import pair
 from ..plan import SamplingPlan
 from ..schedules.path import Level
@@ -63,6 +64,13 @@ class Program:
         mixes = [symbol for symbol, _ in self.value] == [("branch", i) for i in self.asked]
         mixes = mixes and _is_mixture([factor for _, factor in self.value])
         return self.value[0][1] if mixes and not self.steps and self.null is None else None
+
+    @property
+    def largest_factor(self) -> float:
+        """The largest number that a tensor is multiplied by; NaN where one is not finite."""
+        forms = (self.value, self.null or (), *(form for step in self.steps for form in step.forms))
+        factors = [abs(factor) for form in forms for _, factor in form]
+        return max(factors, default=0.0) if all(map(math.isfinite, factors)) else math.nan
 
     @property
     def tracks(self) -> bool:
@@ -211,7 +219,7 @@ def checked_sequence(guidance: Any) -> tuple[Guidance, ...]:
     sequence = (guidance,) if isinstance(guidance, Guidance) else guidance
     if not isinstance(sequence, list | tuple) or not all(isinstance(each, Guidance) for each in sequence):
         raise ConfigurationError(
-            f"got {guidance!r}",
+            f"got {shown(guidance)}",
             where="guidance",
             suggestion="give guidance objects, e.g. [ClassifierFree(7.5), Interval(0.3, 5.0)]",
         )

@@ -17,6 +17,7 @@ from ..builder import PlanBuilder
 from ..config import SAMPLERS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
 from ..grids import TimeGrid, checked_times, make_grid, refuse_clean_start
+from ..keys import Keys
 from ..noise import NoiseSource, resolve_keys
 from ..options import Option, checked_options, declared_by
 from ..plan import SamplingPlan
@@ -253,7 +254,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
 
         def draw(step: int, stage: int) -> Tensor:
             if (step, stage) not in drawn:
-                keys = resolve_keys(None, generator, sample.shape[0]) if noise is None else ()
+                keys = resolve_keys(None, generator, sample.shape[0]) if noise is None else Keys.of(())
                 source = NoiseSource(keys, tuple(sample.shape[1:]), sample.dtype, sample.device)
                 drawn[step, stage] = source(step, stage) if noise is None else noise
             return drawn[step, stage]

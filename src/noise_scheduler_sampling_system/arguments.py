@@ -1,0 +1,178 @@
+"""What a user hands to a run, one argument at a time: made what the run needs, or refused."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import ConfigurationError, OutOfMemoryError, shown
+
+__all__ = [
+    "STATE_TYPES", "as_array", "as_tensor", "checked_dtype", "checked_flag", "checked_shape", "refuse_special",
+    "refuse_too_large",
+]  # fmt: skip
+
+#: The types that a state may have; narrower ones have no arithmetic in PyTorch.
+STATE_TYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: Bytes of a sample's key.
+_KEY = 16
+
+
+def checked_flag(value: Any, where: str) -> bool:
+    """True or False (or 1 or 0, or NumPy's).
+
+    Raises:
+        ConfigurationError: anything else: "no" would count as true.
+    """
+    if isinstance(value, bool | np.bool_) or (isinstance(value, int | np.integer) and value in (0, 1)):
+        return bool(value)
+    raise ConfigurationError(f"got {shown(value)}", where=where, suggestion="give True or False")
+
+
+def checked_dtype(dtype: Any, model_dtype: torch.dtype | None) -> torch.dtype:
+    """The state's type; None: float32, or a model's wider one.
+
+    Raises:
+        ConfigurationError: a type that a state cannot have.
+    """
+    if dtype is None:
+        return torch.promote_types(torch.float32, model_dtype or torch.float32)
+    if dtype not in STATE_TYPES if isinstance(dtype, torch.dtype) else True:
+        raise ConfigurationError(
+            f"got {shown(dtype)}, which is no floating-point type that a state can have",
+            where="dtype",
+            suggestion="give torch.float32, torch.float64, torch.bfloat16 or torch.float16",
+        )
+    return dtype  # type: ignore[no-any-return]
+
+
+def checked_shape(shape: Any) -> tuple[int, ...]:
+    """The shape of a batch.
+
+    Raises:
+        ConfigurationError: not two or more whole numbers ≥ 1.
+    """
+    try:
+        given = tuple(shape)
+        checked = tuple(int(n) for n in given)
+        valid = len(checked) >= 2 and all(
+            n >= 1 and n == m and not isinstance(m, bool | np.bool_) for n, m in zip(checked, given, strict=True)
+        )
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        valid = False
+    if not valid:
+        raise ConfigurationError(
+            f"got {shown(shape)}", where="shape", suggestion="give whole numbers ≥ 1: (batch, channels, height, width)"
+        )
+    return checked
+
+
+def refuse_too_large(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """Raise where the samples alone exceed the memory there is, before anything of their size is made.
+
+    Raises:
+        OutOfMemoryError: two states (before and after a step) and the keys of the noise do not fit.
+    """
+    needed, there = 2 * math.prod(shape) * dtype.itemsize + _KEY * shape[0], _memory(device)
+    if there is not None and needed > there:
+        raise OutOfMemoryError(
+            f"a batch of shape {shown(list(shape))} takes {_bytes(needed)}, and {device} has {_bytes(there)}",
+            where="shape",
+            suggestion="ask for fewer samples at a time, a lower resolution or a narrower dtype",
+        )
+
+
+def _bytes(count: int) -> str:
+    power = min(max(count.bit_length() - 1, 0) // 10, 6)
+    return f"{count // 1024**power} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')[power]}"
+
+
+def _memory(device: torch.device) -> int | None:
+    """The memory of a device; None where it does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu":
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def as_array(value: np.ndarray[Any, Any], where: str) -> Tensor:
+    """An array of numbers as a tensor, without a copy where PyTorch can read it as it lies.
+
+    Raises:
+        ConfigurationError: an array of text or of objects, or of numbers that PyTorch does not have.
+    """
+    try:
+        plain = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))  # neither reversed nor byte-swapped
+        # a read-only array is copied: PyTorch would not know that it must not write
+        return torch.from_numpy(plain if plain.flags.writeable else plain.copy()).reshape(value.shape)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"got {shown(value)}",
+            where=where,
+            why="PyTorch has no tensors of this type",
+            suggestion="give an array of numbers; text must be encoded before the run",
+        ) from error
+
+
+def as_tensor(value: Any, where: str) -> Tensor:
+    """A batch as a tensor of real numbers, from a tensor, an array or nested lists.
+
+    Raises:
+        ConfigurationError: anything else, and tensors that are complex, sparse, quantised or without values.
+    """
+    try:
+        if isinstance(value, Tensor):
+            tensor = value
+        elif isinstance(value, np.ndarray):
+            tensor = as_array(value, where)
+        elif isinstance(value, list | tuple):
+            tensor = _stacked(value)
+        else:
+            raise TypeError
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ConfigurationError(
+            f"got {shown(value)}", where=where, suggestion="give a tensor, an array or nested lists of numbers"
+        ) from None
+    refuse_special(tensor, where)
+    if (
+        tensor.dtype is torch.bool
+        or tensor.is_complex()
+        or (tensor.is_floating_point() and tensor.dtype not in STATE_TYPES)
+    ):
+        raise ConfigurationError(
+            f"is of {tensor.dtype}", where=where, suggestion="give real numbers, e.g. of torch.float32"
+        )
+    return tensor
+
+
+def _stacked(value: Any) -> Tensor:
+    """Nested lists of numbers, arrays or tensors as one tensor."""
+    if any(isinstance(item, Tensor) for item in value):
+        return torch.stack([torch.as_tensor(item) for item in value])
+    array = np.asarray(value)
+    if array.dtype.kind not in "iufc":
+        raise TypeError(array.dtype)
+    return torch.from_numpy(array.astype(np.float64) if array.dtype.kind in "iu" else array)
+
+
+def refuse_special(tensor: Tensor, where: str) -> None:
+    """Raise unless a tensor has its numbers in ordinary memory.
+
+    Raises:
+        ConfigurationError: it is sparse, nested, quantised, or on the meta device.
+    """
+    for special, what, instead in (
+        (tensor.layout is not torch.strided, f"is of layout {tensor.layout}", "give a dense tensor: to_dense()"),
+        (tensor.is_quantized, "is quantised", "give dequantize() of it"),
+        (tensor.is_meta, "is on the meta device, where tensors have no values", "give it with its values"),
+    ):
+        if special:
+            raise ConfigurationError(what, where=where, suggestion=instead)
