@@ -5,6 +5,7 @@ Config → noise schedule → grid → sampler → plan → run; see ``docs/desi
 
 from . import guidance, models, presets, spacings
 from .brownian import BrownianNoise
+from .builder import Form, PlanBuilder, Prediction
 from .calibration import Spectrum, calibrate, design_plan
 from .config import BetaSchedule, NoiseSchedulerConfig, SamplingMethod
 from .distribution import StepDistribution, step_distribution, trajectory_log_probs
@@ -22,6 +23,7 @@ from .factory import NoiseSchedulerFactory, SamplerFactory
 from .grids import TimeGrid, make_grid, start_at
 from .inversion import ReversibleRun
 from .likelihood import Likelihood, log_likelihood
+from .options import Option
 from .pipeline import DiffusionPipeline
 from .plan import SamplingPlan
 from .plans import PlanSet
@@ -35,8 +37,11 @@ from .samplers import (
     DDPMSampler,
     EulerSampler,
     HeunSampler,
+    MultistepSampler,
     PNDMSampler,
     SamplerOutput,
+    SingleStepSampler,
+    along,
 )
 from .schedules import (
     BaseNoiseScheduler,
@@ -47,6 +52,7 @@ from .schedules import (
     ExponentialNoiseScheduler,
     FlowPath,
     LaplaceNoiseScheduler,
+    Level,
     LinearNoiseScheduler,
     NoisePath,
     QuadraticNoiseScheduler,
@@ -86,20 +92,26 @@ __all__ = [
     "ExponentialNoiseScheduler",
     "FileError",
     "FlowPath",
+    "Form",
     "HeunSampler",
     "LaplaceNoiseScheduler",
+    "Level",
     "Likelihood",
     "LinearNoiseScheduler",
     "ModelOutputError",
     "ModelStatistics",
+    "MultistepSampler",
     "NoisePath",
     "NoiseSamplingError",
     "NoiseSchedulerConfig",
     "NoiseSchedulerFactory",
     "NumericsError",
+    "Option",
     "OutOfMemoryError",
     "PNDMSampler",
+    "PlanBuilder",
     "PlanSet",
+    "Prediction",
     "QuadraticNoiseScheduler",
     "Recommendation",
     "ReversibleRun",
@@ -114,6 +126,7 @@ __all__ = [
     "ShiftedSNR",
     "SigmoidGammaNoiseScheduler",
     "SigmoidNoiseScheduler",
+    "SingleStepSampler",
     "Spectrum",
     "StepDistribution",
     "SubVPPath",
@@ -122,6 +135,7 @@ __all__ = [
     "VEPath",
     "VPPath",
     "ZeroTerminalSNR",
+    "along",
     "calibrate",
     "design_plan",
     "guidance",

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ConfigurationError, NumericsError
+from .errors import ConfigurationError, NumericsError, shown
 from .plan import SamplingPlan
 from .prediction import conversion, quantity
 from .schedules.path import Level
@@ -32,32 +32,107 @@ _ROUNDING = 1e-12
 
 
 class Form:
-    """A linear combination Σ coefficient·symbol; supports +, −, and · and / with numbers."""
+    """A linear combination Σ coefficient·symbol; supports +, −, ``sum``, and · and / with numbers.
+
+    0 is the empty combination. Other numbers cannot be added, and forms cannot be multiplied: the result would not
+    be linear.
+
+    Raises:
+        ConfigurationError: a number other than 0 is added, a factor is no number, or a divisor is 0.
+    """
 
     __slots__ = ("terms",)
+    __array_ufunc__ = None  # a number of NumPy leaves the arithmetic to this class
 
-    def __init__(self, terms: Mapping[Symbol, float]) -> None:
+    def __init__(self, terms: Mapping[Symbol, float] = {}) -> None:
         self.terms = terms
 
-    def __add__(self, other: Form) -> Form:
+    def __add__(self, other: Form | float) -> Form:
+        if not isinstance(other, Form):
+            return self._with_number(other, "{} is added to a form")
         terms = dict(self.terms)
         for symbol, coefficient in other.terms.items():
             terms[symbol] = terms.get(symbol, 0.0) + coefficient
         return Form(terms)
 
-    def __mul__(self, factor: float) -> Form:
-        return Form({symbol: coefficient * factor for symbol, coefficient in self.terms.items()})
-
-    def __sub__(self, other: Form) -> Form:
+    def __sub__(self, other: Form | float) -> Form:
+        if not isinstance(other, Form):
+            return self._with_number(other, "{} is subtracted from a form")
         return self + other * -1.0
+
+    def __rsub__(self, other: float) -> Form:
+        return self._with_number(other, "a form is subtracted from {}") * -1.0
+
+    def __mul__(self, factor: float) -> Form:
+        number = _factor(factor, "multiplied by")
+        return Form({symbol: coefficient * number for symbol, coefficient in self.terms.items()})
 
     def __neg__(self) -> Form:
         return self * -1.0
 
-    def __truediv__(self, divisor: float) -> Form:
-        return Form({symbol: coefficient / divisor for symbol, coefficient in self.terms.items()})
+    def __pos__(self) -> Form:
+        return self
 
+    def __truediv__(self, divisor: float) -> Form:
+        number = _factor(divisor, "divided by")
+        if number == 0.0:
+            raise ConfigurationError(
+                "a form is divided by 0",
+                where="formula",
+                why="α is 0 at a level without signal, and σ at the clean sample: the formula is not defined there",
+                suggestion="take a first-order step there: after.alpha * p.sample + after.sigma * p.epsilon",
+            )
+        return Form({symbol: coefficient / number for symbol, coefficient in self.terms.items()})
+
+    def __rtruediv__(self, other: object) -> Form:
+        raise _not_linear(f"{shown(other)} is divided by a form")
+
+    def __pow__(self, exponent: object) -> Form:
+        raise _not_linear("a form is raised to a power")
+
+    def _with_number(self, other: object, how: str) -> Form:
+        """This form, if the number is 0."""
+        if isinstance(other, int | float | np.number) and not isinstance(other, bool) and other == 0:
+            return self
+        raise ConfigurationError(
+            how.format(shown(other)),
+            where="formula",
+            why="a form is a linear combination of the state, predictions and noise, and has no constant term",
+            suggestion="add forms, multiplied by numbers; 0 may be added",
+        )
+
+    def __repr__(self) -> str:
+        terms = " + ".join(f"{coefficient:g}·{kind}[{i}]" for (kind, i), coefficient in self.terms.items())
+        return f"Form({terms or '0'})"
+
+    __radd__ = __add__
     __rmul__ = __mul__
+
+
+def _factor(value: object, how: str) -> float:
+    """A number that a form is multiplied or divided by."""
+    if type(value) is float:
+        return value
+    if isinstance(value, Form):
+        raise _not_linear(f"a form is {how} a form")
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if isinstance(value, bool | str) or (math.isnan(number) and not isinstance(value, float | np.floating)):
+        raise ConfigurationError(
+            f"a form is {how} {shown(value)}", where="formula", suggestion="multiply and divide forms by numbers"
+        )
+    return number
+
+
+def _not_linear(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        what,
+        where="formula",
+        why="a step of a plan is linear in the state, the predictions and the noise, and this is not",
+        suggestion="multiply forms by numbers only; what depends on the data belongs into the model or into guidance",
+    )
 
 
 @dataclass(frozen=True)
@@ -144,6 +219,11 @@ class PlanBuilder:
         """The current state."""
         return self._state
 
+    @property
+    def opened(self) -> int:
+        """The rows that ask the model, so far."""
+        return sum(row.asks for row in self._rows)
+
     def predict(self, level: Level, step: int) -> Prediction:
         """Ask the model about the current state: opens a row.
 
@@ -195,7 +275,17 @@ class PlanBuilder:
         return self.noise(step)
 
     def advance(self, state: Form) -> None:
-        """Make a linear form of older states, predictions and noise the current state."""
+        """Make a linear form of older states, predictions and noise the current state.
+
+        Raises:
+            ConfigurationError: not a form.
+        """
+        if not isinstance(state, Form):
+            raise ConfigurationError(
+                f"got {shown(state)}",
+                where="advance",
+                suggestion="give a combination of build.x, predictions and noise",
+            )
         # in terms of the state before the open row at once: what is built on it stays short
         self._state = Form(self._relative_to(len(self._rows) - 1, state)) if self._rows else state
 

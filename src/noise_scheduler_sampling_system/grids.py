@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .config import SPACINGS
 from .errors import ConfigurationError, shown
-from .registry import did_you_mean
+from .options import Option, checked_options, parameters_of
 from .schedules.path import CLEAN, Level, NoisePath
 
 __all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start", "start_at"]
@@ -256,38 +256,17 @@ def start_at(
     return path.level(float(t))  # type: ignore[arg-type]
 
 
-#: What every spacing takes, and the values allowed.
-_COMMON: dict[str, tuple[Any, ...]] = {"discard_penultimate": (False, True), "end": ("clean", "lowest")}
+#: What every spacing takes.
+_COMMON = {"discard_penultimate": Option(False), "end": Option("clean", choices=("clean", "lowest"))}
 
 
 def _checked_options(spacing: Callable[..., Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options for a spacing, with the common ones' defaults."""
-    own = dict(list(inspect.signature(spacing).parameters.items())[2:])
-    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
-    for option, value in given.items():
-        where = f"spacing_options.{option}"
-        if option in _COMMON:
-            if value not in _COMMON[option]:
-                raise ConfigurationError(f"got {value!r}", where=where, suggestion=f"give one of {_COMMON[option]}")
-        elif option in own:
-            _check_kind(value, own[option].default, where)
-        elif not any_name:
-            raise ConfigurationError(
-                f"the {name!r} spacing has no option {option!r}",
-                where=where,
-                suggestion=did_you_mean(option, [*own, *_COMMON]),
-            )
-    return {**{option: values[0] for option, values in _COMMON.items()}, **given}
-
-
-def _check_kind(value: Any, default: Any, where: str) -> None:
-    """A number where the default is one or None, a word where it is a word."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    kind = str if isinstance(default, str) else float
-    fits = {str: isinstance(value, str), float: number or (value is None and default is None)}[kind]
-    if (default is None or isinstance(default, str | int | float)) and not fits:
-        wanted = "a name" if kind is str else "a finite number"
-        raise ConfigurationError(f"got {value!r}", where=where, suggestion=f"give {wanted}; the default is {default!r}")
+    declared = {**parameters_of(spacing, 2), **_COMMON}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(spacing).parameters.values()):
+        declared = {**{option: Option(kind=object) for option in given}, **declared}
+    checked = checked_options(given, declared, f"the {name!r} spacing", "spacing_options.")
+    return {**{option: common.default for option, common in _COMMON.items()}, **checked}
 
 
 def refuse_clean_start(

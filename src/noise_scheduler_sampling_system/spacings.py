@@ -16,19 +16,26 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
 from .config import SPACINGS
 from .errors import ConfigurationError
-from .schedules.continuous import VPPath
+from .options import Option
+from .schedules.continuous import BETA, T_MIN, VPPath
 from .schedules.path import Level, NoisePath
 
 __all__ = ["AYS_SIGMAS"]
 
 Array = npt.NDArray[np.float64]
 Choice = Array | Sequence[Level]
+#: ρ of the power laws; and an end of the levels, in σ, the whole schedule's by default.
+Rho = Annotated[float, Option(minimum=0.1, maximum=100.0)]
+Sigma = Annotated[float | None, Option(kind=float, above=0.0)]
+#: The shape of a Beta distribution: beyond it the series loses its digits.
+Shape = Annotated[float, Option(minimum=0.01, maximum=20.0)]
 
 
 @SPACINGS.register("leading")
@@ -108,36 +115,33 @@ def sgm_uniform(path: NoisePath, steps: int) -> Array:
 
 
 @SPACINGS.register("karras")
-def karras(
-    path: NoisePath, steps: int, *, rho: float = 7.0, sigma_min: float | None = None, sigma_max: float | None = None
-) -> Choice:
+def karras(path: NoisePath, steps: int, *, rho: Rho = 7.0, sigma_min: Sigma = None, sigma_max: Sigma = None) -> Choice:
     """σ^(1/ρ) evenly spaced (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
-    _positive("rho", rho)
     high, low = _span(path, sigma_min, sigma_max)
     sigmas = np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
     return _at(path, sigmas, from_top=sigma_max is None)
 
 
 @SPACINGS.register("exponential")
-def exponential(
-    path: NoisePath, steps: int, *, sigma_min: float | None = None, sigma_max: float | None = None
-) -> Choice:
+def exponential(path: NoisePath, steps: int, *, sigma_min: Sigma = None, sigma_max: Sigma = None) -> Choice:
     """log σ evenly spaced."""
     return polyexponential(path, steps, rho=1.0, sigma_min=sigma_min, sigma_max=sigma_max)
 
 
 @SPACINGS.register("polyexponential")
 def polyexponential(
-    path: NoisePath, steps: int, *, rho: float = 1.0, sigma_min: float | None = None, sigma_max: float | None = None
+    path: NoisePath, steps: int, *, rho: Rho = 1.0, sigma_min: Sigma = None, sigma_max: Sigma = None
 ) -> Choice:
     """log σ = log σ_min + u^ρ·(log σ_max − log σ_min) for even u (k-diffusion's ``get_sigmas_polyexponential``)."""
-    _positive("rho", rho)
     high, low = _span(path, sigma_min, sigma_max)
     return _at(path, low * (high / low) ** (np.linspace(1.0, 0.0, steps) ** rho), from_top=sigma_max is None)
 
 
 @SPACINGS.register("log_snr")
-def log_snr(path: NoisePath, steps: int, *, log_snr_min: float | None = None) -> Choice:
+def log_snr(
+    path: NoisePath, steps: int, *,
+    log_snr_min: Annotated[float | None, Option(kind=float, minimum=-1000.0, maximum=1000.0)] = None,
+) -> Choice:  # fmt: skip
     """log(α²/σ²) evenly spaced (Lu et al. 2022, arXiv 2206.00927, §3.4).
 
     ``log_snr_min`` is where the run begins (diffusers' ``lambda_min_clipped`` is half of it). By default it
@@ -156,38 +160,38 @@ def log_snr(path: NoisePath, steps: int, *, log_snr_min: float | None = None) ->
 
 
 @SPACINGS.register("beta")
-def beta(path: NoisePath, steps: int, *, a: float = 0.6, b: float = 0.6, of: str = "time") -> Choice:
+def beta(
+    path: NoisePath, steps: int, *, a: Shape = 0.6, b: Shape = 0.6,
+    of: Annotated[str, Option(choices=("time", "sigma"))] = "time",
+) -> Choice:  # fmt: skip
     """Quantiles of a Beta distribution, over time (Lee et al. 2024, arXiv 2407.12173) or over "sigma" (diffusers).
 
     The paper's times are not rounded and so never fall together, as they do in ComfyUI.
     """
-    _positive("a", a)
-    _positive("b", b)
     if of == "time":
         if path.discrete:
             _levels_for(path, steps)
         low = path.fraction_at(path.t_min)
         return _times(path, low + (1.0 - low) * _beta_quantiles(1.0 - np.arange(steps) / steps, a, b))
-    if of != "sigma":
-        raise ConfigurationError(f"got {of!r}", where="spacing_options.of", suggestion="give 'time' or 'sigma'")
     high, low = _span(path)
     return _at(path, low + (high - low) * _beta_quantiles(1.0 - np.linspace(0.0, 1.0, steps), a, b))
 
 
 @SPACINGS.register("linear_quadratic")
 def linear_quadratic(
-    path: NoisePath, steps: int, *, threshold: float = 0.025, linear_steps: int | None = None
-) -> Choice:
+    path: NoisePath, steps: int, *, threshold: Annotated[float, Option(above=0.0, below=1.0)] = 0.025,
+    linear_steps: Annotated[int | None, Option(kind=int, minimum=1)] = None,
+) -> Choice:  # fmt: skip
     """σ falls linearly to 1 − ``threshold`` of its largest in half of the steps, then quadratically to 0 (Mochi).
 
     Stretched to end at the path's cleanest level where it would pass below it.
     """
     first = max(1, steps // 2) if linear_steps is None else linear_steps
-    if not 0.0 < threshold < 1.0 or isinstance(first, float) or not 1 <= first <= steps:
+    if first > steps:
         raise ConfigurationError(
-            f"got threshold={threshold!r}, linear_steps={linear_steps!r}",
-            where="spacing_options",
-            suggestion=f"give a threshold in (0, 1) and linear_steps from 1 to {steps}",
+            f"got {linear_steps!r} for {steps} steps",
+            where="spacing_options.linear_steps",
+            suggestion=f"give a whole number from 1 to {steps}",
         )
     i, rest, slope = np.arange(steps), max(1, steps - first), threshold / first
     if first < steps and slope * rest > 2.0 * (1.0 - threshold):
@@ -221,16 +225,12 @@ AYS_SIGMAS = {
 
 
 @SPACINGS.register("ays")
-def ays(path: NoisePath, steps: int, *, model: str = "sd15") -> Choice:
+def ays(path: NoisePath, steps: int, *, model: Annotated[str, Option(choices=tuple(AYS_SIGMAS))] = "sd15") -> Choice:
     """Align Your Steps for a model that publishes it; other numbers of steps by interpolation of log σ over the index.
 
     The published 11 values are 10 steps and their end, which here is the clean sample. A path that
     is cut takes its steps from the rest of the curve.
     """
-    if model not in AYS_SIGMAS:
-        raise ConfigurationError(
-            f"there is no table for {model!r}", where="spacing_options.model", suggestion=f"one of {sorted(AYS_SIGMAS)}"
-        )
     table, index = np.log(AYS_SIGMAS[model]), np.arange(len(AYS_SIGMAS[model]))
     top, bottom = _log_ratios(path)
     rounding = 0.02  # the tables have two or three digits: within it, the path's ends are the table's
@@ -249,7 +249,10 @@ def ays(path: NoisePath, steps: int, *, model: str = "sd15") -> Choice:
 
 
 @SPACINGS.register("vp")
-def vp(path: NoisePath, steps: int, *, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> Choice:
+def vp(
+    path: NoisePath, steps: int, *, beta_min: Annotated[float, BETA] = 0.1, beta_max: Annotated[float, BETA] = 20.0,
+    t_min: Annotated[float, T_MIN] = 1e-3,
+) -> Choice:  # fmt: skip
     """σ/α of evenly spaced times of the continuous VP SDE (k-diffusion's ``get_sigmas_vp``), cut to the path.
 
     The options are those of the schedule "vp".
@@ -261,12 +264,14 @@ def vp(path: NoisePath, steps: int, *, beta_min: float = 0.1, beta_max: float = 
 
 
 @SPACINGS.register("laplace")
-def laplace(path: NoisePath, steps: int, *, mu: float = 0.0, beta: float = 0.5) -> Choice:
+def laplace(
+    path: NoisePath, steps: int, *, mu: Annotated[float, Option(minimum=-100.0, maximum=100.0)] = 0.0,
+    beta: Annotated[float, Option(minimum=0.01, maximum=100.0)] = 0.5,
+) -> Choice:  # fmt: skip
     """log σ/α at evenly spaced quantiles of a Laplace distribution, cut to the path (after Hang et al. 2024).
 
     As in ComfyUI, ``mu`` and ``beta`` are those of log σ/α = −½ log SNR; the paper's (arXiv 2407.03297) are of log SNR.
     """
-    _positive("beta", beta)
     top, bottom = ((ratio - mu) / beta for ratio in _log_ratios(path))
     first, last = (0.5 * math.exp(-z) if z > 0.0 else 1.0 - 0.5 * math.exp(z) for z in (top, bottom))
     p = np.linspace(first, last, steps)  # the shares of the distribution above each level
@@ -341,11 +346,6 @@ def _with_ends(path: NoisePath, levels: list[Level], from_top: bool = True) -> l
         if near or (i == 0 and from_top and top.alpha == 0.0):
             levels[i] = end
     return levels
-
-
-def _positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
-        raise ConfigurationError(f"got {value!r}", where=f"spacing_options.{name}", suggestion="give a number above 0")
 
 
 def _beta_quantiles(p: Array, a: float, b: float) -> Array:

@@ -41,6 +41,7 @@ from .single_step import (
     RungeKuttaSampler,
     SingleStepSampler,
 )
+from .steps import along
 from .stochastic import (
     DPMppSDESampler,
     EDMSampler,
@@ -105,4 +106,5 @@ __all__ = [
     "SingleStepSampler",
     "TCDSampler",
     "UniPCSampler",
+    "along",
 ]

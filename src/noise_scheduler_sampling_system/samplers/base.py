@@ -15,7 +15,7 @@ from torch import Tensor
 from ..bind import BoundPlan, bind_for
 from ..builder import PlanBuilder
 from ..config import SAMPLERS, NoiseSchedulerConfig
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, NumericsError
 from ..grids import TimeGrid, checked_times, make_grid, refuse_clean_start
 from ..keys import Keys
 from ..noise import NoiseSource, resolve_keys
@@ -306,7 +306,15 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
 
 def _compile(sampler: BaseSampler, grid: TimeGrid, afs: bool = False) -> SamplingPlan:
     build = PlanBuilder(sampler.space, analytic_first=afs)
-    sampler.write(build, grid)
+    try:
+        sampler.write(build, grid)
+    except (ZeroDivisionError, OverflowError) as error:
+        raise NumericsError(
+            f"the formula has no finite value after {build.opened} model calls ({error})",
+            where=f"{type(sampler).__name__}.write",
+            why="α is 0 at a level without signal and σ at the clean sample; or an option or a step is too large",
+            suggestion="take a first-order step from or to such a level (along() says where its own is not defined)",
+        ) from error
     return build.build(
         grid.levels[-1],
         math.hypot(grid.levels[0].alpha, grid.levels[0].sigma),

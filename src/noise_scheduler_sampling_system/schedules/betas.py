@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import SCHEDULES, BetaSchedule
+from ..options import Option
 from .base import BaseNoiseScheduler
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
+_MAX_BETA = Option(0.999, above=0.0, below=1.0)
 
 
 @final
@@ -44,10 +46,10 @@ class ScaledLinearNoiseScheduler(BaseNoiseScheduler):
     is that of the root.
     """
 
-    option_defaults = {"power": 2.0}
+    declared_options = {"power": Option(2.0, minimum=0.01, maximum=100.0)}
 
     def _get_beta_schedule(self) -> Array:
-        power = self.option("power")
+        power = self.options["power"]
         start, end = (beta ** (1.0 / power) for beta in (self.config.beta_start, self.config.beta_end))
         betas: Array = np.linspace(start, end, self.num_train_timesteps) ** power
         return betas
@@ -61,11 +63,11 @@ class CosineNoiseScheduler(BaseNoiseScheduler):
     Defined by ᾱ, so ``beta_start`` and ``beta_end`` play no part.
     """
 
-    option_defaults = {"s": 0.008, "max_beta": 0.999}
+    declared_options = {"s": Option(0.008, above=0.0, maximum=100.0), "max_beta": _MAX_BETA}
 
     def _get_beta_schedule(self) -> Array:
-        s = self.option("s")
-        return _betas_of(np.cos((_ends(self) + s) / (1 + s) * np.pi / 2) ** 2, self.option("max_beta", high=1.0))
+        s = self.options["s"]
+        return _betas_of(np.cos((_ends(self) + s) / (1 + s) * np.pi / 2) ** 2, self.options["max_beta"])
 
 
 @final
@@ -101,13 +103,19 @@ class SigmoidGammaNoiseScheduler(BaseNoiseScheduler):
     Made into T betas, capped at ``max_beta``; ``beta_start`` and ``beta_end`` play no part.
     """
 
-    option_defaults = {"start": -3.0, "end": 3.0, "tau": 1.0, "max_beta": 0.999}
+    declared_options = {
+        "start": Option(-3.0, minimum=-100.0, maximum=100.0),
+        "end": Option(3.0, minimum=-100.0, maximum=100.0),
+        "tau": Option(1.0, minimum=1e-3, maximum=1e3),
+        "max_beta": _MAX_BETA,
+    }
 
     def _get_beta_schedule(self) -> Array:
-        tau, start = self.option("tau"), self.option("start", low=-np.inf)
+        tau, start = self.options["tau"], self.options["start"]
         end = self.option("end", low=start)
-        curve = 1 / (1 + np.exp(-(start + (end - start) * _ends(self)) / tau))
-        return _betas_of((curve[-1] - curve) / (curve[-1] - curve[0]), self.option("max_beta", high=1.0))
+        with np.errstate(over="ignore"):
+            curve = 1 / (1 + np.exp(-(start + (end - start) * _ends(self)) / tau))
+        return _betas_of((curve[-1] - curve) / (curve[-1] - curve[0]), self.options["max_beta"])
 
 
 @final
@@ -119,15 +127,20 @@ class LaplaceNoiseScheduler(BaseNoiseScheduler):
     ``variant="diffusers"`` is the curve of that library, which takes √ᾱ for ᾱ.
     """
 
-    option_defaults = {"mu": 0.0, "b": 0.5, "max_beta": 0.999, "variant": "paper"}
+    declared_options = {
+        "mu": Option(0.0, minimum=-100.0, maximum=100.0),
+        "b": Option(0.5, minimum=1e-3, maximum=100.0),
+        "max_beta": _MAX_BETA,
+        "variant": Option("paper", choices=("paper", "diffusers")),
+    }
 
     def _get_beta_schedule(self) -> Array:
-        exact, t = self.choice("variant", ("paper", "diffusers")) == "paper", _ends(self)
+        exact, t = self.options["variant"] == "paper", _ends(self)
         with np.errstate(divide="ignore", over="ignore"):
             log = np.log(1 - np.abs(1 - 2 * t) + (0.0 if exact else 1e-6))
-            log_snr = self.option("mu", low=-np.inf) - self.option("b") * np.copysign(1.0, 0.5 - t) * log
+            log_snr = self.options["mu"] - self.options["b"] * np.copysign(1.0, 0.5 - t) * log
             alpha_bar = 1 / (1 + np.exp(-log_snr))
-        return _betas_of(alpha_bar if exact else np.sqrt(alpha_bar), self.option("max_beta", high=1.0))
+        return _betas_of(alpha_bar if exact else np.sqrt(alpha_bar), self.options["max_beta"])
 
 
 @final
@@ -138,10 +151,10 @@ class ExpAlphaBarNoiseScheduler(BaseNoiseScheduler):
     ``beta_start`` and ``beta_end`` play no part. For β that grows by a constant factor see "exponential".
     """
 
-    option_defaults = {"rate": 12.0, "max_beta": 0.999}
+    declared_options = {"rate": Option(12.0, above=0.0, maximum=1e4), "max_beta": _MAX_BETA}
 
     def _get_beta_schedule(self) -> Array:
-        return _betas_of(np.exp(-self.option("rate") * _ends(self)), self.option("max_beta", high=1.0))
+        return _betas_of(np.exp(-self.options["rate"] * _ends(self)), self.options["max_beta"])
 
 
 @final
@@ -170,7 +183,8 @@ def _ends(schedule: BaseNoiseScheduler) -> Array:
 
 def _betas_of(alpha_bar: Array, max_beta: float) -> Array:
     """β = 1 − ᾱ_i/ᾱ_{i−1}, capped."""
-    betas: Array = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
+    with np.errstate(divide="ignore", invalid="ignore"):  # what becomes of no signal at all is refused
+        betas: Array = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
     return betas
 
 

@@ -11,9 +11,17 @@ from torch import Tensor
 
 from ..config import SCHEDULES, NoiseSchedulerConfig
 from ..errors import ConfigurationError
+from ..options import Option
 from .path import NoisePath, Time, straight, variance_exploding, variance_preserving
 
 __all__ = ["CosinePath", "EDMPath", "FlowPath", "SubVPPath", "VDiffusionPath", "VEPath", "VPPath", "resolution_shift"]
+
+
+#: σ of the paths where it is absolute, β of the continuous SDEs, their cleanest time, and the network's unit of time.
+_SIGMA = Option(1.0, minimum=1e-10, maximum=1e10)
+BETA = Option(0.1, minimum=1e-6, maximum=1e4)
+T_MIN = Option(1e-3, minimum=1e-8, below=1.0)
+_TIME_SCALE = Option(1.0, minimum=1e-6, maximum=1e9)
 
 
 @final
@@ -25,7 +33,7 @@ class EDMPath(NoisePath):
     of a raw network.
     """
 
-    option_defaults = {"sigma_min": 0.002, "sigma_max": 80.0}
+    declared_options = {"sigma_min": _SIGMA.at(0.002), "sigma_max": _SIGMA.at(80.0)}
     defaults = {"prediction_type": "sample", "timestep_spacing": "karras"}
     t_origin = 0.0
 
@@ -52,7 +60,7 @@ class EDMPath(NoisePath):
 class VEPath(NoisePath):
     """α = 1 and σ = σ_min·(σ_max/σ_min)^t, t in [0, 1] (Song et al. 2021, arXiv 2011.13456, eq. 30)."""
 
-    option_defaults = {"sigma_min": 0.01, "sigma_max": 50.0}
+    declared_options = {"sigma_min": _SIGMA.at(0.01), "sigma_max": _SIGMA.at(50.0)}
     defaults = {"timestep_spacing": "log_snr"}
     t_min, t_max = 0.0, 1.0
 
@@ -77,7 +85,7 @@ class _DiffusionSDE(NoisePath, ABC):
     ``time_scale`` is what t is multiplied by for the network (999 in the code of Song et al.).
     """
 
-    option_defaults = {"beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-3, "time_scale": 1.0}
+    declared_options = {"beta_min": BETA, "beta_max": BETA.at(20.0), "t_min": T_MIN, "time_scale": _TIME_SCALE}
     defaults = {"timestep_spacing": "trailing"}
     t_origin = 0.0
 
@@ -134,7 +142,7 @@ class SubVPPath(_DiffusionSDE):
 class VDiffusionPath(NoisePath):
     """α = cos(πt/2), σ = sin(πt/2) on [``t_min``, 1] (Salimans & Ho 2022, arXiv 2202.00512, §4): no signal at t = 1."""
 
-    option_defaults = {"t_min": 1e-3}
+    declared_options = {"t_min": T_MIN}
     defaults = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     t_max, t_origin = 1.0, 0.0
 
@@ -163,7 +171,11 @@ class CosinePath(NoisePath):
     Stable Cascade's ``shift`` is :class:`~.modifiers.ShiftedSNR`.
     """
 
-    option_defaults = {"s": 0.008, "alpha_bar_min": 1e-4, "alpha_bar_max": 0.9999}
+    declared_options = {
+        "s": Option(0.008, above=0.0, maximum=100.0),
+        "alpha_bar_min": Option(1e-4, minimum=1e-12, below=1.0),
+        "alpha_bar_max": Option(0.9999, above=0.0, below=1.0),
+    }
     defaults = {"timestep_spacing": "trailing"}
     t_origin = 0.0
 
@@ -199,7 +211,11 @@ class FlowPath(NoisePath):
     image size. ``sigma_min`` is the cleanest level that the model knows.
     """
 
-    option_defaults = {"shift": 1.0, "sigma_min": 1e-3, "time_scale": 1000.0}
+    declared_options = {
+        "shift": Option(1.0, minimum=1e-4, maximum=1e4),
+        "sigma_min": Option(1e-3, minimum=1e-8, below=1.0),
+        "time_scale": _TIME_SCALE.at(1000.0),
+    }
     defaults = {"prediction_type": "flow_prediction", "timestep_spacing": "trailing"}
     t_origin = 0.0
     sigma_is_absolute = True

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..config import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
+from ..options import Option, checked_options, declared_by
 from ..prediction import quantity
 from ..registry import did_you_mean
 from .times import Time, as_times, double, in_kind, mixed, traced
@@ -58,8 +59,10 @@ class NoisePath(ABC):
         config: the settings; fields, and the schedule's own options, may also be given as keywords.
 
     Attributes:
-        option_defaults: the schedule's own options (``schedule_options`` of the config); those of
-            the classes it derives from are added.
+        declared_options: the schedule's own options (``schedule_options`` of the config), each with its default,
+            type and range (:class:`~..options.Option`); those of the classes it derives from are added.
+        option_defaults: their defaults. A class may write these instead, as plain values; it then checks them itself,
+            by :meth:`option` and :meth:`choice`.
         defaults: config fields whose default is another one for this schedule.
         reads: config fields about the schedule that it uses; others must be left alone.
 
@@ -67,6 +70,7 @@ class NoisePath(ABC):
         ConfigurationError: an unknown option, or a field set that this schedule would ignore.
     """
 
+    declared_options: ClassVar[Mapping[str, Option]] = {}
     option_defaults: ClassVar[Mapping[str, Any]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -84,8 +88,8 @@ class NoisePath(ABC):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        inherited = (getattr(base, "option_defaults", {}) for base in reversed(cls.__bases__))
-        cls.option_defaults = {k: v for options in (*inherited, cls.option_defaults) for k, v in options.items()}
+        cls.declared_options = declared_by(cls, inherits=True, plain=lambda value: Option(value, kind=object))
+        cls.option_defaults = {name: option.default for name, option in cls.declared_options.items()}
 
     def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
         own = {name: fields.pop(name) for name in self.option_defaults if name in fields}
@@ -93,14 +97,10 @@ class NoisePath(ABC):
         if own:
             fields["schedule_options"] = {**base.schedule_options, **own}
         self.config = base.replace(**fields) if fields else base
-        for name in self.config.schedule_options:
-            if name not in self.option_defaults:
-                raise ConfigurationError(
-                    f"{type(self).__name__} has no option {name!r}",
-                    where=f"schedule_options.{name}",
-                    suggestion=did_you_mean(name, self.option_defaults),
-                )
-        self.options: Mapping[str, Any] = {**self.option_defaults, **self.config.schedule_options}
+        given = checked_options(
+            self.config.schedule_options, self.declared_options, type(self).__name__, "schedule_options."
+        )
+        self.options: Mapping[str, Any] = {**self.option_defaults, **given}
         for name in SCHEDULE_FIELDS - self.reads:
             if getattr(self.config, name) != type(self.config).model_fields[name].default:
                 raise ConfigurationError(
