@@ -32,8 +32,9 @@ class TinyNetwork(nn.Module):
 def recorded(pipeline, model, steps=6, batch=3, dtype=torch.float64, **settings):
     """The N + 1 states of a run."""
     source = NoiseSource(resolve_keys(7, None, batch), (1, 4, 4), dtype)
-    start = source.initial() * pipeline.plan(steps).prior_scale
-    run = pipeline.stream(model, initial_sample=start, num_inference_steps=steps, seed=7, dtype=dtype, **settings)
+    plan = pipeline.plan(steps)
+    start = source.initial() * plan.prior_scale
+    run = pipeline.stream(model, initial_sample=start, plan=plan, seed=7, dtype=dtype, **settings)
     return [start, *(step.x for step in run)]
 
 

@@ -654,11 +654,10 @@ def guided_once(run: DiffusionPipeline, model: Any, x: Tensor, step: int, guidan
             return torch.zeros_like(sample)
 
     levels = DiffusionPipeline(run.config, Recorder)
-    outputs = levels.stream(
-        model, initial_sample=x, dtype=torch.float64, num_inference_steps=STEPS, guidance=guidance, **CONDITION
-    )
+    grid = levels.grid(STEPS)
+    outputs = levels.stream(model, initial_sample=x, dtype=torch.float64, grid=grid, guidance=guidance, **CONDITION)
     if step:
-        first = next(levels.stream(lambda x, t: x, initial_sample=x, num_inference_steps=STEPS, seed=0)).state
+        first = next(levels.stream(lambda x, t: x, initial_sample=x, grid=grid, seed=0)).state
         there = RunState(first.plan, State(step, x, {}), first.keys, first.settings)
         outputs = levels.stream(model, resume=there, guidance=guidance, **CONDITION)
     seen.clear()

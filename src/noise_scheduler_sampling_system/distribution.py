@@ -128,7 +128,7 @@ def trajectory_log_probs(
 ) -> Tensor:
     """The log-probability of every step of a recorded run, as a function of the model; gradients flow.
 
-    To record: ``[start, *(s.x for s in pipeline.stream(model, initial_sample=start, ...))]``, where
+    To record: ``[start, *(s.x for s in pipeline.stream(model, initial_sample=start, plan=plan, ...))]``, where
     ``start`` is unit noise times ``plan.prior_scale``.
 
     Args:

@@ -99,6 +99,14 @@ def _device_of(model: Any) -> torch.device | None:
     )
 
 
+def _has_mode(model: Any) -> bool:
+    """Whether training mode can make a difference: a module without parameters, buffers or dropout has none."""
+    if not isinstance(model, torch.nn.Module):
+        return True
+    held = (*model.parameters(), *model.buffers())
+    return bool(held) or any(hasattr(part, "p") or "dropout" in type(part).__name__.lower() for part in model.modules())
+
+
 def _first_time(model: Any) -> bool:
     """Whether a model has not been warned of: a calibration makes many runs."""
     seen = model in _WARNED
@@ -129,7 +137,7 @@ class ModelAdapter:
                 where="model",
                 suggestion="give a network (an instance, not its class) or a function of (x, t, **condition)",
             )
-        if getattr(self.model, "training", False) and _first_time(self.model):
+        if getattr(self.model, "training", False) and _has_mode(self.model) and _first_time(self.model):
             logger.warning("the model is in training mode (dropout and batch statistics are on); call model.eval()")
 
     @property

@@ -35,7 +35,7 @@ from .profiling import Stopwatch, measured
 from .registry import Registry
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers.base import BaseSampler
-from .schedules.path import NoisePath
+from .schedules.path import Level, NoisePath
 from .setup import Setup, refuse_other_settings
 
 if TYPE_CHECKING:
@@ -179,6 +179,8 @@ class DiffusionPipeline:
         generator: Generators | None = None,
         initial_noise: Tensor | None = None,
         initial_sample: Tensor | None = None,
+        start: float | Level | None = None,
+        strength: float | None = None,
         timesteps: Sequence[float] | None = None,
         grid: TimeGrid | None = None,
         plan: SamplingPlan | PlanSet | None = None,
@@ -214,8 +216,12 @@ class DiffusionPipeline:
             generator: draws the seed (one, or one a sample); default: PyTorch's global one.
             initial_noise: unit-variance noise of the batch's shape, in place of the seed's: a tensor, an array
                 or nested lists.
-            initial_sample: the state to start from, as it is, at the first of ``timesteps``, of the
-                grid or of the plan: for image-to-image, ``scheduler.add_noise(image, noise, timesteps[0])``.
+            initial_sample: the state to start from, as it is, at the noise level that ``start``, ``strength``,
+                the first of ``timesteps``, the grid or the plan says: for image-to-image,
+                ``scheduler.add_noise(image, noise, start)``.
+            start: its time, or its level (:func:`start_at`); all N steps are taken from there to the clean sample.
+            strength: in place of ``start``, the share of the schedule from there to the data, in (0, 1]:
+                ``initial_sample`` is then the image noised to ``start_at(scheduler, strength=...).t``.
             timesteps: visit exactly these times instead of N of the config's spacing.
             grid: visit exactly these levels, and end where they end: ``pipeline.grid(N, start=t)``,
                 ``TimeGrid.from_sigmas(...)``, half of a ``split``.
@@ -258,7 +264,8 @@ class DiffusionPipeline:
             scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
-            timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype, noise=noise,
+            start=start, strength=strength, timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
+            noise=noise,
             borrowed=self.has_own_model,
         )  # fmt: skip
         at = job.noise.device
@@ -334,7 +341,7 @@ class DiffusionPipeline:
                 sampler int(N·strength) of its N steps are taken, as in diffusers; with another, N.
             mask_image: 1 (white) where the image is to be made anew.
             keep_known: hold the rest of the image, to the last bit of the latents; see
-                :class:`~.integrations.diffusers.known_region.KnownRegion`. False leaves it to networks made
+                :class:`~.guidance.KnownRegion`. False leaves it to networks made
                 for inpainting.
             output_type: "pil", "np", "pt" (both in [0, 1]) or "latent".
             encode_options: further keywords of the pipeline's ``encode_prompt`` ("clip_skip", "prompt_2").
@@ -452,6 +459,8 @@ class DiffusionPipeline:
         generator: Generators | None = None,
         initial_noise: Tensor | None = None,
         initial_sample: Tensor | None = None,
+        start: float | Level | None = None,
+        strength: float | None = None,
         timesteps: Sequence[float] | None = None,
         grid: TimeGrid | None = None,
         plan: SamplingPlan | PlanSet | None = None,
@@ -472,7 +481,8 @@ class DiffusionPipeline:
         if resume is not None:
             for name, value in {
                 "seed": seed, "generator": generator, "initial_noise": initial_noise, "plan": plan,
-                "timesteps": timesteps, "grid": grid, "initial_sample": initial_sample,
+                "timesteps": timesteps, "grid": grid, "initial_sample": initial_sample, "start": start,
+                "strength": strength,
             }.items():  # fmt: skip
                 if value is not None:
                     raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
@@ -495,7 +505,8 @@ class DiffusionPipeline:
             scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
-            timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype, noise=noise,
+            start=start, strength=strength, timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
+            noise=noise,
             resumed=saved is not None, borrowed=self.has_own_model,
         )  # fmt: skip
         return job.steps(saved)

@@ -30,12 +30,14 @@ from .guidance.conditions import null_counterpart, numbers_as_rows
 from .guidance.guided import Guided
 from .guidance.program import Program, checked_sequence, compiled, programs_of
 from .guidance.sources import ClassifierFree
+from .image_start import grid_of_start
 from .job import Job
 from .model import ModelAdapter, map_tensors, resolve_device
 from .noise import NoiseSource, Seed, resolve_keys
 from .plan import SamplingPlan
 from .plans import PlanSet
 from .run import Course
+from .schedules.path import Level
 from .setup import Setup
 from .stated import refuse_other_prediction
 
@@ -72,6 +74,8 @@ def prepare(
     noise: str = "independent",
     resumed: bool = False,
     borrowed: bool = False,
+    start: float | Level | None = None,
+    strength: float | None = None,
 ) -> Job:
     """Check everything and prepare a run, before the first model call.
 
@@ -109,6 +113,12 @@ def prepare(
     for name, value in {"timesteps": timesteps, "grid": grid}.items():
         if plan is not None and value is not None:
             raise ConfigurationError("a plan has its own timesteps", where=name, suggestion="give one of the two")
+    if not resumed:
+        beside = {"timesteps": timesteps, "grid": grid, "plan": plan}
+        begun = grid_of_start(
+            scheduler, num_inference_steps, start=start, strength=strength, initial_sample=initial_sample, beside=beside
+        )
+        grid = grid if begun is None else begun
     course = setup.course(num_inference_steps, timesteps, grid) if plan is None else setup.following(plan)
     if course.plan.null is not None and guidance is None:  # CFG++: λ interpolates, so that it is at most 1
         if scale == DEFAULT_SCALE:
@@ -127,6 +137,8 @@ def prepare(
     keys = resolve_keys(seed, generator, shape[0])
     given = _fitted({} if condition is None else condition, shape[0], device, "condition")
     sequence = _checked_guidance(guidance, scale, classifier_free, bool(given))
+    for each in sequence:
+        each.refuse_shape(shape)
     if guidance is None and given:
         _warn_of_other_guidance(course.plan, scale if classifier_free else 1.0)
     further = next((condition for each in sequence for condition in each.conditions), None)

@@ -5,6 +5,7 @@ Objects, composed left to right, that act on the prediction at each level; ``doc
 
 from .base import Formula, Guidance, Moment
 from .energy import Energy
+from .known_region import KnownRegion
 from .modifiers import DynamicThreshold, Interval, Rescale
 from .program import evaluations
 from .sources import AdaptiveProjected, AutoGuidance, CFGZeroStar, ClassifierFree, Composed
@@ -20,6 +21,7 @@ __all__ = [
     "Formula",
     "Guidance",
     "Interval",
+    "KnownRegion",
     "Moment",
     "Rescale",
     "evaluations",

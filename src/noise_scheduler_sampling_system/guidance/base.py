@@ -21,7 +21,7 @@ from ..prediction import PREDICTION_ALIASES, PREDICTION_TYPES, conversion
 from ..registry import did_you_mean
 from ..schedules.path import Level
 
-__all__ = ["Branch", "Formula", "Guidance", "Made", "Moment", "Scale", "checked_scale", "number", "scale_at"]
+__all__ = ["Branch", "Formula", "Given", "Guidance", "Made", "Moment", "Scale", "checked_scale", "number", "scale_at"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,13 @@ def scale_at(scale: Scale, moment: Moment, where: str) -> float:
         ramp, start, end = scale
         return start + (end - start) * _RAMPS[ramp](moment.fraction)
     return number(scale(moment), f"{where} at step {moment.step}") if callable(scale) else scale
+
+
+class Given:
+    """In place of a model: returns a tensor of its condition, so that it is split with the batch. No evaluation."""
+
+    def __call__(self, x: Tensor, t: Tensor, *, given: Tensor) -> Tensor:
+        return given.to(x.dtype).expand_as(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +250,13 @@ class Guidance(ABC):
     def conditions(self) -> tuple[Mapping[str, Any], ...]:
         """The conditions that it brings."""
         return ()
+
+    def refuse_shape(self, shape: tuple[int, ...]) -> None:  # noqa: B027 - most can
+        """Raise where it cannot act on samples of a shape (B, ...); before the first model call of a run.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
 
 
 def checked_quantity(name: Any, where: str, *more: str) -> str:

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..model import ModelAdapter, map_tensors
 from ..plan import SamplingPlan
 from ..run import Branches, Model
-from .base import Moment
+from .base import Given, Moment
 from .conditions import joined
 from .program import Program
 
@@ -66,7 +66,8 @@ class Guided:
     @property
     def evaluations(self) -> tuple[int, ...]:
         """How often a network is evaluated for each sample, row by row."""
-        return tuple(0 if program is None else len(program.asked) for program in self.programs)
+        counted = [not isinstance(adapter.model, Given) for adapter, _ in self.branches]
+        return tuple(0 if program is None else sum(counted[i] for i in program.asked) for program in self.programs)
 
     def model(self, caller: Caller, memory: Memory) -> Model:
         """(x, row) ↦ the guided output.

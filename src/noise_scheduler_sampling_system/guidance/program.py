@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, shown
 from ..fused import pair
 from ..plan import SamplingPlan
 from ..schedules.path import Level
-from .base import Branch, Formula, Guidance, Made, Moment
+from .base import Branch, Formula, Given, Guidance, Made, Moment
 
 __all__ = ["Program", "checked_sequence", "compiled", "evaluations", "follows_the_run", "programs_of"]
 
@@ -272,5 +272,6 @@ def evaluations(guidance: Guidance | Sequence[Guidance], plan: SamplingPlan) -> 
     Raises:
         ConfigurationError: not guidance, or guidance that cannot act on this plan.
     """
-    _, programs = compiled(checked_sequence(guidance), plan, "v_prediction", opposed=True)
-    return tuple(0 if program is None else len(program.asked) for program in programs)
+    branches, programs = compiled(checked_sequence(guidance), plan, "v_prediction", opposed=True)
+    counted = [not isinstance(branch.model, Given) for branch in branches]
+    return tuple(0 if program is None else sum(counted[i] for i in program.asked) for program in programs)

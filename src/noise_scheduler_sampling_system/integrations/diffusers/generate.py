@@ -15,15 +15,16 @@ from ...config import SAMPLERS, NoiseSchedulerConfig
 from ...errors import ConfigurationError
 from ...grids import TimeGrid, checked_steps, make_grid, start_at
 from ...guidance.base import Guidance
+from ...guidance.known_region import KnownRegion
 from ...guidance.program import checked_sequence
 from ...guidance.sources import ClassifierFree
+from ...image_start import level_of_start
 from ...keys import Keys
 from ...noise import NoiseSource, resolve_keys
 from ...plan import SamplingPlan
 from ...plans import PlanSet
 from ...schedules.path import Level, NoisePath
 from .backbones import Backbone, Prompt, backbone_of
-from .known_region import KnownRegion
 from .reading import Reading, read
 from .visited import visited
 
@@ -210,7 +211,7 @@ class Borrowed:
         strength = 0.8 if strength is None and request.image is not None else strength
         if strength is not None and not 0.0 < strength <= 1.0:
             raise _refused(f"got {strength!r}", "strength", "give a number in (0, 1]")
-        own = [name for name in ("plan", "grid", "timesteps") if options.get(name) is not None]
+        own = [name for name in ("plan", "grid", "timesteps", "start") if options.get(name) is not None]
         if own and request.image is not None and request.strength is not None:
             raise _refused(f"is given beside {own[0]}, which begins somewhere", "strength", "give one of the two")
         if own:
@@ -218,12 +219,19 @@ class Borrowed:
             level = grid.levels[0] if grid is not None else None
             if options.get("plan") is not None:
                 level = _first(options["plan"])
+            if options.get("start") is not None:
+                return _Course({}, level_of_start(path, options["start"]))
             return _Course({}, level or path.level(float(options["timesteps"][0])))
         if native:
             return self._native(runner, steps, strength, mu)
         if mu is None and strength in (None, 1.0):
             plan = runner.plan(steps) if runner.sampler.writes_plans else None
-            return _Course({}, path.level(path.t_max) if plan is None else _first(plan))
+            if request.image is None:
+                return _Course({}, path.level(path.t_max) if plan is None else _first(plan))
+            if plan is not None:  # a state is given, which begins where the plan does
+                return _Course({"plan": plan}, _first(plan))
+            grid = runner.grid(steps)
+            return _Course({"grid": grid}, grid.levels[0])
         spaced = self._spaced(runner, mu)
         begin = None if strength in (None, 1.0) else start_at(spaced, strength=strength)
         grid = make_grid(spaced, steps, start=begin)
