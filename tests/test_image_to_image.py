@@ -220,3 +220,21 @@ def test_adaptive_samplers_begin_there_as_well():
         x = pipeline.scheduler.add_noise(images(), noise(), 100)
         end = pipeline.sample(initial_sample=x, start=100, num_inference_steps=5)
         assert float((end - images()).square().mean()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("keyword", "said"),
+    [
+        ("image", ("initial_sample", "start=t", "strength=")),
+        ("init_image", ("initial_sample", "start=t", "strength=")),
+        ("denoising_strength", ("strength", "initial_sample")),
+        ("mask_image", ("KnownRegion",)),
+        ("mask", ("KnownRegion",)),
+    ],
+)
+@pytest.mark.parametrize("run", ["sample", "stream"])
+def test_other_libraries_words_are_answered(run, keyword, said):
+    with pytest.raises(ConfigurationError) as raised:
+        getattr(DiffusionPipeline(), run)(shape=SHAPE, **{keyword: images()})
+    assert raised.value.where == keyword
+    assert all(word in raised.value.suggestion for word in said)

@@ -120,10 +120,18 @@ _TABLE: Final[tuple[_Keyword, ...]] = (
             "latents noise_latents latent x_T xT x_t init_noise start_noise x z z_T noise_image",
         ),
         "initial_sample": (
-            "initial_sample=pipeline.scheduler.add_noise(image, noise, t), grid=pipeline.grid(N, start=t) for a run "
-            "that starts at time t",
-            "image init_image img init init_latents start_image x0 x_0 strength start denoise denoising_strength "
+            "initial_sample=scheduler.add_noise(image, noise, t) with start=t; or with strength=0.6, where "
+            "t = start_at(scheduler, strength=0.6).t",
+            "image init_image img init init_latents start_image x0 x_0",
+        ),
+        "start": (
+            "start=t, beside initial_sample=scheduler.add_noise(image, noise, t)",
             "denoising_start t_start start_at_step begin_index start_step start_time",
+        ),
+        "strength": (
+            "strength=0.6, beside initial_sample=scheduler.add_noise(image, noise, t) with "
+            "t = start_at(scheduler, strength=0.6).t",
+            "denoise denoising_strength",
         ),
         "timesteps": ("timesteps=[999, 750, ...]", "timestep time_steps ts t custom_timesteps timestep_list"),
         "grid": (
@@ -194,6 +202,12 @@ _TABLE: Final[tuple[_Keyword, ...]] = (
             "attention_mask encoder_attention_mask prompt_attention_mask prompt_embeds_mask timestep_cond txt_ids "
             "img_ids image_embeds ip_adapter_image ip_adapter_image_embeds image_latents control_image "
             "controlnet_cond original_size target_size crops_coords_top_left kwargs",
+        ),
+    }),
+    *_entries("sample", {
+        "guidance": (
+            "guidance=KnownRegion(known, mask), of noise_scheduler_sampling_system.guidance",
+            "mask_image mask inpaint_mask masks known known_region",
         ),
     }),
     *_entries("pipeline", {
