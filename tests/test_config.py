@@ -83,7 +83,7 @@ INSIDE: dict[str, list[Any]] = {
     "clip_sample": [True, False],
     "clip_sample_range": [1e-6, 1.0, 1e6],
     "thresholding": [False],
-    "dynamic_thresholding_ratio": [1e-9, 1.0],
+    "dynamic_thresholding_ratio": [0.0, 1e-9, 1.0],
     "sample_max_value": [1.0, 1e9],
     "sample_padding_norm": [1e-9, 1.0],
     "sample_padding_threshold": [0.0, 5.0],
@@ -104,7 +104,7 @@ OUTSIDE: dict[str, list[Any]] = {
     "clip_sample": ["maybe", 2, None],
     "clip_sample_range": [0.0, -1.0, math.inf, math.nan],
     "thresholding": ["sometimes"],
-    "dynamic_thresholding_ratio": [0.0, 1.01, math.nan],
+    "dynamic_thresholding_ratio": [-0.01, 1.01, math.nan],
     "sample_max_value": [0.0, -1, math.inf, math.nan],
     "sample_padding_norm": [0.0, -1, math.inf],
     "sample_padding_threshold": [-1e-9, math.inf, math.nan],
@@ -160,10 +160,8 @@ def test_several_problems_are_counted():
         ({"timestep_spacing": "trailing", "steps_offset": 1}, "steps_offset"),
         ({"clip_sample": True, "thresholding": True, "sample_max_value": 2}, "thresholding"),
         ({"sample_padding_norm": 2.0}, "sample_padding_norm"),
-        ({"rescale_betas_zero_snr": True}, "prediction_type"),
         ({"beta_schedule": "custom"}, "trained_betas"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
-        ({"beta_schedule": "custom", "trained_betas": [0.1, 1.0]}, "prediction_type"),
         ({"beta_schedule": "custom", "trained_betas": [0.1, 0.2], "num_train_timesteps": 3}, "trained_betas"),
     ],
 )
@@ -178,6 +176,7 @@ def test_settings_that_cannot_work_together_are_refused(fields, where):
     "fields",
     [
         {"beta_start": 0.02, "beta_end": 0.02},
+        {"rescale_betas_zero_snr": True},  # of ε only the plans that begin without signal are refused
         {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
         {"rescale_betas_zero_snr": True, "prediction_type": "sample"},
         {"thresholding": True, "sample_max_value": 2.0},

@@ -19,6 +19,7 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
     NoiseSchedulerFactory,
     ShiftedSNR,
+    TimeGrid,
     VEPath,
     VPPath,
     ZeroTerminalSNR,
@@ -455,12 +456,18 @@ def test_a_shift_is_a_positive_number(wrong):
 
 
 def test_modifiers_refuse_what_cannot_be():
-    with pytest.raises(ConfigurationError, match="epsilon"):
-        ZeroTerminalSNR(VPPath())
     with pytest.raises(ConfigurationError, match="got str"):
         ShiftedSNR("vp", 2.0)
-    with pytest.raises(ConfigurationError, match="epsilon"):
-        made("linear", rescale_betas_zero_snr=True)
+
+
+@pytest.mark.parametrize("path", [ZeroTerminalSNR(VPPath()), made("linear", rescale_betas_zero_snr=True)], ids=repr)
+def test_without_signal_a_model_of_noise_is_refused_where_a_run_begins_there(path):
+    for spacing in ("trailing", "linspace", "karras"):
+        with pytest.raises(ConfigurationError, match="'epsilon' does not determine 'sample'"):
+            DiffusionPipeline(path.spaced(spacing), "ddim").sample(lambda x, t: x, (1, 4), 8)
+    grid = TimeGrid.from_times(path, [0.9 * path.t_max, 0.5 * path.t_max])
+    result = DiffusionPipeline(path, "ddim").sample(lambda x, t: torch.tanh(x), (1, 4), grid=grid)
+    assert torch.isfinite(result).all()
 
 
 @pytest.mark.parametrize("name", ["zero SNR vp", "shifted vp", "zero SNR linear", "shifted flow"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from noise_scheduler_sampling_system import (
+    BaseSampler,
     DiffusionPipeline,
     FileError,
     NoiseSchedulerConfig,
@@ -22,6 +23,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.builder import Form, PlanBuilder
 from noise_scheduler_sampling_system.errors import ConfigurationError
 from noise_scheduler_sampling_system.prediction import conversion
+from noise_scheduler_sampling_system.samplers.steps import along
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
 
 METHODS = [
@@ -214,8 +216,21 @@ def test_amplification(caplog):
     """A step over most of the noise range makes a second-order method multiply errors; the user is told."""
     wide = NoiseSchedulerConfig(beta_schedule="cosine", timestep_spacing="trailing")
     assert DiffusionPipeline(wide, "ddim").plan(5).amplification == pytest.approx(1.0)
+    assert DiffusionPipeline(wide, "heun").plan(5).amplification < 50  # whose first step is DDIM's
     assert not caplog.records
-    plan = DiffusionPipeline(wide, "heun").plan(5)
+
+    class Trapezoid(BaseSampler):
+        order, space = 2, "epsilon"
+
+        def write(self, build, grid):
+            for i, now, after in grid.intervals():
+                first = build.predict(now, i)
+                x = build.x
+                build.advance(along(x, first.epsilon, now, after))
+                if after.sigma:
+                    build.advance(along(x, (first.epsilon + build.predict(after, i).epsilon) / 2, now, after))
+
+    plan = DiffusionPipeline(wide, Trapezoid).plan(5)
     assert "multiplies errors" in caplog.text
     # what the figure says: how much a unit error of one clean sample moves the next state
     moved = [

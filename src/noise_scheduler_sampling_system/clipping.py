@@ -35,7 +35,7 @@ def dynamic_threshold(
 
     Args:
         clean: predicted clean samples, shape (B, ...).
-        ratio: which quantile, in (0, 1], interpolated linearly.
+        ratio: which quantile, in [0, 1], interpolated linearly.
         smallest, largest: limits of s.
         padding: entries with |x₀| below this are padding and are left out of the quantile;
             where all are, s is ``smallest``.

@@ -167,7 +167,7 @@ class NoiseSchedulerConfig(BaseModel):
             et al. 2022, arXiv 2205.11487, §2.3): with s the ``dynamic_thresholding_ratio``
             quantile of |x₀| over one sample, limited to
             [``sample_padding_norm``, ``sample_max_value``], x₀ becomes clamp(x₀, −s, s)/s.
-        dynamic_thresholding_ratio: the quantile, in (0, 1].
+        dynamic_thresholding_ratio: the quantile, in [0, 1].
         sample_max_value: the largest s.
         sample_padding_norm: the smallest s (1.0 is Imagen's rule).
         sample_padding_threshold: τ; entries with |x₀| < τ are padding and are left out of
@@ -203,7 +203,7 @@ class NoiseSchedulerConfig(BaseModel):
     clip_sample: bool = False
     clip_sample_range: float = Field(1.0, gt=0.0, allow_inf_nan=False)
     thresholding: bool = False
-    dynamic_thresholding_ratio: float = Field(0.995, gt=0.0, le=1.0)
+    dynamic_thresholding_ratio: float = Field(0.995, ge=0.0, le=1.0)
     sample_max_value: float = Field(1.0, gt=0.0, allow_inf_nan=False)
     sample_padding_norm: float = Field(1.0, gt=0.0, allow_inf_nan=False)
     sample_padding_threshold: float = Field(0.0, ge=0.0, allow_inf_nan=False)
@@ -419,14 +419,6 @@ class NoiseSchedulerConfig(BaseModel):
                 suggestion="turn one off",
             )
         self._check_threshold_range()
-        zero_snr = self.rescale_betas_zero_snr or (given and self.trained_betas[-1] == 1.0)  # type: ignore[index]
-        if zero_snr and self.prediction_type == "epsilon":
-            raise ConfigurationError(
-                "the schedule has zero terminal SNR and the model predicts epsilon",
-                where="prediction_type",
-                why="at the first step x is pure noise, so ε says nothing of the clean sample: x₀ = (x − σ·ε)/0",
-                suggestion="use a model with prediction_type='v_prediction' or 'sample', or keep some signal",
-            )
         return self
 
     def _check_threshold_range(self) -> None:

@@ -73,7 +73,10 @@ def conversion(source: str, target: str, alpha: float, sigma: float) -> Affine:
             f"{source!r} does not determine {target!r} at α = {alpha:g}, σ = {sigma:g}",
             where="prediction_type",
             why="x carries no signal there" if alpha == 0.0 else "x carries no noise there",
-            suggestion="use a model with prediction_type='v_prediction', or avoid that level",
+            suggestion="use a model with prediction_type='v_prediction' or 'sample', or a spacing that does not visit "
+            "that level ('leading')"
+            if alpha == 0.0
+            else "use a model with prediction_type='v_prediction', or avoid that level",
         )
     of_clean, of_noise = quantity(target, alpha, sigma)
     return Affine((of_clean * r - of_noise * p) / determinant, (of_noise * alpha - of_clean * sigma) / determinant)

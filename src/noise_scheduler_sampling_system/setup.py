@@ -25,7 +25,7 @@ from .samplers.base import BaseSampler
 from .schedules.path import CLEAN, Level, NoisePath
 from .stepping import levels_of, stepped
 
-__all__ = ["Setup", "refuse_other_settings"]
+__all__ = ["Setup", "refuse_other_settings", "warn_of_amplification"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Setup:
                 made = AdaptiveCourse(bind_for(self.sampler.on_grid(grid), self.scheduler.config), self.sampler, grid)
             elif self.sampler.writes_plans:
                 made = self.following(self.sampler.plan(grid=grid))
-                _warn_of_amplification(made.plan)
+                warn_of_amplification(made.plan)
             else:
                 made = self.following(levels_of(self.sampler, grid))
             if len(self._made) >= _KEPT_PLANS:
@@ -180,7 +180,8 @@ def refuse_other_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> 
         )
 
 
-def _warn_of_amplification(plan: SamplingPlan) -> None:
+def warn_of_amplification(plan: SamplingPlan) -> None:
+    """Log what a plan does to errors of the predictions, where that is much."""
     if plan.amplification > _AMPLIFICATION:
         logger.warning(
             "%s in %d steps multiplies errors of the predicted clean sample by up to %.0f (plan.amplification): its "

@@ -8,7 +8,7 @@ from ..builder import PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
 from ..grids import TimeGrid
 from .base import BaseSampler
-from .steps import along
+from .steps import along, from_noise
 
 __all__ = ["HeunSampler"]
 
@@ -19,7 +19,7 @@ class HeunSampler(BaseSampler):
     """Heun's method on dx̄/dσ̄ = ε (Karras et al. 2022, arXiv 2206.00364, Algorithm 1).
 
     Two calls a step; one in the step to the clean sample, where ε is not defined, and in a
-    step from zero signal, where σ̄ is infinite: these are DDIM steps, 2N − 1 calls in all.
+    step from zero signal or next to it, where σ̄ is infinite or huge: these are DDIM steps, 2N − 1 calls in all.
     """
 
     order = 2
@@ -31,6 +31,6 @@ class HeunSampler(BaseSampler):
             first = build.predict(now, i)
             x = build.x
             build.advance(after.alpha * first.sample + after.sigma * first.epsilon)
-            if after.sigma > 0.0 and now.alpha > 0.0:
+            if after.sigma > 0.0 and not from_noise(now, after):
                 second = build.predict(after, i)
                 build.advance(along(x, (first.epsilon + second.epsilon) / 2, now, after))

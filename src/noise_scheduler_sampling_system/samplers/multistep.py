@@ -21,6 +21,7 @@ from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import Kernel, Move, adams, interpolated, power
 from .ranges import ETA, NOISE_FACTOR, ORDER, START
+from .steps import from_noise
 
 __all__ = [
     "AdamsSampler",
@@ -115,7 +116,7 @@ class MultistepSampler(BaseSampler, ABC):
         self, now: Level, after: Level, x: Form, used: Known, noise: Form | None
     ) -> Callable[[tuple[Level, Form]], Form] | None:
         """What makes the state at ``after`` from the prediction there, or None."""
-        forgets = now.alpha == 0.0 and (self.space == "epsilon" or noise is not None)
+        forgets = from_noise(now, after) if self.space == "epsilon" else now.alpha == 0.0 and noise is not None
         if after.sigma == 0.0 or forgets:
             return None
         kept = used[: self.options["corrector_order"] - 1] if "corrector_order" in self.options else used

@@ -12,7 +12,7 @@ from ..options import Option
 from ..schedules.path import Level
 from .base import BaseSampler
 from .integrals import adams
-from .steps import along
+from .steps import along, from_noise
 
 __all__ = ["PNDMSampler"]
 
@@ -48,14 +48,14 @@ class PNDMSampler(BaseSampler):
         for i, now, after in grid.intervals():
             first = build.predict(now, i)
             x = build.x
-            if now.alpha == 0.0:  # no polynomial goes through a level without signal: begin at the next
+            if from_noise(now, after):  # no polynomial goes through a level without signal: begin at the next
                 build.advance(after.alpha * first.sample + after.sigma * first.epsilon)
                 continue
             begun = len(history)
             history = [(now.t, first.epsilon), *history[:3]]
             if begun < runge_kutta:
                 self._runge_kutta(build, i, now, after, x, first.epsilon)
-            elif begun == 0 and after.sigma > 0.0:
+            elif begun == 0 and after.sigma > 0.0 and after.t == after.t:  # an end without a time is not asked about
                 build.advance(along(x, first.epsilon, now, after))
                 second = build.predict(after, i)
                 build.advance(along(x, (first.epsilon + second.epsilon) / 2, now, after))

@@ -20,7 +20,7 @@ from ..options import Option
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .ranges import ETA
-from .steps import ancestral
+from .steps import ancestral, from_noise
 from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau
 
 __all__ = [
@@ -72,7 +72,7 @@ class SingleStepSampler(BaseSampler, ABC):
     def step_to(self, build: PlanBuilder, i: int, now: Level, after: Level) -> None:
         """Write one deterministic step, its first model call included."""
         p = build.predict(now, i)
-        if after.sigma == 0.0 or (now.alpha == 0.0 and not self.from_zero_signal):
+        if after.sigma == 0.0 or (from_noise(now, after) and not self.from_zero_signal):
             build.advance(after.alpha * p.sample + after.sigma * p.epsilon)
         else:
             run_scheme(build, i, self.scheme(now, after), build.x, p.of)
@@ -328,7 +328,7 @@ class DPMFastSampler(BaseSampler):
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         asked = [level for level in grid.levels if level.sigma > 0.0]
-        if asked[0].alpha == 0.0 and len(asked) > 1:  # log-SNR begins at the second level
+        if len(asked) > 1 and from_noise(*asked[:2]):  # log-SNR begins at the second level
             p = build.predict(asked[0], 0)
             asked = asked[1:]
             build.advance(asked[0].alpha * p.sample + asked[0].sigma * p.epsilon)

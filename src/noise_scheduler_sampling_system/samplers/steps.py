@@ -8,7 +8,26 @@ from ..builder import Form
 from ..errors import ConfigurationError
 from ..schedules.path import Level
 
-__all__ = ["along", "ancestral", "posterior_std"]
+__all__ = ["along", "ancestral", "from_noise", "is_noise", "posterior_std"]
+
+#: Of x's variance less than a millionth is signal above this σ/α: what a model says there is the mean of its data.
+_NEXT_TO_NO_SIGNAL = 1e3
+#: A combination of two ε multiplies errors of the second by half of this, where a step shrinks σ/α so much.
+_LONG = 50.0
+
+
+def is_noise(level: Level) -> bool:
+    """Whether a level has no signal, or next to none."""
+    return level.noise_to_signal > _NEXT_TO_NO_SIGNAL
+
+
+def from_noise(now: Level, after: Level) -> bool:
+    """Whether a step begins at pure noise, or next to it, and goes far from it.
+
+    The predicted x₀ hardly depends on x there, so that DDIM's step, which holds x₀, is right. ε is x/σ,
+    whatever the model knows, and a combination of it with a later ε is multiplied by α'/α.
+    """
+    return now.alpha == 0.0 or (is_noise(now) and now.noise_to_signal > _LONG * after.noise_to_signal)
 
 
 def along(x: Form, epsilon: Form, now: Level, after: Level) -> Form:

@@ -16,7 +16,7 @@ from .base import BaseSampler
 from .integrals import interpolated, power
 from .ranges import ETA, NOISE_FACTOR
 from .single_step import between
-from .steps import along, ancestral
+from .steps import along, ancestral, from_noise
 
 __all__ = [
     "DPMppSDESampler", "EDMSampler", "LCMSampler", "PredictorCorrectorSampler", "RestartSampler", "SEEDSSampler",
@@ -163,14 +163,14 @@ class EDMSampler(BaseSampler):
             ratio = now.noise_to_signal
             gamma = min(o["s_churn"] / grid.steps, math.sqrt(2.0) - 1.0) if o["s_tmin"] <= ratio <= o["s_tmax"] else 0.0
             churned = min(ratio * (1.0 + gamma), most)
-            if ratio < churned < math.inf:
+            if ratio < churned < math.inf and not from_noise(now, after):
                 start = self.scheduler.level_at(-2.0 * math.log(churned))
                 build.advance(_risen(build, i, now, start, o["s_noise"]))
                 now = start
             first = build.predict(now, i)
             x = build.x
             build.advance(after.alpha * first.sample + after.sigma * first.epsilon)
-            if o["corrector"] and after.sigma > 0.0 and now.alpha > 0.0:
+            if o["corrector"] and after.sigma > 0.0 and not from_noise(now, after):
                 second = build.predict(after, i)
                 build.advance(along(x, (first.epsilon + second.epsilon) / 2, now, after))
 
@@ -210,7 +210,7 @@ class RestartSampler(BaseSampler):
             first = build.predict(now, step)
             x = build.x
             build.advance(after.alpha * first.sample + after.sigma * first.epsilon)
-            if after.sigma > 0.0 and now.alpha > 0.0:
+            if after.sigma > 0.0 and not from_noise(now, after):
                 build.advance(along(x, (first.epsilon + build.predict(after, step).epsilon) / 2, now, after))
             step += 1
 

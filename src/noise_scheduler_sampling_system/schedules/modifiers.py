@@ -153,8 +153,7 @@ class ZeroTerminalSNR(_Modified):
         path: any variance-preserving noise schedule.
 
     Raises:
-        ConfigurationError: α² + σ² ≠ 1, or a model that predicts ε, which says nothing of the
-            clean sample where there is no signal.
+        ConfigurationError: α² + σ² ≠ 1.
     """
 
     def __init__(self, path: NoisePath) -> None:
@@ -166,13 +165,6 @@ class ZeroTerminalSNR(_Modified):
                 where="path",
                 why="the rescaling of Lin et al. 2023 is one of α with σ² = 1 − α²",
                 suggestion="use a path with betas, 'vp' or 'v_diffusion'",
-            )
-        if path.config.prediction_type == "epsilon":
-            raise ConfigurationError(
-                "the schedule has zero terminal SNR and the model predicts epsilon",
-                where="prediction_type",
-                why="at the first step x is pure noise, so ε says nothing of the clean sample: x₀ = (x − σ·ε)/0",
-                suggestion="use a model with prediction_type='v_prediction' or 'sample', or keep some signal",
             )
         self._end = path.t_max
         first, last = (2.0 * level.half_log_snr for level in ends)

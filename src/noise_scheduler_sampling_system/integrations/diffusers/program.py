@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +22,13 @@ from ...prediction import IDENTITY, Affine
 from ...run import Noise, State
 from ...samplers.base import BaseSampler
 from .reading import Preconditioning
+from .splice import first_order
 
 __all__ = ["Call", "Program"]
 
 _NOTHING = torch.empty(0)
+#: Makes the plan of a class of diffusers that begins at one of its calls.
+Again = Callable[..., SamplingPlan]
 
 
 class Call(NamedTuple):
@@ -65,6 +68,7 @@ class Program:
         dtype: of the timesteps.
         preconditioning, clock: as for :class:`~.reading.Reading`.
         sampler, grid: what the plan was made of; None for a plan that was given.
+        again: makes the plan anew, from any of its calls on; None where it was not traced.
     """
 
     bound: BoundPlan
@@ -76,14 +80,16 @@ class Program:
     clock: str | None = None
     sampler: BaseSampler | None = None
     grid: TimeGrid | None = None
+    again: Again | None = None
 
     @classmethod
     def of(
         cls, plan: SamplingPlan, config: NoiseSchedulerConfig, *, scale: float | None = None,
         dtype: torch.dtype | None = None, preconditioning: Preconditioning | None = None, clock: str | None = None,
-        sampler: BaseSampler | None = None, grid: TimeGrid | None = None,
+        sampler: BaseSampler | None = None, grid: TimeGrid | None = None, again: Again | None = None,
+        idle: Sequence[int] = (),
     ) -> Program:  # fmt: skip
-        """A plan made ready.
+        """A plan made ready; ``idle`` are the numbers of calls that diffusers makes for steps that go nowhere.
 
         Raises:
             ConfigurationError: it does something that no pipeline of diffusers gives occasion to.
@@ -109,10 +115,16 @@ class Program:
                 why="pipelines of flow models do not multiply their noise by init_noise_sigma",
                 suggestion='use afs=False, and begin at pure noise; for calibrate() give first="noisiest"',
             )
-        calls = tuple(_call(bound, row, preconditioning, clock, learned) for row in rows)
+        calls = [_call(bound, row, preconditioning, clock, learned) for row in rows]
+        end = math.nan if grid is None else float(grid.levels[-1].t)
+        for number in idle:
+            place = number + len(rows) - plan.steps
+            there = float(plan.alpha[-1]), float(plan.sigma[-1])
+            here = calls[place] if place < len(calls) else calls[-1]._replace(time=end, alpha=there[0], sigma=there[1])
+            calls.insert(place, here._replace(row=-1))
         whole = all(call.time.is_integer() for call in calls) and dtype in (None, torch.int64)
         kind = torch.int64 if whole else torch.float32
-        return cls(bound, calls, scale, kind, config, preconditioning, clock, sampler, grid)
+        return cls(bound, tuple(calls), scale, kind, config, preconditioning, clock, sampler, grid, again)
 
     @property
     def plan(self) -> SamplingPlan:
@@ -146,14 +158,15 @@ class Program:
     @functools.cached_property
     def draws_in_vain(self) -> tuple[bool, ...] | None:
         """For every call, whether diffusers' twin draws a noise that it multiplies by 0 (SA-Solver, where τ = 0)."""
-        if self.plan.sampler != "sa_solver":
+        if self.plan.sampler not in ("sa_solver", "SASolverScheduler"):  # the latter traced
             return None
         return tuple(call.row not in self._noisy for call in self.calls)
 
     @functools.cached_property
     def _noisy(self) -> frozenset[int]:
         """The rows that bring in a noise."""
-        return frozenset(i for i in range(len(self.plan)) if self.plan.noise_key[i, 0] >= 0)
+        plan = self.plan
+        return frozenset(i for i in range(len(plan)) if plan.noise_key[i, 0] >= 0 and plan.c[i, 0])
 
     @functools.cached_property
     def splits(self) -> bool:
@@ -164,7 +177,7 @@ class Program:
     def remembers(self) -> tuple[bool, ...]:
         """For every call, whether it reads what happened before it."""
         reaches = [min(_oldest(self.plan, i), i) for i in range(len(self.plan))]
-        return tuple(min(reaches[call.row :]) < call.row for call in self.calls)
+        return tuple(call.row >= 0 and min(reaches[call.row :]) < call.row for call in self.calls)
 
     def step(self, state: State, call: Call, output: Tensor, noise: Noise) -> State:
         """From a model call to the next, or to the end."""
@@ -199,34 +212,97 @@ class Program:
     def entered(self, call: int) -> Program:
         """The program that does the calls from this one on, of a state that was noised to its level.
 
+        Inside a step of several calls nothing is known of the first ones: what is left of it is of first order.
+
         Raises:
             ConfigurationError: no plan asks at these times without knowing what came before.
         """
-        if not self.remembers[call]:
-            return self
         now = self.calls[call]
-        if self.sampler is not None and self.grid is not None:
-            step = int(self.plan.step[now.row])
-            rest = self.grid.levels[step:]
-            here = self.plan.alpha[now.row], self.plan.sigma[now.row]
-            if (rest[0].alpha, rest[0].sigma) == here:
-                for sampler in (self.sampler, *self._in_its_place()):
-                    plan = sampler.plan(grid=TimeGrid(rest))
-                    other = Program.of(
-                        plan, self.config, scale=1.0, dtype=self.dtype, preconditioning=self.preconditioning,
-                        clock=self.clock, sampler=sampler, grid=TimeGrid(rest),
-                    )  # fmt: skip
-                    if [c.time for c in other.calls] == [c.time for c in self.calls[call:]]:
-                        return replace(other, calls=(*self.calls[:call], *other.calls))
-        if self.plan.sampler == "pndm" and call + 1 < len(self.calls) and now[1:4] == self.calls[call + 1][1:4]:
-            # the second call of its start, whose level the next one asks at again: that one begins
-            begun = self.entered(call + 1)
-            return replace(begun, calls=(*begun.calls[:call], now._replace(row=-1), *begun.calls[call + 1 :]))
-        raise ConfigurationError(
+        if now.row >= 0 and not self.remembers[call]:
+            return self
+        if self.again is not None and now.row >= 0:
+            return self._after(call, self._like(self.again(begin=call)))
+        following = self._following(call)
+        if now.row >= 0 and (call == 0 or self.calls[call - 1].row < 0 or self._step(call - 1) < self._step(call)):
+            found = self._recompiled(call)
+            if found is None:
+                raise self._not_entered(call)
+            return found
+        tail = self if following == len(self.calls) else self.entered(following)
+        return self._led_to(tail, call, following)
+
+    def _step(self, call: int) -> int:
+        return int(self.plan.step[self.calls[call].row])
+
+    def _following(self, call: int) -> int:
+        """The first call after this one that is of a later step."""
+        row = self.calls[call].row
+        for later in range(call + 1, len(self.calls)):
+            if row < 0 or self.calls[later].row < 0 or self._step(later) > self._step(call):
+                return later
+        return len(self.calls)
+
+    def _recompiled(self, call: int) -> Program | None:
+        """The sampler on the rest of its grid, where that asks at the same times."""
+        if self.sampler is None or self.grid is None:
+            return None
+        now = self.calls[call]
+        rest = self.grid.levels[self._step(call) :]
+        if (rest[0].alpha, rest[0].sigma) != (now.alpha, now.sigma):
+            return None
+        asked = [c.time for c in self.calls[call:] if c.row >= 0]
+        for sampler in (self.sampler, *self._in_its_place()):
+            other = self._like(sampler.plan(grid=TimeGrid(rest)), sampler=sampler, grid=TimeGrid(rest))
+            if [c.time for c in other.calls] == asked:
+                return self._after(call, other)
+        return None
+
+    def _like(self, plan: SamplingPlan, **made: Any) -> Program:
+        """The program of another plan for the same network."""
+        return Program.of(
+            plan, self.config, scale=1.0, dtype=self.dtype, preconditioning=self.preconditioning, clock=self.clock,
+            **made,
+        )  # fmt: skip
+
+    def _after(self, call: int, other: Program) -> Program:
+        """A program for the calls from this one on, with those that go nowhere, in its place among all calls."""
+        calls = iter(other.calls)
+        rest = [c if c.row < 0 else next(calls) for c in self.calls[call:]]
+        return replace(other, calls=(*self.calls[:call], *rest))
+
+    def _led_to(self, tail: Program, call: int, following: int) -> Program:
+        """What is left of a step, by steps of first order, and then a program that begins with the next one.
+
+        Raises:
+            ConfigurationError: the noise rises on the way.
+        """
+        plan, calls, asking = self.plan, self.calls, []
+        end = len(calls) == following
+        last = len(tail.plan) if end else tail.calls[following].row
+        levels = [(c.alpha, c.sigma) for c in calls[call:following]]
+        ends = [*levels[1:], (float(tail.plan.alpha[last]), float(tail.plan.sigma[last]))]
+        for c, now, after in zip(calls[call:following], levels, ends, strict=True):
+            angle = math.atan2(after[1], after[0]) - math.atan2(now[1], now[0])
+            if angle > 1e-12:
+                raise self._not_entered(call)
+            if angle < -1e-12 and c.row >= 0:
+                asking.append((c.row, after))
+        spliced = tail.bound
+        if asking:
+            spliced = self._like(first_order(plan, asking, None if end else tail.plan, last)).bound
+        # a call at the level of the next one goes nowhere
+        rows = {row: number for number, (row, _) in enumerate(asking)}
+        shift = len(asking) - last
+        head = [c._replace(row=rows.get(c.row, -1)) for c in calls[call:following]]
+        rest = [c if c.row < 0 else c._replace(row=c.row + (shift if asking else 0)) for c in tail.calls[following:]]
+        return replace(tail, bound=spliced, calls=(*calls[:call], *head, *rest), sampler=None, grid=None, again=None)
+
+    def _not_entered(self, call: int) -> ConfigurationError:
+        return ConfigurationError(
             f"the run begins at model call {call + 1} of {len(self.calls)} of {self.plan.sampler!r}, which goes on "
             "from what came before it",
             where="timesteps",
-            why="of a plan that was given, or in the middle of a step, nothing else is known",
+            why="of a plan that was given nothing else is known, and no step of first order raises the noise",
             suggestion="begin at the first call of a step, or use a sampler without memory ('ddim', 'heun')",
         )
 

@@ -298,6 +298,8 @@ def _model(f: Fields, clips: bool = True) -> dict[str, Any]:
             "thresholding": True,
             "dynamic_thresholding_ratio": f["dynamic_thresholding_ratio"],
             "sample_max_value": f["sample_max_value"],
+            # theirs is clamp(s, 1, sample_max_value), which is the latter where that is below 1
+            **({"sample_padding_norm": f["sample_max_value"]} if 0.0 < f["sample_max_value"] < 1.0 else {}),
         }
     elif f.get("clip_sample") and clips:
         model |= {"clip_sample": True, "clip_sample_range": f.get("clip_sample_range", 1.0)}
@@ -487,11 +489,14 @@ def _sa_solver(name: str, f: Fields) -> Twin:
         return "tau_func is a function, which cannot be read; use options tau, tau_start and tau_end of 'sa_solver'"
     if f.get("algorithm_type", "data_prediction") != "data_prediction":
         return "algorithm_type='noise_prediction' has no sampler here"
-    total = f["num_train_timesteps"]
+    total, shift = f["num_train_timesteps"], f["flow_shift"]
+    first, last = 801 / total, 201 / total  # its default τ is 1 for 200 ≤ t ≤ 800
+    if f.get("use_flow_sigmas"):  # where t is the shifted σ, and the option means a share of the schedule
+        first, last = (sigma / (shift - (shift - 1.0) * sigma) for sigma in (800.5 / total, 199.5 / total))
     return "sa_solver", {
         "order": f["predictor_order"], "corrector_order": f["corrector_order"], "solver_type": "bh1",
         "corrector": f["corrector_order"] > 0, "lower_order_final": bool(f["lower_order_final"]),
-        "tau": 1.0, "tau_start": 801 / total, "tau_end": 201 / total,  # its default τ is 1 for 200 ≤ t ≤ 800
+        "tau": 1.0, "tau_start": first, "tau_end": last,
     }  # fmt: skip
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, final
 
 from ...errors import ConfigurationError
 from ...factory import NoiseSchedulerFactory, SamplerFactory
-from ...grids import make_grid
+from ...grids import TimeGrid, make_grid
 from ...names import Resolved, resolve
 from ...plan import SamplingPlan
+from ...samplers.steps import from_noise, is_noise
 from ...schedules.path import NoisePath
+from ...setup import warn_of_amplification
 from .program import Program
 from .reading import OURS, Reading, read, scheduler_class
 from .trace import trace
-from .visited import made, visited
+from .visited import Visited, made, visited
 
 __all__ = ["Recipe", "Told"]
 
@@ -145,32 +149,56 @@ class Recipe:
         if self._plans:
             return Program.of(self._given_plan(request, path), path.config, **more)
         if self._meant is None:
-            return Program.of(self._traced(reading, request), path.config, **more)
+            again = functools.partial(self._traced, reading, request)
+            return Program.of(again(), path.config, again=again, **more)
+        own = self._choice.get("method") is None
         spacing, _ = self._spacing()
         steps, times, sigmas = (request[name] for name in ("num_inference_steps", "timesteps", "sigmas"))
         if spacing is not None and times is None and (sigmas is None or _is_pipelines_own(sigmas)):
-            grid, scale, kind = make_grid(path, len(sigmas) if steps is None and sigmas else steps), None, None
-            stays = False
+            grid = make_grid(path, len(sigmas) if steps is None and sigmas else steps)
+            seen = None
         else:
-            seen = visited(reading, path, request)
-            grid, scale, kind, stays = seen.grid, seen.scale, seen.dtype, seen.stays
+            seen = visited(reading, path, request, own=own)
+            grid = seen.grid
+            _refuse_unknowable(grid, path)
         options, (eta, clipped) = self._sampler_options(reading, grid.steps), told
-        if stays and options.get("lower_order_final") and self._choice.get("method") is None:
+        if seen is not None and own and seen.stays and options.get("lower_order_final"):
             options["lower_order_final"] = False  # the step that was lowered is the one that went nowhere
         if eta is not None:
             options["eta"] = eta
         if clipped is not None:
             path = path.with_config(path.config.replace(use_clipped_model_output=clipped))
         sampler = SamplerFactory.create(self._meant.sampler, path, **options)
-        return Program.of(
-            sampler.plan(grid=grid), path.config, scale=scale, dtype=kind, sampler=sampler, grid=grid, **more
-        )
+        plan, idle = sampler.plan(grid=grid), ()
+        if own and seen is not None:
+            theirs = self._own_plan(reading, request, seen, plan, bool(options.get("corrector")))
+            if theirs is not None:
+                plan = theirs
+            elif plan.nfe + len(seen.idle) == len(seen.times):
+                idle = seen.idle
+        warn_of_amplification(plan)
+        if seen is not None:
+            more |= {"scale": seen.scale, "dtype": seen.dtype, "idle": idle}
+        return Program.of(plan, path.config, sampler=sampler, grid=grid, **more)
 
-    def _traced(self, reading: Reading, request: Mapping[str, Any]) -> SamplingPlan:
+    def _own_plan(
+        self, reading: Reading, request: Mapping[str, Any], seen: Visited, plan: SamplingPlan, corrects: bool
+    ) -> SamplingPlan | None:
+        """The class's own plan, where the sampler's is another one and the class can be run."""
+        times = tuple(float(t) for t, asks in zip(plan.time, plan.asked, strict=True) if asks)
+        # of one step PNDM makes one call; next to pure noise Heun, KDPM2 and PNDM go on by their formulas
+        other = len(times) > len(seen.times) or (from_noise(*seen.grid.levels[:2]) and times != seen.times)
+        # the last call moves nothing, and corrects the step before
+        if other or (corrects and seen.stays):
+            with suppress(ConfigurationError):  # theirs is not finite, or does not know the prediction type
+                return self._traced(reading, request)
+        return None
+
+    def _traced(self, reading: Reading, request: Mapping[str, Any], begin: int = 0) -> SamplingPlan:
         """The plan of a class that no sampler is the same as, without its clipping, which the program does."""
         linear = {name: False for name in ("clip_sample", "thresholding") if reading.fields.get(name)}
         given = {name: value for name, value in request.items() if value is not None}
-        return trace(made(reading, **linear), given.pop("num_inference_steps", None), **given)
+        return trace(made(reading, **linear), given.pop("num_inference_steps", None), begin=begin, **given)
 
     def _given_plan(self, request: Mapping[str, Any], path: NoisePath) -> SamplingPlan:
         steps, sigmas = request["num_inference_steps"], request["sigmas"]
@@ -190,6 +218,19 @@ class Recipe:
             )
         _refuse_foreign(plan, path)
         return plan
+
+
+def _refuse_unknowable(grid: TimeGrid, path: NoisePath) -> None:
+    """Raise for a model of ε at a level that has no signal on the path, and next to none in diffusers' table."""
+    without = path.level(path.t_max).alpha == 0.0
+    if without and path.config.prediction_type == "epsilon" and is_noise(grid.levels[0]):
+        raise ConfigurationError(
+            f"the run begins at t = {grid.levels[0].t:g}, which has no signal, and the model predicts epsilon",
+            where="set_timesteps",
+            why="x is pure noise there, so ε says nothing of the clean sample: x₀ = (x − σ·ε)/0",
+            suggestion="use timestep_spacing='leading', which does not visit that level, or a model of another "
+            "prediction_type",
+        )
 
 
 def _order(plan: SamplingPlan) -> int:

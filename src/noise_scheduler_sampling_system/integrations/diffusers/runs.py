@@ -126,7 +126,8 @@ class Table:
             raise _wrong_shape(output, sample)
         x = sample.float() if kind in _HALF else sample
         now = program.calls[call]
-        noise = _noise(run, output, sample, generator) if program.stochastic else _no_noise
+        draws = program.stochastic or program.draws_in_vain is not None
+        noise = _noise(run, output, sample, generator) if draws else _no_noise
         state = program.step(State(now.row, x, run.history), now, output, noise)
         if program.draws_in_vain is not None and program.draws_in_vain[call]:
             noise(-1, call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +28,20 @@ class Visited:
         grid: its levels, in the path's coordinates; the end is in the scheduler's own.
         scale: what its pipelines multiply unit noise by, in the path's coordinates.
         dtype: of its timesteps.
-        stays: whether its last step went from a level to the same one; the grid is without.
+        idle: which of its intervals go from a level to the same one; the grid is without.
+        times: its list of timesteps.
     """
 
     grid: TimeGrid
     scale: float
     dtype: torch.dtype
-    stays: bool = False
+    idle: tuple[int, ...] = ()
+    times: tuple[float, ...] = ()
+
+    @property
+    def stays(self) -> bool:
+        """Whether the last step goes nowhere."""
+        return self.grid.steps + len(self.idle) - 1 in self.idle
 
 
 def made(reading: Reading, **changes: Any) -> Any:
@@ -45,13 +53,15 @@ def made(reading: Reading, **changes: Any) -> Any:
         return cls(**fields)
 
 
-def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any]) -> Visited:
+def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any], *, own: bool = True) -> Visited:
     """The grid of a scheduler.
 
     Args:
         reading: the scheduler.
         path: its path.
         request: what its ``set_timesteps`` is asked.
+        own: whether the class's own sampler is to run on it: PNDM takes its times for even, and so its end, too,
+            whatever the level there. For any other sampler the end has the time of its level.
 
     Raises:
         ConfigurationError: it refuses, or visits levels that are no grid.
@@ -60,6 +70,8 @@ def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any]) -> Vi
     accepted = inspect.signature(scheduler.set_timesteps).parameters
     given = {name: value for name, value in request.items() if value is not None}
     for name in ("timesteps", "sigmas"):
+        if name in given:
+            _refuse_unordered(name, given[name])
         if name in given and name not in accepted:  # the class takes none, the path does
             return _custom(path, name, given[name], scheduler, given.get("num_inference_steps"))
     if "mu" in given and "mu" not in accepted:
@@ -73,10 +85,35 @@ def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any]) -> Vi
             suggestion="ask for what that class can do, or choose a timestep_spacing",
         ) from error
     levels, scale = _FAMILIES[reading.family](scheduler, path, reading)
-    stays = len(levels) > 2 and not levels[-1].noise_to_signal < levels[-2].noise_to_signal
-    if stays:
+    if len(levels) > 2 and levels[-1].noise_to_signal > levels[-2].noise_to_signal:
         del levels[-2]
-    return Visited(TimeGrid(tuple(levels)), scale, scheduler.timesteps.dtype, stays)
+    idle = tuple(i for i, (now, after) in enumerate(itertools.pairwise(levels)) if now[1:] == after[1:])
+    kept = [level for i, level in enumerate(levels) if i - 1 not in idle]
+    if len(kept) < 2 or (idle and idle[0] == 0):
+        raise ConfigurationError(
+            f"the first of {len(levels) - 1} steps of {reading.class_name} stays at its level, t = {levels[0].t:g}",
+            where="num_inference_steps",
+            suggestion="take another number of steps, or choose a timestep_spacing",
+        )
+    if reading.family == "pndm" and own and not idle and len(kept) > 2:
+        kept[-1] = kept[-1]._replace(t=math.nan)
+    return Visited(
+        TimeGrid(tuple(kept)), scale, scheduler.timesteps.dtype, idle, tuple(map(float, scheduler.timesteps.tolist()))
+    )
+
+
+def _refuse_unordered(name: str, values: Sequence[float]) -> None:
+    """Raise for times or σ that a user gives and that do not fall."""
+    for i, (now, after) in enumerate(itertools.pairwise(values)):
+        if not after < now:
+            ordered = sorted(set(values), reverse=True)
+            raise ConfigurationError(
+                f"entries {i} and {i + 1} are {now:g} and {after:g}",
+                where=name,
+                why="every step must lower the noise; a step from a level to the same one does nothing",
+                suggestion=f"give them falling and each once: {[float(f'{v:.6g}') for v in ordered[:8]]}"
+                + (", ..." if len(ordered) > 8 else ""),
+            )
 
 
 def _custom(path: NoisePath, name: str, values: Sequence[float], scheduler: Any, steps: int | None) -> Visited:
@@ -98,8 +135,7 @@ def _times(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
 
 
 def _pndm(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
-    # its end continues the spacing, which its weights take for even, whatever the level there
-    return [*path.levels(scheduler._timesteps[::-1].copy()), _end(path, reading)._replace(t=math.nan)], 1.0
+    return [*path.levels(scheduler._timesteps[::-1].copy()), _end(path, reading)], 1.0
 
 
 def _end(path: NoisePath, reading: Reading) -> Level:
