@@ -193,7 +193,7 @@ def test_relations(schedule, steps):
     assert plans_agree(plan("ddpm"), plan("ddim", eta=1.0))
     from_noise = schedule == "cosine" and steps > 1  # begins next to pure noise, where a step is DDIM's
     assert plan("heun").nfe == 2 * steps - 1 - from_noise
-    assert plan("pndm").nfe == (steps + 1 if steps > 1 else 1)
+    assert plan("pndm").nfe == (steps + 1 if steps > 1 + from_noise else steps)
     if steps >= 4:
         assert plan("pndm", skip_prk_steps=False).nfe == steps + 9
     if steps > 1:
