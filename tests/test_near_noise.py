@@ -82,7 +82,7 @@ def size(x: Tensor) -> float:
     return float(x.abs().max())
 
 
-@pytest.mark.parametrize("steps", [4, 7])
+@pytest.mark.parametrize("steps", [4])
 @pytest.mark.parametrize("name", THEIRS)
 def test_in_the_loop_of_diffusers(name, steps):
     usual = size(driven(PlanScheduler.from_config(THEIRS[name], method="ddim"), steps))
@@ -159,7 +159,7 @@ def test_the_twin_of_a_class_does_what_the_class_does(name, flags, steps):
     assert size(got - expected) < 2e-3 * size(expected)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "name", ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "PNDMScheduler"]

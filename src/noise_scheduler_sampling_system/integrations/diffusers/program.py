@@ -223,7 +223,7 @@ class Program:
         if self.again is not None and now.row >= 0:
             return self._after(call, self._like(self.again(begin=call)))
         following = self._following(call)
-        if now.row >= 0 and (call == 0 or self.calls[call - 1].row < 0 or self._step(call - 1) < self._step(call)):
+        if now.row >= 0 and (call == 0 or self.calls[call - 1].row < 0 or self.step_of(call - 1) < self.step_of(call)):
             found = self._recompiled(call)
             if found is None:
                 raise self._not_entered(call)
@@ -231,14 +231,16 @@ class Program:
         tail = self if following == len(self.calls) else self.entered(following)
         return self._led_to(tail, call, following)
 
-    def _step(self, call: int) -> int:
-        return int(self.plan.step[self.calls[call].row])
+    def step_of(self, call: int) -> int:
+        """Which interval of the grid a call is of; −1 for one whose answer is not needed."""
+        row = self.calls[call].row
+        return int(self.plan.step[row]) if row >= 0 else -1
 
     def _following(self, call: int) -> int:
         """The first call after this one that is of a later step."""
         row = self.calls[call].row
         for later in range(call + 1, len(self.calls)):
-            if row < 0 or self.calls[later].row < 0 or self._step(later) > self._step(call):
+            if row < 0 or self.calls[later].row < 0 or self.step_of(later) > self.step_of(call):
                 return later
         return len(self.calls)
 
@@ -247,7 +249,7 @@ class Program:
         if self.sampler is None or self.grid is None:
             return None
         now = self.calls[call]
-        rest = self.grid.levels[self._step(call) :]
+        rest = self.grid.levels[self.step_of(call) :]
         if (rest[0].alpha, rest[0].sigma) != (now.alpha, now.sigma):
             return None
         asked = [c.time for c in self.calls[call:] if c.row >= 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import ConfigurationError, ModelOutputError
 from ...run import Noise, State
+from .handover import STOPPED, Run, may_be_inside, taken_on
 from .output import PlanSchedulerOutput
 from .program import Program
 from .recipe import Told
@@ -21,31 +22,6 @@ __all__ = ["Generators", "Table"]
 #: One generator, or one a sample.
 Generators = torch.Generator | list[torch.Generator]
 _HALF = (torch.float16, torch.bfloat16)
-
-
-def _nobody() -> None:
-    """A reference to nothing."""
-
-
-@final
-class _Run:
-    """One run between two model calls.
-
-    Attributes:
-        program: what it follows; not the table's where it began in the middle.
-        call: the model call to come.
-        history: predictions that are still to be read.
-        drawn: noises that are still to be read.
-        handed: the state that was handed out, as a weak reference.
-    """
-
-    __slots__ = ("call", "drawn", "handed", "history", "program")
-
-    def __init__(self, program: Program, call: int) -> None:
-        self.program, self.call = program, call
-        self.history: Mapping[int, Tensor] = {}
-        self.drawn: dict[tuple[int, int], Tensor] = {}
-        self.handed: Callable[[], Tensor | None] = _nobody
 
 
 @final
@@ -59,10 +35,12 @@ class Table:
         told: η and ``use_clipped_model_output``, as the steps were told.
         begin: where runs begin, if that was said.
         last: the call to come of the run that moved last.
+        noised: whether an image was noised to one of these times.
     """
 
     __slots__ = (
-        "_lost", "_runs", "_size", "_start", "_stop", "begin", "last", "program", "request", "timesteps", "told",
+        "_lost", "_runs", "_size", "_start", "_stop", "begin", "last", "noised", "program", "request", "timesteps",
+        "told",
     )  # fmt: skip
 
     def __init__(self, program: Program, request: Mapping[str, Any], device: Any) -> None:
@@ -74,7 +52,8 @@ class Table:
         self._size = self.timesteps.element_size()
         self._start = self.timesteps.data_ptr()
         self._stop = self._start + len(source) * self._size
-        self._runs: list[_Run] = []
+        self._runs: list[Run] = []
+        self.noised = False
         self.begin: int | None = None
         self.last: int | None = None
         # whether a run was given up whose state nobody holds: it may yet go on with another tensor
@@ -108,7 +87,7 @@ class Table:
 
     def level_of(self, timestep: Any) -> tuple[float, float] | None:
         """α and σ of the call with this time; of several, of the one to come."""
-        calls = self.program.calls
+        calls, self.noised = self.program.calls, True
         exact = self.call_at(timestep)
         if exact is None:
             found = self._calls_at(float(timestep))
@@ -135,13 +114,14 @@ class Table:
         call += 1
         if call == len(program.calls):
             self._runs.remove(run)
+            STOPPED.discard(run)
             self.last = None
         else:
             self.last = run.call = call
-            run.history, run.handed = state.history, weakref.ref(after)
+            run.history, run.handed, run.state = state.history, weakref.ref(after), after.detach()
         return PlanSchedulerOutput(after, program, call - 1, x, output)
 
-    def _run_of(self, call: int, sample: Tensor) -> _Run:
+    def _run_of(self, call: int, sample: Tensor) -> Run:
         """The run that a sample belongs to.
 
         Raises:
@@ -154,7 +134,7 @@ class Table:
                     raise self._out_of_turn(call, run.call)
                 return run
         if call == (self.begin or 0) or not runs:
-            return self._begun(call)
+            return self._begun(call, sample)
         waiting = [run for run in runs if run.call == call]
         if not waiting:
             raise self._out_of_turn(call, runs[-1].call)
@@ -168,13 +148,36 @@ class Table:
             suggestion="call set_timesteps() before every run, and take its timesteps; or hand prev_sample back",
         )
 
-    def _begun(self, call: int) -> _Run:
+    def _begun(self, call: int, sample: Tensor) -> Run:
         kept = [run for run in self._runs if run.handed() is not None]
         self._lost |= len(kept) < len(self._runs)
         self._runs = kept
-        run = _Run(self.program if call == 0 else self.program.entered(call), call)
+        run = Run(self.program, 0) if call == 0 else self._entered(call, sample)
         self._runs.append(run)
+        STOPPED.add(run)
         return run
+
+    def _entered(self, call: int, sample: Tensor) -> Run:
+        """A run from the middle: of a state that another run handed out, or of an image that was noised.
+
+        Raises:
+            ConfigurationError: neither, and it matters.
+        """
+        stopped = STOPPED.with_state(sample)
+        if stopped is not None:
+            return taken_on(stopped, self.program, call, len(sample))
+        if not self.noised and may_be_inside(self.program, call):
+            calls = self.program.calls
+            raise ConfigurationError(
+                f"the run begins at model call {call + 1} of {len(calls)} of {self.program.plan.sampler!r}, with a "
+                "state that no run of this process handed out and add_noise() did not make",
+                where="sample",
+                why="if it comes from a run that stopped inside a step, its predictions are needed to go on",
+                suggestion="hand over the latents as the other pipeline returned them, in the same process; noise an "
+                "image by scheduler.add_noise(image, noise, timesteps[begin]); or use a sampler with one model call "
+                "a step ('dpmpp_2m', 'unipc')",
+            )
+        return Run(self.program.entered(call), call)
 
     def _calls_at(self, time: float) -> list[int]:
         return [i for i, call in enumerate(self.program.calls) if call.time == time]
@@ -190,7 +193,7 @@ class Table:
         )
 
 
-def _noise(run: _Run, output: Tensor, sample: Tensor, generator: Generators | None) -> Noise:
+def _noise(run: Run, output: Tensor, sample: Tensor, generator: Generators | None) -> Noise:
     """Unit noise as diffusers draws it; what a later row reads again is kept."""
     kept = run.drawn if run.program.shares_noise else None
 
