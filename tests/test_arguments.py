@@ -124,6 +124,63 @@ def test_any_value_of_any_argument(function, name, tmp_path, monkeypatch):
             assert len(str(refused)) < 1500, label
 
 
+OWN = [name for name in arguments_of("generate") if name != "options"]
+PASSED_ON = [
+    "seed", "generator", "initial_noise", "initial_sample", "timesteps", "grid", "plan", "dtype", "noise", "callback",
+    "progress", "early_stopping", "max_batch_size", "differentiable", "return_result", "classifier_free_guidance",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def borrowed():
+    """Pipelines of diffusers that are conditioned on text and on nothing."""
+    tiny = pytest.importorskip("tiny_pipelines")
+    return {kind: DiffusionPipeline.from_diffusers(tiny.build(kind)) for kind in ("sd", "ddpm")}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in OWN for kind in ("sd", "ddpm")] + [(name, "ddpm") for name in PASSED_ON],
+)
+def test_any_value_of_any_argument_of_generate(name, kind, borrowed):
+    import tiny_pipelines as tiny
+
+    pipeline, calls = borrowed[kind], []
+    hook = pipeline._borrowed.backbone.pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    for label, value in VALUES.items():
+        run: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent", "height": 32, "width": 32, "seed": 0}
+        run |= {"prompt": "a"} if kind == "sd" else {}
+        if name in ("strength", "mask_image"):
+            run["image"] = tiny.image()
+        if name == "generator":
+            del run["seed"]
+        calls.clear()
+        refused = None
+        try:
+            pipeline.generate(**(run | {name: value}))
+        except NoiseSamplingError as refusal:
+            refused = refusal
+        except Exception as error:
+            raise AssertionError(f"{name} = {label}: {type(error).__name__}: {error}") from error
+        assert refused is None or (refused.where and refused.suggestion and not calls), (label, refused)
+    hook.remove()
+
+
+@pytest.mark.parametrize("name", ["shape", "num_inference_steps", "dtype", "noise", "device", "condition", "guidance"])
+def test_any_value_beside_a_state_to_resume(name):
+    state = next(iter(DETERMINISTIC.stream(Model(), (2, 3), 3, seed=0))).state
+    for label, value in VALUES.items():
+        refused = None
+        try:
+            list(DETERMINISTIC.stream(Model(), resume=state, **{name: value}))
+        except NoiseSamplingError as refusal:
+            refused = refusal
+        except Exception as error:
+            raise AssertionError(f"{name} = {label}: {type(error).__name__}: {error}") from error
+        assert refused is None or refused.where
+
+
 # ------------------------------------------------------------------------------- what is taken
 
 

@@ -20,6 +20,8 @@ __all__ = [
 
 #: The types that a state may have; narrower ones have no arithmetic in PyTorch.
 STATE_TYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: Where a whole number may come from; a division gives floats.
+_WHOLE: Final = (int, float, np.integer, np.floating, Tensor)
 #: Bytes of a sample's key.
 _KEY = 16
 
@@ -60,10 +62,8 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
     """
     try:
         given = tuple(shape)
-        checked = tuple(int(n) for n in given)
-        valid = len(checked) >= 2 and all(
-            n >= 1 and n == m and not isinstance(m, bool | np.bool_) for n, m in zip(checked, given, strict=True)
-        )
+        checked = tuple(int(n) for n in given if isinstance(n, _WHOLE) and not isinstance(n, bool))
+        valid = len(checked) >= 2 and checked == given and min(checked) >= 1 and not isinstance(shape, set | dict)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         valid = False
     if not valid:

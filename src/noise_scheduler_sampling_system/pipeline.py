@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .arguments import checked_flag
+from .arguments import checked_dtype, checked_flag, checked_shape
 from .batching import in_batches
 from .callbacks import Callback, checked_callback
 from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
 from .early_stopping import EarlyStopping
 from .errors import ConfigurationError, shown
 from .fingerprint import refuse_other_model
-from .grids import TimeGrid, make_grid
+from .grids import TimeGrid, checked_steps, make_grid
 from .guidance.base import Guidance
 from .job import Outcome
 from .keywords import keywords_of, refuse_unknown
@@ -519,18 +519,19 @@ def _of_the_pipeline(name: str, instead: str) -> ConfigurationError:
     return ConfigurationError("comes from the pipeline of diffusers itself", where=name, suggestion=instead)
 
 
-def _refuse_other_run(saved: RunState, *, shape: Any, dtype: Any, num_inference_steps: int) -> None:
+def _refuse_other_run(saved: RunState, *, shape: Any, dtype: Any, num_inference_steps: Any) -> None:
     """What is given beside a state that says it itself must agree with it."""
     plan, x = saved.plan, saved.state.x
+    steps = checked_steps(num_inference_steps)
     given = {
-        "shape": (shape is not None and list(np.atleast_1d(shape)) != list(x.shape), shape, tuple(x.shape)),
-        "dtype": (dtype not in (None, x.dtype), dtype, x.dtype),
-        "num_inference_steps": (num_inference_steps not in (50, plan.steps, plan.nfe), num_inference_steps, plan.steps),
+        "shape": (shape is not None and checked_shape(shape) != tuple(x.shape), shape, tuple(x.shape)),
+        "dtype": (dtype is not None and checked_dtype(dtype, None) is not x.dtype, dtype, x.dtype),
+        "num_inference_steps": (steps not in (50, plan.steps, plan.nfe), steps, plan.steps),
     }
     for name, (differs, here, there) in given.items():
         if differs:
             raise ConfigurationError(
-                f"got {here!r}, and the state to resume has {there!r}",
+                f"got {shown(here)}, and the state to resume has {there!r}",
                 where=name, why="a run goes on as it was begun", suggestion="leave it out",
             )  # fmt: skip
 

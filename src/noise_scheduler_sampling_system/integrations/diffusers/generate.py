@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ...arguments import checked_flag, refuse_too_large
 from ...config import SAMPLERS, NoiseSchedulerConfig
 from ...errors import ConfigurationError
-from ...grids import TimeGrid, checked_steps, make_grid, start_at
+from ...grids import TimeGrid, make_grid, start_at
 from ...guidance.base import Guidance
 from ...guidance.known_region import KnownRegion
 from ...guidance.program import checked_sequence
@@ -25,34 +26,15 @@ from ...plan import SamplingPlan
 from ...plans import PlanSet
 from ...schedules.path import Level, NoisePath
 from .backbones import Backbone, Prompt, backbone_of
+from .backbones.base import Condition
 from .reading import Reading, read
+from .request import Request, checked_run, refused_by_diffusers
 from .visited import visited
 
 if TYPE_CHECKING:
     from ...pipeline import DiffusionPipeline
 
 __all__ = ["Borrowed", "Request", "borrowed"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What ``generate`` was asked for; see :meth:`DiffusionPipeline.generate`."""
-
-    prompt: str | Sequence[str] | None = None
-    negative_prompt: str | Sequence[str] | None = None
-    class_labels: int | Sequence[int] | Tensor | None = None
-    height: int | None = None
-    width: int | None = None
-    num_images_per_prompt: int = 1
-    num_inference_steps: int = 50
-    guidance_scale: float | None = None
-    guidance: Guidance | Sequence[Guidance] | None = None
-    image: Any = None
-    mask_image: Any = None
-    strength: float | None = None
-    keep_known: bool = True
-    output_type: str = "pil"
-    encode_options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,19 +74,23 @@ class Borrowed:
 
     def generate(self, pipeline: DiffusionPipeline, request: Request, options: dict[str, Any]) -> Any:
         """Encode, guide, sample, decode."""
-        backbone, steps = self.backbone, checked_steps(request.num_inference_steps)
+        request, options = request.checked(self.backbone), checked_run(options)
+        backbone, steps = self.backbone, request.num_inference_steps
         if isinstance(options.get("plan"), PlanSet):
             options["plan"] = options["plan"].pick(steps)
         scale = backbone.scale if request.guidance_scale is None else request.guidance_scale
         prompt = self._prompt(request, scale)
         native = self.native and pipeline.config == self.config
         runner = self._runner(pipeline, steps) if native else pipeline
+        dtype = options.pop("dtype", None) or torch.float32
+        shape = backbone.shape(prompt)
+        refuse_too_large(shape, dtype, backbone.device)
         known = self._known(request, prompt)
         course = self._course(runner, native, steps, prompt, request, options)
-        with torch.no_grad():
-            condition, null = backbone.condition(prompt)
+        condition, null = self._condition(prompt)
         if request.mask_image is not None:
-            pixels, mask = backbone.mask(request.mask_image, prompt)
+            with refused_by_diffusers("mask_image", "give a PIL image, an array or a tensor of numbers in [0, 1]"):
+                pixels, mask = backbone.mask(request.mask_image, prompt)
             further = backbone.inpainting(request.image, pixels, prompt)
             condition |= further
             null = None if null is None else {**null, **further}
@@ -113,11 +99,12 @@ class Borrowed:
             guidance = {"guidance": request.guidance}
         elif null is None:
             guidance = {"classifier_free_guidance": False}
+        if "classifier_free_guidance" in options:
+            wanted = checked_flag(options.pop("classifier_free_guidance"), "classifier_free_guidance")
+            guidance.setdefault("classifier_free_guidance", wanted)
         if request.mask_image is not None and request.keep_known:
             assert known is not None
             guidance = {"guidance": [*self._sequence(request, scale, null is not None), KnownRegion(known, mask)]}
-        dtype = options.pop("dtype", None) or torch.float32
-        shape = backbone.shape(prompt)
         with_start = self._start(course, known, options, shape, dtype)
         result = runner.sample(
             backbone.network, shape, steps, condition=condition or None, null_condition=null,
@@ -134,10 +121,10 @@ class Borrowed:
 
     def asked(self, request: Request) -> dict[str, Any]:
         """What a request asks of the network, as arguments of ``calibrate``: model, conditions, guidance, shape."""
+        request = request.checked(self.backbone)
         scale = self.backbone.scale if request.guidance_scale is None else request.guidance_scale
         prompt = self._prompt(request, scale)
-        with torch.no_grad():
-            condition, null = self.backbone.condition(prompt)
+        condition, null = self._condition(prompt)
         guidance: dict[str, Any] = {"guidance_scale": scale} if request.guidance is None else {}
         if request.guidance is not None or null is None:
             guidance = {"guidance": request.guidance or ()}
@@ -146,23 +133,24 @@ class Borrowed:
             "condition": condition or None, "null_condition": null, **guidance,
         }  # fmt: skip
 
+    def _condition(self, prompt: Prompt) -> Condition:
+        """The prompt as conditions of the network."""
+        with torch.no_grad(), refused_by_diffusers(self.backbone.takes, "check it, and encode_options"):
+            return self.backbone.condition(prompt)
+
     def _images(self, x: Tensor, output_type: str) -> Any:
         return self.backbone.images(self.backbone.decode(x), output_type)
 
     def _prompt(self, request: Request, scale: float) -> Prompt:
         """Everything that can be wrong with a request, before anything is encoded."""
         backbone = self.backbone
-        labels = request.class_labels
-        if labels is not None and not isinstance(labels, Tensor):
-            labels = torch.tensor([labels] if isinstance(labels, int) else list(labels))
+        labels: Any = request.class_labels  # a tensor by now
         given = {"prompt": request.prompt, "class_labels": labels, "negative_prompt": request.negative_prompt}
         for name, value in given.items():
             if value is not None and name.removeprefix("negative_") != backbone.takes:
                 raise _refused(f"{type(backbone).__name__} takes no {name}", name, f"give {backbone.takes}")
         if backbone.requires and given[backbone.takes] is None:
             raise _refused("is missing", backbone.takes, "give one, or a list of them")
-        if request.output_type not in ("pil", "np", "pt", "latent"):
-            raise _refused(f"got {request.output_type!r}", "output_type", "give 'pil', 'np', 'pt' or 'latent'")
         if request.image is None and (request.mask_image is not None or request.strength is not None):
             name = "strength" if request.mask_image is None else "mask_image"
             raise _refused("there is no image that it is about", name, "give image=..., too")
@@ -172,7 +160,6 @@ class Borrowed:
         for name, pixels in {"height": height, "width": width}.items():
             if pixels % backbone.multiple:
                 raise _refused(f"got {pixels}", name, f"give a multiple of {backbone.multiple}")
-        count = checked_steps(request.num_images_per_prompt, "num_images_per_prompt")
         texts = [request.prompt, request.negative_prompt]
         lengths = {len(text) for text in texts if text is not None and not isinstance(text, str)}
         if len(lengths) > 1:
@@ -180,8 +167,8 @@ class Borrowed:
         # a scale that the network is told makes no second branch
         opposed = backbone.opposes and (request.guidance is not None or (scale != 1.0 and not backbone.told_scale))
         return Prompt(
-            request.prompt, request.negative_prompt, labels, count, opposed, scale, height, width,
-            dict(request.encode_options or {}),
+            request.prompt, request.negative_prompt, labels, request.num_images_per_prompt, opposed, scale, height,
+            width, dict(request.encode_options or {}),
         )  # fmt: skip
 
     def _runner(self, pipeline: DiffusionPipeline, steps: int) -> DiffusionPipeline:
@@ -196,7 +183,8 @@ class Borrowed:
         """The image as clean x, one row an image."""
         if request.image is None:
             return None
-        x = self.backbone.encode(request.image, prompt)
+        with refused_by_diffusers("image", "give a PIL image, an array or a tensor of numbers in [0, 1]"):
+            x = self.backbone.encode(request.image, prompt)
         if prompt.batch % len(x):
             raise _refused(f"{len(x)} images for {prompt.batch} samples", "image", "give one, or one a prompt")
         return x.repeat_interleave(prompt.batch // len(x), dim=0)
@@ -209,8 +197,6 @@ class Borrowed:
         path, mu = runner.scheduler, self.backbone.mu(prompt)
         strength = request.strength if request.image is not None else None
         strength = 0.8 if strength is None and request.image is not None else strength
-        if strength is not None and not 0.0 < strength <= 1.0:
-            raise _refused(f"got {strength!r}", "strength", "give a number in (0, 1]")
         own = [name for name in ("plan", "grid", "timesteps", "start") if options.get(name) is not None]
         if own and request.image is not None and request.strength is not None:
             raise _refused(f"is given beside {own[0]}, which begins somewhere", "strength", "give one of the two")

@@ -116,9 +116,16 @@ class Unconditional(Backbone):
     def factor(self) -> int:
         return 1
 
+    @property
+    def multiple(self) -> int:
+        halvings = len(self.pipe.unet.config.down_block_types) - 1  # by each block but the last
+        return int(2**halvings)
+
     def condition(self, prompt: Prompt) -> Condition:
         if prompt.labels is None:
             return {}, None
+        if getattr(self.pipe.unet, "class_embedding", None) is None:
+            raise ConfigurationError("the network knows no classes", where="class_labels", suggestion="leave it out")
         return {"class_labels": prompt.labels.to(self.device).repeat_interleave(prompt.count)}, None
 
     def latents(self, pixels: Tensor) -> Tensor:
