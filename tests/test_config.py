@@ -40,8 +40,9 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.clipping import clip_of, dynamic_threshold
 from noise_scheduler_sampling_system.config import SAMPLERS, SCHEDULES, SPACINGS
-from noise_scheduler_sampling_system.files import read_table, write_atomic, write_table
+from noise_scheduler_sampling_system.files import write_atomic
 from noise_scheduler_sampling_system.registry import Registry, did_you_mean
+from noise_scheduler_sampling_system.tables import read_table, write_table
 
 Config = NoiseSchedulerConfig
 SEED = Path(__file__).parent / "data" / "seed.md"

@@ -21,11 +21,12 @@ from pydantic import (
     model_validator,
 )
 
-from .errors import ConfigurationError
-from .files import read_table, write_table
+from .errors import ConfigurationError, shown
+from .files import cut
 from .keywords import advice
 from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES
 from .registry import Registry, did_you_mean
+from .tables import read_table, write_table
 
 __all__ = [
     "PRESETS",
@@ -379,7 +380,9 @@ class NoiseSchedulerConfig(BaseModel):
         allowed = {"prediction_type": PREDICTION_TYPES, "variance_type": VARIANCE_TYPES}.get(info.field_name, SPACINGS)
         if name not in allowed:
             raise ConfigurationError(
-                f"{value!r} is not a {info.field_name}", where=info.field_name, suggestion=did_you_mean(name, allowed)
+                f"{shown(value)} is not a {info.field_name}",
+                where=info.field_name,
+                suggestion=did_you_mean(name, allowed),
             )
         return name
 
@@ -503,11 +506,13 @@ def _configuration_error(error: ValidationError) -> ConfigurationError:
         )
     if first["type"] == "extra_forbidden":
         return ConfigurationError(
-            f"unknown setting {where!r}{more}",
-            where=where,
+            f"unknown setting {shown(where)}{more}",
+            where=cut(where, 60),
             suggestion=advice(where, NoiseSchedulerConfig.model_fields),
         )
-    return ConfigurationError(f"{first['msg']}, got {first['input']!r}{more}", where=where, suggestion=_advice(where))
+    return ConfigurationError(
+        f"{first['msg']}, got {shown(first['input'])}{more}", where=where, suggestion=_advice(where)
+    )
 
 
 def _advice(field: str) -> str:

@@ -15,6 +15,8 @@ __all__ = [
 
 #: Characters of a value that a message repeats.
 _SHOWN = 120
+#: Characters of each part of a message.
+_PART = 2000
 
 
 def shown(value: object) -> str:
@@ -30,6 +32,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({type(value).__name__})"
 
 
+def _cut(part: str) -> str:
+    """A part of a message without what nobody reads: some values that it repeats come from files."""
+    return part if len(part) <= _PART else f"{part[:_PART]}..."
+
+
 class NoiseSamplingError(Exception):
     """Base of every error that this library raises on purpose.
 
@@ -43,6 +50,7 @@ class NoiseSamplingError(Exception):
     category = "general"
 
     def __init__(self, what: str, *, where: str, suggestion: str, why: str = "") -> None:
+        what, where, why, suggestion = (_cut(part) for part in (what, where, why, suggestion))
         self.what, self.where, self.why, self.suggestion = what, where, why, suggestion
         lines = [f"{where}: {what}" if where else what]
         if why:

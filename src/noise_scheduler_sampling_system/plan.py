@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import FileError, NumericsError
-from .files import read_bytes, write_atomic
+from .errors import FileError, NumericsError, shown
+from .files import checked_path, cut, of_file
+from .plan_content import COLUMNS, content_hash, plain, refuse_contradictions, valid_column, valid_field
 from .prediction import conversion, quantity
+from .tables import read_json, write_json
+from .tensors import read_tensors, write_tensors
 
 __all__ = ["SamplingPlan"]
 
 Array = npt.NDArray[np.float64]
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,26 +90,20 @@ class SamplingPlan:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for column in fields(self):
-            value = getattr(self, column.name)
-            if column.name in _COLUMNS and value is not None:
-                array = np.array(value, dtype=np.int64 if column.name in _INTEGER else np.float64)
-                array.flags.writeable = False
-                object.__setattr__(self, column.name, array)
+        rows = None
+        for name in COLUMNS:  # "time" first, which says how many rows there are
+            column = valid_column(name, getattr(self, name), rows)
+            rows = len(self.time if column is None else column) if name == "time" else rows
+            object.__setattr__(self, name, column)
+        for each in fields(self):
+            if each.name not in COLUMNS:
+                valid_field(each.name, getattr(self, each.name))
+        object.__setattr__(self, "prior_scale", float(self.prior_scale))
+        object.__setattr__(self, "order", int(self.order))
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
         object.__setattr__(self, "carries", tuple(self.carries))
-        count = len(self.time)
-        shapes = {name: getattr(self, name).shape for name in _COLUMNS if getattr(self, name) is not None}
-        for name, shape in shapes.items():
-            expected = count + 1 if name in ("alpha", "sigma") else count
-            if not shape or shape[0] != expected or len(shape) != _COLUMNS[name]:
-                raise NumericsError(
-                    f"has shape {shape}, expected {expected} rows and {_COLUMNS[name]} dimension(s)",
-                    where=f"plan column {name!r}",
-                    suggestion="let a sampler's plan() make the table",
-                )
-        if count == 0 or self.nfe == 0:
+        if not len(self) or not any(self.asked):
             raise NumericsError(
                 "asks the model nothing", where="plan", suggestion="a plan asks the model at least once"
             )
@@ -207,19 +201,11 @@ class SamplingPlan:
         """This plan, if it is usable.
 
         Raises:
-            NumericsError: a number that is not finite, a history that reaches before the
-                start, or a row that does not reproduce constant data or constant noise.
+            NumericsError: a number that is not finite or out of range, columns that contradict each other (one
+                noise brought in twice, a first state of another scale than the first level), a history that
+                reaches before the start, or a row that does not reproduce constant data or constant noise.
         """
-        for name in _COLUMNS:
-            column = getattr(self, name)
-            if column is not None and not np.isfinite(column).all():
-                row = int(np.argwhere(~np.isfinite(column))[0][0])
-                raise NumericsError(
-                    f"row {row} is not finite in column {name!r}",
-                    where=f"plan of {self.sampler!r}",
-                    why=f"the row starts at α = {self.alpha[row]:g}, σ = {self.sigma[row]:g}",
-                    suggestion="check the levels and the sampler's formula; at zero signal use a first-order sampler",
-                )
+        refuse_contradictions(self)
         for name in ("b", "c"):
             table = getattr(self, name)
             if any(np.any(table[i, i + 1 :]) for i in range(min(len(self), table.shape[1]))):
@@ -323,78 +309,105 @@ class SamplingPlan:
         return replace(self, a=none, b=one, raw=none, c=0.0 * one, null=None, log_variance=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data."""
-        return {
-            "format": _FORMAT,
-            **{f.name: _plain(getattr(self, f.name)) for f in fields(self)},
-        }
+        """The plan as plain data, with the hash of its content."""
+        content = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        return {"format": _FORMAT, **content, "content_hash": content_hash(content)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SamplingPlan:
         """A plan from :meth:`to_dict`.
 
+        A ``content_hash`` must be that of the content; without it, as in the data of earlier versions and in data made
+        by hand, the fields are checked all the same, and ``to_dict`` of the plan has it.
+
         Raises:
-            FileError: a missing or unknown column, or a format this version does not know.
+            FileError: a missing or unknown column, a format this version does not know, or content that has been
+                changed.
+            NumericsError: fields that no plan can have; see :meth:`checked`.
         """
+        if not isinstance(data, Mapping):
+            raise FileError(f"is {type(data).__name__}, no mapping", where="plan", suggestion="give a plan's to_dict()")
         rest = dict(data)
-        version = rest.pop("format", None)
+        version, said = rest.pop("format", None), rest.pop("content_hash", None)
         if version == 2:  # of version 1.3
             rest = {
                 "provenance": {},
                 **rest,
                 "carries": ("data", "noise") if rest.pop("carries_constants", True) else (),
             }
-        elif version != _FORMAT:
+        elif version not in (3, _FORMAT) or isinstance(version, float | bool):
             raise FileError("is not a sampling plan of this format", where="plan", suggestion="save it again")
         names = {f.name for f in fields(cls)}
         if set(rest) != names:
-            odd = ", ".join(sorted(set(rest) ^ names))
+            odd = cut(", ".join(sorted(map(str, set(rest) ^ names))), 200)
             raise FileError(f"missing or unknown columns: {odd}", where="plan", suggestion="save it again")
-        return cls(**rest).checked()
+        plan = cls(**rest)
+        if said is not None and said != plan.content_hash:
+            try:
+                plan.checked()
+                found = ""
+            except NumericsError as error:
+                found = f"; {error.where}: {error.what}"
+            raise FileError(
+                "its content was changed after it was saved",
+                where="plan",
+                why=f"it says content_hash {shown(said)}, and what it holds has '{plan.content_hash}'{found}",
+                suggestion="restore the file; to make a plan by hand, change one with dataclasses.replace(plan, ...), "
+                "or take content_hash out of the file, load it and save it again",
+            )
+        return plan.checked()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan, whole or not at all: ``.json``, or ``.safetensors`` for large ones."""
-        if Path(path).suffix == ".safetensors":
+        """Write the plan, whole or not at all: ``.json``, or ``.safetensors`` for large ones.
+
+        Raises:
+            FileError: another ending, options that are not plain data, or a file that cannot be written.
+        """
+        data = self.to_dict()
+        if checked_path(path).suffix == ".safetensors":
             from safetensors.numpy import save
 
-            arrays = {n: np.ascontiguousarray(getattr(self, n)) for n in _COLUMNS if getattr(self, n) is not None}
-            rest = {k: v for k, v in self.to_dict().items() if k not in arrays}
-            write_atomic(path, save(arrays, metadata={"plan": json.dumps(rest)}))
-        elif Path(path).suffix == ".json":
-            write_atomic(path, (json.dumps(self.to_dict()) + "\n").encode())
+            arrays = {n: np.ascontiguousarray(getattr(self, n)) for n in COLUMNS if getattr(self, n) is not None}
+            rest = {name: value for name, value in data.items() if name not in arrays}
+            write_tensors(path, "plan", rest, save, arrays)
+        elif checked_path(path).suffix == ".json":
+            write_json(path, data)
         else:
             raise FileError("is no name for a plan", where=str(path), suggestion="use .json or .safetensors")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SamplingPlan:
-        """Read a plan that :meth:`save` wrote.
+        """Read a plan that :meth:`save` wrote, in this version or an earlier one.
 
         Raises:
-            FileError: missing, malformed, or of another format.
+            FileError: missing, malformed, changed since it was saved, or of another format.
         """
-        data = read_bytes(path)
-        try:
-            if Path(path).suffix == ".safetensors":
-                from safetensors.numpy import load
+        if checked_path(path).suffix == ".safetensors":
+            from safetensors.numpy import load
 
-                size = int.from_bytes(data[:8], "little")
-                header = json.loads(data[8 : 8 + size])
-                return cls.from_dict({**json.loads(header["__metadata__"]["plan"]), **load(data)})
-            return cls.from_dict(json.loads(data))
-        except FileError as error:
-            raise FileError(error.what, where=str(path), why=error.why, suggestion=error.suggestion) from None
-        except Exception as error:
-            raise FileError(
-                "is not a sampling plan", where=str(path), why=str(error), suggestion="give a file of SamplingPlan.save"
-            ) from error
+            arrays, rest = read_tensors(path, "plan", load)
+            data = {**rest, **arrays} if isinstance(rest, dict) else rest
+        else:
+            data = read_json(path)
+        with of_file(path, "is not a sampling plan", "give a file of SamplingPlan.save"):
+            return cls.from_dict(data)
 
     @functools.cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of all fields, as 64 hexadecimal digits: the same in every process and version of Python.
+
+        Plans that are equal have the same one. It stands in every file, where it shows a change.
+        """
+        return content_hash({f.name: getattr(self, f.name) for f in fields(self)})
+
+    @property
     def fingerprint(self) -> str:
-        """A short hash of the content."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        """The first 16 digits of :attr:`content_hash`."""
+        return self.content_hash[:16]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SamplingPlan.from_dict, (self.to_dict(),)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _restored, ({**values, "options": dict(self.options), "provenance": dict(self.provenance)},)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SamplingPlan) and self.to_dict() == other.to_dict()
@@ -437,20 +450,8 @@ class SamplingPlan:
         return f"SamplingPlan({self.sampler!r}, steps={self.steps}, nfe={self.nfe}, fingerprint={self.fingerprint!r})"
 
 
-#: The table's columns and their number of dimensions.
-_COLUMNS = {
-    "time": 1, "alpha": 1, "sigma": 1, "step": 1, "a": 1, "b": 2, "raw": 1, "c": 2, "noise_key": 2, "input_scale": 1,
-    "log_variance": 2, "asks": 1, "null": 1, "noise_span": 2,
-}  # fmt: skip
-_INTEGER = {"step", "noise_key", "asks"}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, tuple):
-        return list(value)
-    return dict(value) if isinstance(value, Mapping) else value
+def _restored(values: Mapping[str, Any]) -> SamplingPlan:
+    return SamplingPlan(**values)
 
 
 def _narrow(table: Array) -> Array:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
 
-from .errors import ConfigurationError, FileError, NoiseSamplingError
-from .files import read_bytes, write_atomic
+from .errors import ConfigurationError, FileError, shown
+from .files import checked_path, of_file
 from .plan import SamplingPlan
+from .tables import read_json, write_json
 
 __all__ = ["PlanSet"]
 
@@ -82,7 +81,7 @@ class PlanSet(Mapping[int, SamplingPlan]):
         """
         if not isinstance(data, Mapping) or data.get("format") != _FORMAT or not isinstance(data.get("plans"), Mapping):
             raise FileError("holds no sampling plans", where="plans", suggestion="give a file of PlanSet.save")
-        return cls({int(nfe): SamplingPlan.from_dict(plan) for nfe, plan in data["plans"].items()})
+        return cls({_calls(key): SamplingPlan.from_dict(plan) for key, plan in data["plans"].items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all plans as ``.json``, whole or not at all.
@@ -90,9 +89,9 @@ class PlanSet(Mapping[int, SamplingPlan]):
         Raises:
             FileError: another ending, or a file that cannot be written.
         """
-        if Path(path).suffix != ".json":
+        if checked_path(path).suffix != ".json":
             raise FileError("is no name for plans", where=str(path), suggestion="use .json")
-        write_atomic(path, (json.dumps(self.to_dict()) + "\n").encode())
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PlanSet:
@@ -101,18 +100,12 @@ class PlanSet(Mapping[int, SamplingPlan]):
         Raises:
             FileError: missing, malformed, or something else.
         """
-        try:
-            data = json.loads(read_bytes(path))
+        data = read_json(path)
+        with of_file(path, "holds no sampling plans", "give a file of PlanSet.save"):
             if isinstance(data, dict) and "plans" not in data:
                 plan = SamplingPlan.from_dict(data)
                 return cls({plan.nfe: plan})
             return cls.from_dict(data)
-        except (NoiseSamplingError, ValueError, TypeError, KeyError) as error:
-            if isinstance(error, FileError) and error.where == str(path):
-                raise
-            raise FileError(
-                "holds no sampling plans", where=str(path), why=str(error), suggestion="give a file of PlanSet.save"
-            ) from error
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PlanSet) and self.plans == other.plans
@@ -125,3 +118,10 @@ class PlanSet(Mapping[int, SamplingPlan]):
 
     def __repr__(self) -> str:
         return f"PlanSet({', '.join(map(str, self.plans))} model calls)"
+
+
+def _calls(key: Any) -> int:
+    """The number of calls that a file writes as a key."""
+    if not isinstance(key, str) or not key.isdecimal() or str(int(key)) != key:
+        raise FileError(f"the key {shown(key)} is no number of calls", where="plans", suggestion="write it as '8'")
+    return int(key)

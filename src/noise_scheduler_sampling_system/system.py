@@ -12,18 +12,22 @@ from torch import Tensor
 
 from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
 from .errors import ConfigurationError, shown
-from .files import read_table, write_table
+from .files import cut
 from .names import resolve
 from .noise import resolve_keys
 from .pipeline import DiffusionPipeline
 from .registry import did_you_mean
 from .samplers.base import BaseSampler
+from .tables import read_table, write_table
 
 __all__ = ["AdvancedDiffusionSystem"]
 
 logger = logging.getLogger(__name__)
 #: Changes of a system read, change and write; a lock of the module keeps systems free to be copied and pickled.
 _CHANGING = threading.Lock()
+
+#: Characters of a pipeline's name.
+_NAME = 200
 
 
 class AdvancedDiffusionSystem:
@@ -60,13 +64,12 @@ class AdvancedDiffusionSystem:
         """Make a pipeline and keep it under a name; a name in use is given to the new one.
 
         Args:
-            name: any non-empty text.
+            name: any text of 1 to 200 characters.
             config: its settings.
             method: a member, its value, a registered name, a sampler class or a sampler object.
             sampler_options: the sampler's own options.
         """
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"got {shown(name)}", where="name", suggestion="give a non-empty text")
+        _check_name(name, "name")
         if isinstance(config, Mapping):
             config = NoiseSchedulerConfig.from_dict(config, where=name)
         pipeline = DiffusionPipeline(config, method, **sampler_options)
@@ -142,7 +145,8 @@ class AdvancedDiffusionSystem:
         """Make the pipelines of a file: all of them, or none and an error."""
         made: dict[str, DiffusionPipeline] = {}
         for name, entry in read_table(path).items():
-            where = f"{path}: {name}"
+            where = f"{path}: {cut(name, 60)}"
+            _check_name(name, where)
             if not isinstance(entry, Mapping):
                 raise ConfigurationError(
                     f"expected a table of settings, got {type(entry).__name__}",
@@ -217,6 +221,15 @@ def _drawn(seed: Any, generator: Any) -> int | list[int]:
     if isinstance(generator, list | tuple):
         return [key[0] for key in resolve_keys(seed, generator, len(generator))]
     return resolve_keys(seed, generator, 1)[0][0]
+
+
+def _check_name(name: Any, where: str) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= _NAME:
+        raise ConfigurationError(
+            f"got {shown(name)} for a pipeline's name",
+            where=where,
+            suggestion=f"give a text of 1 to {_NAME} characters",
+        )
 
 
 def _is_known(name: str) -> bool:
