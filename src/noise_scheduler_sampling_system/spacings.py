@@ -118,7 +118,7 @@ def sgm_uniform(path: NoisePath, steps: int) -> Array:
 def karras(path: NoisePath, steps: int, *, rho: Rho = 7.0, sigma_min: Sigma = None, sigma_max: Sigma = None) -> Choice:
     """σ^(1/ρ) evenly spaced (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
     high, low = _span(path, sigma_min, sigma_max)
-    sigmas = np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
+    sigmas = high * np.linspace(1.0, (low / high) ** (1 / rho), steps) ** rho  # relative to the top: no overflow
     return _at(path, sigmas, from_top=sigma_max is None)
 
 

@@ -453,5 +453,5 @@ class ERSDESampler(MultistepSampler):
 
         return Kernel(
             log=lambda lam: -lam + np.log(grown(lam) + 10.0),
-            slope=lambda lam: -1.0 - 0.3 * np.exp(-0.3 * lam) * grown(lam) / (grown(lam) + 10.0),
+            slope=lambda lam: -1.0 - 0.3 * np.exp(-0.3 * lam) / (1.0 + 10.0 / grown(lam)),
         )

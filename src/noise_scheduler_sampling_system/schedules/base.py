@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..config import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..errors import ConfigurationError
-from ..options import Option
-from .modifiers import TerminalRescaling, shifted
+from .modifiers import SHIFT, TerminalRescaling, shifted
 from .path import NoisePath, variance_preserving
 from .times import traced
 
@@ -43,7 +42,7 @@ class BaseNoiseScheduler(NoisePath):
     discrete = True
     t_origin = -1.0  # t = 0 is the first noise level, one step from the data
     reads = SCHEDULE_FIELDS
-    declared_options = {"snr_shift": Option(1.0, minimum=1e-6, maximum=1e6)}
+    declared_options = {"snr_shift": SHIFT}
 
     def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
         super().__init__(config, **fields)

@@ -11,9 +11,14 @@ from torch import Tensor
 
 from ..config import NoiseSchedulerConfig
 from ..errors import ConfigurationError
+from ..options import Option
 from .path import NoisePath, Time
 
 __all__ = ["ShiftedSNR", "TerminalRescaling", "ZeroTerminalSNR", "shifted"]
+
+
+#: By what σ/α may be multiplied.
+SHIFT = Option(1.0, minimum=1e-6, maximum=1e6)
 
 
 def shifted(log_snr: Tensor, shift: float) -> Tensor:
@@ -117,7 +122,7 @@ class ShiftedSNR(_Modified):
 
     Args:
         path: any noise schedule.
-        shift: above 0; 1 changes nothing.
+        shift: from 1e-6 to 1e6; 1 changes nothing.
 
     Raises:
         ConfigurationError: not a path, or no positive number.
@@ -125,9 +130,7 @@ class ShiftedSNR(_Modified):
 
     def __init__(self, path: NoisePath, shift: float) -> None:
         super().__init__(path)
-        if isinstance(shift, bool) or not isinstance(shift, int | float) or not 0.0 < shift < math.inf:
-            raise ConfigurationError(f"got {shift!r}", where="shift", suggestion="give a number above 0")
-        self.shift = float(shift)
+        self.shift = float(SHIFT.checked(shift, "shift"))
 
     def _log_snr(self, t: Tensor) -> Tensor:
         return shifted(self.path._log_snr(t), self.shift)
