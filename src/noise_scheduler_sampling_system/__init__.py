@@ -7,6 +7,7 @@ from . import guidance, models, presets, spacings
 from .brownian import BrownianNoise
 from .builder import Form, PlanBuilder, Prediction
 from .calibration import Spectrum, calibrate, design_plan
+from .check_sampler import SamplerReport, check_sampler
 from .config import BetaSchedule, NoiseSchedulerConfig, SamplingMethod
 from .distribution import StepDistribution, step_distribution, trajectory_log_probs
 from .ems import ModelStatistics
@@ -42,6 +43,7 @@ from .samplers import (
     SamplerOutput,
     SingleStepSampler,
     along,
+    from_noise,
 )
 from .schedules import (
     BaseNoiseScheduler,
@@ -118,6 +120,7 @@ __all__ = [
     "RunState",
     "SamplerFactory",
     "SamplerOutput",
+    "SamplerReport",
     "SamplingMethod",
     "SamplingPlan",
     "SamplingResult",
@@ -137,7 +140,9 @@ __all__ = [
     "ZeroTerminalSNR",
     "along",
     "calibrate",
+    "check_sampler",
     "design_plan",
+    "from_noise",
     "guidance",
     "log_likelihood",
     "make_grid",

@@ -291,9 +291,13 @@ class Job:
         times = torch.from_numpy(plan.time.copy()).to(kind).to(self.noise.device)
         factors = None if scales is None else scales.tolist()
 
+        @functools.cache
+        def rows_of(size: int) -> tuple[Tensor, ...]:
+            return times[:, None].expand(-1, size).unbind(0)
+
         def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
             network = watch.wrap("model", adapter.__call__) if watch else adapter.__call__
-            rows = times[:, None].expand(-1, copies * self.batch).unbind(0)
+            rows = rows_of(copies * self.batch)  # made once: guidance may ask for a caller for every row
             wanted = adapter.dtype or self.noise.dtype
 
             if factors is None and wanted == self.noise.dtype:

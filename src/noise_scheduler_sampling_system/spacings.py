@@ -306,9 +306,10 @@ def _log_ratios(path: NoisePath) -> tuple[float, float]:
 def _span(path: NoisePath, sigma_min: float | None = None, sigma_max: float | None = None) -> tuple[float, float]:
     """The largest and the smallest finite σ to visit; on a cut path ``sigma_max`` is only a bound."""
     top, bottom = (path.field_sigma(path.level(t)) for t in (path.t_max, path.t_min))
-    if math.isinf(top):  # the last level has no signal; the largest σ is that of the level before
-        before = path.t_max - (1.0 if path.discrete else 1e-3 * (path.t_max - path.t_min))
-        top = path.field_sigma(path.level(max(before, path.t_min)))
+    if math.isinf(top):  # the last level has no signal, or the last ones; the largest σ is that of the level before
+        step = 1.0 if path.discrete else 1e-3 * (path.t_max - path.t_min)
+        before = np.append(np.arange(path.t_max - step, path.t_min, -step), path.t_min)
+        top = next((s for s in map(path.field_sigma, path.levels(before)) if math.isfinite(s)), bottom)
     high, low = top if sigma_max is None else sigma_max, bottom if sigma_min is None else sigma_min
     if path.cut:
         high = min(high, top)

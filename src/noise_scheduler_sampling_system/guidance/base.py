@@ -71,6 +71,7 @@ def number(value: Any, where: str, low: float = -math.inf, high: float = math.in
     """
     try:
         valid = not isinstance(value, bool | str) and low <= value <= high and not (finite and math.isinf(value))
+        float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         valid = False
     if not valid:

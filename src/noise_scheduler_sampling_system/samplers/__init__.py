@@ -41,7 +41,7 @@ from .single_step import (
     RungeKuttaSampler,
     SingleStepSampler,
 )
-from .steps import along
+from .steps import along, from_noise
 from .stochastic import (
     DPMppSDESampler,
     EDMSampler,
@@ -107,4 +107,5 @@ __all__ = [
     "TCDSampler",
     "UniPCSampler",
     "along",
+    "from_noise",
 ]

@@ -160,8 +160,12 @@ def lagrange(nodes: Array, points: Array) -> Array:
 
 
 def adams(nodes: Sequence[float], start: float, stop: float) -> list[float]:
-    """Weights w such that Σ w·f(node) is the mean over [start, stop] of the polynomial through the nodes."""
-    scaled = (np.array(nodes) - start) / (stop - start)
-    powers = np.arange(len(nodes))
-    weights: list[float] = np.linalg.solve(scaled[None, :] ** powers[:, None], 1.0 / (powers + 1)).tolist()
+    """Weights w such that Σ w·f(node) is the mean over [start, stop] of the polynomial through the nodes.
+
+    Not finite where the nodes are too close together, in float64, for a polynomial through them.
+    """
+    points, measure = gauss(0.0, 1.0)
+    with np.errstate(all="ignore"):  # nodes that lie together beside a step far longer: weights that are not finite
+        scaled = (np.array(nodes) - start) / (stop - start)
+        weights: list[float] = (lagrange(scaled, points) @ measure).tolist()
     return weights

@@ -6,6 +6,7 @@ One class with a few knobs; a sampler is a choice of them. See integrals.py for 
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, final
@@ -21,7 +22,7 @@ from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import Kernel, Move, adams, interpolated, power
 from .ranges import ETA, NOISE_FACTOR, ORDER, START
-from .steps import from_noise
+from .steps import from_noise, straight_distance
 
 __all__ = [
     "AdamsSampler",
@@ -134,7 +135,8 @@ def extrapolates(weights: Sequence[float]) -> bool:
     Adams-Bashforth of order 4 multiplies them by 6.7 on even steps; steps that grow ninefold make it
     a thousand.
     """
-    return sum(map(abs, weights)) > _LARGEST_GAIN * abs(sum(weights))
+    gain = sum(map(abs, weights))
+    return not math.isfinite(gain) or gain > _LARGEST_GAIN * abs(sum(weights))
 
 
 def _moved(move: Move, x: Form, known: Known, noise: Form | None) -> Form:
@@ -292,23 +294,23 @@ class AdamsSampler(BaseSampler):
         self.order = min(self.options["order"], 3 if self.options["start"] == "corrected" else 2)
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
-        known: list[tuple[float, Form]] = []  # (σ/w, slope), newest first
+        known: list[tuple[Level, Form]] = []  # newest first
         start = build.x
         for i, now, after in grid.intervals():
             slope = build.predict(now, i).of("flow_prediction")
-            width, u = now.alpha + now.sigma, now.sigma / (now.alpha + now.sigma)
+            width = now.alpha + now.sigma
             if i == 1 and self.order > 2:  # the trapezoidal rule in place of Euler's first step
-                build.advance(width * (start + (u - known[0][0]) / 2 * (known[0][1] + slope)))
+                before, first = known[0]
+                build.advance(width * (start + straight_distance(before, now) / 2 * (first + slope)))
             start = build.x / width
-            known = [(u, slope), *known][: self.options["order"]]
-            next_width = after.alpha + after.sigma
-            next_u = after.sigma / next_width
-            state, weights = start, adams([node for node, _ in known], u, next_u)
+            known = [(now, slope), *known][: self.options["order"]]
+            places, step = [straight_distance(now, level) for level, _ in known], straight_distance(now, after)
+            state, weights = start, adams(places, 0.0, step)
             while extrapolates(weights):
-                weights = adams([node for node, _ in known[: len(weights) - 1]], u, next_u)
+                weights = adams(places[: len(weights) - 1], 0.0, step)
             for weight, (_, y) in zip(weights, known, strict=False):
-                state = state + (next_u - u) * weight * y
-            build.advance(next_width * state)
+                state = state + step * weight * y
+            build.advance((after.alpha + after.sigma) * state)
 
 
 @final

@@ -20,7 +20,7 @@ from ..options import Option
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .ranges import ETA
-from .steps import ancestral, from_noise
+from .steps import ancestral, from_noise, straight_distance
 from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau
 
 __all__ = [
@@ -141,24 +141,24 @@ def runge_kutta_scheme(path: NoisePath, tableau: ButcherTableau, frame: str, now
             rows.append((level.alpha - factor * now.alpha - math.fsum(others), *others))
         return Scheme(quantity, tuple(stages), tuple(of_x), tuple(rows))
 
-    def place(level: Level) -> tuple[float, float]:
-        """The scale of x and the variable of integration."""
-        scale = level.alpha if frame == "sigma" else level.alpha + level.sigma
-        return scale, level.sigma / scale
+    def scale(level: Level) -> float:
+        """What x and σ are divided by in this form; σ then is the variable of integration."""
+        return level.alpha if frame == "sigma" else level.alpha + level.sigma
 
-    scale, start = place(now)
-    length = place(after)[1] - start
+    # α over the scale, too, is linear in that variable: near pure noise it says what σ, which is 1 there, cannot
+    signal, noise = ((a / scale(now), b / scale(after)) for a, b in zip(now[1:], after[1:], strict=True))
     stages = []
     for c in tableau.c[1:]:
-        u = start + c * length
-        stages.append(path.level_at(2.0 * math.log(1.0 / u if frame == "sigma" else (1.0 - u) / u)))
+        alpha, sigma = (start + c * (end - start) for start, end in (signal, noise))
+        stages.append(path.level_at(2.0 * math.log(alpha / sigma)))
     ends = [*stages, after]
+    length = noise[1] - noise[0] if frame == "sigma" else straight_distance(now, after)
     return Scheme(
         "epsilon" if frame == "sigma" else "flow_prediction",
         tuple(stages),
-        tuple(place(level)[0] / scale for level in ends),
+        tuple(scale(level) / scale(now) for level in ends),
         tuple(
-            tuple(place(level)[0] * length * w for w in row)
+            tuple(scale(level) * length * w for w in row)
             for level, row in zip(ends, [*tableau.a[1:], tableau.b], strict=True)
         ),
     )

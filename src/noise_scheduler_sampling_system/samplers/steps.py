@@ -8,7 +8,7 @@ from ..builder import Form
 from ..errors import ConfigurationError
 from ..schedules.path import Level
 
-__all__ = ["along", "ancestral", "from_noise", "is_noise", "posterior_std"]
+__all__ = ["along", "ancestral", "from_noise", "is_noise", "posterior_std", "straight_distance"]
 
 #: Of x's variance less than a millionth is signal above this σ/α: what a model says there is the mean of its data.
 _NEXT_TO_NO_SIGNAL = 1e3
@@ -67,3 +67,9 @@ def ancestral(now: Level, after: Level, eta: float) -> tuple[Level, float]:
     """
     noise = min(after.sigma, eta * posterior_std(now, after)) if eta else 0.0
     return Level(after.t, after.alpha, math.sqrt(after.sigma**2 - noise**2)), noise
+
+
+def straight_distance(now: Level, after: Level) -> float:
+    """By how much σ/(α + σ) changes from one level to another; near pure noise, too, where both are 1 but for α."""
+    scale = (now.alpha + now.sigma) * (after.alpha + after.sigma)
+    return (after.sigma * now.alpha - now.sigma * after.alpha) / scale

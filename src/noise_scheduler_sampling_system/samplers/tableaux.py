@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, shown
 
 __all__ = ["BUTCHER", "EXPONENTIAL", "ButcherTableau", "ExponentialTableau", "phi"]
 
@@ -63,9 +63,9 @@ class ButcherTableau:
         try:
             a = tuple(tuple(float(w) for w in row) for row in value["a"])
             return cls(a, tuple(float(w) for w in value["b"]))
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, IndexError, OverflowError, RuntimeError):
             raise ConfigurationError(
-                f"got {value!r}",
+                f"got {shown(value)}",
                 where="tableau",
                 suggestion=f"give one of {', '.join(BUTCHER)}, or {{'a': [[], [a21], ...], 'b': [...]}}",
             ) from None

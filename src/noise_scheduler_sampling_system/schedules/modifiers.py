@@ -40,7 +40,14 @@ class TerminalRescaling(NamedTuple):
     def between(cls, first: float, last: float) -> TerminalRescaling:
         """For a variance-preserving path that begins and ends at these log SNRs."""
         ends = torch.tensor([first, last], dtype=torch.float64, device="cpu")
-        return cls(*_signal(ends)[0].tolist())
+        rescaling = cls(*_signal(ends)[0].tolist())
+        if rescaling.start == rescaling.shift:
+            raise ConfigurationError(
+                f"the signal falls by less than float64 can tell, α = {rescaling.start!r} at both ends",
+                where="rescale_betas_zero_snr",
+                suggestion="use a schedule that adds noise",
+            )
+        return rescaling
 
     def __call__(self, log_snr: Tensor) -> Tensor:
         """The log SNR after the rescaling; −∞ at the last level, unless its α is 0 in floating point already."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,6 +18,7 @@ from ..errors import ConfigurationError
 from ..options import Option, checked_options, declared_by
 from ..prediction import quantity
 from ..registry import did_you_mean
+from .checks import check_path, is_foreign
 from .times import Time, as_times, double, in_kind, mixed, traced
 
 __all__ = ["Level", "NoisePath", "Time"]
@@ -47,7 +48,17 @@ class Level(NamedTuple):
 CLEAN = Level(t=float("nan"), alpha=1.0, sigma=0.0)
 
 
-class NoisePath(ABC):
+class _CheckedWhenMade(ABCMeta):
+    """Checks a path with formulas of the user's own as soon as it is made, whatever its constructor does last."""
+
+    def __call__(cls, *args: Any, **keywords: Any) -> Any:
+        path = super().__call__(*args, **keywords)
+        if is_foreign(path):
+            check_path(path)
+        return path
+
+
+class NoisePath(metaclass=_CheckedWhenMade):
     """How data turns into noise: α(t), σ(t) and their log-SNR, on [``t_min``, ``t_max``].
 
     The time t is the one the network is told: there is no second clock. A subclass says what
@@ -67,7 +78,8 @@ class NoisePath(ABC):
         reads: config fields about the schedule that it uses; others must be left alone.
 
     Raises:
-        ConfigurationError: an unknown option, or a field set that this schedule would ignore.
+        ConfigurationError: an unknown option, a field set that this schedule would ignore, or formulas of a
+            subclass outside this library that cannot be (:func:`~.checks.check_path`).
     """
 
     declared_options: ClassVar[Mapping[str, Option]] = {}
