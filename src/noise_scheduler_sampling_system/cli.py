@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 import yaml
 from typer.core import TyperGroup
@@ -14,22 +18,49 @@ from typer.core import TyperGroup
 from .errors import ConfigurationError, NoiseSamplingError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .pipeline import DiffusionPipeline
 
 __all__ = ["app"]
 
+logger = logging.getLogger(__name__)
+
 _DIGITS = 10
+#: Characters of an error's first line that are printed.
+_MESSAGE = 300
 
 
 class _Group(TyperGroup):
-    """Commands whose errors are messages, not tracebacks."""
+    """Commands whose errors are messages, not tracebacks; ``-vv`` logs the traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a full device is an error of the command, too
+            return result
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except NoiseSamplingError as error:
-            typer.echo(f"{error.category} error: {error}", err=True)
-            raise typer.Exit(1) from None
+            logger.debug("the traceback", exc_info=True)
+            text = f"{error.category} error: {error}"
+        except Exception as error:  # the user's model or file system
+            logger.debug("the traceback", exc_info=True)
+            text = _foreign(error)
+        with contextlib.suppress(OSError):  # nobody reads it
+            typer.echo(text, err=True)
+        raise typer.Exit(1)
+
+
+def _foreign(error: Exception) -> str:
+    """An error that is not this library's own: kind, first line, notes, and where it was raised."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"file error: {error.strerror}" + (f": {error.filename}" if error.filename else "")
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    first = (str(error).splitlines() or [""])[0]
+    lines = [f"{type(error).__name__}: {first[:_MESSAGE]}", *getattr(error, "__notes__", ())]
+    lines.append(f"raised in {last.filename}, line {last.lineno}; noise-sampling -vv logs the traceback")
+    return "\n  ".join(lines)
 
 
 app = typer.Typer(
@@ -103,13 +134,16 @@ _SpacingOptions = Annotated[
     list[str] | None, typer.Option("--spacing-option", help="An option of the spacing, e.g. rho=5; repeatable.")
 ]
 _Steps = Annotated[int, typer.Option(help="Steps N, the intervals of the grid.")]
+_GuidanceScale = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance with --labels; default 7.5, as in Python; 1 is none.")
+]
 _Options = Annotated[list[str] | None, typer.Option("--option", "-o", help="A sampler option, key=value; repeatable.")]
 
 
 @app.command()
 def plan(
     method: Annotated[str, typer.Argument(help="Sampler.")],
-    steps: _Steps = 10,
+    steps: _Steps = 50,
     schedule: _Schedule = None,
     spacing: _Spacing = None,
     preset: _Preset = None,
@@ -119,6 +153,8 @@ def plan(
     save: Annotated[Path | None, typer.Option(help="Write the plan to this .json or .safetensors file.")] = None,
 ) -> None:
     """Print the table that a sampler follows."""
+    if save is not None:
+        _check_output(save, ".json", ".safetensors")
     settings = _settings(schedule, spacing, preset, schedule_option, spacing_option)
     made = _pipeline(None, None, method, settings, option).plan(steps)
     typer.echo(str(made))
@@ -143,27 +179,28 @@ def sample(
     shape: Annotated[str | None, typer.Option(help="Of the batch, e.g. 4,1,8,8; default: 8×8 pixels.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; default: a new one.")] = None,
     labels: Annotated[str | None, typer.Option(help="Digits to draw, one a sample or one for all, e.g. 1,2,3.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; needs --labels.")] = None,
+    guidance_scale: _GuidanceScale = None,
 ) -> None:
     """Generate handwritten digits with the embedded exact model."""
-    import torch
 
     _check_output(out, ".safetensors", ".png")
     digits = [] if labels is None else _integers(labels, "labels")
     size = [len(digits) or _DIGITS, 1, 8, 8] if shape is None else _integers(shape, "shape")
-    condition = {"class_labels": torch.tensor(digits)} if digits else None
-    if guidance_scale is not None and condition is None:
+    if out.suffix == ".png" and (len(size) not in (3, 4) or (len(size) == 4 and size[1] not in (1, 3))):
         raise ConfigurationError(
-            "guidance needs a condition", where="guidance_scale", why="it would do nothing", suggestion="give --labels"
+            f"samples of shape {tuple(size)} are no pictures",
+            where="shape",
+            suggestion="give B,1,H,W or B,3,H,W, or write to a .safetensors file",
         )
+    condition = {"class_labels": _labels(labels)} if labels is not None else None
     settings = _settings(schedule, spacing, preset, schedule_option, spacing_option)
     result = _pipeline(config, pipeline, method, settings, option).sample(
         shape=size,
         num_inference_steps=steps,
         seed=seed,
         condition=condition,
-        guidance_scale=1.0 if guidance_scale is None else guidance_scale,
         return_result=True,
+        **_guided(guidance_scale),
     )
     if out.suffix == ".png":
         from .demo import save_image
@@ -183,27 +220,32 @@ def sample(
 def compare(
     config: Annotated[Path, typer.Argument(help="A configuration file.")],
     out: Annotated[Path, typer.Option(help="The picture, a .png file.")],
-    steps: _Steps = 20,
+    steps: _Steps = 50,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance; default 7.5, as in Python; 1 is none.")
+    ] = None,
 ) -> None:
     """Draw the digits 0 to 9 with every pipeline of a file, from the same noise."""
     import torch
 
     from .demo import draw_rows, mosaic
+    from .prepare import DEFAULT_SCALE
     from .system import AdvancedDiffusionSystem
 
     _check_output(out, ".png")
     system = AdvancedDiffusionSystem(config)
     labels = torch.arange(_DIGITS)
     results = system.compare_schedulers(
-        (_DIGITS, 1, 8, 8), steps, condition={"class_labels": labels}, guidance_scale=1.0, seed=seed
+        (_DIGITS, 1, 8, 8), steps, condition={"class_labels": labels}, seed=seed, **_guided(guidance_scale)
     )
+    scale = DEFAULT_SCALE if guidance_scale is None else guidance_scale
     pipelines = [system.get_pipeline(name) for name in results]
     calls = [p.plan(steps).nfe if p.sampler.writes_plans else steps for p in pipelines]
     draw_rows(
         out,
         title=f"{config.name}: {steps} steps",
-        subtitle=f"Digits 0 to 9 from the embedded exact model, seed {seed}, no guidance.",
+        subtitle=f"Digits 0 to 9 from the embedded exact model, seed {seed}, guidance scale {scale:g}.",
         headings=[""],
         labels=[[name, f"{p.method}, {_schedule_of(p)}"] for name, p in zip(results, pipelines, strict=True)],
         pictures=[[mosaic(samples, _DIGITS)] for samples in results.values()],
@@ -227,7 +269,7 @@ def calibrate(
         str | None, typer.Option(help="Of one sample, e.g. 3,64,64; default the embedded model's.")
     ] = None,
     labels: Annotated[str | None, typer.Option(help="class_labels that the trajectories take in turn.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; needs --labels.")] = None,
+    guidance_scale: _GuidanceScale = None,
     trajectories: Annotated[int, typer.Option(help="How many to fit to.")] = 512,
     held_out: Annotated[int | None, typer.Option(help="How many to choose by; default as many.")] = None,
     budget_seconds: Annotated[float | None, typer.Option(help="Stop after so long, the teacher included.")] = None,
@@ -244,7 +286,6 @@ def calibrate(
     plot: Annotated[Path | None, typer.Option(help="Draw errors and levels to this .png file.")] = None,
 ) -> None:
     """Fit few-step plans to a model, and say how they compare with the built-in samplers."""
-    import torch
 
     from .calibration import calibrate as fit_plans
     from .calibration.plot import draw
@@ -252,10 +293,6 @@ def calibrate(
     _check_output(out, ".json")
     if plot is not None:
         _check_output(plot, ".png")
-    if guidance_scale is not None and labels is None:
-        raise ConfigurationError(
-            "guidance needs a condition", where="guidance_scale", why="it would do nothing", suggestion="give --labels"
-        )
     network, size, implied = _model(model)
     settings = {**implied, **_settings(schedule, None, preset, schedule_option, None)}
     if prediction is not None:
@@ -264,11 +301,11 @@ def calibrate(
     chosen = size if shape is None else _integers(shape, "shape")
     if chosen is None:
         raise ConfigurationError("is missing", where="shape", suggestion="give that of one sample, e.g. 3,64,64")
-    condition = None if labels is None else {"class_labels": torch.tensor(_integers(labels, "labels"))}
+    condition = None if labels is None else {"class_labels": _labels(labels)}
     plans = fit_plans(
         network, pipeline, shape=chosen, nfe=_integers(nfe, "nfe"), condition=condition,
-        guidance_scale=1.0 if condition is not None and guidance_scale is None else guidance_scale,
-        trajectories=trajectories, held_out=held_out, budget_seconds=budget_seconds, passes=passes,
+        guidance_scale=guidance_scale, trajectories=trajectories, held_out=held_out, budget_seconds=budget_seconds,
+        passes=passes,
         teacher_calls=teacher_calls, stages=None if stages is None else stages.split(","), history=history, first=first,
         max_gain=max_gain, max_batch_size=max_batch_size, device=device, seed=seed, checkpoint=checkpoint,
         progress=True,
@@ -386,15 +423,19 @@ def _model(name: str) -> tuple[Any, list[int] | None, dict[str, Any]]:
             f"got {name!r}", where="model", suggestion="give digits, mnist, or module:attribute, e.g. mymodels:unet"
         )
     import importlib
-    import sys
 
     sys.path.insert(0, "")  # as for python -m: what lies in the current folder is found
     try:
         return getattr(importlib.import_module(module), attribute), None, {}
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: no module's name
         raise ConfigurationError(
             f"{name!r} cannot be imported", where="model", why=str(error), suggestion="check PYTHONPATH and the name"
         ) from None
+
+
+def _guided(scale: float | None) -> dict[str, float]:
+    """The argument of ``sample``, which has the default."""
+    return {} if scale is None else {"guidance_scale": scale}
 
 
 def _schedule_of(pipeline: DiffusionPipeline) -> str:
@@ -408,10 +449,9 @@ def _key_values(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ConfigurationError(f"got {pair!r}", where="option", suggestion="write key=value, e.g. eta=0.5")
-        try:
+        table[key] = value
+        with contextlib.suppress(yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
             table[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            table[key] = value
     return table
 
 
@@ -424,7 +464,17 @@ def _integers(text: str, where: str) -> list[int]:
         ) from None
 
 
+def _labels(text: str) -> Tensor:
+    import torch
+
+    numbers = _integers(text, "labels")
+    if not all(0 <= number < 1 << 63 for number in numbers):
+        raise ConfigurationError(f"got {text[:_MESSAGE]!r}", where="labels", suggestion="give whole numbers ≥ 0")
+    return torch.tensor(numbers)
+
+
 def _check_output(path: Path, *endings: str) -> None:
+    """A file that can be written, before anything is run: its ending, its folder, and what draws pictures."""
     from .files import refuse_missing_folder
 
     if path.suffix not in endings:
@@ -432,6 +482,10 @@ def _check_output(path: Path, *endings: str) -> None:
             f"the ending {path.suffix!r} names no format", where=str(path), suggestion=f"use {' or '.join(endings)}"
         )
     refuse_missing_folder(path)
+    if path.suffix == ".png":
+        from .demo import figure_class
+
+        figure_class()
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

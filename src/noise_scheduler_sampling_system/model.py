@@ -18,7 +18,7 @@ from .arguments import STATE_TYPES
 from .errors import ConfigurationError, DeviceError, ModelOutputError, shown
 from .registry import did_you_mean
 
-__all__ = ["ModelAdapter", "map_tensors", "resolve_device"]
+__all__ = ["ModelAdapter", "map_tensors", "map_values", "resolve_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,17 @@ _TEXT_LENGTH = 77
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Apply a function to every tensor in nested mappings, lists and tuples."""
-    if isinstance(value, Tensor):
+    return map_values(function, value, Tensor)
+
+
+def map_values(function: Callable[[Any], Any], value: Any, kind: type) -> Any:
+    """Apply a function to every value of a kind in nested mappings, lists and tuples."""
+    if isinstance(value, kind):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
+        return {key: map_values(function, item, kind) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map_tensors(function, item) for item in value)
+        return type(value)(map_values(function, item, kind) for item in value)
     return value
 
 

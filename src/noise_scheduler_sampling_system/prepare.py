@@ -41,7 +41,7 @@ from .schedules.path import Level
 from .setup import Setup
 from .stated import refuse_other_prediction
 
-__all__ = ["DEFAULT_SCALE", "as_rows", "checked_scale", "prepare"]
+__all__ = ["DEFAULT_SCALE", "as_rows", "checked_scale", "prepare", "refuse_scale_without_condition"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def prepare(
     starts = {name: as_tensor(value, name) for name, value in starts.items() if value is not None}
     device = resolve_device(device, model, next(iter(starts.values()), None))
     shape = _shape_of(shape, starts)
-    scale = checked_scale(scale)
+    scale = asked_scale = checked_scale(scale)
     classifier_free = checked_flag(classifier_free, "classifier_free_guidance")
     if model is None:
         from .models import DigitsModel
@@ -136,6 +136,8 @@ def prepare(
     _refuse_overflow(course, dtype)
     keys = resolve_keys(seed, generator, shape[0])
     given = _fitted({} if condition is None else condition, shape[0], device, "condition")
+    if guidance is None and classifier_free and not given:
+        refuse_scale_without_condition(asked_scale)
     sequence = _checked_guidance(guidance, scale, classifier_free, bool(given))
     for each in sequence:
         each.refuse_shape(shape)
@@ -307,6 +309,22 @@ def checked_scale(scale: Any) -> float:
     if not valid:
         raise ConfigurationError(f"got {shown(scale)}", where="guidance_scale", suggestion="give a finite number")
     return float(scale)
+
+
+def refuse_scale_without_condition(scale: float) -> None:
+    """Raise for a scale that was chosen and has no condition to act on; the default, and 1, stand for no choice.
+
+    Raises:
+        ConfigurationError: another scale.
+    """
+    if scale not in (DEFAULT_SCALE, 1.0):
+        raise ConfigurationError(
+            f"guidance needs a condition, and there is none for a scale of {scale:g}",
+            where="guidance_scale",
+            why="it would do nothing",
+            suggestion='give condition={...}, e.g. {"class_labels": labels} (on the command line --labels), or leave '
+            "the scale out",
+        )
 
 
 def _shape_of(shape: Any, starts: Mapping[str, Tensor]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ..grids import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.program import follows_the_run
 from ..model import map_tensors
-from ..prepare import as_rows, checked_scale
+from ..prepare import as_rows, checked_scale, refuse_scale_without_condition
 from ..schedules.path import NoisePath
 from .search import STAGES
 from .table import check_history
@@ -96,17 +96,13 @@ def checked_history(history: Any) -> int | None:
 
 
 def scale_of(scale: Any, condition: Any) -> float | None:
-    """A guidance scale that has something to act on."""
+    """A guidance scale that has something to act on; None: the default, or nothing to guide."""
     if scale is None:
         return None
     number = checked_scale(scale)
-    if condition is None and number != 1.0:
-        raise ConfigurationError(
-            "guidance needs a condition",
-            where="guidance_scale",
-            why="it would do nothing",
-            suggestion="give condition={...}",
-        )
+    if not condition:
+        refuse_scale_without_condition(number)
+        return None
     return number
 
 

@@ -3,14 +3,117 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
+from ..model import map_tensors, map_values
+from ..registry import did_you_mean
 
-__all__ = ["joined", "null_counterpart", "numbers_as_rows"]
+__all__ = [
+    "Unbatched", "joined", "merged", "null_counterpart", "numbers_as_rows", "placed", "refuse_foreign_labels",
+    "unwrapped",
+]  # fmt: skip
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Unbatched:
+    """A value of a condition that has no batch dimension: the model is given it whole, with every batch.
+
+    ``condition={"txt_ids": Unbatched(ids)}``. Other tensors have one row a sample, or one for all; they are sliced
+    where the batch is split, and doubled where guidance asks two branches at once.
+
+    Attributes:
+        value: a tensor, an array, or nested mappings, lists and tuples of them.
+    """
+
+    value: Any
+
+
+def placed(condition: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A condition whose unbatched tensors are on the device, and whose arrays among them are tensors."""
+
+    def on_device(shared: Unbatched) -> Unbatched:
+        tensors = map_values(torch.from_numpy, shared.value, np.ndarray)
+        return Unbatched(map_tensors(lambda value: value.to(device), tensors))
+
+    result: dict[str, Any] = map_values(on_device, condition, Unbatched)
+    return result
+
+
+def unwrapped(condition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A condition as the model is given it: without the mark of unbatched values."""
+    result: Mapping[str, Any] = map_values(lambda shared: shared.value, condition, Unbatched)
+    return result
+
+
+def merged(condition: Mapping[str, Any], null: Mapping[str, Any]) -> dict[str, Any]:
+    """The null condition whole: what it does not say is the condition's, in nested mappings, too.
+
+    Raises:
+        ConfigurationError: it says nothing, or what the condition does not have.
+    """
+    if not null:
+        raise ConfigurationError(
+            "is empty, so it is the condition itself",
+            where="null_condition",
+            why="guidance would compare the condition with itself",
+            suggestion="give what differs from the condition, or leave it out, or classifier_free_guidance=False",
+        )
+    odd = [name for name in null if name not in condition]
+    if odd:
+        raise ConfigurationError(
+            "the condition has no such entry",
+            where=f"null_condition[{odd[0]!r}]",
+            why="both branches run as one batch",
+            suggestion=did_you_mean(odd[0], map(str, condition)),
+        )
+
+    def over(base: Any, change: Any) -> Any:
+        if isinstance(base, Mapping) and isinstance(change, Mapping):
+            return {**base, **{name: over(base.get(name), value) for name, value in change.items()}}
+        return change
+
+    result: dict[str, Any] = over(condition, null)
+    return result
+
+
+def refuse_foreign_labels(model: Any, condition: Mapping[str, Any], where: str) -> None:
+    """Raise for class labels that the model's table of classes does not have.
+
+    The networks of diffusers say how many there are, and so do the embedded models, which have a null class beside.
+
+    Raises:
+        ConfigurationError: a label outside of the range.
+    """
+    labels, count = condition.get("class_labels"), _classes(model)
+    if count is None or not isinstance(labels, Tensor) or labels.is_floating_point() or not labels.numel():
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= count:
+        raise ConfigurationError(
+            f"holds the label {low if low < 0 else high}",
+            where=f"{where}['class_labels']",
+            suggestion=f"the model has the labels 0 to {count - 1}",
+        )
+
+
+def _classes(model: Any) -> int | None:
+    """How many labels a model knows, the null class included."""
+    config = getattr(model, "config", None)
+    table = getattr(config, "num_class_embeds", None)
+    if table is not None and getattr(config, "class_embed_type", None) is None:
+        return int(table)
+    transformer = getattr(config, "num_embeds_ada_norm", None)
+    if transformer is not None:
+        return int(transformer) + 1  # the null class is its own
+    null = getattr(model, "null_class", None)
+    return int(null) + 1 if isinstance(null, int) else None
 
 
 def null_counterpart(model: Any, condition: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -29,11 +132,14 @@ def null_counterpart(model: Any, condition: Mapping[str, Any]) -> Mapping[str, A
             return type(value)(zeros(f"{name}[{i}]", item) for i, item in enumerate(value))
         if isinstance(value, Tensor) and value.is_floating_point():
             return torch.zeros_like(value)
+        if isinstance(value, Unbatched):
+            return value
         raise ConfigurationError(
             f"there is no evident null value for {name!r}",
             where="null_condition",
             why="classifier-free guidance compares the condition with its absence",
-            suggestion="give null_condition={...}, e.g. the index of the null class, or classifier_free_guidance=False",
+            suggestion="give null_condition={...} with it, e.g. the index of the null class, or "
+            "classifier_free_guidance=False",
         )
 
     return {name: zeros(name, value) for name, value in condition.items()}
@@ -48,6 +154,8 @@ def joined(values: Sequence[Any], where: str) -> Any:
     first, *others = values
     if not others:
         return first
+    if isinstance(first, Unbatched):
+        return _same(values, where)
     if all(isinstance(value, Tensor) and value.shape == first.shape for value in values):
         return torch.cat([value.to(first.device) for value in values]) if first.ndim else first
     if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
@@ -64,6 +172,30 @@ def joined(values: Sequence[Any], where: str) -> Any:
         why="all branches of a model run as one batch",
         suggestion="give tensors with one row a sample, and every condition with the same names and shapes",
     )
+
+
+def _same(values: Sequence[Any], where: str) -> Unbatched:
+    """The one value without a batch dimension that all branches have."""
+    first = values[0]
+    for other in values[1:]:
+        if not isinstance(other, Unbatched) or not _equal(first.value, other.value):
+            raise ConfigurationError(
+                "has no batch dimension, and is another one in another branch",
+                where=where,
+                why="all branches of a model run as one batch",
+                suggestion="give it a batch dimension, or the same in every branch",
+            )
+    return first  # type: ignore[no-any-return]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and a.dtype == b.dtype and bool((a == b.to(a.device)).all()))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return type(a) is type(b) and bool(a == b)
 
 
 def numbers_as_rows(
