@@ -161,7 +161,7 @@ def test_a_model_may_say_what_its_null_condition_is():
     [
         ({"condition": {"label": torch.arange(2)}}, "condition"),
         ({"condition": torch.arange(3)}, "condition"),
-        ({"condition": {"label": LABELS}, "null_condition": {"lable": NULL}}, "condition"),
+        ({"condition": {"label": LABELS}, "null_condition": {"lable": NULL}}, "null_condition['lable']"),
         ({"condition": {"label": LABELS}, "null_condition": {"label": torch.ones(3, 2)}}, "condition['label']"),
         ({"null_condition": {"label": NULL}}, "null_condition"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
@@ -1179,7 +1179,12 @@ def test_a_type_that_cannot_hold_samples_is_refused(dtype):
 
 @pytest.mark.parametrize(
     ("keyword", "nearest"),
-    [("sede", "seed"), ("gudiance_scale", "guidance_scale"), ("conditions", "condition"), ("num_steps", "timesteps")],
+    [
+        ("sede", "seed"),
+        ("gudiance_scale", "guidance_scale"),
+        ("conditions", "condition"),
+        ("num_steps", "num_inference_steps"),
+    ],
 )
 @pytest.mark.parametrize("call", ["sample", "stream"])
 def test_unknown_keywords_are_errors_with_the_nearest_name(call, keyword, nearest):

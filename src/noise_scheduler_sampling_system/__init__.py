@@ -22,6 +22,7 @@ from .errors import (
 )
 from .factory import NoiseSchedulerFactory, SamplerFactory
 from .grids import TimeGrid, make_grid, start_at
+from .guidance import Unbatched
 from .inversion import ReversibleRun
 from .likelihood import Likelihood, log_likelihood
 from .options import Option
@@ -134,6 +135,7 @@ __all__ = [
     "StepDistribution",
     "SubVPPath",
     "TimeGrid",
+    "Unbatched",
     "VDiffusionPath",
     "VEPath",
     "VPPath",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from .early_stopping import EarlyStopping
 from .errors import ModelOutputError, NumericsError
 from .fingerprint import fingerprint
 from .guidance.base import Moment
+from .guidance.conditions import unwrapped
 from .guidance.guided import Caller, Guided, Memory
 from .keys import Keys
 from .model import ModelAdapter, map_tensors
@@ -35,12 +37,17 @@ from .run import (
     Runnable,
     State,
     StepControlError,
+    explained,
 )
 from .schedules.path import Level
 
 __all__ = ["Job", "Outcome"]
 
 logger = logging.getLogger(__name__)
+
+
+#: How PyTorch says that what it was given is no index of a table.
+_OF_A_TABLE = ("scalar types: Long, Int", "must be long", "must be integers", "used as indices", "for embedding")
 
 
 class Outcome(NamedTuple):
@@ -64,7 +71,18 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is ready to start: every check is done."""
+    """A run that is ready to start: every check is done.
+
+    Attributes:
+        course: which way it goes.
+        guided: the model with its conditions and guidance.
+        noise: where its noise comes from; knows device, dtype and keys.
+        initial_noise, initial_sample: what it starts from, where that is given.
+        settings: what a stopped run must find again.
+        integral: whether the model is told whole times as integers.
+        first: the number of the first sample in the whole batch.
+        whole: times are rounded to whole timesteps up to this one; None: they are not.
+    """
 
     course: Course
     guided: Guided
@@ -74,6 +92,7 @@ class Job:
     settings: dict[str, Any]
     integral: bool
     first: int = 0
+    whole: int | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -284,11 +303,17 @@ class Job:
         model = guided.model(self._caller(plan, watch), memory)
         return watch.wrap("guided", model) if watch else model
 
+    def _times(self, plan: SamplingPlan) -> Tensor:
+        """What the model is told of each row's time."""
+        if self.whole is not None:
+            rounded = np.rint(np.nan_to_num(plan.time)).clip(0, self.whole)  # a row that asks nothing may have no time
+            return torch.from_numpy(rounded).to(self.noise.device, torch.int64)
+        kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
+        return torch.from_numpy(plan.time.copy()).to(self.noise.device, kind)
+
     def _caller(self, plan: SamplingPlan, watch: Stopwatch | None) -> Caller:
         """Makes a network under a condition a function of (x, row), for some copies of the batch."""
-        scales = plan.input_scale
-        kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
-        times = torch.from_numpy(plan.time.copy()).to(kind).to(self.noise.device)
+        scales, times = plan.input_scale, self._times(plan)
         factors = None if scales is None else scales.tolist()
 
         @functools.cache
@@ -298,6 +323,8 @@ class Job:
         def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
             network = watch.wrap("model", adapter.__call__) if watch else adapter.__call__
             rows = rows_of(copies * self.batch)  # made once: guidance may ask for a caller for every row
+            network = _hinting(network) if times.is_floating_point() else network
+            condition = unwrapped(condition)
             wanted = adapter.dtype or self.noise.dtype
 
             if factors is None and wanted == self.noise.dtype:
@@ -312,3 +339,21 @@ class Job:
             return call
 
         return caller
+
+
+def _hinting(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A network whose complaint about a real time comes with what to do about it."""
+
+    def call(x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        try:
+            return network(x, t, condition)
+        except (RuntimeError, TypeError, IndexError) as error:
+            if any(sign in str(error) for sign in _OF_A_TABLE):
+                explained(
+                    error,
+                    f"t is real here ({float(t[0]):g}); for a network with a table of whole timesteps give "
+                    "round_timesteps=True, or a spacing of whole timesteps ('leading', 'trailing')",
+                )
+            raise
+
+    return call

@@ -187,6 +187,7 @@ class DiffusionPipeline:
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         noise: str = "independent",
+        round_timesteps: bool = False,
         callback: Callback | None = None,
         progress: bool = False,
         early_stopping: float | None = None,
@@ -208,8 +209,9 @@ class DiffusionPipeline:
             classifier_free_guidance: False runs the conditional branch alone.
             guidance: in place of these two: one guidance or several, from left to right, e.g.
                 ``[ClassifierFree(7.5), Interval(0.3, 5.0)]``; see :mod:`.guidance`.
-            condition: keywords for the model; tensors with B (or 1) rows.
-            null_condition: the same for the unconditional branch. ``None``: what the model's
+            condition: keywords for the model; tensors with B (or 1) rows, or in
+                :class:`~.guidance.Unbatched` those that have no batch dimension.
+            null_condition: what differs from it in the unconditional branch. ``None``: what the model's
                 ``null_condition`` method says, or zeros in place of embeddings.
             seed: one whole number for the batch (its samples are numbered), or one a sample.
                 Sample i of seed s is the same in every batch size and on every device.
@@ -231,6 +233,8 @@ class DiffusionPipeline:
             dtype: of the state and the samples; default: float32, float64 for such a model.
             noise: of stochastic samplers: "independent" from step to step, or "brownian": increments of one
                 Brownian motion a sample, which runs of other steps, and other samplers, share.
+            round_timesteps: tell the model the nearest whole timestep, for networks with a table of embeddings;
+                the plan keeps its real times.
             callback: called with a :class:`SamplingStep` after every step; what it is handed are copies. If it returns
                 True or raises StopIteration, the run ends there and ``step.x`` is the result (of each part
                 for itself where the batch is split). Its other exceptions come through as they are.
@@ -265,7 +269,7 @@ class DiffusionPipeline:
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
             start=start, strength=strength, timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
-            noise=noise,
+            noise=noise, round_timesteps=round_timesteps,
             borrowed=self.has_own_model,
         )  # fmt: skip
         at = job.noise.device
@@ -467,6 +471,7 @@ class DiffusionPipeline:
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         noise: str = "independent",
+        round_timesteps: bool = False,
         resume: RunState | str | os.PathLike[str] | None = None,
         **unknown: Any,
     ) -> Iterator[SamplingStep]:
@@ -506,7 +511,7 @@ class DiffusionPipeline:
             null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
             initial_sample=initial_sample,
             start=start, strength=strength, timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
-            noise=noise,
+            noise=noise, round_timesteps=round_timesteps,
             resumed=saved is not None, borrowed=self.has_own_model,
         )  # fmt: skip
         return job.steps(saved)

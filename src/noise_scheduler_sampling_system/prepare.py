@@ -26,7 +26,7 @@ from .brownian import brownian
 from .errors import ConfigurationError, shown
 from .grids import TimeGrid, refuse_clean_start
 from .guidance.base import Branch, Guidance
-from .guidance.conditions import null_counterpart, numbers_as_rows
+from .guidance.conditions import merged, null_counterpart, numbers_as_rows, placed, refuse_foreign_labels
 from .guidance.guided import Guided
 from .guidance.program import Program, checked_sequence, compiled, programs_of
 from .guidance.sources import ClassifierFree
@@ -37,7 +37,7 @@ from .noise import NoiseSource, Seed, resolve_keys
 from .plan import SamplingPlan
 from .plans import PlanSet
 from .run import Course
-from .schedules.path import Level
+from .schedules.path import Level, NoisePath
 from .setup import Setup
 from .stated import refuse_other_prediction
 
@@ -72,6 +72,7 @@ def prepare(
     classifier_free: bool = True,
     grid: TimeGrid | None = None,
     noise: str = "independent",
+    round_timesteps: bool = False,
     resumed: bool = False,
     borrowed: bool = False,
     start: float | Level | None = None,
@@ -176,6 +177,7 @@ def prepare(
         initial_sample=starts.get("initial_sample"),
         settings=setup.identity,
         integral=scheduler.discrete and course.planned,
+        whole=_last_timestep(scheduler) if checked_flag(round_timesteps, "round_timesteps") else None,
     )
 
 
@@ -224,6 +226,18 @@ def _checked_guidance(
     return sequence
 
 
+def _last_timestep(scheduler: NoisePath) -> int:
+    """The largest timestep that a network with a table of them knows."""
+    if not scheduler.discrete:
+        raise ConfigurationError(
+            f"{scheduler!r} has no whole timesteps",
+            where="round_timesteps",
+            why="a rounded time would be another noise level",
+            suggestion="leave it out; networks of such schedules take real times",
+        )
+    return scheduler.config.num_train_timesteps - 1
+
+
 @dataclass(frozen=True)
 class _Conditions:
     """Makes what the user gave the conditions of a batch."""
@@ -240,9 +254,10 @@ class _Conditions:
         return _fitted(condition or {}, self.batch, self.device, "guidance")
 
     def null(self, condition: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The null condition: as given, or the counterpart of a condition."""
+        """The null condition: as given, and the condition's where nothing is; or the counterpart of a condition."""
         null = null_counterpart(self.adapter.model, condition) if given is None else given
-        return self.completed(_fitted(null, self.batch, self.device, "null_condition"))
+        fitted = _fitted(null, self.batch, self.device, "null_condition")
+        return self.completed(fitted if given is None else merged(condition, fitted))
 
     def of(
         self, branches: Sequence[Branch], asked: set[int], base: Mapping[str, Any], null: Mapping[str, Any] | None
@@ -264,7 +279,9 @@ class _Conditions:
                 conditions[i] = adapter.completed(self.fitted(branch.condition), self.batch, self.device)
             else:
                 conditions[i] = self.null(base, null) if branch.null else dict(base)
-            adapter.refuse_call(conditions[i], "null_condition" if branch.null else "condition")
+            where = "null_condition" if branch.null else "condition"
+            adapter.refuse_call(conditions[i], where)
+            refuse_foreign_labels(adapter.model, conditions[i], where)
         own = {i: conditions[i] for i in sorted(asked) if adapters[i] is self.adapter}
         conditions |= numbers_as_rows(own, self.batch, self.device) if len(own) > 1 else {}
         return tuple((adapter, conditions[i]) for i, adapter in enumerate(adapters))
@@ -379,14 +396,14 @@ def _fitted(condition: Mapping[str, Any], batch: int, device: torch.device, wher
             raise ConfigurationError(
                 f"a tensor of shape {tuple(value.shape)} for a batch of {batch}",
                 where=where,
-                suggestion="give one row a sample, or one for all",
+                suggestion="give one row a sample, or one for all; if it has no batch dimension, "
+                "noise_scheduler_sampling_system.Unbatched(tensor)",
             )
         value = value.to(device)
         return value.expand(batch, *value.shape[1:]) if value.ndim and value.shape[0] != batch else value
 
     rows = {name: as_rows(value, batch, f"{where}[{name!r}]") for name, value in condition.items()}
-    fitted: dict[str, Any] = map_tensors(fit, rows)
-    return fitted
+    return placed(map_tensors(fit, rows), device)
 
 
 def as_rows(value: Any, batch: int | None = None, where: str = "condition") -> Any:

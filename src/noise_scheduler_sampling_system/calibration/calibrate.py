@@ -88,6 +88,7 @@ def calibrate(
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
     max_batch_size: int | None = None,
+    round_timesteps: bool = False,
     **unknown: Any,
 ) -> Any:
     """Fit a few-step plan to a model: its query levels and all its coefficients, against where fine runs end.
@@ -134,7 +135,7 @@ def calibrate(
         progress: show a bar with the current held-out error.
         checkpoint: a ``.safetensors`` file that is written on the way and read again: an interrupted
             calibration goes on from there.
-        device, dtype, max_batch_size: as for ``sample``.
+        device, dtype, max_batch_size, round_timesteps: as for ``sample``.
 
     Returns:
         A plan for ``pipeline.sample(plan=...)``, or a :class:`PlanSet`. ``plan.provenance`` has its errors, those of
@@ -165,6 +166,8 @@ def calibrate(
     began = time.monotonic()
     deadline = began + budget_seconds if budget_seconds is not None else math.inf
     request: dict[str, Any] = {"device": device, "dtype": dtype, "max_batch_size": max_batch_size, "guidance": guidance}
+    if round_timesteps:
+        request["round_timesteps"] = round_timesteps
     if guidance_scale is not None:
         request["guidance_scale"] = guidance_scale
     student = Student(
@@ -182,7 +185,7 @@ def calibrate(
         "config": pipeline.config.to_dict(), "schedule": repr(pipeline.scheduler), "model": fingerprint(model),
         "dtype": None if dtype is None else str(dtype),
         "stages": list(stages), "history": history, "first": first, "max_gain": max_gain, "passes": passes,
-        "teacher_calls": teacher_calls,
+        "teacher_calls": teacher_calls, **({"round_timesteps": True} if round_timesteps else {}),
     }  # fmt: skip
     stored = Checkpoint.open(checkpoint, about)
     made: dict[int, SamplingPlan] = {}

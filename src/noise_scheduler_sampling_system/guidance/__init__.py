@@ -4,6 +4,7 @@ Objects, composed left to right, that act on the prediction at each level; ``doc
 """
 
 from .base import Formula, Guidance, Moment
+from .conditions import Unbatched
 from .energy import Energy
 from .known_region import KnownRegion
 from .modifiers import DynamicThreshold, Interval, Rescale
@@ -24,5 +25,6 @@ __all__ = [
     "KnownRegion",
     "Moment",
     "Rescale",
+    "Unbatched",
     "evaluations",
 ]
