@@ -288,7 +288,7 @@ def test_a_training_model_is_warned_about(caplog):
     assert "model.eval()" in caplog.text
     caplog.clear()
     pipeline().sample(Plain().eval(), SHAPE, 2)
-    assert caplog.text == ""
+    assert "model.eval()" not in caplog.text
 
 
 @pytest.mark.parametrize("model", [5, "unet", Plain, torch.ones(2)])
@@ -1462,7 +1462,8 @@ def test_a_diffusers_unet_is_called_as_it_is(unets, caplog):
     got = pipeline().sample(unet, (2, 2, 8, 8), 3, seed=0)
     by_hand = pipeline().sample(lambda x, t: unet(x, t, return_dict=False)[0], (2, 2, 8, 8), 3, seed=0)
     torch.testing.assert_close(got, by_hand, rtol=1e-6, atol=1e-6)
-    assert caplog.text == ""
+    said = [record for record in caplog.records if "does not look like" not in record.message]  # it is not trained
+    assert not said
 
 
 def test_a_text_conditioned_unet_without_text_is_given_zeros_and_a_warning(unets, caplog):

@@ -19,6 +19,7 @@ from noise_scheduler_sampling_system import (
     models,
 )
 from noise_scheduler_sampling_system.fingerprint import fingerprint
+from noise_scheduler_sampling_system.look import Look
 
 KINDS = ["epsilon", "sample", "v_prediction", "flow_prediction"]
 EMBEDDED = {
@@ -298,3 +299,102 @@ def test_what_is_given_beside_resume_agrees_with_it(name, other, same):
         pipeline.stream(model, resume=state, **{name: other})
     assert raised.value.where == name
     assert len(list(pipeline.stream(model, resume=state, **{name: same}))) == 3
+
+
+# ------------------------------------------------------------------------------- what a first output shows
+
+
+#: Schedules, and what networks on them predict.
+USUAL = {
+    "linear": ("epsilon", "sample", "v_prediction"),
+    "scaled_linear": ("epsilon", "sample", "v_prediction"),
+    "cosine": ("epsilon", "sample", "v_prediction"),
+    "edm": ("epsilon", "sample"),
+    "flow": ("sample", "flow_prediction"),
+    "v_diffusion": ("sample", "v_prediction"),
+}
+#: At the noisiest level x₀ and v are each other's negative, and no look tells them apart.
+ALIKE = {"sample", "v_prediction"}
+DATA = {
+    "digits": models.DigitsModel,
+    "bright": lambda path, kind: models.GaussianModel(path, 0.7, 0.09, kind),
+    "narrow": lambda path, kind: models.GaussianModel(path, 0.2, 0.01, kind),
+    "wide": lambda path, kind: models.GaussianModel(path, 0.5, 4.0, kind),
+}
+
+
+def warnings_of(caplog, pipeline, model, **run) -> list[str]:
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "noise_scheduler_sampling_system"):
+        pipeline.sample(model, (2, 1, 16, 16), **{"num_inference_steps": 20, "seed": 0} | run)
+    return [record.getMessage() for record in caplog.records if "does not look like" in record.message]
+
+
+def silent(model):
+    """The same model, which does not say what it predicts."""
+    return lambda x, t, **condition: model(x, t, **condition)
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("schedule", USUAL)
+def test_another_type_shows_in_the_first_output(schedule, data, caplog):
+    """Every pair of types: none is taken for wrong that is right; others are named, but for ``ALIKE``."""
+    for configured in USUAL[schedule]:
+        pipeline = DiffusionPipeline(NoiseSchedulerConfig(beta_schedule=schedule, prediction_type=configured))
+        for true in USUAL[schedule]:
+            said = warnings_of(caplog, pipeline, silent(DATA[data](pipeline.scheduler, true)), num_inference_steps=10)
+            assert len(said) <= (true != configured)
+            if data != "wide" and true != configured:  # the wider the data, the less it tells
+                assert len(said) == ({true, configured} != ALIKE)
+                assert all(repr(true) in text.partition("It looks like")[2] for text in said)
+
+
+@pytest.mark.parametrize("method", ["heun", "dpmpp_2m_sde", "edm", "adaptive", "pndm"])
+def test_every_sampler_looks_once_for_each_model(method, caplog):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), method)
+    right, wrong = (silent(models.DigitsModel(pipeline.scheduler, kind)) for kind in ("epsilon", "v_prediction"))
+    assert not warnings_of(caplog, pipeline, right)
+    assert len(warnings_of(caplog, pipeline, wrong)) == 1
+    assert not warnings_of(caplog, pipeline, wrong)
+    other = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), method)
+    assert not warnings_of(caplog, other, wrong)
+
+
+def test_the_trained_network_shows_it(caplog):
+    """The issue's case, for a network that does not say it."""
+    network = silent(models.mnist_unet())
+    run = {"num_inference_steps": 1, "timesteps": [999]}
+    for kind, count in (("epsilon", 1), ("v_prediction", 0)):
+        pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type=kind))
+        with caplog.at_level(logging.WARNING, "noise_scheduler_sampling_system"):
+            pipeline.sample(network, (2, 1, 28, 28), seed=0, **run)
+        assert sum("does not look like" in record.message for record in caplog.records) == count
+        caplog.clear()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_guidance_and_learned_variances_are_looked_behind(kind, caplog):
+    """The raw output under the condition is looked at, not what guidance makes of it."""
+    config = NoiseSchedulerConfig(prediction_type="epsilon")
+    pipeline = DiffusionPipeline(config)
+    model = silent(models.DigitsModel(pipeline.scheduler, kind))
+    labels = {"condition": {"class_labels": torch.tensor([3, 4])}, "null_condition": {"class_labels": 10}}
+    said = warnings_of(caplog, pipeline, model, guidance_scale=15.0, **labels)
+    assert len(said) == (kind != "epsilon")
+    learned = DiffusionPipeline(config.replace(variance_type="learned_range"), "ddpm")
+    inner = models.DigitsModel(learned.scheduler, kind)
+    said = warnings_of(caplog, learned, lambda x, t: torch.cat([inner(x, t), 0.0 * x], 1))
+    assert len(said) == (kind != "epsilon")
+
+
+def test_a_look_changes_nothing_and_costs_nothing_later():
+    pipeline = predicting("epsilon")
+    model = silent(models.DigitsModel(pipeline.scheduler))
+    run = {"shape": (2, 1, 8, 8), "num_inference_steps": 4, "seed": 0}
+    first, again = pipeline.sample(model, **run), pipeline.sample(model, **run)
+    assert torch.equal(first, again)
+    look = Look(model, "epsilon", straight=False)
+    assert look.around(model, None) is model  # after the first run there is nothing around the call
+    x = torch.randn(2, 1, 8, 8, requires_grad=True)
+    pipeline.sample(silent(model), initial_noise=x, num_inference_steps=2, differentiable=True).sum().backward()
+    assert x.grad is not None

@@ -21,6 +21,7 @@ from .guidance.base import Moment
 from .guidance.conditions import unwrapped
 from .guidance.guided import Caller, Guided, Memory
 from .keys import Keys
+from .look import Look
 from .model import ModelAdapter, map_tensors
 from .noise import NoiseSource
 from .plan import SamplingPlan
@@ -91,6 +92,7 @@ class Job:
     initial_sample: Tensor | None
     settings: dict[str, Any]
     integral: bool
+    look: Look | None = None
     first: int = 0
     whole: int | None = None
 
@@ -320,6 +322,14 @@ class Job:
         def rows_of(size: int) -> tuple[Tensor, ...]:
             return times[:, None].expand(-1, size).unbind(0)
 
+        def levels(row: int) -> Level:
+            return Level(float(plan.time[row]), float(plan.alpha[row]), float(plan.sigma[row]))
+
+        def looked(adapter: ModelAdapter, call: Model) -> Model:
+            if self.look is None or adapter is not self.guided.branches[0][0]:
+                return call
+            return self.look.around(call, levels)
+
         def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
             network = watch.wrap("model", adapter.__call__) if watch else adapter.__call__
             rows = rows_of(copies * self.batch)  # made once: guidance may ask for a caller for every row
@@ -329,14 +339,14 @@ class Job:
 
             if factors is None and wanted == self.noise.dtype:
                 if copies == 1:
-                    return lambda x, row: network(x, rows[row], condition)
-                return lambda x, row: network(torch.cat([x] * copies), rows[row], condition)
+                    return looked(adapter, lambda x, row: network(x, rows[row], condition))
+                return looked(adapter, lambda x, row: network(torch.cat([x] * copies), rows[row], condition))
 
             def call(x: Tensor, row: int) -> Tensor:
                 x = (x if factors is None else x * factors[row]).to(wanted)
                 return network(x if copies == 1 else torch.cat([x] * copies), rows[row], condition)
 
-            return call
+            return looked(adapter, call)
 
         return caller
 

@@ -32,6 +32,7 @@ from .guidance.program import Program, checked_sequence, compiled, programs_of
 from .guidance.sources import ClassifierFree
 from .image_start import grid_of_start
 from .job import Job
+from .look import Look
 from .model import ModelAdapter, map_tensors, resolve_device
 from .noise import NoiseSource, Seed, resolve_keys
 from .plan import SamplingPlan
@@ -108,7 +109,7 @@ def prepare(
             )
         model = DigitsModel(scheduler)
     adapter = ModelAdapter(model)
-    refuse_other_prediction(model, config.prediction_type, beside=not borrowed)
+    said = refuse_other_prediction(model, config.prediction_type, beside=not borrowed)
     if isinstance(plan, PlanSet):
         plan = plan.pick(num_inference_steps)
     for name, value in {"timesteps": timesteps, "grid": grid}.items():
@@ -178,6 +179,7 @@ def prepare(
         settings=setup.identity,
         integral=scheduler.discrete and course.planned,
         whole=_last_timestep(scheduler) if checked_flag(round_timesteps, "round_timesteps") else None,
+        look=None if said else Look(model, config.prediction_type, scheduler.sigma_is_absolute),
     )
 
 

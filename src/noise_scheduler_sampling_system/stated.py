@@ -61,11 +61,14 @@ def stated_prediction(model: Any, *, beside: bool = True) -> Statement | None:
 
 def refuse_other_prediction(
     model: Any, configured: str, *, by: str = "the config", where: str = "prediction_type", beside: bool = True
-) -> None:
+) -> bool:
     """Raise where a model says that it predicts something else than the config (``by``) does.
 
+    Returns:
+        Whether it says anything.
+
     Raises:
-        ConfigurationError: it does.
+        ConfigurationError: it does say something else.
     """
     stated = stated_prediction(model, beside=beside)
     if stated is not None and stated.prediction_type != configured:
@@ -76,6 +79,7 @@ def refuse_other_prediction(
             suggestion=f"say prediction_type={stated.prediction_type!r} there; or, if the model's word is wrong, set "
             f"model.prediction_type = {configured!r}",
         )
+    return stated is not None
 
 
 def _origin(model: Any) -> str | None:
