@@ -44,7 +44,7 @@ def solved(p, *, end=None, method="adaptive", **options):
     model = Counting(p.model)
     grid = TimeGrid((p.path.level(p.high), p.path.level(p.low if end is None else end)))
     pipeline = DiffusionPipeline(
-        p.path.with_config(p.path.config.replace(prediction_type="epsilon")), method, **options
+        p.path.with_config(p.path.config.replace(prediction_type=p.model.prediction_type)), method, **options
     )
     result = pipeline.sample(model, initial_sample=p.x, grid=grid, dtype=torch.float64, return_result=True)
     exact = p.model.reference_solution(p.x, t=p.high, t_end=grid.levels[-1].t)
@@ -222,6 +222,8 @@ def test_clipping_batches_and_early_stopping():
     assert not torch.equal(parts.samples, whole.samples)
     assert (parts.samples - whole.samples).square().mean().sqrt() < 0.05
     assert parts.grid != whole.grid
+    # each with steps of its own it is the same in every batch
+    assert torch.equal(pipeline.sample(None, **run | {"shape": (3, 1, 8, 8)}, max_batch_size=1), parts.samples[:3])
     early = pipeline.sample(None, early_stopping=0.5, return_result=True, **run)
     assert early.stopped_early
     assert early.nfe < whole.nfe

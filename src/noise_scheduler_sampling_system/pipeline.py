@@ -214,7 +214,8 @@ class DiffusionPipeline:
             null_condition: what differs from it in the unconditional branch. ``None``: what the model's
                 ``null_condition`` method says, or zeros in place of embeddings.
             seed: one whole number for the batch (its samples are numbered), or one a sample.
-                Sample i of seed s is the same in every batch size and on every device.
+                Sample i of seed s is the same in every batch size and on every device (but see ``adaptive``,
+                whose steps the samples of a batch share).
             generator: draws the seed (one, or one a sample); default: PyTorch's global one.
             initial_noise: unit-variance noise of the batch's shape, in place of the seed's: a tensor, an array
                 or nested lists.
@@ -245,7 +246,8 @@ class DiffusionPipeline:
             profile: measure time and memory (see ``return_result``; also logged); a path
                 writes a torch-profiler trace there as well.
             max_batch_size: run at most so many samples at a time. When memory runs out, the
-                batch is halved and retried by itself; the samples stay the same.
+                batch is halved and retried by itself; the samples stay the same (with ``adaptive``: within
+                its tolerance).
             differentiable: record gradients (by default none are).
             return_result: return a :class:`SamplingResult`, not only the samples.
 

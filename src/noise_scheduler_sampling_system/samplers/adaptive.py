@@ -121,8 +121,8 @@ class AdaptiveSampler(BaseSampler):
 
     A step is taken if the difference of the pair's two results is within the tolerance: for the sample where it is
     largest, the root mean square of the difference is at most atol + rtol·(that of the result). So
-    the samples of a batch share their steps, and which samples are in it changes the steps. The
-    result is that of the higher order.
+    the samples of a batch share their steps, and which samples are in it changes the steps; with
+    ``max_batch_size=1`` each has its own, the same in every batch. The result is that of the higher order.
 
     Of a grid only its ends count, the length of its first interval (where the search for the first step begins) and,
     for guidance that counts steps, the rest. ``num_inference_steps`` gives a grid from where the
