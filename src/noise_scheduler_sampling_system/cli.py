@@ -288,7 +288,7 @@ def calibrate(
     """Fit few-step plans to a model, and say how they compare with the built-in samplers."""
 
     from .calibration import calibrate as fit_plans
-    from .calibration.plot import draw
+    from .calibration.plot import draw, is_calibrated
 
     _check_output(out, ".json")
     if plot is not None:
@@ -311,13 +311,15 @@ def calibrate(
         progress=True,
     )  # fmt: skip
     plans.save(out)
-    rows: list[tuple[str, ...]] = [("calls", "held-out error", "median", "best built-in", "error", "median")]
+    rows: list[tuple[str, ...]] = [("calls", "plan", "held-out error", "median", "best built-in", "error", "median")]
     for budget, made in plans.items():
         ours, best = made.provenance["held_out_error"], made.provenance["built_in"][0]
         theirs = best["held_out_error"]
         figures = [f"{errors[key]:.3g}" for errors in (ours, theirs) for key in ("rms", "median")]
-        rows.append((str(budget), *figures[:2], best["name"], *figures[2:]))
+        kind = made.provenance["kind"] if is_calibrated(made) else "built-in"
+        rows.append((str(budget), kind, *figures[:2], best["name"], *figures[2:]))
     typer.echo(_table(rows))
+    typer.echo("errors: root mean square over held-out trajectories, by which plans and built-in samplers are chosen")
     typer.echo(f"wrote {out}")
     if plot is not None:
         draw(plans, pipeline.scheduler, plot)

@@ -41,7 +41,7 @@ from .checks import (
 from .design import FIRST
 from .limits import Limits
 from .measure import Errors
-from .progress import Shown
+from .progress import BAR, Gauge, Shown
 from .record import described, fingerprint, guidance_named
 from .search import Found, search
 from .student import Student, Tally
@@ -139,7 +139,8 @@ def calibrate(
 
     Returns:
         A plan for ``pipeline.sample(plan=...)``, or a :class:`PlanSet`. ``plan.provenance`` has its errors, those of
-        the teacher and of the best built-in sampler, seeds, settings, versions, and the model's fingerprint.
+        the teacher and of the best built-in sampler, seeds, settings, versions, and the model's fingerprint;
+        ``provenance["calibrated"]`` is False where that sampler's own plan is returned, which is logged as well.
 
     Raises:
         ConfigurationError: before the first model call, what cannot work.
@@ -189,11 +190,15 @@ def calibrate(
     }  # fmt: skip
     stored = Checkpoint.open(checkpoint, about)
     made: dict[int, SamplingPlan] = {}
-    with closing(tqdm(total=None, disable=not progress, unit="iteration")) as bar:
+    work = {} if stored.solution is not None else {0: float(count * teacher_calls)}  # 0 calls: the teacher
+    work |= {b: passes * trajectories * b for b in sorted(budgets) if not stored.done(b, budget_seconds)}
+    with closing(tqdm(total=100, disable=not progress, bar_format=BAR)) as bar:
+        gauge = Gauge(bar, student.tally, work, budget_seconds)
         if stored.solution is None:
             bar.set_description(f"teacher, {teacher_calls} calls")
             lesson, teacher_error = teach(student, noise, teacher_calls, min(_CHECKED, count))
             stored.teach(lesson.solution, teacher_error)
+            gauge.finish(0)
         assert stored.solution is not None
         solution = stored.solution.to(place)
         everything = Trajectories(noise, solution, torch.arange(count))
@@ -203,7 +208,7 @@ def calibrate(
                 continue
             left = [each for each in budgets if not stored.done(each, budget_seconds)]
             # what is shown costs model calls, too, which must not count: the plan is the same without the bar
-            shown = Shown(bar, replace(student, tally=Tally()), unseen, budget, stored)
+            shown = Shown(bar, gauge, replace(student, tally=Tally()), unseen, budget, stored)
             now = time.monotonic()
             share = budget**1.5 / sum(each**1.5 for each in left)  # about what an iteration costs
             until = now + share * (deadline - now)
@@ -222,11 +227,13 @@ def calibrate(
                     "%d calls: the plan's error %.2g is not much above the teacher's own %.2g; give more teacher_calls",
                     budget, found.held_out.median, stored.teacher_error,
                 )  # fmt: skip
+            _warn_of_built_in(budget, found)
             if found.interrupted:  # in the file it is not done
                 made[budget] = plan
                 break
             stored.finish(budget, plan, found.table, budget_seconds)
             logger.info("%d calls: %s", budget, _sentence(found))
+            gauge.finish(budget)
     made = stored.plans | made
     if not any(budget in made for budget in budgets):
         raise KeyboardInterrupt
@@ -240,6 +247,10 @@ def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
         "training_error": found.training._asdict(),
         "held_out_error": found.held_out._asdict(),
         "teacher_error": teacher_error,
+        "calibrated": found.table is not None,
+        "fitted": None
+        if found.fitted is None
+        else {"kind": found.fitted[0], "held_out_error": found.fitted[1]._asdict()},
         "built_in": [{"name": name, "held_out_error": errors._asdict()} for name, errors in found.built_in],
         "gain": None if found.table is None else found.table.gain,
         "student_passes": round(found.passes, 1),
@@ -248,13 +259,28 @@ def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
     }
 
 
+def _both(errors: Errors) -> str:
+    return f"{errors.rms:.3g} (median {errors.median:.3g})"
+
+
 def _sentence(found: Found) -> str:
     name, of_baseline = found.built_in[0]
+    return f"{found.kind}, held-out error {_both(found.held_out)}, best built-in {name} {_both(of_baseline)}"
 
-    def both(errors: Errors) -> str:
-        return f"{errors.rms:.3g} (median {errors.median:.3g})"
 
-    return f"{found.kind}, held-out error {both(found.held_out)}, best built-in {name} {both(of_baseline)}"
+def _warn_of_built_in(budget: int, found: Found) -> None:
+    """Say that nothing that was found is returned, and why, where the bar has shown a smaller median."""
+    if found.table is not None:
+        return
+    rival = (
+        "" if found.fitted is None else f"; the best that was found, {found.fitted[0]}, has {_both(found.fitted[1])}"
+    )
+    logger.warning(
+        "%d calls: the built-in sampler %s is returned, nothing calibrated: its error on held-out noise, root mean "
+        "square over trajectories, is %s%s. The root mean square decides: a few samples that end elsewhere do not "
+        "show in the median; more trajectories, passes or teacher_calls may help",
+        budget, found.kind, _both(found.held_out), rival,
+    )  # fmt: skip
 
 
 def _versions() -> dict[str, str]:

@@ -1,4 +1,9 @@
-"""What is returned: the best on trajectories that no fit has seen, of what was found and of the built-in samplers."""
+"""What is returned: the best on trajectories that no fit has seen, of what was found and of the built-in samplers.
+
+One rule says which built-in sampler is the best, in the choice, the command's table and the plot: the root mean square
+over trajectories. Nothing is returned whose root mean square is larger, however small its median: a few samples would
+end elsewhere. Among what is not, :attr:`Errors.weighed` decides.
+"""
 
 from __future__ import annotations
 

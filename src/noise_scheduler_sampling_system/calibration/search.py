@@ -39,7 +39,8 @@ class Found(NamedTuple):
         kind: "fit", "design", "refine", "grown" (what was found for fewer calls), or the name of the built-in sampler
             that nothing beat.
         training, held_out: its errors.
-        built_in: the best built-in samplers with their held-out errors, best first.
+        built_in: the best built-in samplers with their held-out errors, by root mean square, best first.
+        fitted: the best of what was found, by root mean square, with its kind; None: nothing that runs was found.
         table: the plan's, None for a built-in sampler.
         passes: runs of all trajectories that it took.
         iterations: of all fits.
@@ -51,6 +52,7 @@ class Found(NamedTuple):
     training: Errors
     held_out: Errors
     built_in: tuple[tuple[str, Errors], ...]
+    fitted: tuple[str, Errors] | None
     table: Table | None
     passes: float
     iterations: int
@@ -114,8 +116,11 @@ def search(
     iterations = sum({key[:2]: now.iterations for key, now in fits.items()}.values())
     gate = Gate(student, taught, held_out)
     built_in = gate.built_in(known, clock.anew(_FOR_GATE))
-    best, training = gate.best(built_in, gate.found(tables))
+    ours = gate.found(tables)
+    best, training = gate.best(built_in, ours)
+    nearest = min(ours, key=lambda each: each.errors.rms, default=None)
+    fitted = None if nearest is None else (nearest.kind, nearest.errors)
     leaders = tuple((each.kind, each.errors) for each in built_in)
     return Found(
-        best.plan, best.kind, training, best.errors, leaders, best.table, clock.passes, iterations, interrupted
+        best.plan, best.kind, training, best.errors, leaders, fitted, best.table, clock.passes, iterations, interrupted
     )
