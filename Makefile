@@ -20,6 +20,7 @@ lint: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+	$(RUN)/mypy tests/typed_calls.py
 
 format: $(STAMP)
 	$(RUN)/ruff check --fix .

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -39,7 +39,11 @@ from .schedules.path import Level, NoisePath
 from .setup import Setup, refuse_other_settings
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    from typing_extensions import Unpack
+
     from .integrations.diffusers.generate import Borrowed
+    from .signatures import GenerateKeywords, RunKeywords
 
 __all__ = ["DiffusionPipeline"]
 
@@ -164,6 +168,27 @@ class DiffusionPipeline:
             return sampler.plan(num_inference_steps)  # which says why there is none
         return self._setup.course(num_inference_steps, timesteps, grid).plan
 
+    @overload
+    def sample(
+        self, model: Callable[..., Any] | None = ..., shape: Sequence[int] | None = ..., num_inference_steps: int = ...,
+        guidance_scale: float = ..., classifier_free_guidance: bool = ..., *, return_result: Literal[False] = ...,
+        **run: Unpack[RunKeywords],
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def sample(
+        self, model: Callable[..., Any] | None = ..., shape: Sequence[int] | None = ..., num_inference_steps: int = ...,
+        guidance_scale: float = ..., classifier_free_guidance: bool = ..., *, return_result: Literal[True],
+        **run: Unpack[RunKeywords],
+    ) -> SamplingResult: ...  # fmt: skip
+
+    @overload
+    def sample(
+        self, model: Callable[..., Any] | None = ..., shape: Sequence[int] | None = ..., num_inference_steps: int = ...,
+        guidance_scale: float = ..., classifier_free_guidance: bool = ..., *, return_result: bool,
+        **run: Unpack[RunKeywords],
+    ) -> Tensor | SamplingResult: ...  # fmt: skip
+
     def sample(
         self,
         model: Callable[..., Any] | None = None,
@@ -196,7 +221,7 @@ class DiffusionPipeline:
         differentiable: bool = False,
         return_result: bool = False,
         **unknown: Any,
-    ) -> Any:
+    ) -> Tensor | SamplingResult:
         """Generate samples.
 
         Args:
@@ -310,6 +335,41 @@ class DiffusionPipeline:
             grid=None if longest.levels is None else TimeGrid(longest.levels),
         )
 
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: str = ..., return_result: Literal[True],
+        **options: Unpack[GenerateKeywords],
+    ) -> SamplingResult: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: Literal["pt", "latent"], return_result: Literal[False] = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: Literal["np"], return_result: Literal[False] = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> npt.NDArray[Any]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: Literal["pil"] = ..., return_result: Literal[False] = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> list[Any]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: str = ..., return_result: bool = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> Any: ...  # fmt: skip
+
     def generate(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -386,6 +446,16 @@ class DiffusionPipeline:
         """Whether it was made by :meth:`from_diffusers`, and asks the network there."""
         return self._borrowed is not None
 
+    @overload
+    def calibrate(
+        self, model: Callable[..., Any] | None = ..., *, nfe: int, **settings: Any
+    ) -> SamplingPlan: ...  # fmt: skip
+
+    @overload
+    def calibrate(
+        self, model: Callable[..., Any] | None = ..., *, nfe: Sequence[int], **settings: Any
+    ) -> PlanSet: ...  # fmt: skip
+
     def calibrate(
         self,
         model: Callable[..., Any] | None = None,
@@ -400,7 +470,7 @@ class DiffusionPipeline:
         guidance_scale: float | None = None,
         guidance: Guidance | Sequence[Guidance] | None = None,
         **settings: Any,
-    ) -> Any:
+    ) -> SamplingPlan | PlanSet:
         """The few-step plan that is best for a model on this noise schedule; see :func:`.calibration.calibrate`.
 
         Args:

@@ -141,7 +141,8 @@ def refuse_contradictions(plan: Any) -> None:
     ):  # fmt: skip
         if bad is not None and bad.any():
             raise NumericsError(f"row {int(np.argmax(bad))} {what}", where=f"plan column {name!r}", suggestion=allowed)
-    if "data" in plan.carries and not math.isclose(plan.prior_scale, unit[0], rel_tol=_PRIOR):
+    # with noise before the first call the first row has the level that it leads to
+    if "data" in plan.carries and plan.asked[0] and not math.isclose(plan.prior_scale, unit[0], rel_tol=_PRIOR):
         raise NumericsError(
             f"is {plan.prior_scale:.6g}, but the first level has √(α² + σ²) = {unit[0]:.6g}",
             where="plan field 'prior_scale'",

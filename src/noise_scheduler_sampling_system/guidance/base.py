@@ -161,7 +161,7 @@ class Formula:
     Attributes:
         moment: the level and the step.
         prediction_type: what the network returns.
-        value: the prediction so far; at the start the conditional one. To be set.
+        value: the prediction so far; at the start the conditional one. To be set, or kept by :meth:`keep`.
         conditional: the prediction under the condition, or that of a run without one.
         unconditional: the prediction under the null condition; the conditional one where there is no condition.
     """
@@ -175,8 +175,33 @@ class Formula:
 
     def __post_init__(self) -> None:
         self.x = Form({("x", 0): 1.0})
-        self.conditional = self.value = Form({("branch", 0): 1.0})
-        self.unconditional = Form({("branch", 1): 1.0}) if self.opposed else self.conditional
+        self.conditional = self._value = Form({("branch", 0): 1.0})
+        self._unconditional = Form({("branch", 1): 1.0}) if self.opposed else self.conditional
+        #: Whether the guidance that writes now has set the value, and asked for the unconditional prediction.
+        self.is_set = self.asks_absence = False
+
+    @property
+    def value(self) -> Form:
+        return self._value
+
+    @value.setter
+    def value(self, form: Form) -> None:
+        if not isinstance(form, Form):
+            raise ConfigurationError(
+                f"got {shown(form)}",
+                where="formula.value",
+                suggestion="set it to a combination of forms; formula.make(function, ...) is for functions",
+            )
+        self._value, self.is_set = form, True
+
+    @property
+    def unconditional(self) -> Form:
+        self.asks_absence = True
+        return self._unconditional
+
+    def keep(self) -> None:
+        """Leave the value as it is, on purpose."""
+        self.is_set = True
 
     @property
     def untouched(self) -> bool:

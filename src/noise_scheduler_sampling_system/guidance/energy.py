@@ -84,6 +84,7 @@ class Energy(Guidance):
         level = formula.moment.level
         scale = scale_at(self.scale, formula.moment, "Energy.scale") * level.sigma
         if level.alpha == 0.0 or scale == 0.0:
+            formula.keep()
             return
         slope = partial(self._slope, moment=formula.moment)
         if self.of == "x":

@@ -59,6 +59,8 @@ class Interval(Guidance):
     def write(self, formula: Formula) -> None:
         if not self.low <= _UNITS[self.unit](formula.moment) <= self.high:
             formula.value = formula.conditional
+        else:
+            formula.keep()
 
 
 @final
@@ -90,6 +92,7 @@ class Rescale(Guidance):
 
     def write(self, formula: Formula) -> None:
         if self.phi == 0.0 or formula.untouched:
+            formula.keep()
             return
         quantity = formula.prediction_type if self.of == "output" else self.of
         value, reference = (formula.to(quantity, form) for form in (formula.value, formula.conditional))

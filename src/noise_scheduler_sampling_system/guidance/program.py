@@ -136,9 +136,12 @@ def compiled(
         ConfigurationError: a scale that is no number somewhere, or a level at which a guidance cannot act.
     """
     branches = [Branch(), Branch(null=True)]
+    setters: set[int] = set()
     programs = programs_of(
-        plan, sequence=sequence, prediction_type=prediction_type, branches=branches, opposed=opposed, learned=learned
-    )
+        plan, sequence=sequence, prediction_type=prediction_type, branches=branches, opposed=opposed, learned=learned,
+        setters=setters,
+    )  # fmt: skip
+    _refuse_silence(sequence, setters)
     if not any(program.asked for program in programs if program is not None):
         raise ConfigurationError(
             "the model is never asked",
@@ -151,13 +154,14 @@ def compiled(
 
 def programs_of(
     plan: SamplingPlan, moments: Sequence[Moment] | None = None, *, sequence: Sequence[Guidance],
-    prediction_type: str, branches: list[Branch], opposed: bool, learned: bool,
+    prediction_type: str, branches: list[Branch], opposed: bool, learned: bool, setters: set[int] | None = None,
 ) -> tuple[Program | None, ...]:  # fmt: skip
     """The programs of a plan's rows; see :func:`compiled`.
 
     Args:
         moments: what the guidance is told of each row; None: the plan's own levels and steps.
         branches: those known so far; further ones are added.
+        setters: the places in the sequence of those that set the value, which are added.
     """
     uniform = all(guidance.uniform for guidance in sequence)
     kept: dict[bool, Program] = {}
@@ -174,19 +178,29 @@ def programs_of(
         else:
             level = Level(float(plan.time[i]), float(plan.alpha[i]), float(plan.sigma[i]))
             moment = Moment(level, int(plan.step[i]), plan.steps) if moments is None else moments[i]
-            program = _compiled_row(sequence, moment, prediction_type, branches, opposed, reads_null, learned)
+            program = _compiled_row(sequence, moment, prediction_type, branches, opposed, reads_null, learned, setters)
             programs.append(kept.setdefault(reads_null, program) if uniform else program)
     return tuple(programs)
 
 
 def _compiled_row(
     sequence: Sequence[Guidance], moment: Moment, prediction_type: str, branches: list[Branch], opposed: bool,
-    reads_null: bool, learned: bool,
+    reads_null: bool, learned: bool, setters: set[int] | None = None,
 ) -> Program:  # fmt: skip
     formula = Formula(moment, prediction_type, opposed, branches)
+    further = any(guidance.conditions for guidance in sequence)
     for position, guidance in enumerate(sequence):
-        formula.position = position
-        guidance.write(formula)
+        formula.position, formula.is_set, formula.asks_absence = position, False, False
+        _write(guidance, formula)
+        if formula.asks_absence and not opposed and not further:
+            raise ConfigurationError(
+                f"{type(guidance).__name__} opposes the condition to its absence, and there is none",
+                where="guidance",
+                why="without a condition the conditional and the unconditional prediction are one",
+                suggestion="give condition={...}, or guidance that needs none",
+            )
+        if setters is not None and formula.is_set:
+            setters.add(position)
     value = _terms(formula.value)
     null = _terms(formula.unconditional) if reads_null else None
     needed = {symbol for form in (value, null or ()) for symbol, _ in form}
@@ -198,6 +212,30 @@ def _compiled_row(
             steps.insert(0, step)
     asked = tuple(sorted(i for kind, i in needed if kind == "branch"))
     return Program(asked or ((0,) if learned else ()), tuple(steps), value, null)
+
+
+def _write(guidance: Guidance, formula: Formula) -> None:
+    """Let a guidance write its formula; what it returns would be lost."""
+    returned: Any = guidance.write(formula)  # type: ignore[func-returns-value]
+    if returned is not None:
+        raise ConfigurationError(
+            f"{type(guidance).__name__}.write returns {shown(returned)}",
+            where="guidance",
+            why="what it returns is not read",
+            suggestion="set formula.value, and return nothing",
+        )
+
+
+def _refuse_silence(sequence: Sequence[Guidance], setters: set[int]) -> None:
+    """Raise for a guidance that has set the value at no level."""
+    for position, guidance in enumerate(sequence):
+        if position not in setters:
+            raise ConfigurationError(
+                f"{type(guidance).__name__} sets formula.value at no level of the run",
+                where="guidance",
+                why="it would do nothing",
+                suggestion="set formula.value in write(), or call formula.keep() where it is not to act",
+            )
 
 
 def _step(k: int, made: Made) -> Step:

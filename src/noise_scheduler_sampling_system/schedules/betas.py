@@ -113,9 +113,10 @@ class SigmoidGammaNoiseScheduler(BaseNoiseScheduler):
     def _get_beta_schedule(self) -> Array:
         tau, start = self.options["tau"], self.options["start"]
         end = self.option("end", low=start)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # a flat curve has no betas, which are refused
             curve = 1 / (1 + np.exp(-(start + (end - start) * _ends(self)) / tau))
-        return _betas_of((curve[-1] - curve) / (curve[-1] - curve[0]), self.options["max_beta"])
+            alpha_bar = (curve[-1] - curve) / (curve[-1] - curve[0])
+        return _betas_of(alpha_bar, self.options["max_beta"])
 
 
 @final
