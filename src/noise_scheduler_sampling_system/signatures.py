@@ -35,6 +35,7 @@ class _Common(TypedDict, total=False):
     plan: SamplingPlan | PlanSet | None
     dtype: torch.dtype | None
     noise: str
+    round_timesteps: bool
     callback: Callback | None
     progress: bool
     early_stopping: float | None

@@ -230,7 +230,7 @@ class AdaptiveSampler(BaseSampler):
         scheme = self._scheme(self.pair.tableau, now, after, frame)
         scheme = replace(scheme, levels=(*scheme.levels[:-1], after))
         run_scheme(build, step, scheme, build.x, first.of)
-        plan = build.build(after, 1.0, sampler="adaptive", order=self.order, options={})
+        plan = build.build(after, math.hypot(now.alpha, now.sigma), sampler="adaptive", order=self.order, options={})
         return plan if self.pair.reads_end else replace(plan, asks=np.array([1] * (len(plan) - 1) + [0]))
 
     def on_grid(self, grid: TimeGrid) -> SamplingPlan:
@@ -265,17 +265,20 @@ _SPACES = {"log_snr": "sample", "sigma": "epsilon", "flow": "flow_prediction"}
 
 
 def place(frame: str, level: Level) -> float:
-    """The variable that steps are counted in, at a level."""
+    """The variable that steps are counted in, at a level.
+
+    For "flow" it is σ/(α + σ) − 1, which tells levels next to pure noise apart.
+    """
     if frame == "log_snr":
         return level.half_log_snr
-    return level.noise_to_signal if frame == "sigma" else level.sigma / (level.alpha + level.sigma)
+    return level.noise_to_signal if frame == "sigma" else -level.alpha / (level.alpha + level.sigma)
 
 
 def level_at(path: NoisePath, frame: str, place: float) -> Level:
     """The inverse of :func:`place`, for levels with signal and noise."""
     if frame == "log_snr":
         return path.level_at(2.0 * place)
-    return path.level_at(-2.0 * math.log(place if frame == "sigma" else place / (1.0 - place)))
+    return path.level_at(-2.0 * math.log(place) if frame == "sigma" else 2.0 * math.log(-place / (1.0 + place)))
 
 
 def _plain(options: Any) -> dict[str, Any]:

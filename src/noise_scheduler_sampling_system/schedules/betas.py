@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
-_MAX_BETA = Option(0.999, above=0.0, below=1.0)
+_MAX_BETA = Option(0.999, minimum=1e-9, below=1.0)
 
 
 @final
