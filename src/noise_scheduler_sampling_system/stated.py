@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +86,7 @@ def refuse_other_prediction(
 def _origin(model: Any) -> str | None:
     """Where a network of diffusers was loaded from."""
     config = getattr(model, "config", None)
-    place = config.get("_name_or_path") if hasattr(config, "get") else getattr(config, "_name_or_path", None)
+    place = config.get("_name_or_path") if isinstance(config, Mapping) else getattr(config, "_name_or_path", None)
     return str(place) if isinstance(place, str | os.PathLike) and str(place) else None
 
 

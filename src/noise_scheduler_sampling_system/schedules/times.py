@@ -25,10 +25,10 @@ def in_kind(function: Callable[[Tensor], Tensor], value: Time) -> Time:
     array = np.array(value)
     if array.dtype not in (np.float16, np.float32):  # integers have float64
         array = array.astype(np.float64)
-    answer = function(torch.from_numpy(array)).numpy().astype(array.dtype)
-    if answer.ndim:
-        return answer
-    return answer[()] if isinstance(value, np.generic) else answer.item()
+    answer: Any = function(torch.from_numpy(array)).numpy().astype(array.dtype)
+    if not answer.ndim:
+        answer = answer[()] if isinstance(value, np.generic) else answer.item()
+    return answer  # type: ignore[no-any-return]
 
 
 def traced() -> bool:
@@ -67,20 +67,21 @@ def as_times(x0: Tensor, noise: Tensor, t: Any) -> Tensor:
             where="noise",
             suggestion="draw it with torch.randn_like(x0)",
         )
-    if not isinstance(t, Tensor):
+    times = t
+    if not isinstance(times, Tensor):
         try:
-            t = torch.from_numpy(np.array(t, dtype=np.float64))
+            times = torch.from_numpy(np.array(t, dtype=np.float64))
         except (TypeError, ValueError):
             raise ConfigurationError(
                 f"got {type(t).__name__}", where="t", suggestion="give one time, or one a sample: shape (B,)"
             ) from None
-    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x0.shape[0] if x0.ndim else 1)):
+    if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, x0.shape[0] if x0.ndim else 1)):
         raise ConfigurationError(
-            f"t has shape {tuple(t.shape)} for a batch of {x0.shape[0] if x0.ndim else 1}",
+            f"t has shape {tuple(times.shape)} for a batch of {x0.shape[0] if x0.ndim else 1}",
             where="t",
             suggestion="give one time, or one a sample: shape (B,)",
         )
-    return t
+    return times
 
 
 def mixed(a: Any, b: Any, x0: Tensor, noise: Tensor) -> Tensor:
