@@ -169,7 +169,8 @@ class Recipe:
         if clipped is not None:
             path = path.with_config(path.config.replace(use_clipped_model_output=clipped))
         sampler = SamplerFactory.create(self._meant.sampler, path, **options)
-        plan, idle = sampler.plan(grid=grid), ()
+        plan = sampler.plan(grid=grid)
+        idle: tuple[int, ...] = ()
         if own and seen is not None:
             theirs = self._own_plan(reading, request, seen, plan, bool(options.get("corrector")))
             if theirs is not None:

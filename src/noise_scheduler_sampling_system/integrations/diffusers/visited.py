@@ -78,13 +78,20 @@ def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any], *, ow
         del given["mu"]
     try:
         scheduler.set_timesteps(**given)
-    except (ValueError, AssertionError, IndexError, TypeError) as error:
+    except (ValueError, AssertionError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
         raise ConfigurationError(
             f"{reading.class_name}.set_timesteps: {error or type(error).__name__}",
             where="set_timesteps",
             suggestion="ask for what that class can do, or choose a timestep_spacing",
         ) from error
-    levels, scale = _FAMILIES[reading.family](scheduler, path, reading)
+    try:
+        levels, scale = _FAMILIES[reading.family](scheduler, path, reading)
+    except AttributeError as error:
+        raise ConfigurationError(
+            f"{reading.class_name} keeps no list of levels: {error}",
+            where="set_timesteps",
+            suggestion="choose a timestep_spacing: from_config(config, method=..., timestep_spacing='karras')",
+        ) from error
     if len(levels) > 2 and levels[-1].noise_to_signal > levels[-2].noise_to_signal:
         del levels[-2]
     idle = tuple(i for i, (now, after) in enumerate(itertools.pairwise(levels)) if now[1:] == after[1:])
@@ -95,8 +102,11 @@ def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any], *, ow
             where="num_inference_steps",
             suggestion="take another number of steps, or choose a timestep_spacing",
         )
+    end = kept[-1]
     if reading.family == "pndm" and own and not idle and len(kept) > 2:
-        kept[-1] = kept[-1]._replace(t=math.nan)
+        kept[-1] = end._replace(t=math.nan)
+    elif end.sigma > 0.0 and math.isnan(end.t):  # samplers that ask twice in a step ask there, too
+        kept[-1] = end._replace(t=min(max(_time(path, end), path.t_min), path.t_max))
     return Visited(
         TimeGrid(tuple(kept)), scale, scheduler.timesteps.dtype, idle, tuple(map(float, scheduler.timesteps.tolist()))
     )
