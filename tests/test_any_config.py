@@ -93,8 +93,15 @@ def test_levels_that_do_not_fall_are_refused_with_the_pair(name, given):
 
 
 @pytest.mark.filterwarnings("ignore:dynamic thresholding is pinned")
-@pytest.mark.parametrize("threshold", [{"sample_max_value": 0.5}, {"dynamic_thresholding_ratio": 0.0},
-                                       {"sample_max_value": 3.0, "dynamic_thresholding_ratio": 0.0}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "threshold",
+    [
+        {"sample_max_value": 0.5},
+        {"dynamic_thresholding_ratio": 0.0},
+        {"sample_max_value": 3.0, "dynamic_thresholding_ratio": 0.0},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
 def test_thresholds_are_theirs(name, threshold):
     theirs = getattr(diffusers, name)(**SD, thresholding=True, **threshold)

@@ -496,7 +496,7 @@ def _sa_solver(name: str, f: Fields) -> Twin:
     return "sa_solver", {
         "order": f["predictor_order"], "corrector_order": f["corrector_order"], "solver_type": "bh1",
         "corrector": f["corrector_order"] > 0, "lower_order_final": bool(f["lower_order_final"]),
-        "tau": 1.0, "tau_start": first, "tau_end": last,
+        "tau": 1.0, "tau_start": min(first, 1.0), "tau_end": min(last, 1.0),
     }  # fmt: skip
 
 

@@ -92,8 +92,12 @@ def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any], *, ow
             where="set_timesteps",
             suggestion="choose a timestep_spacing: from_config(config, method=..., timestep_spacing='karras')",
         ) from error
-    if len(levels) > 2 and levels[-1].noise_to_signal > levels[-2].noise_to_signal:
-        del levels[-2]
+    if len(levels) > 2:
+        before, last = levels[-2].noise_to_signal, levels[-1].noise_to_signal
+        if last > before:
+            del levels[-2]
+        elif last == before:  # the end may be in other coordinates
+            levels[-2] = levels[-1]._replace(t=levels[-2].t)
     idle = tuple(i for i, (now, after) in enumerate(itertools.pairwise(levels)) if now[1:] == after[1:])
     kept = [level for i, level in enumerate(levels) if i - 1 not in idle]
     if len(kept) < 2 or (idle and idle[0] == 0):
