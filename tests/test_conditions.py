@@ -194,3 +194,25 @@ def test_a_scale_without_a_condition_is_refused_but_for_the_default_and_none(cal
         assert raised.value.where == "guidance_scale"
     with pytest.raises(ConfigurationError, match="there is none"):
         PIPELINE.sample(None, SHAPE, 2, guidance=ClassifierFree(3.0))
+
+
+@pytest.mark.parametrize("other", ["edm", "flow", "cosine", "vp", "linear"])
+def test_a_plan_of_another_schedule_is_refused_as_a_plan(other):
+    """Also where its times are not among those of this schedule."""
+    schedules = {other, "linear" if other != "linear" else "edm"}
+    one, two = (DiffusionPipeline(NoiseSchedulerConfig(beta_schedule=name)) for name in schedules)
+    for here, there in ((one, two), (two, one)):
+        with pytest.raises(ConfigurationError, match="made on another noise schedule") as raised:
+            here.sample(shape=SHAPE, plan=there.plan(3))
+        assert raised.value.where == "plan"
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text_encoder"])
+def test_a_pipeline_without_what_reads_text_says_so(part):
+    pytest.importorskip("diffusers")
+    from tiny_pipelines import stable_diffusion
+
+    pipe = stable_diffusion()
+    setattr(pipe, part, None)
+    with pytest.raises(ConfigurationError, match=f"has no {part}"):
+        DiffusionPipeline.from_diffusers(pipe, "ddim").generate("a cat", num_inference_steps=2)

@@ -142,7 +142,15 @@ class Setup:
         t = np.array([level.t for level in levels])
         ends = [[level[1:] for level in path.levels(np.clip(t + d, path.t_min, path.t_max))] for d in (-slack, slack)]
         low, high = np.sort(ends, axis=0) * (1.0 + np.array([-tolerance, tolerance])[:, None, None])
-        path.levels(t)  # which refuses times that it does not have
+        try:
+            path.levels(t)  # which refuses times that it does not have
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"its times are not those of {self.scheduler!r}",
+                where=where,
+                why=f"it was made on another noise schedule: {error.what}",
+                suggestion="run it on a pipeline of the schedule it was made on",
+            ) from None
         if not ((low - 1e-9 <= given) & (given <= high + 1e-9)).all():
             raise ConfigurationError(
                 f"its noise levels are not those of {self.scheduler!r} at its times",

@@ -151,6 +151,8 @@ class Borrowed:
                 raise _refused(f"{type(backbone).__name__} takes no {name}", name, f"give {backbone.takes}")
         if backbone.requires and given[backbone.takes] is None:
             raise _refused("is missing", backbone.takes, "give one, or a list of them")
+        if backbone.takes == "prompt" and (request.prompt is not None or request.negative_prompt is not None):
+            _refuse_missing_parts(backbone.pipe)
         if request.image is None and (request.mask_image is not None or request.strength is not None):
             name = "strength" if request.mask_image is None else "mask_image"
             raise _refused("there is no image that it is about", name, "give image=..., too")
@@ -316,6 +318,19 @@ def borrowed(pipe: Any, method: Any, options: Mapping[str, Any]) -> tuple[Borrow
     return Borrowed(backbone, reading, None, native), {
         "config": changed, "method": sampler, **own,
     }  # fmt: skip
+
+
+def _refuse_missing_parts(pipe: Any) -> None:
+    """Raise where a pipeline that reads text was loaded without all of what reads it; some may be left out."""
+    for kind in ("tokenizer", "text_encoder"):
+        parts = [name for name in (kind, f"{kind}_2", f"{kind}_3") if hasattr(pipe, name)]
+        if parts and all(getattr(pipe, name) is None for name in parts):
+            raise _refused(
+                f"the pipeline has no {kind}, which reads the prompt",
+                "prompt",
+                f"load the pipeline with its {kind}, or give embeddings: "
+                'sample(pipe.unet, shape, condition={"encoder_hidden_states": embeddings})',
+            )
 
 
 def _first(plan: SamplingPlan) -> Level:
