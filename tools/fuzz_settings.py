@@ -39,8 +39,8 @@ from noise_scheduler_sampling_system.config import SAMPLERS, SCHEDULES, SPACINGS
 from noise_scheduler_sampling_system.options import parameters_of
 from noise_scheduler_sampling_system.prediction import PREDICTION_TYPES
 
-#: Seconds of the processor that a setting may take, and seconds after which it is given up.
-SLOW, HANGS = 2.0, 60
+#: Seconds of the processor that a setting may take, for each model call besides, and after which it is given up.
+SLOW, A_CALL, HANGS = 2.0, 1e-3, 60
 SHAPE = (2, 4)
 WRONG: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 10**400, -(10**400), 1e308, -1e308, 5e-324, 1e-300, math.nan, math.inf, -math.inf,
@@ -221,8 +221,8 @@ def _model(prediction_type: str, split: bool) -> Any:
     return model
 
 
-def run_setting(setting: Setting) -> None:
-    """Make everything and sample.
+def run_setting(setting: Setting) -> int:
+    """Make everything and sample; returns the number of model calls.
 
     Raises:
         NoiseSamplingError: the library refuses it.
@@ -236,18 +236,20 @@ def run_setting(setting: Setting) -> None:
     if "guidance" in run:
         run["guidance"] = [getattr(guidance, name)(*args, **options) for name, args, options in run["guidance"]]
     split = config.variance_type.startswith("learned")
-    samples = pipeline.sample(_model(config.prediction_type, split), SHAPE, **run)
+    result = pipeline.sample(_model(config.prediction_type, split), SHAPE, return_result=True, **run)
+    samples = result.samples
     if tuple(samples.shape) != SHAPE or not torch.isfinite(samples).all():
         raise AssertionError(f"samples {samples}")
+    return result.nfe
 
 
 def outcome_of(setting: Setting) -> Outcome:
     """Run a setting and judge how it ended."""
-    began = time.process_time()
+    began, calls = time.process_time(), 0
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
-            run_setting(setting)
+            calls = run_setting(setting)
         ended = Outcome("sampled")
     except NoiseSamplingError as error:
         missing = not (error.what and error.suggestion)
@@ -256,7 +258,7 @@ def outcome_of(setting: Setting) -> Outcome:
     except Exception as error:
         ended = Outcome("FAULT", "".join(traceback.format_exception(error)[-4:]))
     took = time.process_time() - began
-    return ended if ended.fault or took < SLOW else Outcome("SLOW", f"{took:.1f} s")
+    return ended if ended.fault or took < SLOW + A_CALL * calls else Outcome("SLOW", f"{took:.1f} s")
 
 
 def drawn(seed: int, number: int) -> Setting:
