@@ -54,7 +54,9 @@ class BaseNoiseScheduler(NoisePath):
         self._table = self._modified(table)
         if self._table is not table:
             log_alpha_bar = torch.nn.functional.logsigmoid(self._table).numpy()
-            betas = -np.expm1(np.diff(log_alpha_bar, prepend=0.0))
+            with np.errstate(invalid="ignore"):
+                betas = -np.expm1(np.diff(log_alpha_bar, prepend=0.0))
+            betas[np.isnan(betas)] = 1.0  # where no signal was left before
         self.betas = torch.from_numpy(betas)
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = torch.from_numpy(np.exp(log_alpha_bar))
