@@ -31,9 +31,12 @@ def chosen(
         ConfigurationError: arguments that do not go together, or are nothing to the class and the sampler.
     """
     fields = config_fields(config)
-    ours = {"method": None, "options": {}, "plans": None, **fields.pop(OURS, {})}
+    made_by = fields.pop("_class_name", "PlanScheduler")
+    saved = fields.pop(OURS, {})
+    if made_by != "PlanScheduler":  # a scheduler of diffusers was made of a config of ours: it is another choice
+        saved = {}
+    ours = {"method": None, "options": {}, "plans": None, **saved}
     name = ours["scheduler"] if "scheduler" in ours else _class_of(config, method is not None or plan is not None)
-    fields.pop("_class_name", None)
     if plan is not None:
         _refuse_beside_plan(method=method)
         ours = {"method": None, "options": {}, "plans": _plain_plans(plan)}
@@ -49,7 +52,9 @@ def chosen(
     given = {k: v for k, v in options.items() if k not in changed}
     ours |= {"scheduler": name, "options": {**ours["options"], **given}}
     defaulted = [key for key in fields.get("_use_default_values", ()) if key not in changed]
-    return {**fields, "_use_default_values": defaulted, **changed, OURS: ours}
+    fields.pop("_use_default_values", None)
+    more = {"_use_default_values": defaulted} if defaulted else {}
+    return {**fields, **more, **changed, "_class_name": "PlanScheduler", OURS: ours}
 
 
 def _refuse_beside_plan(**arguments: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,6 +138,12 @@ class Program:
         return torch.tensor([call.time for call in self.calls], dtype=self.dtype)
 
     @functools.cached_property
+    def rounded_times(self) -> list[float]:
+        """The numbers of :attr:`timesteps`."""
+        times: list[float] = self.timesteps.tolist()
+        return times
+
+    @functools.cached_property
     def sigmas(self) -> Tensor:
         """The σ of every call, as the field counts it on this path, and that of the end."""
         straight = self.config.beta_schedule == "flow"
@@ -207,6 +214,13 @@ class Program:
         if now.out != 1.0:
             output = pair(x, now.skip, output, now.out)
         return self.bound.clean_sample(State(now.row + 1, x, {}, x, output))
+
+    def unnoised(self, call: int, x: Tensor, output: Tensor) -> Tensor:
+        """The state after a step that reads no other one, before its noise was added."""
+        now = self.calls[call]
+        factor = float(np.hypot.reduce(self.plan.c[now.row]))
+        after = self.step(State(now.row, x, {}), now, output, lambda *_: torch.zeros_like(x)).x
+        return after / math.sqrt(1.0 - factor**2)
 
     @functools.lru_cache(maxsize=128)  # noqa: B019 - a program is kept for as long as its scheduler
     def entered(self, call: int) -> Program:

@@ -53,6 +53,10 @@ class Preconditioning:
     def c_out(self, sigma: float) -> float:
         return self.sign * sigma * self.sigma_data / math.hypot(sigma, self.sigma_data)
 
+    def output_of(self, clean: Any, x: Any, sigma: float) -> Any:
+        """The network's output that stands for this clean sample."""
+        return (clean - self.c_skip(sigma) * x) / self.c_out(sigma)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -203,7 +207,8 @@ def _named(scheduler: Any) -> tuple[str, dict[str, Any]]:
     """Class and fields of what was given."""
     fields = config_fields(scheduler)
     saved = fields.get(OURS)
-    if isinstance(saved, Mapping):  # one of ours, which says whose place it took
+    # one of ours, which says whose place it took, unless a class of diffusers has been made of it since
+    if isinstance(saved, Mapping) and fields.get("_class_name", "PlanScheduler") == "PlanScheduler":
         return str(saved["scheduler"]), fields
     if not isinstance(scheduler, Mapping):
         return type(scheduler).__name__, fields
@@ -280,7 +285,7 @@ def _flow_path(f: Fields, shift: float, mu: float | None, twice: bool) -> tuple[
     elif dynamic:
         shift = 1.0
     total = f["num_train_timesteps"]
-    lowest = 1.0 / total
+    lowest = 1.0 / total if total > 1 else 1e-3  # ACE-Step counts time as σ
     for _ in range(2 if twice and not dynamic else 1):  # diffusers shifts its smallest σ, and then every σ
         lowest = shift * lowest / (1.0 + (shift - 1.0) * lowest)
     options = {"shift": float(shift), "sigma_min": lowest, "time_scale": float(total)}

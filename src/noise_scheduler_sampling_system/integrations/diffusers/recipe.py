@@ -13,8 +13,9 @@ from ...factory import NoiseSchedulerFactory, SamplerFactory
 from ...grids import TimeGrid, make_grid
 from ...names import Resolved, resolve
 from ...plan import SamplingPlan
+from ...samplers.base import BaseSampler
 from ...samplers.steps import from_noise, is_noise
-from ...schedules.path import NoisePath
+from ...schedules.path import CLEAN, NoisePath
 from ...setup import warn_of_amplification
 from .program import Program
 from .reading import OURS, Reading, read, scheduler_class
@@ -72,6 +73,37 @@ class Recipe:
         told = self._meant is not None and self._meant.sampler in _TOLD_ETA
         self.told_eta = told and "eta" not in self._choice.get("options", {})
 
+    @functools.cached_property
+    def reference(self) -> Any:
+        """The scheduler of diffusers that the config is of, new: its tables of training are looked into."""
+        return made(self.on_path()[0])
+
+    @property
+    def class_name(self) -> str:
+        """The class in whose place the scheduler is."""
+        return self.on_path()[0].class_name
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the scheduler does what that class does, at its levels."""
+        choice = self._choice
+        return not self._plans and choice.get("method") is None and choice.get("timestep_spacing") is None
+
+    def refuse_ignored(self, request: Mapping[str, Any]) -> None:
+        """Raise for what the class of the config is asked, where its levels are not taken.
+
+        Raises:
+            ConfigurationError: such a request.
+        """
+        usual = ("num_inference_steps", "timesteps", "sigmas", "mu")
+        further = [name for name in request if name not in usual]
+        if further and (self._plans or self._spacing()[0] is not None):
+            raise ConfigurationError(
+                "is for the levels of the config's own class, and others were chosen",
+                where=", ".join(further),
+                suggestion="leave it out, or leave out timestep_spacing and plan",
+            )
+
     def on_path(self, mu: float | None = None) -> tuple[Reading, NoisePath]:
         """The config read, and its path with the spacing that was chosen."""
         if mu not in self._paths:
@@ -105,6 +137,31 @@ class Recipe:
                 self._programs.clear()
             self._programs[key] = known
         return known
+
+    def from_anywhere(self, time: float, steps: int, told: Told) -> Program | None:
+        """The program of one step from a training time that is not in the list: to t − ⌊T/N⌋, as DDIM does.
+
+        Args:
+            time: where the step begins.
+            steps: N.
+            told: what the step is told.
+
+        Returns:
+            None where the class steps through its list only, and where that is no training time.
+        """
+        reading, path = self.on_path()
+        inside = time.is_integer() and path.discrete and path.t_min <= time <= path.t_max
+        if not (self.is_own and self._meant is not None and self._meant.sampler == "ddim" and inside):
+            return None
+        after = time - reading.fields["num_train_timesteps"] // steps
+        lowest = reading.config.spacing_options.get("end") == "lowest"
+        end = path.level(max(after, path.t_min)) if after >= path.t_min or lowest else CLEAN
+        key = "from anywhere", time, steps, told
+        if key not in self._programs and time > after:
+            grid, options = TimeGrid((path.level(time), end)), self._sampler_options(reading, 1)
+            sampler, on = self._told_sampler(path, options, told)
+            self._programs[key] = Program.of(sampler.plan(grid=grid), on.config, sampler=sampler, grid=grid)
+        return self._programs.get(key)
 
     def _resolved(self) -> Resolved | None:
         """The sampler; None for given plans, and for classes whose plan is traced."""
@@ -161,14 +218,10 @@ class Recipe:
             seen = visited(reading, path, request, own=own)
             grid = seen.grid
             _refuse_unknowable(grid, path)
-        options, (eta, clipped) = self._sampler_options(reading, grid.steps), told
+        options = self._sampler_options(reading, grid.steps)
         if seen is not None and own and seen.stays and options.get("lower_order_final"):
             options["lower_order_final"] = False  # the step that was lowered is the one that went nowhere
-        if eta is not None:
-            options["eta"] = eta
-        if clipped is not None:
-            path = path.with_config(path.config.replace(use_clipped_model_output=clipped))
-        sampler = SamplerFactory.create(self._meant.sampler, path, **options)
+        sampler, path = self._told_sampler(path, options, told)
         plan = sampler.plan(grid=grid)
         idle: tuple[int, ...] = ()
         if own and seen is not None:
@@ -181,6 +234,17 @@ class Recipe:
         if seen is not None:
             more |= {"scale": seen.scale, "dtype": seen.dtype, "idle": idle}
         return Program.of(plan, path.config, sampler=sampler, grid=grid, **more)
+
+    def _told_sampler(
+        self, path: NoisePath, options: Mapping[str, Any], told: Told
+    ) -> tuple[BaseSampler, NoisePath]:  # fmt: skip
+        """The sampler with what the steps are told, and its path."""
+        assert self._meant is not None
+        eta, clipped = told
+        if clipped is not None:
+            path = path.with_config(path.config.replace(use_clipped_model_output=clipped))
+        more = {} if eta is None else {"eta": eta}
+        return SamplerFactory.create(self._meant.sampler, path, **{**options, **more}), path
 
     def _own_plan(
         self, reading: Reading, request: Mapping[str, Any], seen: Visited, plan: SamplingPlan, corrects: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import ConfigurationError, ModelOutputError
 from ...run import Noise, State
 from .handover import STOPPED, Run, may_be_inside, taken_on
-from .output import PlanSchedulerOutput
+from .output import Later
 from .program import Program
 from .recipe import Told
 
@@ -79,7 +79,7 @@ class Table:
     def call_by_value(self, time: float, sample: Tensor | None) -> int | None:
         """The call with this time: of the run whose state the sample is, else one that is due, else the first."""
         for run in self._runs:
-            if sample is not None and run.handed() is sample and self.program.calls[run.call].time == time:
+            if sample is not None and run.handed() is sample and run.call in self._calls_at(time):
                 return run.call
         found = self._calls_at(time)
         due = next((run.call for run in self._runs if run.call in found), self.begin or 0)
@@ -96,8 +96,21 @@ class Table:
             exact = next((i for i in (self.last, self.begin) if i in found), found[0])
         return calls[exact].alpha, calls[exact].sigma
 
-    def step(self, call: int, output: Tensor, sample: Tensor, generator: Generators | None) -> PlanSchedulerOutput:
-        """From a model call to the next; arguments as for :attr:`PlanScheduler.step`."""
+    def step(
+        self, call: int, output: Tensor, sample: Tensor, generator: Generators | None = None, *,
+        noise: Tensor | None = None, edit: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Later]:  # fmt: skip
+        """From a model call to the next.
+
+        Args:
+            call: the number of the model call.
+            output, sample, generator: as for :attr:`PlanScheduler.step`.
+            noise: the unit noise of this step, in place of one that is drawn.
+            edit: makes of the next state the one to hand out.
+
+        Returns:
+            The next state, and what makes the other values.
+        """
         run = self._run_of(call, sample)
         program, kind = run.program, sample.dtype
         if output.shape != sample.shape and not program.splits:
@@ -105,21 +118,58 @@ class Table:
             raise _wrong_shape(output, sample)
         x = sample.float() if kind in _HALF else sample
         now = program.calls[call]
-        draws = program.stochastic or program.draws_in_vain is not None
-        noise = _noise(run, output, sample, generator) if draws else _no_noise
-        state = program.step(State(now.row, x, run.history), now, output, noise)
+        draw = _noise(run, output, sample, generator, noise) if program.stochastic else _no_noise
+        state = program.step(State(now.row, x, run.history), now, output, draw)
         if program.draws_in_vain is not None and program.draws_in_vain[call]:
-            noise(-1, call)
+            randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=output.dtype)
         after = state.x if state.x.dtype == kind else state.x.to(kind)
+        if edit is not None:
+            after = edit(after)
         call += 1
         if call == len(program.calls):
             self._runs.remove(run)
             STOPPED.discard(run)
-            self.last = None
+            self.last = call
         else:
             self.last = run.call = call
             run.history, run.handed, run.state = state.history, weakref.ref(after), after.detach()
-        return PlanSchedulerOutput(after, program, call - 1, x, output)
+        return after, Later(program, call - 1, x, output, kind)
+
+    def step_back(self, index: int | None) -> None:
+        """Make the last step undone, for pipelines that make it again; None: every run is given up.
+
+        Raises:
+            ConfigurationError: another number than that step's, or a run that goes on from what came before.
+        """
+        if index is None:
+            self._runs, self.last, self._lost = [], None, False
+            return
+        made = [run for run in self._runs if run.call == self.last]  # none where that was the last step of its run
+        if self.last is None or index != self.last - 1 or any(self.program.remembers[self.last :]):
+            raise ConfigurationError(
+                f"got {index}, and the run is due to make call {self.last}",
+                where="_step_index",
+                why="the place of a run can be set back by one step, in samplers without memory",
+                suggestion="call set_timesteps() to start anew, set_begin_index() to begin elsewhere",
+            )
+        for run in made[-1:]:
+            self._runs.remove(run)
+        self.last = index
+
+    def refuse_other_end(self, call: int, timestep: Any) -> None:
+        """Raise unless this is the time of the next call: UnCLIP's and Kandinsky's pipelines say where a step goes.
+
+        Raises:
+            ConfigurationError: it is another one.
+        """
+        calls = self.program.calls
+        due = calls[call + 1].time if call + 1 < len(calls) else None
+        if self.call_at(timestep) != call + 1 and float(timestep) != due:
+            raise ConfigurationError(
+                f"got {float(timestep):g}, and the next time of the run is {due}",
+                where="prev_timestep",
+                suggestion="leave it out, or give the next entry of scheduler.timesteps",
+            )
 
     def _run_of(self, call: int, sample: Tensor) -> Run:
         """The run that a sample belongs to.
@@ -180,7 +230,9 @@ class Table:
         return Run(self.program.entered(call), call)
 
     def _calls_at(self, time: float) -> list[int]:
-        return [i for i, call in enumerate(self.program.calls) if call.time == time]
+        # as the plan has it, or as an entry of ``timesteps`` has it in single precision
+        pairs = zip(self.program.calls, self.program.rounded_times, strict=True)
+        return [i for i, (call, rounded) in enumerate(pairs) if time in (call.time, rounded)]
 
     def _out_of_turn(self, call: int, due: int) -> ConfigurationError:
         calls = self.program.calls
@@ -193,12 +245,27 @@ class Table:
         )
 
 
-def _noise(run: Run, output: Tensor, sample: Tensor, generator: Generators | None) -> Noise:
-    """Unit noise as diffusers draws it; what a later row reads again is kept."""
+def _noise(
+    run: Run, output: Tensor, sample: Tensor, generator: Generators | None, given: Tensor | None
+) -> Noise:  # fmt: skip
+    """Unit noise as diffusers draws it, or as it is given; what a later row reads again is kept."""
     kept = run.drawn if run.program.shares_noise else None
+    count = 0
 
     def draw(step: int, stage: int) -> Tensor:
+        nonlocal count
         noise = None if kept is None else kept.get((step, stage))
+        if noise is None and given is not None:
+            count += 1
+            if count > 1:
+                raise ConfigurationError(
+                    f"a step of {run.program.plan.sampler!r} draws more than one noise",
+                    where="variance_noise",
+                    suggestion="give a generator, or use a sampler with one noise a step",
+                )
+            noise = given.to(sample)
+            if kept is not None:
+                kept[step, stage] = noise
         if noise is None:
             noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=output.dtype)
             if kept is not None:

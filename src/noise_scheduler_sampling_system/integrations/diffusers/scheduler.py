@@ -20,16 +20,18 @@ from ...errors import ConfigurationError
 from ...grids import checked_steps
 from ...plan import SamplingPlan
 from .choice import Plans, chosen
-from .output import PlanSchedulerOutput
-from .reading import Preconditioning
+from .looks import Looks
+from .output import PlanSchedulerOutput, StepTuple
 from .recipe import Recipe, Told
-from .runs import Generators, Table
+from .runs import Table
 from .tables import Tables
+from .tokens import moved_by_token
+from .words import words_of
 
 __all__ = ["PlanScheduler", "PlanSchedulerOutput"]
 
 
-class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class PlanScheduler(Looks, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """Any sampler of this library as a scheduler of diffusers.
 
     ``PlanScheduler.from_config(pipe.scheduler.config)`` does what the pipeline's own scheduler does;
@@ -75,8 +77,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _start(self) -> None:
         """Read the config, which some pipelines replace."""
-        self._recipe, self._tables = Recipe(self.config), Tables()
+        self._recipe, self._tables = Recipe(self.config), Tables(self._every_time)
         self.order = self._recipe.order
+        self._words = words_of(self._recipe.class_name)
+        self._signature = self._words.signature(self._recipe.told_eta)
 
     @classmethod
     def from_config(
@@ -105,46 +109,66 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
+        *placed: Any,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
         mu: float | None = None,
+        **further: Any,
     ) -> None:
         """Compile the plan of a run, or take the one that was compiled before.
 
         Args:
             num_inference_steps: N, intervals; ``timesteps`` has one entry for every model call.
             device: of ``timesteps``.
+            placed: what the class of the config takes next, in its order.
             timesteps, sigmas: where the model is to be asked, in place of N.
             mu: of the shift by resolution.
+            further: what else that class takes (``original_inference_steps``, ``strength``).
 
         Raises:
             ConfigurationError: what the class of the config, the spacing or the sampler cannot do.
         """
+        words, known = self._words, (num_inference_steps, device)
+        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu, **further}
+        if placed:
+            named = {name: value for name, value in given.items() if value is not None}
+            given |= dict(list(words.named(words.run, (*known, *placed), named).items())[2:])
         request = {
             "num_inference_steps": None if num_inference_steps is None else checked_steps(num_inference_steps),
-            "timesteps": _numbers(timesteps), "sigmas": _numbers(sigmas), "mu": None if mu is None else float(mu),
+            "timesteps": _numbers(given.pop("timesteps")), "sigmas": _numbers(given.pop("sigmas")),
+            "mu": None if given["mu"] is None else float(given["mu"]),
         }  # fmt: skip
+        del given["mu"]
         if all(request[name] is None for name in ("num_inference_steps", "timesteps", "sigmas")):
             raise ConfigurationError("is missing", where="num_inference_steps", suggestion="give the number of steps")
         if self._recipe.config is not self.config:
             self._start()
+        request |= words.further(given)
+        if self._shift is not None:
+            request["shift"] = self._shift
+        self._recipe.refuse_ignored(request)
         self._tables.add(Table(self._recipe.program(request), request, device))
 
-    @property
-    def timesteps(self) -> Tensor:
-        """The times to ask the model at, one for every call: of this thread's last ``set_timesteps``."""
-        table = self._tables.current
-        if table is not None:
-            return table.timesteps
-        path = self._recipe.on_path()[1]
-        if path.discrete:
-            return torch.arange(len(self) - 1, -1, -1)
-        return torch.linspace(path.t_max, path.t_min, len(self))
+    def _every_time(self) -> Table:
+        """The table that holds before the first ``set_timesteps``, as in diffusers: all training times are visited.
+
+        Raises:
+            ConfigurationError: the sampler is another than the config's class, and so may be its times.
+        """
+        if not self._recipe.is_own:
+            raise ConfigurationError(
+                "there are no timesteps yet",
+                where="PlanScheduler",
+                suggestion="call set_timesteps(num_inference_steps) first",
+            )
+        request = {"num_inference_steps": len(self), "timesteps": None, "sigmas": None, "mu": None}
+        return Table(self._recipe.program(request), request, None)
 
     @property
     def sigmas(self) -> Tensor:
-        """σ of every call and of the end: σ/α, or σ on the straight path."""
-        return self._tables.needed.program.sigmas
+        """σ of every call and of the end: σ/α, or σ on the straight path. Before ``set_timesteps``, the class's."""
+        theirs = getattr(self._recipe.reference, "sigmas", None) if self._tables.current is None else None
+        return theirs if isinstance(theirs, Tensor) else self._tables.needed.program.sigmas
 
     @property
     def num_inference_steps(self) -> int | None:
@@ -153,10 +177,12 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return None if table is None else table.program.plan.steps
 
     @property
-    def init_noise_sigma(self) -> float:
-        """What unit noise is multiplied by to be the first state."""
+    def init_noise_sigma(self) -> float | Tensor:
+        """What unit noise is multiplied by to be the first state; a tensor where it is one in the config's class."""
         table = self._tables.current
-        return self._recipe.on_path()[1].prior_std if table is None else table.program.scale
+        scale = self._recipe.on_path()[1].prior_std if table is None else table.program.scale
+        tensor = isinstance(getattr(self._recipe.reference, "init_noise_sigma", None), Tensor)
+        return torch.tensor(scale) if tensor else scale
 
     @property
     def plan(self) -> SamplingPlan:
@@ -174,11 +200,20 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         table = self._tables.current
         return None if table is None else table.last
 
+    @property
+    def _step_index(self) -> int | None:
+        """:attr:`step_index`; Cosmos' pipelines set it back by one, to make a step again."""
+        return self.step_index
+
+    @_step_index.setter
+    def _step_index(self, index: int | None) -> None:
+        self._tables.needed.step_back(index)
+
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Say that the run begins at this entry of ``timesteps``: image-to-image."""
         self._tables.needed.begin = int(begin_index)
 
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+    def scale_model_input(self, sample: Tensor, timestep: Any = None, *_: Any, **__: Any) -> Tensor:
         """What the network is to see: the sample, but for networks that expect another scale."""
         if not self._recipe.scales:
             return sample
@@ -187,58 +222,80 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def step(self) -> Any:
-        """``step(model_output, timestep, sample, generator=None, return_dict=True)``: from one model call to the next.
+        """``step(model_output, timestep, sample, ..., generator=None, return_dict=True)``: from one call to the next.
 
-        DDIM and TCD take ``eta``, too, and DDIM ``use_clipped_model_output``, unless ``eta`` was given as an option:
-        pipelines look for it in the signature.
+        Its further arguments are those of the config's class, by place and by name; pipelines look into the
+        signature for ``eta`` and ``generator``. DDIM and TCD take ``eta``, unless it was given as an option.
 
         Args:
             model_output: what the network returned, guided; shape (B, ...).
             timestep: the entry of ``timesteps``.
             sample: the state that it was asked about; what the last step returned, or what became of it.
             generator: one, or one a sample; noise is drawn as diffusers draws it.
-            return_dict: nothing depends on it: the output is an object and a pair.
+            variance_noise: unit noise in place of one that is drawn.
+            return_dict: False: a tuple as long as that class's; else a :class:`PlanSchedulerOutput`.
 
         Raises:
-            ConfigurationError: out of turn, or a sample that may be of several runs.
+            ConfigurationError: out of turn, a sample that may be of several runs, or an argument that would be
+                ignored.
         """
-        return self._step_eta if self._recipe.told_eta else self._step
+        return _Step(self)
 
-    def _step_eta(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        eta: float | None = None,
-        use_clipped_model_output: bool | None = None,
-        generator: Generators | None = None,
-        return_dict: bool = True,
-    ) -> PlanSchedulerOutput:
-        table, call = self._tables.found(timestep, sample)
-        told: Told = None if eta is None else float(eta), use_clipped_model_output
-        if told != table.told and told != (None, None):
+    def _take_step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, placed: Sequence[Any], told: dict[str, Any]
+    ) -> PlanSchedulerOutput | tuple[Tensor, ...]:
+        """:attr:`step`, given what it is told beside the state."""
+        if placed:
+            told = self._words.named(self._words.step, placed, told)
+        returns_output, generator = told.pop("return_dict", True), told.pop("generator", None)
+        table, call = self._tables.found(timestep, sample, self._from_anywhere)
+        if self._recipe.told_eta:
+            eta, clipped = told.pop("eta", None), told.pop("use_clipped_model_output", None)
+            if (eta, clipped) != (None, None):
+                self._tell(table, (None if eta is None else float(eta), clipped))
+        further: dict[str, Any] = {}
+        if told:
+            model_output, further = self._told(table, call, model_output, sample, told)
+        after, later = table.step(call, model_output, sample, generator, **further)
+        names = self._words.returned
+        if returns_output:
+            return PlanSchedulerOutput(after, later, names)
+        return StepTuple.of(after, later, names[0]) if names else (after,)
+
+    def _from_anywhere(self, time: float) -> Table | None:
+        """A table of one step from a time that is not in the list, as DDIM takes it."""
+        table = self._tables.needed
+        program = self._recipe.from_anywhere(time, table.program.plan.steps, table.told)
+        return None if program is None else Table(program, {**table.request, "from": time}, None)
+
+    def _tell(self, table: Table, told: Told) -> None:
+        if told != table.told:
             if table.busy:
                 raise ConfigurationError(
                     f"got {told} in the middle of a run",
                     where="eta, use_clipped_model_output",
                     suggestion="give every step the same",
                 )
-            table.program, table.told = self._recipe.program(table.request, told), told
-        return table.step(call, model_output, sample, generator)
+            begun = table.request.get("from")
+            single = None if begun is None else self._recipe.from_anywhere(begun, self.plan.steps, told)
+            table.program, table.told = single or self._recipe.program(table.request, told), told
 
-    def _step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        generator: Generators | None = None,
-        return_dict: bool = True,
-        **told: Any,
-    ) -> PlanSchedulerOutput:
-        table, call = self._tables.found(timestep, sample)
-        if told:
-            _refuse_told(told, table, call)
-        return table.step(call, model_output, sample, generator)
+    def _told(
+        self, table: Table, call: int, output: Tensor, sample: Tensor, told: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:  # fmt: skip
+        """The output and the options of :meth:`Table.step` that follow from what few pipelines tell."""
+        following, noise = told.pop("prev_timestep", None), told.pop("variance_noise", None)
+        times, clean = told.pop("per_token_timesteps", None), told.pop("pred_original_sample", None)
+        self._words.refuse(told)
+        if following is not None:
+            table.refuse_other_end(call, following)
+        if clean is not None:  # Cosmos hands over the denoised sample of an EDM network
+            output = self._conversion().output_of(clean, sample, table.program.calls[call].sigma)
+        edit = None
+        if times is not None:  # LTX, with an output of the other sign
+            output = -output
+            edit = moved_by_token(table.program, call, output, sample, times, len(self))
+        return output, {"noise": noise, "edit": edit}
 
     # what they do to images
 
@@ -271,74 +328,33 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         shape = (-1, *[1] * (like.ndim - 1))
         return both[:, 0].reshape(shape), both[:, 1].reshape(shape)
 
-    # EDM
-
-    def precondition_inputs(self, sample: Tensor, sigma: float | Tensor) -> Tensor:
-        """c_in(σ)·x, for EDM networks."""
-        scaled: Tensor = sample * self._conversion().c_in(float(sigma))
-        return scaled
-
-    def precondition_outputs(self, sample: Tensor, model_output: Tensor, sigma: float | Tensor) -> Tensor:
-        """The clean sample that an EDM network's output stands for."""
-        of, at = self._conversion(), float(sigma)
-        clean: Tensor = of.c_skip(at) * sample + of.c_out(at) * model_output
-        return clean
-
-    def _conversion(self) -> Preconditioning:
-        reading = self._recipe.on_path()[0]
-        if reading.preconditioning is None:
-            raise ConfigurationError(
-                f"{reading.class_name} has no preconditioning",
-                where="scheduler",
-                suggestion="it is for networks of EDM: EDMEulerScheduler and its like",
-            )
-        return reading.preconditioning
-
-    # tables that some pipelines look into
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """ᾱ of the training timesteps, where there are betas."""
-        path = self._recipe.on_path()[1]
-        if not hasattr(path, "alphas_cumprod"):
-            raise AttributeError(f"{path!r} has no betas")
-        made: Tensor = path.alphas_cumprod.float()
-        return made
-
-    def __len__(self) -> int:
-        return int(self.config.get("num_train_timesteps", 1000))
-
     def __reduce__(self) -> tuple[Any, ...]:
         table = self._tables.current
-        return _again, (type(self), dict(self.config), None if table is None else dict(table.request))
+        return _again, (type(self), dict(self.config), None if table is None else dict(table.request), self._shift)
 
 
-def _refuse_told(told: Mapping[str, Any], table: Table, call: int) -> None:
-    """Raise for what a step is told and would ignore. DDIMPipeline does not look whether it is taken."""
-    for name, value in told.items():
-        if name == "prev_timestep":  # UnCLIP's and Kandinsky's pipelines say where the step goes
-            calls = table.program.calls
-            due = calls[call + 1].time if call + 1 < len(calls) else None
-            if value is not None and table.call_at(value) != call + 1 and float(value) != due:
-                raise ConfigurationError(
-                    f"got {float(value):g}, and the next time of the run is {due}",
-                    where=name,
-                    suggestion="leave it out, or give the next entry of scheduler.timesteps",
-                )
-        elif name not in ("eta", "use_clipped_model_output"):
-            raise TypeError(f"step() got an unexpected keyword argument {name!r}")
-        elif value:
-            raise ConfigurationError(
-                f"got {value!r}, which this sampler would ignore",
-                where=name,
-                suggestion="give it as an option of the sampler, where it has it: from_config(..., eta=0.5)",
-            )
+class _Step:
+    """The step of a scheduler, with the signature of the class in whose place that is."""
+
+    __slots__ = ("__signature__", "_owner")
+
+    def __init__(self, owner: PlanScheduler) -> None:
+        self._owner, self.__signature__ = owner, owner._signature
+
+    def __call__(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *placed: Any, **told: Any
+    ) -> PlanSchedulerOutput | tuple[Tensor, ...]:
+        return self._owner._take_step(model_output, timestep, sample, placed, told)
 
 
-def _again(cls: type[PlanScheduler], config: dict[str, Any], request: dict[str, Any] | None) -> PlanScheduler:
+def _again(
+    cls: type[PlanScheduler], config: dict[str, Any], request: dict[str, Any] | None, shift: float | None = None
+) -> PlanScheduler:  # fmt: skip
     made = cls(config)
     if request is not None:
+        made._shift = request.pop("shift", None)
         made.set_timesteps(**request)
+    made._shift = shift
     return made
 
 

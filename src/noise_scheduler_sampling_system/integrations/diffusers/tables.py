@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, final
 
 from torch import Tensor
@@ -20,9 +21,14 @@ _KEPT_THREADS = 64
 
 @final
 class Tables:
-    """The tables of a scheduler: every thread's latest, and older ones for as long as a loop holds their timesteps."""
+    """The tables of a scheduler: every thread's latest, and older ones for as long as a loop holds their timesteps.
 
-    def __init__(self) -> None:
+    Args:
+        default: makes the table that holds before the first ``set_timesteps``: every training time.
+    """
+
+    def __init__(self, default: Callable[[], Table]) -> None:
+        self._default = default
         self._lock = threading.Lock()
         self._of_thread: dict[int, Table] = {}
         self._latest: Table | None = None
@@ -37,16 +43,12 @@ class Tables:
     def needed(self) -> Table:
         """The current one.
 
-        Raises:
-            ConfigurationError: there is none.
+        Before the first ``set_timesteps`` it is that of every training time, as in diffusers.
         """
         table = self.current
         if table is None:
-            raise ConfigurationError(
-                "there are no timesteps yet",
-                where="PlanScheduler",
-                suggestion="call set_timesteps(num_inference_steps) first",
-            )
+            table = self._default()
+            self.add(table)
         return table
 
     def add(self, table: Table) -> None:
@@ -63,8 +65,15 @@ class Tables:
                 self._of_thread = {ident: kept for ident, kept in self._of_thread.items() if ident in alive}
             self._of_thread[thread] = self._latest = table
 
-    def found(self, timestep: Any, sample: Tensor | None = None) -> tuple[Table, int]:
+    def found(
+        self, timestep: Any, sample: Tensor | None = None, otherwise: Callable[[float], Table | None] | None = None
+    ) -> tuple[Table, int]:
         """The table and the call that a timestep is of: by its memory, else by the sample, else by its value.
+
+        Args:
+            timestep: the entry of ``timesteps``, or its value.
+            sample: the state.
+            otherwise: makes a table of one step from a time that is in none.
 
         Raises:
             ConfigurationError: no such time.
@@ -79,6 +88,9 @@ class Tables:
                 return other, call
         time = float(timestep.reshape(-1)[0] if isinstance(timestep, Tensor) else timestep)
         call = table.call_by_value(time, sample)
+        single = otherwise(time) if call is None and otherwise is not None else None
+        if single is not None:
+            return single, 0
         if call is None:
             raise ConfigurationError(
                 f"t = {time:g} is none of the times of the run",

@@ -255,9 +255,11 @@ class _Source:
             variance = setting(scheduler, "variance_type")
             learned = isinstance(variance, str) and variance.startswith("learned")
             raise ConfigurationError(
-                f"its step failed: {type(error).__name__}: {error}",
+                f"its noise depends on the model's output (variance_type={variance!r})"
+                if learned
+                else f"its step failed: {type(error).__name__}: {error}",
                 where=type(scheduler).__name__,
-                why=f"variance_type={variance!r}: noise is multiplied by a function of the output" if learned else "",
+                why="a plan's noise is multiplied by numbers" if learned else "",
                 suggestion="DiffusionPipeline(NoiseSchedulerConfig.from_diffusers(scheduler), 'ddpm')"
                 if learned
                 else "run it in its own loop",

@@ -69,6 +69,8 @@ def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any], *, ow
     scheduler = made(reading)
     accepted = inspect.signature(scheduler.set_timesteps).parameters
     given = {name: value for name, value in request.items() if value is not None}
+    if "shift" in given:
+        scheduler.set_shift(given.pop("shift"))
     for name in ("timesteps", "sigmas"):
         if name in given:
             _refuse_unordered(name, given[name])
