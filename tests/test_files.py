@@ -177,8 +177,8 @@ def test_one_changed_number_shows_in_the_hash(tmp_path):
     for name, value in data.items():
         if name in ("format", "content_hash"):
             continue
-        changed = {"prior_scale": 1.0 + 1e-15, "carries": ["data"], "space": "v_prediction", "sampler": "other", "order": 2,
-                   "options": {"eta": 0.5}, "provenance": {"by": "me"}}.get(name)  # fmt: skip
+        changed = {"prior_scale": 1.0 + 1e-15, "carries": ["data"], "space": "v_prediction", "sampler": "other",
+                   "order": 2, "options": {"eta": 0.5}, "provenance": {"by": "me"}}.get(name)  # fmt: skip
         if isinstance(value, list) and name != "carries":
             column = np.array(value)
             column.flat[-1] += 1

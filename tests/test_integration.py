@@ -577,9 +577,14 @@ def test_a_saved_state_keeps_its_type(dtype, tmp_path):
     assert torch.equal(list(run.stream(network, resume=tmp_path / "run"))[-1].x, run.sample(network, **kinds))
 
 
-def test_a_finished_run_resumes_to_nothing():
-    last = list(pipeline().stream(network, SHAPE, 3, seed=0))[-1]
-    assert list(pipeline().stream(network, resume=last.state)) == []
+@pytest.mark.parametrize("method", ["ddim", "heun", "dpmpp_2m", "ancestral", "ddim_cfg_pp"])
+def test_a_finished_run_yields_its_last_step_again(method, tmp_path):
+    last = list(pipeline(method).stream(network, SHAPE, 3, seed=0))[-1]
+    last.state.save(tmp_path / "run")
+    for state in (last.state, tmp_path / "run"):
+        (again,) = pipeline(method).stream(network, resume=state)
+        assert again == last
+        assert torch.equal(again.pred_original_sample, last.pred_original_sample)
 
 
 @pytest.mark.parametrize("offers", [False, True])

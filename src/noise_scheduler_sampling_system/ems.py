@@ -22,7 +22,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -33,7 +32,7 @@ from tqdm.auto import tqdm
 
 from .curves import Curve
 from .errors import ConfigurationError, FileError
-from .files import read_bytes, write_atomic
+from .files import checked_path, cut, read_bytes, write_atomic
 from .grids import TimeGrid
 from .noise import NoiseSource, resolve_keys
 from .schedules.path import CLEAN, NoisePath
@@ -211,7 +210,7 @@ class ModelStatistics:
         """
         from safetensors.numpy import save
 
-        if Path(path).suffix != ".safetensors":
+        if checked_path(path).suffix != ".safetensors":
             raise FileError("is no name for model statistics", where=str(path), suggestion="use .safetensors")
         write_atomic(path, save({name: getattr(self, name) for name in _ARRAYS}, metadata={"format": _FORMAT}))
 
@@ -234,7 +233,7 @@ class ModelStatistics:
             raise FileError(
                 "holds no model statistics",
                 where=str(path),
-                why=str(error),
+                why=cut(error),
                 suggestion="give a file of ModelStatistics.save",
             ) from error
 

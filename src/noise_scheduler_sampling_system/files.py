@@ -168,10 +168,8 @@ def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     """
     target = checked_path(path)
     try:
-        with open(
-            os.open(target, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
-        ) as file:
-            _refuse_special(target, os.fstat(file.fileno()).st_mode)
+        _refuse_special(target)  # before it is opened: a pipe may be waiting for somebody
+        with open(target, "rb") as file:
             data = file.read() if limit is None else file.read(limit + 1)
     except FileError:
         raise
@@ -189,13 +187,12 @@ def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     return data
 
 
-def _refuse_special(target: Path, mode: int | None = None) -> None:
+def _refuse_special(target: Path) -> None:
     """Raise where a path is that of a folder, a device or a pipe: read it may never end, replaced it would be lost."""
-    if mode is None:
-        try:
-            mode = target.stat().st_mode
-        except OSError:  # nothing there yet
-            return
+    try:
+        mode = target.stat().st_mode
+    except OSError:  # nothing there yet
+        return
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
         raise FileError("is no file", where=str(target), why=f"it is {kind}", suggestion="give the file's name")

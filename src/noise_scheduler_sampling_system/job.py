@@ -30,6 +30,7 @@ from .results import RunState, SamplingStep
 from .run import (
     Ask,
     Asked,
+    Branches,
     Course,
     Model,
     ModelStoppedError,
@@ -220,12 +221,15 @@ class Job:
         if resume is None:
             yield from self._steps(self._start(), {})
             return
-        row, x, history, memory = map_tensors(
+        kept, memory = map_tensors(
             lambda y: y.to(self.noise.device, copy=True),  # the state is the caller's, and may be changed
-            (resume.state.row, resume.state.x, resume.state.history, resume.memory),
+            (tuple(resume.state), resume.memory),
         )
-        noise = replace(self.noise, keys=Keys.of(resume.keys))
-        yield from replace(self, noise=noise)._steps(State(row, x, history), memory)
+        job, state = replace(self, noise=replace(self.noise, keys=Keys.of(resume.keys))), State(*kept)
+        if state.row == len(resume.plan) and isinstance(self.course, Runnable):  # nothing is left to do but hand it out
+            yield job._view(Reached(self.course, state), memory)
+            return
+        yield from job._steps(State(state.row, state.x, state.history), memory)
 
     def _steps(self, state: State, memory: Memory) -> Iterator[SamplingStep]:
         with torch.no_grad():
@@ -267,7 +271,7 @@ class Job:
             first_sample=self.first,
             state=RunState(
                 plan,
-                State(row, x, Copies(state.history)),
+                State(row, x, Copies(state.history), *(_last_call(state) if row == len(plan) else ())),
                 self.noise.keys,
                 self.settings,
                 Copies(memory),
@@ -367,3 +371,9 @@ def _hinting(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
             raise
 
     return call
+
+
+def _last_call(state: State) -> tuple[Tensor | None, Tensor | None]:
+    """What the last call was about and what it returned, so that the last step can be had again from its state."""
+    output = state.output.guided if isinstance(state.output, Branches) else state.output
+    return tuple(None if each is None else each.clone() for each in (state.asked, output))  # type: ignore[return-value]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gzip
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from .errors import FileError
+from .files import refuse_missing_folder, replacing
 
 __all__ = ["Profile", "Stopwatch", "measured"]
 
@@ -98,19 +99,24 @@ def measured(trace: bool | str | os.PathLike[str], device: torch.device) -> Iter
     """Reset the memory counters; where ``trace`` is a path, write a torch-profiler trace there (for chrome://tracing).
 
     Raises:
-        FileError: the trace cannot be written; before the run, not after it.
+        FileError: the trace cannot be written: before the run where that is seen then, else after it. No part of a
+            trace is left.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if isinstance(trace, bool):
         yield
         return
-    try:
-        Path(trace).open("ab").close()
-    except (OSError, TypeError) as error:
-        raise FileError(
-            "the trace cannot be written", where=str(trace), why=str(error), suggestion="check the folder"
-        ) from error
+    refuse_missing_folder(trace)
     with torch.profiler.profile(record_shapes=True) as profiler:
         yield
-    profiler.export_chrome_trace(os.fspath(trace))
+    with replacing(trace) as temporary:
+        try:
+            profiler.export_chrome_trace(os.fspath(temporary))
+        finally:  # the profiler's own temporary file, which it leaves where the disk is full
+            temporary.with_name(f"{temporary.name}.tmp").unlink(missing_ok=True)
+        text = temporary.read_bytes()
+        if not text.rstrip().endswith(b"}"):  # the profiler says nothing of a disk that is full
+            raise OSError(errno.ENOSPC, "the trace is incomplete; the disk may be full")
+        if os.fspath(trace).endswith(".gz"):
+            temporary.write_bytes(gzip.compress(text))

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import FileError
-from .files import read_bytes, write_atomic
+from .errors import ConfigurationError, FileError, shown
+from .files import of_file
 from .grids import TimeGrid
 from .keys import Key, Keys
 from .plan import SamplingPlan
+from .plans import PlanSet
 from .profiling import Profile
 from .run import State
+from .tensors import read_tensors, write_tensors
 
 __all__ = ["RunState", "SamplingResult", "SamplingStep"]
 
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunState:
     """A run stopped between two steps: enough to go on, bit for bit.
 
@@ -36,6 +37,10 @@ class RunState:
         memory: what the guidance remembers (the momentum of APG), by name.
         noise: the kind of noise, "independent" or "brownian".
         model: the fingerprint of the model that made it, which is the one to go on with; None: not known.
+
+    Raises:
+        ConfigurationError: a row that the plan does not have, a history without what is still to be read, another
+            number of keys than samples, or a field of another type.
     """
 
     plan: SamplingPlan
@@ -46,61 +51,177 @@ class RunState:
     noise: str = "independent"
     model: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", _checked_keys(self.keys))
+        for name, what, allowed in _problems(self):
+            raise ConfigurationError(what, where=f"RunState.{name}", suggestion=allowed)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as a safetensors file, whole or not at all."""
         from safetensors.torch import save
 
+        state = self.state
+        last = {"asked": state.asked, "output": state.output} if state.row == len(self.plan) else {}
         tensors = {
-            "x": self.state.x,
-            **{f"history.{j}": y for j, y in self.state.history.items()},
+            "x": state.x,
+            **{f"history.{j}": y for j, y in state.history.items()},
             **{f"memory.{name}": kept for name, kept in self.memory.items()},
+            **{f"last.{name}": kept for name, kept in last.items() if kept is not None},
         }
         about = {
             "format": _FORMAT,
-            "row": self.state.row,
+            "row": state.row,
             "plan": self.plan.to_dict(),
-            "keys": list(self.keys),
+            "keys": self.keys.array.tolist(),  # type: ignore[attr-defined]
             "settings": self.settings,
             "noise": self.noise,
             "model": self.model,
         }
         data = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        write_atomic(path, save(data, metadata={"run": json.dumps(about)}))
+        write_tensors(path, "run", about, save, data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> RunState:
-        """Read a state that :meth:`save` wrote.
+        """Read a state that :meth:`save` wrote, in this version or an earlier one.
 
         Raises:
-            FileError: missing, malformed, or of another format.
+            FileError: missing, malformed, changed since it was saved, of another format, or one that no run can have.
         """
         from safetensors.torch import load
 
-        data = read_bytes(path)
         try:
-            tensors = load(data)
-            about = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["run"])
-            if about["format"] != _FORMAT:
-                raise ValueError(f"format {about['format']}")
-            x = tensors.pop("x").to(device)
-            parts: dict[str, dict[str, Tensor]] = {"history": {}, "memory": {}}
-            for name, tensor in tensors.items():
-                kind, _, rest = name.partition(".")
-                parts[kind][rest] = tensor.to(device)
-            history = {int(j): y for j, y in parts["history"].items()}
-            keys = Keys.of((int(seed), int(index)) for seed, index in about["keys"])
-            plan = SamplingPlan.from_dict(about["plan"])
-            state = State(int(about["row"]), x, history)
-            kind = str(about.get("noise", "independent"))  # which older files do not say
-            model = None if about.get("model") is None else str(about["model"])
-            return cls(plan, state, keys, about["settings"], parts["memory"], kind, model)
-        except Exception as error:
+            tensors, about = read_tensors(path, "run", load)
+        except FileError as error:
             raise FileError(
-                "is not a saved run", where=str(path), why=str(error), suggestion="give a file of RunState.save"
-            ) from error
+                f"is not a saved run: it {error.what}",
+                where=str(path), why=error.why, suggestion="give a file of RunState.save",
+            ) from error  # fmt: skip
+        with of_file(path, "is not a saved run", "give a file of RunState.save"):
+            return _from_parts(tensors, about, device)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunState) and same(_fields(self), _fields(other))
+
+    def __hash__(self) -> int:
+        return hash((self.plan, self.state.row))
+
+
+def _fields(value: Any) -> list[Any]:
+    return [getattr(value, each.name) for each in fields(value) if each.compare]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal, tensors in them bit for bit."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return (
+            isinstance(one, Tensor)
+            and isinstance(other, Tensor)
+            and one.dtype == other.dtype
+            and one.device == other.device
+            and torch.equal(one, other)
+        )
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and not isinstance(one, PlanSet):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def _checked_keys(keys: Any) -> Keys:
+    """The keys of a batch.
+
+    Raises:
+        ConfigurationError: no pairs of whole numbers in range.
+    """
+    if isinstance(keys, Keys):
+        return keys
+    pairs = list(keys) if isinstance(keys, Sequence) and not isinstance(keys, str | bytes) else [None]
+    for pair in pairs:
+        valid = isinstance(pair, list | tuple) and len(pair) == 2
+        if not (valid and all(type(n) is int and 0 <= n < 2**64 for n in pair)):
+            raise ConfigurationError(
+                f"got {shown(pair)}",
+                where="RunState.keys",
+                suggestion="give (seed, index) of each sample, from 0 to 2⁶⁴ − 1",
+            )
+    return Keys.of(pairs)
+
+
+def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
+    """What in a state no run can have: the field, what it is, and what is allowed."""
+    state = run.state
+    if not isinstance(run.plan, SamplingPlan) or not isinstance(state, State):
+        yield "state", f"got {type(run.plan).__name__} and {type(state).__name__}", "give a SamplingPlan and a State"
+        return
+    row, x, rows = state.row, state.x, len(run.plan)
+    if type(row) is not int or not 0 <= row <= rows:
+        yield "row", f"got {shown(row)}", f"give a whole number from 0 to {rows}, the rows of the plan"
+        return
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 1:
+        yield "x", f"got {shown(x)}", "give a floating-point tensor of shape (batch, ...)"
+        return
+    if len(run.keys) != len(x):
+        yield "keys", f"there are {len(run.keys)} for a batch of {len(x)}", "give one for each sample"
+    needed = {j for j in range(row) if run.plan.last_use[j] >= row}
+    missing, odd = needed - set(state.history), [j for j in state.history if type(j) is not int or not 0 <= j < row]
+    if missing or odd:
+        what = f"of row {min(missing)} is missing" if missing else f"of row {shown(odd[0])} is not to be read"
+        yield "history", f"the prediction {what}", f"rows {sorted(needed)} are read by the rows to come"
+    for kept in (state.history, run.memory):
+        if not isinstance(kept, Mapping):
+            yield "memory", f"got {type(kept).__name__}", "give tensors by name"
+    for j in needed - missing:
+        y = state.history[j]
+        if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_floating_point():
+            yield "history", f"the prediction of row {j} is {shown(y)}", f"give a tensor of shape {tuple(x.shape)}"
+    if not isinstance(run.settings, Mapping) or not isinstance(run.settings.get("config", {}), Mapping):
+        yield "settings", f"got {shown(run.settings)}", "give the settings of the pipeline that made it"
+    if run.noise not in ("independent", "brownian"):
+        yield "noise", f"got {shown(run.noise)}", "give 'independent' or 'brownian'"
+    if run.model is not None and not isinstance(run.model, str):
+        yield "model", f"got {shown(run.model)}", "give the fingerprint of a model, or None"
+
+
+def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.device) -> RunState:
+    """A state from what a file holds.
+
+    Raises:
+        NoiseSamplingError, ValueError: something in it is wrong.
+    """
+    if not isinstance(about, dict) or about.get("format") != _FORMAT or "x" not in tensors:
+        raise ValueError("it is of another format")
+    missing = {"row", "plan", "keys", "settings"} - set(about)
+    if missing:
+        raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{shown(name)} holds NaN or Inf")
+    parts: dict[str, dict[str, Tensor]] = {"history": {}, "memory": {}, "last": {}}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if name != "x" and (kind not in parts or (kind == "history" and not (rest.isascii() and rest.isdecimal()))):
+            raise ValueError(f"it holds a tensor {shown(name)}")
+        if name != "x":
+            parts[kind][rest] = tensor.to(device)
+    history: dict[int, Tensor] = {int(j): y for j, y in parts["history"].items()}
+    last = parts["last"]
+    state = State(about["row"], tensors["x"].to(device), history, last.get("asked"), last.get("output"))
+    kind = about.get("noise", "independent")  # which older files do not say
+    plan = SamplingPlan.from_dict(about["plan"])
+    return RunState(plan, state, about["keys"], about["settings"], parts["memory"], kind, about.get("model"))
 
 
 @dataclass(frozen=True)
+class _Known:
+    """A prediction of the clean sample that was computed before its step was copied."""
+
+    clean: Tensor
+
+    def __call__(self) -> Tensor:
+        return self.clean
+
+
+@dataclass(frozen=True, eq=False)
 class SamplingStep:
     """One step of a run.
 
@@ -121,15 +242,24 @@ class SamplingStep:
     nfe: int
     first_sample: int
     state: RunState
-    _clean: Callable[[], Tensor]
+    _clean: Callable[[], Tensor] = field(compare=False, repr=False)
 
     @property
     def pred_original_sample(self) -> Tensor:
         """The clean sample that the step's last model call predicts, clipped; computed when asked for."""
         return self._clean()
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SamplingStep) and same(_fields(self), _fields(other))
 
-@dataclass(frozen=True)
+    def __hash__(self) -> int:
+        return hash((self.state, self.index))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SamplingStep, (*_fields(self), _Known(self.pred_original_sample))
+
+
+@dataclass(frozen=True, eq=False)
 class SamplingResult:
     """A finished run.
 
@@ -160,3 +290,9 @@ class SamplingResult:
     plan: SamplingPlan
     rejected: int = 0
     grid: TimeGrid | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SamplingResult) and same(_fields(self), _fields(other))
+
+    def __hash__(self) -> int:
+        return hash((self.plan, self.nfe))

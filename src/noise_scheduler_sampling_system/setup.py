@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,7 +23,7 @@ from .plan import SamplingPlan
 from .run import Course, Runnable
 from .samplers.adaptive import AdaptiveSampler
 from .samplers.base import BaseSampler
-from .schedules.path import CLEAN, Level, NoisePath
+from .schedules.path import Level, NoisePath
 from .stepping import levels_of, stepped
 
 __all__ = ["Setup", "refuse_other_settings", "warn_of_amplification"]
@@ -78,7 +79,7 @@ class Setup:
         made = self._made.get(key)
         if made is None:
             if isinstance(key, TimeGrid):
-                self._refuse_foreign_levels([level for level in key.levels if level is not CLEAN])
+                self._refuse_foreign_levels([level for level in key.levels if not math.isnan(level.t)])
                 grid = key
             else:
                 grid = self.sampler.grid(key) if isinstance(key, int) else self.sampler.grid(timesteps=key)

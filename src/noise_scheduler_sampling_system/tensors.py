@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from .errors import FileError
+from .errors import FileError, shown
 from .files import cut, read_bytes, write_atomic
 from .tables import parse_json, to_json
 
 __all__ = ["read_tensors", "write_tensors"]
 
 T = TypeVar("T")
+_HASH = "content_hash"
 
 
 def read_tensors(
@@ -27,21 +29,35 @@ def read_tensors(
         load: ``safetensors.torch.load`` or ``safetensors.numpy.load``.
 
     Raises:
-        FileError: missing, malformed, or without these data.
+        FileError: missing, malformed, without these data, or changed since it was saved.
     """
     data = read_bytes(path)
     try:
         tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return tensors, parse_json(header["__metadata__"][name])
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        metadata = header.pop("__metadata__", {})
+        if name not in metadata:
+            raise FileError(f"holds no {name}", where=str(path), suggestion="give a file that was saved for it")
+        said, holds = metadata.get(_HASH), _hash(metadata[name], header, memoryview(data)[start:])
+        about = parse_json(metadata[name])
+    except FileError:
+        raise
     except Exception as error:  # each library has its own for what is malformed
-        missing = isinstance(error, KeyError)
         raise FileError(
-            f"holds no {name}" if missing else "is not a valid safetensors file",
+            "is not a valid safetensors file",
             where=str(path),
-            why="" if missing else cut(error),
+            why=cut(error),
             suggestion="give a file that was saved for it",
         ) from error
+    if said not in (None, holds):  # files of earlier versions have none
+        raise FileError(
+            "its content was changed after it was saved",
+            where=str(path),
+            why=f"it says content_hash {shown(said)}, and what it holds has '{holds}'",
+            suggestion="restore the file",
+        )
+    return tensors, about
 
 
 def write_tensors(
@@ -51,15 +67,29 @@ def write_tensors(
     save: Callable[..., bytes],
     tensors: dict[str, Any],
 ) -> None:
-    """Write tensors and plain data as a safetensors file, whole or not at all.
+    """Write tensors and plain data as a safetensors file, with the hash of both, whole or not at all.
 
     Raises:
         FileError: data that are not plain, or a file that cannot be written.
     """
     try:
-        data = save(tensors, metadata={name: to_json(about)})
+        text = to_json(about)
     except ValueError as error:
         raise FileError(
             "cannot be written", where=str(path), why=cut(error), suggestion="use numbers, texts, lists and mappings"
         ) from error
-    write_atomic(path, data)
+    data = save(tensors)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header, numbers = json.loads(data[8:start]), memoryview(data)[start:]
+    header.pop("__metadata__", None)
+    metadata = {name: text, _HASH: _hash(text, header, numbers)}
+    encoded = json.dumps({"__metadata__": metadata, **header}).encode()
+    encoded += b" " * (-len(encoded) % 8)  # so that the numbers are aligned
+    write_atomic(path, b"".join([len(encoded).to_bytes(8, "little"), encoded, numbers]))
+
+
+def _hash(text: str, header: Mapping[str, Any], numbers: memoryview) -> str:
+    """SHA-256 of what is beside the tensors, of their names, types and shapes, and of their numbers."""
+    digest = hashlib.sha256(json.dumps([text, header], sort_keys=True).encode())
+    digest.update(numbers)
+    return digest.hexdigest()

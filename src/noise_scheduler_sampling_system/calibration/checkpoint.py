@@ -13,10 +13,11 @@ from typing import Any, final
 import numpy as np
 from torch import Tensor
 
-from ..errors import FileError, NoiseSamplingError
-from ..files import read_bytes, refuse_missing_folder, write_atomic
+from ..errors import FileError, shown
+from ..files import checked_path, of_file, refuse_missing_folder
 from ..plan import SamplingPlan
 from ..schedules.path import Level
+from ..tensors import read_tensors, write_tensors
 from .fit import Fit
 from .measure import Errors
 from .robust import Robust
@@ -60,30 +61,24 @@ class Checkpoint:
         """
         if path is None:
             return cls(None, about)
-        target = Path(path)
+        target = checked_path(path)
         if target.suffix != ".safetensors":
             raise FileError("is no name for a checkpoint", where=str(path), suggestion="use .safetensors")
         if not target.exists():
             refuse_missing_folder(target)
             return cls(target, about)
-        from safetensors import SafetensorError
         from safetensors.torch import load
 
         try:
-            data = read_bytes(target)
-            size = int.from_bytes(data[:8], "little")
-            stored = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["calibration"])
-            if stored["format"] != _FORMAT:
-                raise ValueError("of another format")
-            plans = {int(nfe): SamplingPlan.from_dict(plan) for nfe, plan in stored["plans"].items()}
-            tables = {int(nfe): _table_from(table) for nfe, table in stored["tables"].items()}
-            fits = {int(nfe): _fit_from(fit) for nfe, fit in stored["fits"].items()}
-            seconds = {int(nfe): float(budget) for nfe, budget in stored["seconds"].items()}
-            solution, error = load(data)["solution"], float(stored["teacher_error"])
-            made = cls(target, about, solution, error, plans, tables, seconds, fits)
-        except (ValueError, KeyError, TypeError, NoiseSamplingError, SafetensorError) as error:
+            tensors, stored = read_tensors(target, "calibration", load)
+            with of_file(target, "is no checkpoint of a calibration", "give another name"):
+                made = cls(target, about, **_parts(stored, tensors))
+        except FileError as error:
             raise FileError(
-                "is no checkpoint of a calibration", where=str(path), why=str(error), suggestion="give another name"
+                "is no checkpoint of a calibration",
+                where=str(path),
+                why=error.why or error.what,
+                suggestion="give another name",
             ) from error
         wanted = json.loads(json.dumps(about))
         other = sorted(key for key in wanted if stored["about"].get(key) != wanted[key])
@@ -144,8 +139,54 @@ class Checkpoint:
             "seconds": {str(nfe): budget for nfe, budget in self.seconds.items()},
             "fits": {str(nfe): _fit_to(fit) for nfe, fit in self.fits.items()},
         }
-        tensors = {"solution": self.solution.contiguous()}
-        write_atomic(self.path, save(tensors, metadata={"calibration": json.dumps(stored)}))
+        write_tensors(self.path, "calibration", stored, save, {"solution": self.solution.contiguous()})
+
+
+def _parts(stored: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a file holds, as fields of a checkpoint.
+
+    Raises:
+        ValueError, NoiseSamplingError: something in it is wrong.
+    """
+    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
+        raise ValueError("it is of another format")
+    if not isinstance(stored.get("about"), dict) or not isinstance(tensors.get("solution"), Tensor):
+        raise ValueError("it does not say what it is of, or holds no solution")
+    _refuse_number(stored.get("teacher_error"), "teacher_error", may_be_nan=True)
+    readers = {"plans": SamplingPlan.from_dict, "tables": _table_from, "fits": _fit_from, "seconds": _seconds_from}
+    parts: dict[str, dict[int, Any]] = {}
+    for name, read in readers.items():
+        kept = stored.get(name)
+        if not isinstance(kept, dict) or not all(key.isascii() and key.isdecimal() for key in kept):
+            raise ValueError(f"{name!r} is no mapping by number of calls")
+        parts[name] = {int(nfe): read(value) for nfe, value in kept.items()}
+    for name, of_calls in (("plans", parts["plans"]), ("tables", parts["tables"])):
+        if any(each.nfe != nfe for nfe, each in of_calls.items()):
+            raise ValueError(f"{name!r} holds one of another number of calls than its key says")
+    if set(parts["tables"]) - set(parts["plans"]) or not all(
+        isinstance(parts["plans"][nfe].provenance.get("kind"), str) for nfe in parts["tables"]
+    ):
+        raise ValueError("a table has no plan that was made of it")
+    return {**parts, "solution": tensors["solution"], "teacher_error": float(stored["teacher_error"])}
+
+
+def _refuse_number(value: Any, name: str, *, may_be_nan: bool = False, whole: bool = False) -> None:
+    fits = isinstance(value, int) or (isinstance(value, float) and not whole)
+    if isinstance(value, bool) or not fits or not (may_be_nan or math.isfinite(value)):
+        raise ValueError(f"{name!r} is {shown(value)}, no {'whole ' if whole else ''}number")
+
+
+def _seconds_from(value: Any) -> float:
+    _refuse_number(value, "seconds")
+    return float(value)
+
+
+def _level_from(kept: Any) -> Level:
+    if not isinstance(kept, list) or len(kept) != 3:
+        raise ValueError(f"a level is {shown(kept)}, no three numbers")
+    for value, may_be_nan in zip(kept, (True, False, False), strict=True):
+        _refuse_number(value, "level", may_be_nan=may_be_nan)
+    return Level.of(*map(float, kept))
 
 
 def _table_to(table: Table) -> dict[str, Any]:
@@ -158,10 +199,17 @@ def _table_to(table: Table) -> dict[str, Any]:
     }
 
 
-def _table_from(kept: Mapping[str, Any]) -> Table:
-    levels = tuple(Level(*level) for level in kept["levels"])
-    start, end = Level(*kept["start"]), Level(*kept["end"])
-    return Table(start, levels, np.array(kept["rows"]), end, kept["history"])
+def _table_from(kept: Any) -> Table:
+    if not isinstance(kept, dict) or set(kept) != {"levels", "start", "end", "rows", "history"}:
+        raise ValueError(f"a table is {shown(kept)}")
+    if not isinstance(kept["levels"], list) or not isinstance(kept["rows"], list):
+        raise ValueError("a table has no list of levels or rows")
+    levels = tuple(map(_level_from, kept["levels"]))
+    try:
+        rows = np.array(kept["rows"], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("the rows of a table are no numbers") from None
+    return Table(_level_from(kept["start"]), levels, rows, _level_from(kept["end"]), kept["history"])
 
 
 def _fit_to(fit: Fit) -> dict[str, Any]:
@@ -175,7 +223,22 @@ def _fit_to(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _fit_from(kept: Mapping[str, Any]) -> Fit:
+def _fit_from(kept: Any) -> Fit:
+    names = {f.name: f for f in fields(Fit)}
+    if not isinstance(kept, dict) or set(kept) != (set(names) - {"robust"}) | {"scale"}:
+        raise ValueError(f"a fit is {shown(kept)}")
+    if not isinstance(kept["errors"], list) or len(kept["errors"]) != 2:
+        raise ValueError("the errors of a fit are no two numbers")
+    for value in kept["errors"]:
+        _refuse_number(value, "errors", may_be_nan=True)
     rest = {name: value for name, value in kept.items() if name not in ("table", "errors", "scale")}
+    for name, value in rest.items():
+        if name == "converged":
+            if not isinstance(value, bool):
+                raise ValueError(f"{name!r} is {shown(value)}, not true or false")
+            continue
+        _refuse_number(value, name, may_be_nan=name == "loss", whole=names[name].type == "int")
+    if kept["scale"] is not None:
+        _refuse_number(kept["scale"], "scale")
     robust = Robust() if kept["scale"] is None else Robust(kept["scale"])
     return Fit(table=_table_from(kept["table"]), errors=Errors(*kept["errors"]), robust=robust, **rest)

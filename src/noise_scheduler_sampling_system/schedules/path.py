@@ -43,6 +43,14 @@ class Level(NamedTuple):
             return math.inf
         return math.log(self.alpha / self.sigma) if self.alpha > 0.0 else -math.inf
 
+    @staticmethod
+    def of(t: float, alpha: float, sigma: float) -> Level:
+        """The level with these numbers; what has no time is the clean sample itself, which is told by identity."""
+        return CLEAN if math.isnan(t) and alpha == 1.0 and sigma == 0.0 else Level(t, alpha, sigma)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Level.of, tuple(self)
+
 
 #: The end of every run to a clean sample. No model is asked there, so it has no time.
 CLEAN = Level(t=float("nan"), alpha=1.0, sigma=0.0)
