@@ -51,7 +51,7 @@ def of_file(path: str | os.PathLike[str], what: str, suggestion: str) -> Iterato
     try:
         yield
     except FileError as error:
-        raise FileError(error.what, where=f"{path}", why=error.why, suggestion=error.suggestion) from None
+        raise FileError(f"{what}: {error.what}", where=str(path), why=error.why, suggestion=error.suggestion) from None
     except (NoiseSamplingError, ValueError) as error:
         raise FileError(what, where=str(path), why=cut(error), suggestion=suggestion) from error
 

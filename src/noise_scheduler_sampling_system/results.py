@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ConfigurationError, FileError, shown
+from .errors import ConfigurationError, shown
 from .files import of_file
 from .grids import TimeGrid
 from .keys import Key, Keys
@@ -89,14 +89,8 @@ class RunState:
         """
         from safetensors.torch import load
 
-        try:
-            tensors, about = read_tensors(path, "run", load)
-        except FileError as error:
-            raise FileError(
-                f"is not a saved run: it {error.what}",
-                where=str(path), why=error.why, suggestion="give a file of RunState.save",
-            ) from error  # fmt: skip
         with of_file(path, "is not a saved run", "give a file of RunState.save"):
+            tensors, about = read_tensors(path, "run", load)
             return _from_parts(tensors, about, device)
 
     def __eq__(self, other: object) -> bool:

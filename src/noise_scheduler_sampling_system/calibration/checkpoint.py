@@ -69,17 +69,9 @@ class Checkpoint:
             return cls(target, about)
         from safetensors.torch import load
 
-        try:
+        with of_file(target, "is no checkpoint of a calibration", "give another name"):
             tensors, stored = read_tensors(target, "calibration", load)
-            with of_file(target, "is no checkpoint of a calibration", "give another name"):
-                made = cls(target, about, **_parts(stored, tensors))
-        except FileError as error:
-            raise FileError(
-                "is no checkpoint of a calibration",
-                where=str(path),
-                why=error.why or error.what,
-                suggestion="give another name",
-            ) from error
+            made = cls(target, about, **_parts(stored, tensors))
         wanted = json.loads(json.dumps(about))
         other = sorted(key for key in wanted if stored["about"].get(key) != wanted[key])
         if other:
