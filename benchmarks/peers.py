@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 
 from noise_scheduler_sampling_system import BaseNoiseScheduler, TimeGrid
+from noise_scheduler_sampling_system.config import SAMPLERS
 from noise_scheduler_sampling_system.models.exact import ExactModel
 from noise_scheduler_sampling_system.prediction import quantity
 from noise_scheduler_sampling_system.run import Noise
 
 __all__ = [
     "Denoiser", "denoiser", "diffusers_run", "k_diffusion", "k_diffusion_run", "on_grid", "on_own_grid",
-    "scheduler_class",
+    "published", "scheduler_class",
 ]  # fmt: skip
 
 #: (x, α, σ) ↦ E[x₀ | x] for x = α·x₀ + σ·ε.
@@ -43,6 +44,11 @@ _STAND_INS = ("torchvision", "torchvision.transforms", "torchdiffeq")
 _IN_RATIOS = ("Euler", "EulerAncestral", "Heun", "LMS", "KDPM2", "KDPM2Ancestral", "DPMSolverSDE")
 #: Schedulers that take the grid from N + 1 evenly spaced times and ask at all but the last.
 _BY_INTERVALS = ("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver")
+
+
+def published(sampler: str) -> dict[str, Any]:
+    """Options that make a sampler of ours take the published steps, where the guard of the data's spread would not."""
+    return {"guarded": False} if SAMPLERS.get(sampler).guards else {}
 
 
 def denoiser(model: ExactModel) -> Denoiser:

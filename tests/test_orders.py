@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from measure import VARIANTS, final_error, grid_of, measured_order, problem, run_plan, weak_order
+from peers import published
 
 from noise_scheduler_sampling_system import ConfigurationError, SamplerFactory, TimeGrid
 from noise_scheduler_sampling_system.config import SAMPLERS
@@ -198,7 +199,7 @@ def test_ipndm_is_lms_on_even_sigmas():
 @pytest.mark.parametrize("path", [FlowPath, EDMPath, VPPath])
 def test_the_analytic_first_step_saves_one_call(name, path):
     """And is what the sampler would do if the first prediction were E[x₀ | x] of unit Gaussian data."""
-    plain, afs = (SamplerFactory.create(name, path(), afs=on).plan(12) for on in (False, True))
+    plain, afs = (SamplerFactory.create(name, path(), afs=on, **published(name)).plan(12) for on in (False, True))
     assert afs.nfe == plain.nfe - 1
     level = path().level(plain.time[0])
     square = level.alpha**2 + level.sigma**2

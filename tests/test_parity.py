@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from peers import published
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
 
@@ -59,7 +60,7 @@ def ours(config: NoiseSchedulerConfig, method: str, steps: int, x: torch.Tensor,
     from noise_scheduler_sampling_system.bind import bind_for
     from noise_scheduler_sampling_system.run import State, run
 
-    pipeline = DiffusionPipeline(config, method, **options)
+    pipeline = DiffusionPipeline(config, method, **published(method), **options)
     plan = pipeline.plan(steps, timesteps=timesteps)
     times = torch.tensor(plan.time)
     bound = bind_for(plan, config)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peers import Denoiser, denoiser, diffusers_run, k_diffusion, k_diffusion_run, on_grid, on_own_grid
+from peers import Denoiser, denoiser, diffusers_run, k_diffusion, k_diffusion_run, on_grid, on_own_grid, published
 from torch import Tensor
 
 from noise_scheduler_sampling_system import (
@@ -81,7 +81,7 @@ def noise(step: int, stage: int) -> Tensor:
 def ours(method: str, options: Mapping[str, Any], problem: Problem) -> Tensor:
     """Our plan in our loop, with the given noise in place of the keyed one."""
     path = problem.model.path
-    plan = SamplerFactory.create(method, path, **options).plan(grid=problem.grid)
+    plan = SamplerFactory.create(method, path, **published(method), **options).plan(grid=problem.grid)
     bound, x = bind_for(plan, path.config), problem.x
     for state in run(bound, lambda x, i: problem.model(x, float(plan.time[i])), State(0, x, {}), noise):
         x = state.x

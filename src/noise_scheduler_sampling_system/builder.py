@@ -11,9 +11,9 @@ the coefficients off. Example, one DDIM step::
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from .plan import SamplingPlan
 from .prediction import conversion, quantity
 from .schedules.path import Level
 
-__all__ = ["Form", "PlanBuilder", "Prediction"]
+__all__ = ["Form", "PlanBuilder", "Prediction", "StepGuard"]
 
 #: (kind, row): "x" the state before a row, "y" its prediction, "raw" the same before clipping,
 #: "null" that of the unconditional branch; for "noise" the second entry is the noise's own number.
@@ -195,6 +195,16 @@ class _Row:
     log_variance: tuple[float, float] = (0.0, 0.0)
 
 
+class StepGuard(Protocol):
+    """What chooses between forms of one step while a plan is written."""
+
+    def predicted(self, row: int, state: Form, level: Level, space: str) -> None:
+        """Note that the model is evaluated at this state, at this level, in row ``row``."""
+
+    def choose(self, after: Level, rungs: Iterable[Form]) -> tuple[Form, float]:
+        """The state at ``after`` from forms of falling order, and how far it is outside the bounds (≤ 0: inside)."""
+
+
 class PlanBuilder:
     """Collects the rows of a plan while a sampler runs through its grid.
 
@@ -203,10 +213,12 @@ class PlanBuilder:
         analytic_first: answer the first prediction without the model, by what is known of pure
             noise: E[x₀ | x] = α·x/(α² + σ²) for data of unit variance (the analytic first step of
             Dockhorn et al. 2022, arXiv 2210.05475, App. B). One model call less.
+        guard: chooses between the forms that :meth:`settle` is given; None: always the first.
     """
 
-    def __init__(self, space: str, *, analytic_first: bool = False) -> None:
+    def __init__(self, space: str, *, analytic_first: bool = False, guard: StepGuard | None = None) -> None:
         self.space = space
+        self._guard = guard
         self._analytic = analytic_first
         self._rows: list[_Row] = []
         self._noises: list[tuple[int, int]] = []
@@ -237,9 +249,11 @@ class PlanBuilder:
             self._rows.append(_Row(level, step, asks=False, terms=dict(self._state.terms)))
             self._split_noises(level)
         i = len(self._rows)
-        self._state = x = Form({("x", i): 1.0})
         # without signal ε says nothing of the data
         space = "sample" if self.space == "epsilon" and level.alpha == 0.0 else self.space
+        if self._guard is not None:
+            self._guard.predicted(i, self._state, level, space)
+        self._state = x = Form({("x", i): 1.0})
         if self._analytic:
             self._analytic = False
             square = level.alpha**2 + level.sigma**2
@@ -288,6 +302,49 @@ class PlanBuilder:
             )
         # in terms of the state before the open row at once: what is built on it stays short
         self._state = Form(self._relative_to(len(self._rows) - 1, state)) if self._rows else state
+
+    def settle(self, after: Level, rungs: Iterable[Form]) -> None:
+        """Make one of several forms of the same step the current state.
+
+        Args:
+            after: the level that the step ends at.
+            rungs: the step in falling order; the last one is the first-order step. They are read one by
+                one, as far as they are needed. Without a guard the first is taken.
+        """
+        chosen = next(iter(rungs)) if self._guard is None else self._guard.choose(after, rungs)[0]
+        self.advance(chosen)
+
+    def attempt(self, after: Level, ways: Sequence[Callable[[], Iterable[Form]]]) -> None:
+        """Write one step in the first of several ways that keeps the guard's bounds, or in the one that is nearest.
+
+        Args:
+            after: the level that the step ends at.
+            ways: functions that write the rows of the step up to its last and return forms for
+                :meth:`settle`. Rows of a way that is not taken are removed again. Without a guard the first is taken.
+        """
+        if self._guard is None:
+            self.advance(next(iter(ways[0]())))
+            return
+        start, best = self._mark(), (math.inf, 0)
+        for k, way in enumerate(ways):
+            form, excess = self._guard.choose(after, way())
+            if excess <= 0.0:
+                self.advance(form)
+                return
+            best = min(best, (excess, k))
+            self._rewind(start)
+        self.advance(self._guard.choose(after, ways[best[1]]())[0])
+
+    def _mark(self) -> tuple[Any, ...]:
+        open_row = bool(self._rows) and not self._rows[-1].terms
+        return len(self._rows), open_row, len(self._noises), set(self._used), self._state
+
+    def _rewind(self, mark: tuple[Any, ...]) -> None:
+        """Forget what was written since."""
+        rows, open_row, noises, self._used, self._state = mark[0], mark[1], mark[2], set(mark[3]), mark[4]
+        del self._rows[rows:], self._noises[noises:], self._spans[noises:]
+        if open_row:
+            self._rows[-1].terms = {}
 
     def _close(self, after: Level) -> None:
         """Write the open row: the current state, at this level, in terms of the state before it."""

@@ -346,7 +346,7 @@ def check(
                 raise type(error)(error.what, where=where, why=error.why, suggestion=error.suggestion) from None
         settings = pipeline.config
         rows.append(
-            (name, pipeline.method, _schedule_of(pipeline), settings.timestep_spacing, settings.prediction_type)
+            (name, pipeline.method, _schedule_of(pipeline), pipeline.sampler.run_spacing, settings.prediction_type)
         )
     typer.echo(_table(rows))
 

@@ -38,6 +38,7 @@ __all__ = [
     "NoiseSchedulerConfig",
     "SamplingMethod",
     "default_spacing",
+    "spacing_of",
 ]
 
 #: Noise schedules by name (classes derived from ``NoisePath``).
@@ -174,8 +175,9 @@ class NoiseSchedulerConfig(BaseModel):
         sample_padding_threshold: τ; entries with |x₀| < τ are padding and are left out of
             the quantile (0.0 leaves none out).
         timestep_spacing: which levels a run of N steps visits: "leading", "trailing",
-            "linspace", "karras", ... or a registered name. Schedules without betas have another
-            default.
+            "linspace", "karras", ... or a registered name. "auto", the default, is the spacing that suits
+            the sampler (its ``spacing``), or "leading" beside ``steps_offset`` or ``spacing_options``.
+            Schedules without betas have a default of their own.
         spacing_options: the spacing's own options by name, e.g. {"rho": 5.0} of "karras".
         steps_offset: added to every timestep of the "leading" spacing.
         use_clipped_model_output: with clipping or thresholding on, take the noise direction
@@ -208,7 +210,7 @@ class NoiseSchedulerConfig(BaseModel):
     sample_max_value: float = Field(1.0, gt=0.0, allow_inf_nan=False)
     sample_padding_norm: float = Field(1.0, gt=0.0, allow_inf_nan=False)
     sample_padding_threshold: float = Field(0.0, ge=0.0, allow_inf_nan=False)
-    timestep_spacing: str = "leading"
+    timestep_spacing: str = "auto"
     spacing_options: Mapping[str, Any] = Field(default_factory=Options)
     steps_offset: int = Field(0, ge=0)
     use_clipped_model_output: bool = True
@@ -324,7 +326,7 @@ class NoiseSchedulerConfig(BaseModel):
             kept = {name: value for name, value in kept.items() if name not in old or value != old[name]}
         if "timestep_spacing" in changes and _other(SPACINGS, changes["timestep_spacing"], self.timestep_spacing):
             kept.pop("spacing_options", None)
-            if not str(changes["timestep_spacing"]).startswith("leading"):
+            if not str(changes["timestep_spacing"]).startswith(("leading", "auto")):
                 kept.pop("steps_offset", None)  # of the old spacing
         return type(self)(**{**kept, **changes})
 
@@ -378,7 +380,7 @@ class NoiseSchedulerConfig(BaseModel):
         if info.field_name == "prediction_type":
             name = PREDICTION_ALIASES.get(name, name)
         allowed = {"prediction_type": PREDICTION_TYPES, "variance_type": VARIANCE_TYPES}.get(info.field_name, SPACINGS)
-        if name not in allowed:
+        if name not in allowed and (info.field_name, name) != ("timestep_spacing", "auto"):
             raise ConfigurationError(
                 f"{shown(value)} is not a {info.field_name}",
                 where=info.field_name,
@@ -407,7 +409,7 @@ class NoiseSchedulerConfig(BaseModel):
             )
         if self.trained_betas is not None:
             _check_betas(self.trained_betas, self.num_train_timesteps)
-        if self.steps_offset and self.timestep_spacing not in ("leading", "leading_dpm"):
+        if self.steps_offset and self.timestep_spacing not in ("auto", "leading", "leading_dpm"):
             raise ConfigurationError(
                 f"steps_offset={self.steps_offset} does nothing with timestep_spacing={self.timestep_spacing!r}",
                 where="steps_offset",
@@ -446,9 +448,21 @@ def _other(registry: Registry[Any], new: Any, old: Any) -> bool:
 
 
 def default_spacing(config: NoiseSchedulerConfig) -> str:
-    """The spacing that a config has where none is chosen."""
-    own: str = _defaults_of(config.beta_schedule).get("timestep_spacing", "leading")
+    """The value of ``timestep_spacing`` that a config has where none is chosen."""
+    own: str = _defaults_of(config.beta_schedule).get("timestep_spacing", "auto")
     return own
+
+
+def spacing_of(config: NoiseSchedulerConfig, suits: str = "leading") -> str:
+    """The name of the spacing that a run has.
+
+    Args:
+        config: the settings.
+        suits: the spacing that suits the sampler; it stands where the config leaves the choice open.
+    """
+    if config.timestep_spacing != "auto":
+        return config.timestep_spacing
+    return "leading" if config.steps_offset or config.spacing_options else suits
 
 
 def _defaults_of(schedule: Any) -> Mapping[str, Any]:

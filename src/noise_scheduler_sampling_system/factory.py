@@ -7,7 +7,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from .config import SAMPLERS, SCHEDULES, NoiseSchedulerConfig, default_spacing
+from .config import SAMPLERS, SCHEDULES, NoiseSchedulerConfig, default_spacing, spacing_of
 from .errors import ConfigurationError
 from .names import Resolved, resolve
 from .registry import Registry
@@ -145,6 +145,6 @@ def _respaced(scheduler: NoisePath, meant: Resolved, name: str) -> NoisePath:
             where="timestep_spacing",
             suggestion=f"name the sampler {meant.sampler!r}, or set timestep_spacing={meant.spacing!r} in the config",
         )
-    chosen = meant.spacing or given
+    chosen = meant.spacing or spacing_of(config, SAMPLERS.get(meant.sampler).spacing)
     options = {**meant.spacing_options, **config.spacing_options}
     return scheduler.spaced(chosen, options)

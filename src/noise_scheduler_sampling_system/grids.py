@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .config import SPACINGS
+from .config import SPACINGS, spacing_of
 from .errors import ConfigurationError, shown
 from .options import Option, checked_options, parameters_of
 from .schedules.path import CLEAN, Level, NoisePath
@@ -179,7 +179,9 @@ def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:
     return tuple(array.tolist())
 
 
-def make_grid(path: NoisePath, num_inference_steps: int, *, start: float | Level | None = None) -> TimeGrid:
+def make_grid(
+    path: NoisePath, num_inference_steps: int, *, start: float | Level | None = None, suits: str = "leading"
+) -> TimeGrid:
     """The grid that the config asks for.
 
     Args:
@@ -187,12 +189,13 @@ def make_grid(path: NoisePath, num_inference_steps: int, *, start: float | Level
         num_inference_steps: N, the number of intervals.
         start: the first level or its time, for image-to-image (:func:`start_at`); default: where the
             spacing begins from pure noise. There are N intervals in either case.
+        suits: the spacing where the config says "auto": that of the sampler (``sampler.grid`` gives it).
 
     Raises:
         ConfigurationError: a number of steps or an option that the spacing cannot do.
     """
     steps, config = checked_steps(num_inference_steps), path.config
-    name = config.timestep_spacing
+    name = spacing_of(config, suits)
     first = start if start is None or isinstance(start, Level) else path.level(float(start))
     shorter = path if first is None else path.up_to(first.t)
     spacing = SPACINGS.get(name, "timestep_spacing")

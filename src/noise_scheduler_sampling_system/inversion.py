@@ -168,6 +168,6 @@ def _two_step(plan: SamplingPlan) -> tuple[list[float], SamplingPlan]:
             f"the plan of {plan.sampler!r} in {plan.steps} steps cannot be undone exactly",
             where="sampler",
             why="its states do not follow from each other by two-step formulas in both directions",
-            suggestion="use 'belm' (not from zero signal) or 'bdia' (gamma near 1), and at least 2 steps",
+            suggestion="use 'belm' (not from zero signal) or 'bdia' (gamma near 1, guarded=False), in 2 steps or more",
         )
     return back.tolist(), replace(plan, a=a, b=now[:, None])

@@ -589,7 +589,7 @@ class DiffusionPipeline:
         return job.steps(saved)
 
     def __repr__(self) -> str:
-        return f"DiffusionPipeline({self.sampler!r})"
+        return f"DiffusionPipeline({self.sampler!r}, timestep_spacing={self.sampler.run_spacing!r})"
 
 
 def _of_the_pipeline(name: str, instead: str) -> ConfigurationError:

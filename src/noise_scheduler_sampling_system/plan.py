@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .errors import FileError, NumericsError, shown
 from .files import checked_path, cut, of_file
+from .moments import GaussianMoments, gaussian_moments
 from .plan_content import COLUMNS, content_hash, plain, refuse_contradictions, valid_column, valid_field
 from .prediction import conversion, quantity
 from .tables import read_json, write_json
@@ -226,6 +227,24 @@ class SamplingPlan:
                 suggestion="check the sampler's formula",
             )
         return self
+
+    def gaussian_moments(self, std: Any, mean: Any = 0.0) -> GaussianMoments:
+        """Mean and standard deviation of the plan's result for data N(mean, std²) and the exact model.
+
+        A result wider than the data is noise that is left in; a narrower one is detail that is lost. Computed
+        from the table; clipping and guidance are left out. See :func:`.moments.gaussian_moments`.
+
+        Args:
+            std: standard deviations of the data, > 0, a number or an array.
+            mean: means of the data, broadcast against ``std``.
+
+        Returns:
+            ``mean`` and ``std`` of the result, arrays of the broadcast shape.
+
+        Raises:
+            ConfigurationError: a ``std`` that is not above 0, or numbers that are not finite.
+        """
+        return gaussian_moments(self, std, mean)
 
     def canonical(self) -> tuple[Array, Array, Array]:
         """Every state against what is independent: x[i] = A[i]·x_T + Σ B[i,j]·y[j] + Σ C[i,j]·ξ[j].

@@ -229,7 +229,7 @@ class AdaptiveSampler(BaseSampler):
         first = build.predict(now, step)
         scheme = self._scheme(self.pair.tableau, now, after, frame)
         scheme = replace(scheme, levels=(*scheme.levels[:-1], after))
-        run_scheme(build, step, scheme, build.x, first.of)
+        build.advance(run_scheme(build, step, scheme, first)[0])
         plan = build.build(after, math.hypot(now.alpha, now.sigma), sampler="adaptive", order=self.order, options={})
         return plan if self.pair.reads_end else replace(plan, asks=np.array([1] * (len(plan) - 1) + [0]))
 
@@ -249,7 +249,7 @@ class AdaptiveSampler(BaseSampler):
             if after.sigma == 0.0:
                 build.advance(p.sample)
             else:
-                run_scheme(build, first + i, self._scheme(method, now, after, frame), build.x, p.of)
+                build.advance(run_scheme(build, first + i, self._scheme(method, now, after, frame), p)[0])
         start = grid.levels[0]
         scale = math.hypot(start.alpha, start.sigma)
         return build.build(grid.levels[-1], scale, sampler="adaptive", order=self.order, options=_plain(self.options))

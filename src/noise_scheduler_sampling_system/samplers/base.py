@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..bind import BoundPlan, bind_for
 from ..builder import PlanBuilder
-from ..config import SAMPLERS, NoiseSchedulerConfig
+from ..config import SAMPLERS, NoiseSchedulerConfig, spacing_of
 from ..errors import ConfigurationError, NumericsError
 from ..grids import TimeGrid, checked_times, make_grid, refuse_clean_start
 from ..keys import Keys
@@ -23,6 +23,7 @@ from ..options import Option, checked_options, declared_by
 from ..plan import SamplingPlan
 from ..run import Branches, State
 from ..schedules.path import CLEAN, NoisePath
+from .spread import SpreadGuard
 
 __all__ = ["BaseSampler", "SamplerOutput", "SamplerState"]
 
@@ -73,6 +74,9 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         choices: what an option that is a word may be.
         reads: config fields that not every sampler reads and this one does.
         space: the quantity that a plan's history is kept in.
+        spacing: the timestep spacing that suits the sampler: of runs whose config says "auto".
+        guards: whether the sampler offers its steps to the guard of the data's spread
+            (:meth:`~..builder.PlanBuilder.settle`); it then has the option ``guarded``.
         carries_constants: whether a step of constant data from level to level is exact, with these
             options; plans are then checked for it.
 
@@ -90,6 +94,8 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     reads: ClassVar[frozenset[str]] = frozenset()
     space: ClassVar[str] = "sample"
+    guards: ClassVar[bool] = False
+    spacing: ClassVar[str] = "leading"
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -105,7 +111,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
                 suggestion="give a noise scheduler, or use SamplerFactory.create(name, config)",
             )
         self.scheduler = scheduler
-        known = {**self.declared_options, **(_COMMON_OPTIONS if self.writes_plans else {})}
+        known = {**self.declared_options, **self._common_options()}
         checked = checked_options(options, known, type(self).__name__)
         given = {k: value for k, value in checked.items() if k not in _COMMON_OPTIONS or value != known[k].default}
         self.options: Mapping[str, Any] = {**self.option_defaults, **given}
@@ -115,6 +121,11 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
     def config(self) -> NoiseSchedulerConfig:
         """The settings of the noise schedule."""
         return self.scheduler.config
+
+    @property
+    def run_spacing(self) -> str:
+        """The name of the spacing of runs of N steps: the config's or, where it says "auto", the sampler's own."""
+        return spacing_of(self.config, self.spacing)
 
     def on(self, scheduler: NoisePath, **options: Any) -> BaseSampler:
         """This sampler, with its options, on another noise schedule.
@@ -133,6 +144,22 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
         moved.scheduler = scheduler
         moved._refuse_unread_settings()
         return moved
+
+    def _common_options(self) -> Mapping[str, Option]:
+        if not self.writes_plans:
+            return {}
+        return {name: option for name, option in _COMMON_OPTIONS.items() if name != "guarded" or self.guards}
+
+    @property
+    def guarded(self) -> bool:
+        """Whether steps give up order where the full order would widen or narrow the data (:mod:`.spread`)."""
+        as_published = self.options.get("solver_type") == "as_published"
+        return self.guards and bool(self.options.get("guarded", not as_published))
+
+    @property
+    def first_order_eta(self) -> float:
+        """η of the first-order method that steps are compared with: 0 is DDIM, 1 is ancestral sampling."""
+        return float(self.options.get("eta", 1.0 if self.stochastic else 0.0))
 
     @property
     def writes_plans(self) -> bool:
@@ -186,7 +213,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
             return grid
         if timesteps is not None:
             return TimeGrid.from_times(self.scheduler, checked_times(timesteps))
-        return make_grid(self.scheduler, num_inference_steps)  # type: ignore[arg-type]
+        return make_grid(self.scheduler, num_inference_steps, suits=self.spacing)  # type: ignore[arg-type]
 
     def start(
         self, num_inference_steps: int, sample: Tensor, *, timesteps: Sequence[float] | None = None
@@ -305,7 +332,7 @@ class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not ne
 
 
 def _compile(sampler: BaseSampler, grid: TimeGrid, afs: bool = False) -> SamplingPlan:
-    build = PlanBuilder(sampler.space, analytic_first=afs)
+    build = PlanBuilder(sampler.space, analytic_first=afs, guard=_guard(sampler, grid, afs))
     try:
         sampler.write(build, grid)
     except (ZeroDivisionError, OverflowError) as error:
@@ -325,6 +352,15 @@ def _compile(sampler: BaseSampler, grid: TimeGrid, afs: bool = False) -> Samplin
     )
 
 
+def _guard(sampler: BaseSampler, grid: TimeGrid, afs: bool) -> SpreadGuard | None:
+    """What keeps the data's spread, where the sampler wants it and the run goes from noise to data."""
+    first, last = grid.levels[0], grid.levels[-1]
+    if not sampler.guarded or last.noise_to_signal > first.noise_to_signal:
+        return None
+    scale = None if sampler.scheduler.cut else math.hypot(first.alpha, first.sigma)
+    return SpreadGuard(grid, sampler.first_order_eta, scale, analytic_first=afs)
+
+
 def _copied(output: Tensor | Branches) -> Tensor | Branches:
     return Branches(*(part.clone() for part in output)) if isinstance(output, Branches) else output.clone()
 
@@ -334,4 +370,4 @@ def _time(value: float | Tensor) -> float:
 
 
 #: Options of every sampler that writes plans; they do not show where they are at their default.
-_COMMON_OPTIONS: Mapping[str, Option] = {"afs": Option(False)}
+_COMMON_OPTIONS: Mapping[str, Option] = {"afs": Option(False), "guarded": Option(True)}

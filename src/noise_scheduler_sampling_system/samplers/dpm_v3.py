@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -50,6 +50,7 @@ class DPMv3Sampler(BaseSampler):
     """
 
     order = 3
+    guards = True
     declared_options = {"statistics": Option(None, kind=object), "order": ORDER.at(3), "corrector": Option(True)}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
@@ -66,22 +67,28 @@ class DPMv3Sampler(BaseSampler):
         corrected: Callable[[Prediction], Form] | None = None
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
-            clean = p.sample
+            starts = [(p.sample, p.epsilon)]
             if corrected is not None:
-                build.advance(corrected(p))
+                state = corrected(p)
                 of_x = float(self.statistics.linear(now.half_log_snr))
-                clean = clean + (1.0 - of_x) / now.alpha * (build.x - p.x)  # the same f at the corrected state
-            epsilon = (build.x - now.alpha * clean) / now.sigma
+                clean = p.sample + (1.0 - of_x) / now.alpha * (state - p.x)  # the same f at the corrected state
+                starts.insert(0, (clean, (state - now.alpha * clean) / now.sigma))
             if now.alpha == 0.0 or after.sigma == 0.0:  # λ is not finite
-                build.advance(after.alpha * clean + after.sigma * epsilon)
+                build.settle(after, (after.alpha * clean + after.sigma * epsilon for clean, epsilon in starts))
                 known, corrected = [], None
                 continue
             known = [p, *known][: self.options["order"]]
             growth = self.statistics.growth.integral
             fades = abs(growth(after.half_log_snr) - growth(now.half_log_snr)) > _FADED
             corrects = not fades and (self.options["corrector"] or (i == 0 and self.order > 2))
-            corrected = functools.partial(self._moved, after, clean, epsilon, known) if corrects else None
-            build.advance(self._moved(after, clean, epsilon, known))
+            corrected = functools.partial(self._moved, after, *starts[0], known) if corrects else None
+            build.settle(after, self._rungs(after, starts, known))
+
+    def _rungs(self, after: Level, starts: Sequence[tuple[Form, Form]], known: Sequence[Prediction]) -> Iterator[Form]:
+        """The step from the corrected state and from the plain one, with all predictions and with fewer."""
+        for clean, epsilon in starts:
+            for k in range(len(known), 0, -1):
+                yield self._moved(after, clean, epsilon, known[:k])
 
     def _moved(
         self, after: Level, clean: Form, epsilon: Form, known: Sequence[Prediction], at_end: Prediction | None = None

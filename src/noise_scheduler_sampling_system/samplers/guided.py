@@ -53,6 +53,7 @@ class DPMpp2MCFGppSampler(BaseSampler):
     """
 
     order = 2
+    guards = True
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         past: tuple[float, Form] | None = None
@@ -64,7 +65,8 @@ class DPMpp2MCFGppSampler(BaseSampler):
                 extrapolated = p.sample + h / (2.0 * (now.half_log_snr - past[0])) * (p.sample - past[1])
                 # the share of the step's new data that comes from x₀'s change
                 fresh = after.alpha - after.sigma / now.sigma * now.alpha
-                build.advance(after.alpha * clean + fresh * (extrapolated - clean) + after.sigma * p.null_epsilon)
+                first = after.alpha * clean + after.sigma * p.null_epsilon
+                build.settle(after, (first + fresh * (extrapolated - clean), first))
             else:
                 build.advance(after.alpha * clean + after.sigma * p.null_epsilon)
             past = (now.half_log_snr, p.sample) if now.alpha > 0.0 else None

@@ -8,7 +8,7 @@ from ..builder import PlanBuilder
 from ..config import SAMPLERS, SamplingMethod
 from ..grids import TimeGrid
 from .base import BaseSampler
-from .steps import along, from_noise
+from .steps import along, first_order, from_noise
 
 __all__ = ["HeunSampler"]
 
@@ -25,12 +25,14 @@ class HeunSampler(BaseSampler):
     order = 2
     calls_per_step = 2
     space = "epsilon"
+    guards = True
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         for i, now, after in grid.intervals():
             first = build.predict(now, i)
             x = build.x
-            build.advance(after.alpha * first.sample + after.sigma * first.epsilon)
+            euler = first_order(first, after)
+            build.advance(euler)
             if after.sigma > 0.0 and not from_noise(now, after):
                 second = build.predict(after, i)
-                build.advance(along(x, (first.epsilon + second.epsilon) / 2, now, after))
+                build.settle(after, (along(x, (first.epsilon + second.epsilon) / 2, now, after), euler))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -57,6 +57,7 @@ class MultistepSampler(BaseSampler, ABC):
             of first order, the whole of second at most.
     """
 
+    guards = True
     variable: ClassVar[str] = "log_snr"
     declared_options = {"order": ORDER}
 
@@ -69,27 +70,38 @@ class MultistepSampler(BaseSampler, ABC):
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         past: list[tuple[Level, Form]] = []
-        corrected: Callable[[tuple[Level, Form]], Form] | None = None
+        correct: Callable[[tuple[Level, Form]], Form] | None = None
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
             space = self.space if now.alpha > 0.0 else "sample"  # without signal only x₀ says where to go
-            newest = (now, p.of(space))
-            if corrected is not None:
-                build.advance(corrected(newest))
-                if self.options.get("evaluate_again", False):
-                    newest = (now, build.predict(now, i).of(space))
-            used = [newest, *past][: self.orders(grid, i, len(past))]
-            move = self.move(space, now, after, [level for level, _ in used])
-            published = self.options.get("solver_type") == "as_published"
-            # a step far longer than those before: fewer predictions say more of it
-            while extrapolates(move.weights) and not published:
-                used = used[:-1]
-                move = self.move(space, now, after, [level for level, _ in used])
-            noise = move.noise * self.options.get("s_noise", 1.0) * build.noise(i, now, after) if move.noise else None
+            newest, starts = (now, p.of(space)), [build.x]
+            if correct is not None:
+                starts.insert(0, correct(newest))
+            if correct is not None and self.options.get("evaluate_again", False):
+                build.settle(now, starts)
+                newest, starts = (now, build.predict(now, i).of(space)), [build.x]
+            known = [newest, *past][: self.orders(grid, i, len(past))]
+            rungs = self._rungs(now, after, known, space)
+            move, used = first = next(rungs)
+            noise = self.options.get("s_noise", 1.0) * move.noise * build.noise(i, now, after) if move.noise else None
             corrects = self.options.get("corrector", False) or (i == 0 and self.order > 2)
-            corrected = self._corrector(now, after, build.x, used, noise) if corrects else None
-            build.advance(_moved(move, build.x, used, noise))
+            correct = self._corrector(now, after, starts[0], used, noise) if corrects else None
+            # from the corrected state with ever fewer predictions, then from the plain one
+            ladder = itertools.chain(
+                ((starts[0], rung) for rung in itertools.chain([first], rungs)),
+                ((x, rung) for x in starts[1:] for rung in self._rungs(now, after, known, space)),
+            )
+            build.settle(after, (_moved(move, x, used, noise) for x, (move, used) in ladder))
             past = [newest, *past] if now.alpha > 0.0 or self.space == "sample" else []
+
+    def _rungs(self, now: Level, after: Level, known: Known, space: str) -> Iterator[tuple[Move, Known]]:
+        """The step with all of these predictions, with fewer of them, and with the newest alone."""
+        published = self.options.get("solver_type") == "as_published"
+        for k in range(len(known), 0, -1):
+            move = self.move(space, now, after, [level for level, _ in known[:k]])
+            # a step far longer than those before: fewer predictions say more of it
+            if k == 1 or published or not extrapolates(move.weights):
+                yield move, known[:k]
 
     def orders(self, grid: TimeGrid, i: int, known: int) -> int:
         """The number of predictions that step i uses; ``known`` is how many there are from earlier ones."""
@@ -286,7 +298,7 @@ class AdamsSampler(BaseSampler):
         start: as for :class:`MultistepSampler`.
     """
 
-    order, space = 3, "flow_prediction"
+    order, space, guards = 3, "flow_prediction", True
     declared_options = {"order": ORDER.at(3), "start": START}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
@@ -295,22 +307,35 @@ class AdamsSampler(BaseSampler):
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         known: list[tuple[Level, Form]] = []  # newest first
-        start = build.x
+        first = build.x
         for i, now, after in grid.intervals():
             slope = build.predict(now, i).of("flow_prediction")
-            width = now.alpha + now.sigma
+            starts = [build.x / (now.alpha + now.sigma)]
             if i == 1 and self.order > 2:  # the trapezoidal rule in place of Euler's first step
-                before, first = known[0]
-                build.advance(width * (start + straight_distance(before, now) / 2 * (first + slope)))
-            start = build.x / width
+                before, slope_before = known[0]
+                starts.insert(0, first + straight_distance(before, now) / 2 * (slope_before + slope))
+            first = starts[-1]
             known = [(now, slope), *known][: self.options["order"]]
-            places, step = [straight_distance(now, level) for level, _ in known], straight_distance(now, after)
-            state, weights = start, adams(places, 0.0, step)
-            while extrapolates(weights):
-                weights = adams(places[: len(weights) - 1], 0.0, step)
-            for weight, (_, y) in zip(weights, known, strict=False):
-                state = state + step * weight * y
-            build.advance((after.alpha + after.sigma) * state)
+            build.settle(after, (_straight(now, after, x, used) for x in starts for used in _usable(now, after, known)))
+
+
+def _usable(now: Level, after: Level, known: Known) -> Iterator[Known]:
+    """The predictions that an Adams step may use, ever fewer of them."""
+    for k in range(len(known), 0, -1):
+        if k == 1 or not extrapolates(_adams_weights(now, after, known[:k])):
+            yield known[:k]
+
+
+def _adams_weights(now: Level, after: Level, known: Known) -> list[float]:
+    return adams([straight_distance(now, level) for level, _ in known], 0.0, straight_distance(now, after))
+
+
+def _straight(now: Level, after: Level, start: Form, known: Known) -> Form:
+    """An Adams step on the straight path's coordinates, from x/w = start."""
+    state, step = start, straight_distance(now, after)
+    for weight, (_, y) in zip(_adams_weights(now, after, known), known, strict=True):
+        state = state + step * weight * y
+    return (after.alpha + after.sigma) * state
 
 
 @final
@@ -424,6 +449,10 @@ class SASolverSampler(MultistepSampler):
         super().__init__(scheduler, **options)
         self.calls_per_step = 2 if self.options["evaluate_again"] else 1
 
+    @property
+    def first_order_eta(self) -> float:
+        return min(1.0, self.options["tau"] ** 2)
+
     def kernel(self, now: Level) -> Kernel:
         inside = self.options["tau_end"] <= self.scheduler.fraction_at(now.t) <= self.options["tau_start"]
         return power(self.options["tau"] ** 2 if inside else 0.0)
@@ -445,6 +474,10 @@ class ERSDESampler(MultistepSampler):
         "noise": Option("er", choices=("er", "sde", "ode")),
         "s_noise": NOISE_FACTOR,
     }
+
+    @property
+    def first_order_eta(self) -> float:
+        return 0.0 if self.options["noise"] == "ode" else 1.0
 
     def kernel(self, now: Level) -> Kernel:
         if self.options["noise"] != "er":

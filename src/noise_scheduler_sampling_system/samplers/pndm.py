@@ -33,6 +33,7 @@ class PNDMSampler(BaseSampler):
 
     order = 2
     space = "epsilon"
+    guards = True
     declared_options = {"skip_prk_steps": Option(True)}
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
@@ -56,13 +57,13 @@ class PNDMSampler(BaseSampler):
             if begun < runge_kutta:
                 self._runge_kutta(build, i, now, after, x, first.epsilon)
             elif begun == 0 and after.sigma > 0.0 and after.t == after.t:  # an end without a time is not asked about
-                build.advance(along(x, first.epsilon, now, after))
+                euler = along(x, first.epsilon, now, after)
+                build.advance(euler)
                 second = build.predict(after, i)
-                build.advance(along(x, (first.epsilon + second.epsilon) / 2, now, after))
+                build.settle(after, (along(x, (first.epsilon + second.epsilon) / 2, now, after), euler))
             else:
-                weights = adams([t for t, _ in history], times[i], times[i + 1])
-                terms = [w * e for w, (_, e) in zip(weights, history, strict=True)]
-                build.advance(along(x, sum(terms[1:], terms[0]), now, after))
+                used = (history[:k] for k in range(len(history), 0, -1))
+                build.settle(after, (along(x, _mean(known, times[i], times[i + 1]), now, after) for known in used))
 
     def _runge_kutta(self, build: PlanBuilder, i: int, now: Level, after: Level, x: Form, first: Form) -> None:
         """One classical Runge-Kutta step in t, each stage moved by the exact map (eq. 9 of the paper)."""
@@ -71,7 +72,14 @@ class PNDMSampler(BaseSampler):
         for level in (middle, middle, after):
             build.advance(along(x, slopes[-1], now, level))
             slopes.append(build.predict(level, i).epsilon)
-        build.advance(along(x, (slopes[0] + 2.0 * slopes[1] + 2.0 * slopes[2] + slopes[3]) / 6, now, after))
+        whole = along(x, (slopes[0] + 2.0 * slopes[1] + 2.0 * slopes[2] + slopes[3]) / 6, now, after)
+        build.settle(after, (whole, along(x, first, now, after)))
+
+
+def _mean(known: list[tuple[float, Form]], start: float, stop: float) -> Form:
+    """The mean over a step in t of the polynomial through (time, ε)."""
+    terms = [w * e for w, (_, e) in zip(adams([t for t, _ in known], start, stop), known, strict=True)]
+    return sum(terms[1:], terms[0])
 
 
 def ends(grid: TimeGrid) -> list[float]:

@@ -11,6 +11,7 @@ of the pipeline holds N of them. :class:`~..inversion.ReversibleRun` holds two s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, final
 
 from ..builder import Form, PlanBuilder, Prediction
@@ -19,8 +20,12 @@ from ..grids import TimeGrid
 from ..options import Option
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
+from .steps import first_order
 
 __all__ = ["BDIASampler", "BELMSampler"]
+
+#: Shares of γ that the guard may leave; a step with none of it cannot be undone.
+_SHARES = (1.0, 1.0 / 16.0, 0.0)
 
 
 class _TwoStepSampler(BaseSampler, ABC):
@@ -30,16 +35,13 @@ class _TwoStepSampler(BaseSampler, ABC):
         before: Prediction | None = None
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
-            build.advance(_ddim(p, after) if before is None else self._next(before.level, before.x, p, after))
+            first = [first_order(p, after)]
+            build.settle(after, first if before is None else self._next(before.level, before.x, p, after))
             before = p
 
     @abstractmethod
-    def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Form:
-        """The next state from the last one, the current one and what the model says of it."""
-
-
-def _ddim(p: Prediction, to: Level) -> Form:
-    return to.alpha * p.sample + to.sigma * p.epsilon
+    def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Sequence[Form]:
+        """The next state from the last one, the current one and what the model says of it, in falling order."""
 
 
 @final
@@ -53,18 +55,24 @@ class BDIASampler(_TwoStepSampler):
     step, so that rounding grows as γ^−N: N = 50 needs γ above 0.9 in float32. (The authors' page also
     writes γ for what is 1 − γ here.)
 
+    Where the correction would widen the data, the guard lowers γ of single steps (:mod:`.spread`), to γ/16 and,
+    where that is too much, to 0. Exact inversion divides by γ of every step and refuses a plan with a 0;
+    ``guarded=False`` keeps γ in every step.
+
     Options:
         gamma: γ in (0, 1]; 0 would be DDIM, which cannot be undone.
     """
 
+    guards = True
     declared_options = {"gamma": Option(1.0, above=0.0, maximum=1.0)}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
         self.order = 2 if self.options["gamma"] == 1.0 else 1
 
-    def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Form:
-        return _ddim(p, after) + float(self.options["gamma"]) * (x_before - _ddim(p, before))
+    def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Sequence[Form]:
+        correction = float(self.options["gamma"]) * (x_before - first_order(p, before))
+        return [first_order(p, after) + share * correction for share in _SHARES]
 
 
 @final
@@ -82,11 +90,11 @@ class BELMSampler(_TwoStepSampler):
 
     order = 2
 
-    def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Form:
+    def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Sequence[Form]:
         if before.alpha == 0.0:
-            return _ddim(p, after)  # the limit k → ∞
+            return [first_order(p, after)]  # the limit k → ∞
         here = p.level.noise_to_signal
         h, k = after.noise_to_signal - here, before.noise_to_signal - here
         weight = (h / k) ** 2
         mean = (weight / before.alpha) * x_before + ((1.0 - weight) / p.level.alpha) * p.x
-        return after.alpha * (mean + h * (1.0 - h / k) * p.epsilon)
+        return [after.alpha * (mean + h * (1.0 - h / k) * p.epsilon)]

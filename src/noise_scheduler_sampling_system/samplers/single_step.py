@@ -7,20 +7,22 @@ rest is added fresh (Song et al. 2021, arXiv 2011.13456, App. F; as in k-diffusi
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from ..builder import Form, PlanBuilder
+from ..builder import Form, PlanBuilder, Prediction
 from ..config import SAMPLERS
 from ..grids import TimeGrid
 from ..options import Option
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .ranges import ETA
-from .steps import ancestral, from_noise, straight_distance
+from .steps import ancestral, first_order, from_noise, straight_distance
 from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau
 
 __all__ = [
@@ -53,6 +55,7 @@ class SingleStepSampler(BaseSampler, ABC):
         eta: η ≥ 0, how much of the posterior's noise is added back; 0 is the ODE.
     """
 
+    guards = True
     declared_options = {"eta": ETA}
     #: Whether the scheme is defined from a level without signal.
     from_zero_signal: bool = False
@@ -65,29 +68,31 @@ class SingleStepSampler(BaseSampler, ABC):
         eta = self.options.get("eta", 0.0)
         for i, now, after in grid.intervals():
             down, noise = ancestral(now, after, eta)
-            self.step_to(build, i, now, down)
-            if noise:
-                build.advance(build.x + noise * build.noise(i, now, after))
-
-    def step_to(self, build: PlanBuilder, i: int, now: Level, after: Level) -> None:
-        """Write one deterministic step, its first model call included."""
-        p = build.predict(now, i)
-        if after.sigma == 0.0 or (from_noise(now, after) and not self.from_zero_signal):
-            build.advance(after.alpha * p.sample + after.sigma * p.epsilon)
-        else:
-            run_scheme(build, i, self.scheme(now, after), build.x, p.of)
+            fresh = noise * build.noise(i, now, after) if noise else Form({})
+            p = build.predict(now, i)
+            if down.sigma == 0.0 or (from_noise(now, down) and not self.from_zero_signal):
+                build.advance(first_order(p, down) + fresh)
+            else:
+                result, predictions = run_scheme(build, i, self.scheme(now, down), p)
+                rungs = (result, first_order(predictions[-1], down), first_order(p, down))
+                build.settle(after, (rung + fresh for rung in rungs))
 
 
-def run_scheme(build: PlanBuilder, i: int, scheme: Scheme, x: Form, first: Any) -> None:
-    """Write the rows of a scheme whose first prediction is made: ``first`` gives it as any quantity."""
-    known = [first(scheme.quantity)]
+def run_scheme(build: PlanBuilder, i: int, scheme: Scheme, p: Prediction) -> tuple[Form, list[Prediction]]:
+    """Write the rows of a scheme whose first prediction is made.
+
+    Returns:
+        The state that the step ends with, and the predictions of all stages.
+    """
+    x, predictions = build.x, [p]
     for k, (of_x, weights) in enumerate(zip(scheme.of_x, scheme.weights, strict=True)):
         state = of_x * x
-        for weight, prediction in zip(weights, known, strict=True):
-            state = state + weight * prediction
-        build.advance(state)
+        for weight, prediction in zip(weights, predictions, strict=True):
+            state = state + weight * prediction.of(scheme.quantity)
         if k < len(scheme.levels):
-            known.append(build.predict(scheme.levels[k], i).of(scheme.quantity))
+            build.advance(state)
+            predictions.append(build.predict(scheme.levels[k], i))
+    return state, predictions
 
 
 def between(path: NoisePath, now: Level, after: Level, fraction: float) -> Level:
@@ -324,30 +329,40 @@ class DPMFastSampler(BaseSampler):
     Of the grid only N and its ends count; the last step, to the clean sample, is one more call.
     """
 
-    order, calls_per_step, space = 2, 1, "epsilon"
+    order, calls_per_step, space, guards = 2, 1, "epsilon", True
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         asked = [level for level in grid.levels if level.sigma > 0.0]
         if len(asked) > 1 and from_noise(*asked[:2]):  # log-SNR begins at the second level
             p = build.predict(asked[0], 0)
             asked = asked[1:]
-            build.advance(asked[0].alpha * p.sample + asked[0].sigma * p.epsilon)
+            build.advance(first_order(p, asked[0]))
         first, last, calls = asked[0], asked[-1], len(asked) - 1
-        now, step = first, grid.steps - calls - 1
+        ends_clean = grid.levels[-1].sigma == 0.0
+        now, step = first, grid.steps - calls - ends_clean
         orders = self._orders(calls)
         for k, order in enumerate(orders, start=1):
             after = last if k == len(orders) else between(self.scheduler, first, last, k / len(orders))
-            p = build.predict(now, step)
-            if order == 1:
-                build.advance(after.alpha * p.sample + after.sigma * p.epsilon)
-            else:
-                tableau = EXPONENTIAL["midpoint2" if order == 2 else "etd3"]
-                run_scheme(
-                    build, step, exponential_scheme(self.scheduler, tableau, "epsilon", now, after), build.x, p.of
-                )
+            ways = [self._whole, self._split] if order > 1 else [self._split]
+            build.attempt(after, [functools.partial(way, build, step, order, now, after) for way in ways])
             now, step = after, step + order
-        if grid.levels[-1].sigma == 0.0:
+        if ends_clean:
             build.advance(build.predict(now, grid.steps - 1).sample)
+
+    def _whole(self, build: PlanBuilder, step: int, order: int, now: Level, after: Level) -> list[Form]:
+        """One step of this order."""
+        p = build.predict(now, step)
+        tableau = EXPONENTIAL["midpoint2" if order == 2 else "etd3"]
+        scheme = exponential_scheme(self.scheduler, tableau, "epsilon", now, after)
+        result, predictions = run_scheme(build, step, scheme, p)
+        return [result, first_order(predictions[-1], after)]
+
+    def _split(self, build: PlanBuilder, step: int, order: int, now: Level, after: Level) -> list[Form]:
+        """As many steps of first order."""
+        levels = [now, *(between(self.scheduler, now, after, k / order) for k in range(1, order))]
+        for level, following in itertools.pairwise(levels):
+            build.advance(first_order(build.predict(level, step), following))
+        return [first_order(build.predict(levels[-1], step), after)]
 
     def _orders(self, calls: int) -> list[int]:
         """Of each step: 3, and what is left at the end."""

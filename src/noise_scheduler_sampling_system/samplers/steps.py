@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from ..builder import Form
+from ..builder import Form, Prediction
 from ..errors import ConfigurationError
 from ..schedules.path import Level
 
-__all__ = ["along", "ancestral", "from_noise", "is_noise", "posterior_std", "straight_distance"]
+__all__ = ["along", "ancestral", "first_order", "from_noise", "is_noise", "posterior_std", "straight_distance"]
 
 #: Of x's variance less than a millionth is signal above this σ/α: what a model says there is the mean of its data.
 _NEXT_TO_NO_SIGNAL = 1e3
@@ -44,6 +44,11 @@ def along(x: Form, epsilon: Form, now: Level, after: Level) -> Form:
             suggestion="use 'heun' or any first-order sampler, or start the timesteps at a level with signal",
         )
     return (after.alpha / now.alpha) * (x - now.sigma * epsilon) + after.sigma * epsilon
+
+
+def first_order(p: Prediction, to: Level) -> Form:
+    """The first-order step (DDIM's): x' = α'·x₀ + σ'·ε with the prediction's x₀ and ε."""
+    return to.alpha * p.sample + to.sigma * p.epsilon
 
 
 def posterior_std(now: Level, after: Level) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Any, final
@@ -16,7 +17,7 @@ from .base import BaseSampler
 from .integrals import interpolated, power
 from .ranges import ETA, NOISE_FACTOR
 from .single_step import between
-from .steps import along, ancestral, from_noise
+from .steps import along, ancestral, first_order, from_noise
 
 __all__ = [
     "DPMppSDESampler", "EDMSampler", "LCMSampler", "PredictorCorrectorSampler", "RestartSampler", "SEEDSSampler",
@@ -36,7 +37,7 @@ class DPMppSDESampler(BaseSampler):
             False draws the two independently (as diffusers' singlestep SDE solvers do).
     """
 
-    order, calls_per_step, stochastic = 2, 2, True
+    order, calls_per_step, stochastic, guards = 2, 2, True, True
     declared_options = {
         "eta": ETA.at(1.0),
         "s_noise": NOISE_FACTOR,
@@ -61,14 +62,15 @@ class DPMppSDESampler(BaseSampler):
             build.advance(state if fresh is None else state + self.options["s_noise"] * n * fresh)
             second = build.predict(middle, i).sample
             down, n = ancestral(now, after, eta)
-            mean = _data_step(x, (1.0 - 0.5 / r) * first.sample + 0.5 / r * second, now, down)
-            build.advance(mean)
+            samples = ((1.0 - 0.5 / r) * first.sample + 0.5 / r * second, first.sample)
+            added = Form({})
             if n:
                 noise = build.noise(i, middle, after)
                 if self.options["brownian"] and fresh is not None:
                     share = math.sqrt(min(1.0, _share(now, middle, after)))
                     noise = share * fresh + math.sqrt(max(0.0, 1.0 - share**2)) * noise
-                build.advance(mean + self.options["s_noise"] * n * noise)
+                added = self.options["s_noise"] * n * noise
+            build.settle(after, [_data_step(x, sample, now, down) + added for sample in samples])
 
 
 def _share(now: Level, middle: Level, after: Level) -> float:
@@ -93,7 +95,7 @@ class SEEDSSampler(BaseSampler):
         eta, s_noise: η ≥ 0, the noise (1: the reverse SDE; 0: a singlestep DPM-Solver++), and a factor of it.
     """
 
-    order, calls_per_step, stochastic = 2, 2, True
+    order, calls_per_step, stochastic, guards = 2, 2, True, True
     declared_options = {"stages": Option(2, choices=(2, 3)), "eta": ETA.at(1.0), "s_noise": NOISE_FACTOR}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
@@ -111,19 +113,21 @@ class SEEDSSampler(BaseSampler):
             for level in [*(between(self.scheduler, now, after, c) for c in places), after]:
                 # the first stage knows one prediction; later ones the first and the last
                 used = [known[0]] if len(known) == 1 else [known[0], known[-1]]
-                levels = [v for v, _ in used]
-                move = interpolated("sample", now, level, levels, lambda lam: lam, kernel, rule)
                 # noise so far decays to this level, and the interval's own is added
                 own = interpolated("sample", before, level, [before], lambda lam: lam, kernel).noise
                 decay = 0.0 if short else math.exp(-eta * (level.half_log_snr - before.half_log_snr))
                 noise = noise * (0.0 if short else level.sigma / before.sigma * decay)
                 if own:
                     noise = noise + self.options["s_noise"] * own * build.noise(i, before, level)
-                state = move.of_x * x + noise
-                for weight, (_, y) in zip(move.weights, used, strict=True):
-                    state = state + weight * y
-                build.advance(state)
-                if level is not after:
+                rungs = []
+                for nodes in (used, used[:1]):
+                    move = interpolated("sample", now, level, [v for v, _ in nodes], lambda lam: lam, kernel, rule)
+                    terms = (weight * y for weight, (_, y) in zip(move.weights, nodes, strict=True))
+                    rungs.append(sum(terms, move.of_x * x + noise))
+                if level is after:
+                    build.settle(after, rungs)
+                else:
+                    build.advance(rungs[0])
                     known.append((level, build.predict(level, i).sample))
                 before = level
 
@@ -143,7 +147,7 @@ class EDMSampler(BaseSampler):
         corrector: False leaves the second half of the Heun step out (k-diffusion's ``euler`` with churn).
     """
 
-    order, calls_per_step, space, stochastic = 2, 2, "epsilon", True
+    order, calls_per_step, space, stochastic, guards = 2, 2, "epsilon", True, True
     declared_options = {
         "s_churn": Option(40.0, minimum=0.0),
         "s_tmin": Option(0.0, minimum=0.0),
@@ -156,23 +160,50 @@ class EDMSampler(BaseSampler):
         super().__init__(scheduler, **options)
         self.order = self.calls_per_step = 2 if self.options["corrector"] else 1
 
+    @property
+    def first_order_eta(self) -> float:
+        return 1.0 if self.options["s_churn"] else 0.0
+
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
-        o = self.options
-        most = self.scheduler.level(self.scheduler.t_max).noise_to_signal
         for i, now, after in grid.intervals():
-            ratio = now.noise_to_signal
-            gamma = min(o["s_churn"] / grid.steps, math.sqrt(2.0) - 1.0) if o["s_tmin"] <= ratio <= o["s_tmax"] else 0.0
-            churned = min(ratio * (1.0 + gamma), most)
-            if ratio < churned < math.inf and not from_noise(now, after):
-                start = self.scheduler.level_at(-2.0 * math.log(churned))
-                build.advance(_risen(build, i, now, start, o["s_noise"]))
-                now = start
-            first = build.predict(now, i)
-            x = build.x
-            build.advance(after.alpha * first.sample + after.sigma * first.epsilon)
-            if o["corrector"] and after.sigma > 0.0 and not from_noise(now, after):
-                second = build.predict(after, i)
-                build.advance(along(x, (first.epsilon + second.epsilon) / 2, now, after))
+            gamma = self._gamma(grid, now)
+            shares = (1.0, 0.5, 0.0) if gamma else (0.0,)
+            ways = [functools.partial(self._churned, build, i, now, after, share * gamma) for share in shares]
+            if gamma:
+                ways.append(functools.partial(_ancestral_step, build, i, now, after))
+            build.attempt(after, ways)
+
+    def _gamma(self, grid: TimeGrid, now: Level) -> float:
+        o = self.options
+        inside = o["s_tmin"] <= now.noise_to_signal <= o["s_tmax"]
+        return min(o["s_churn"] / grid.steps, math.sqrt(2.0) - 1.0) if inside else 0.0
+
+    def _churned(self, build: PlanBuilder, i: int, now: Level, after: Level, gamma: float) -> list[Form]:
+        """Noise up to (1 + γ)·σ/α, then Heun's step down; and Euler's."""
+        most = self.scheduler.level(self.scheduler.t_max).noise_to_signal
+        churned = min(now.noise_to_signal * (1.0 + gamma), most)
+        if now.noise_to_signal < churned < math.inf and not from_noise(now, after):
+            start = self.scheduler.level_at(-2.0 * math.log(churned))
+            build.advance(_risen(build, i, now, start, self.options["s_noise"]))
+            now = start
+        return _heun(build, i, now, after, corrector=self.options["corrector"])
+
+
+def _heun(build: PlanBuilder, i: int, now: Level, after: Level, corrector: bool = True) -> list[Form]:
+    """Heun's step where it is defined, then Euler's."""
+    first = build.predict(now, i)
+    x, euler = build.x, first_order(first, after)
+    if not corrector or after.sigma == 0.0 or from_noise(now, after):
+        return [euler]
+    build.advance(euler)
+    second = build.predict(after, i)
+    return [along(x, (first.epsilon + second.epsilon) / 2, now, after), euler]
+
+
+def _ancestral_step(build: PlanBuilder, i: int, now: Level, after: Level) -> list[Form]:
+    p, (down, n) = build.predict(now, i), ancestral(now, after, 1.0)
+    state = first_order(p, down)
+    return [state + n * build.noise(i, now, after) if n else state]
 
 
 def _risen(build: PlanBuilder, i: int, now: Level, to: Level, s_noise: float = 1.0) -> Form:
@@ -192,7 +223,7 @@ class RestartSampler(BaseSampler):
         restart_steps: Heun steps of each way down.
     """
 
-    order, calls_per_step, space, stochastic = 2, 2, "epsilon", True
+    order, calls_per_step, space, stochastic, guards = 2, 2, "epsilon", True, True
     declared_options = {
         "restarts": Option(1, minimum=1, maximum=100),
         "t_min": Option(0.3, above=0.0),
@@ -207,11 +238,8 @@ class RestartSampler(BaseSampler):
             if after.noise_to_signal > now.noise_to_signal:
                 build.advance(_risen(build, step, now, after, o["s_noise"]))
                 continue
-            first = build.predict(now, step)
-            x = build.x
-            build.advance(after.alpha * first.sample + after.sigma * first.epsilon)
-            if after.sigma > 0.0 and not from_noise(now, after):
-                build.advance(along(x, (first.epsilon + build.predict(after, step).epsilon) / 2, now, after))
+            ways = (_heun, _ancestral_step)
+            build.attempt(after, [functools.partial(way, build, step, now, after) for way in ways])
             step += 1
 
     def _intervals(self, grid: TimeGrid) -> list[tuple[Level, Level]]:

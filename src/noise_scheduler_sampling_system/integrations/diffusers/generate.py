@@ -222,7 +222,7 @@ class Borrowed:
             return _Course({"grid": grid}, grid.levels[0])
         spaced = self._spaced(runner, mu)
         begin = None if strength in (None, 1.0) else start_at(spaced, strength=strength)
-        grid = make_grid(spaced, steps, start=begin)
+        grid = make_grid(spaced, steps, start=begin, suits=runner.sampler.spacing)
         return _Course({"grid": grid}, grid.levels[0])
 
     def _spaced(self, runner: DiffusionPipeline, mu: float | None) -> NoisePath:

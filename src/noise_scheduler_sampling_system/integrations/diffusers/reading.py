@@ -367,7 +367,9 @@ def _made(name: str, f: Fields, config: Mapping[str, Any], family: str, twin: Tw
     made = Reading(name, dict(f), NoiseSchedulerConfig(**config), family, **more)
     if isinstance(twin, str):
         return replace(made, refusal=twin, traceable=name in _TRACEABLE)
-    return replace(made, sampler=twin[0], options=twin[1])
+    # the class as it is, where its steps widen the data, too
+    published = {"guarded": False} if SAMPLERS.get(twin[0]).guards else {}
+    return replace(made, sampler=twin[0], options={**twin[1], **published})
 
 
 def _by_timesteps(

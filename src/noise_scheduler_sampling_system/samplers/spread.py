@@ -1,0 +1,196 @@
+"""The order of a step, chosen by what the step does to Gaussian data and to errors of the predictions.
+
+A method of high order extrapolates. Where a step is far longer than the steps before it, the
+extrapolation widens the data: noise is left in the samples. The widening is known before the run.
+For data N(μ, s²) states and exact predictions are linear in the initial noise and the noise of the
+steps, so the standard deviation of every state follows from the rows
+(:mod:`..moments`). A :class:`SpreadGuard` follows it for data from narrow to wide while a sampler
+writes its plan. It compares the result, were the run finished by first-order steps from here, with
+that of the first-order method on the whole grid:
+
+    |log(std/s)| ≤ 1.1·|log(std₁/s)| + 0.05    for every width s, and std ≤ 1.15·s for s ≥ 0.1.
+
+A sampler offers its step as a ladder of forms, from its full order down to the first-order step.
+The guard takes the highest rung that keeps the bounds, blended with as much of the rung above it as
+they allow. The first-order step depends on nothing but the current state and prediction, and scales
+any deviation as it scales the first-order method's own. So the last rung always keeps the bounds if
+the state before it does, and the whole plan keeps them by induction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..builder import Form, Symbol
+from ..grids import TimeGrid
+from ..moments import response
+from ..prediction import conversion
+from ..schedules.path import Level
+from .steps import ancestral
+
+__all__ = ["SpreadGuard"]
+
+Array = npt.NDArray[np.float64]
+
+#: Standard deviations of the data that a step is judged on; real images are narrow in most directions.
+_WIDTHS = np.array(
+    [0.01, 0.015, 0.025, 0.04, 0.065, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 1.75, 2.0]
+)
+#: Bounds of the rule above, a little inside it, for widths between these.
+_FACTOR, _SLACK, _WIDEST, _WIDE_FROM = 1.1, 0.045, 0.1325, 0.09
+#: How much of the state's standard deviation a step may add per unit of the predictions' relative error.
+_ERRORS = 2.0
+#: Shares of the higher rung that are tried.
+_SHARES = np.linspace(1.0, 0.0, 17)
+
+
+class _Weighed(NamedTuple):
+    """A form in numbers, for each width: of the initial noise and the steps' noise, and of the predictions' errors."""
+
+    state: Array
+    errors: Array
+
+
+class _Bounds(NamedTuple):
+    """What a form is judged by: the variance at the end is scale·variance + added; and the errors it may bring."""
+
+    scale: Array
+    added: Array
+    errors: Array
+
+
+class SpreadGuard:
+    """Follows the spread of Gaussian data through a plan that is being written.
+
+    Args:
+        grid: the grid of the run; its noise falls.
+        eta: η of the first-order method that steps are compared with: 0 is DDIM, 1 is ancestral sampling.
+        prior_scale: standard deviation of the first state; None: that of noised data (image-to-image).
+        analytic_first: whether the first prediction is that of data of unit variance, made without the model.
+    """
+
+    def __init__(self, grid: TimeGrid, eta: float, prior_scale: float | None, *, analytic_first: bool = False) -> None:
+        self._levels, self._eta = grid.levels, eta
+        first = _spread(grid.levels[0])
+        start = first if prior_scale is None else np.full_like(first, prior_scale)
+        self._values: dict[Symbol, Array] = {("x", 0): start[:, None]}
+        self._errors: dict[int, tuple[int, Array]] = {}
+        # the variance at the end is scale·(variance at level k) + added, by first-order steps
+        scale, added = np.ones_like(first), np.zeros_like(first)
+        self._rest = [(scale, added)]
+        for now, after in zip(grid.levels[-2::-1], grid.levels[:0:-1], strict=True):
+            analytic = analytic_first and now is grid.levels[0]
+            scale, added = self._step(now, after, scale, added, np.ones_like(first) if analytic else _WIDTHS)
+            self._rest.insert(0, (scale, added))
+        self._target = 2.0 * np.log(_spread(grid.levels[-1]))
+        with np.errstate(divide="ignore"):  # infinite where nothing is left of the data
+            reference = 0.5 * (np.log(scale * start**2 + added) - self._target)
+        self._low = -_FACTOR * np.abs(reference) - _SLACK
+        high = np.where(_WIDTHS >= _WIDE_FROM, np.minimum(-self._low, _WIDEST), -self._low)
+        self._high = np.maximum(high, reference)
+
+    def predicted(self, row: int, state: Form, level: Level, space: str) -> None:
+        """Note that the model is evaluated at this state."""
+        x = self._value(state)
+        y = response(space, level, _WIDTHS)[0][:, None] * x
+        self._values["x", row] = x
+        for kind in ("y", "raw", "null"):
+            self._values[kind, row] = y
+        per_clean = abs(conversion("sample", space, level.alpha, level.sigma).y_factor)
+        self._errors[row] = len(self._errors), per_clean * _WIDTHS * level.sigma / _spread(level)
+
+    def choose(self, after: Level, rungs: Iterable[Form]) -> tuple[Form, float]:
+        """The state at ``after``: of forms from the highest order to the first, the best that keeps the bounds.
+
+        The highest rung that keeps them is taken; a rung that does not is first blended with one below it, with as
+        large a share as the bounds allow. Where nothing keeps them, what is nearest is taken.
+
+        Returns:
+            The form, and how far it is outside the bounds in log of the standard deviation (≤ 0: inside).
+        """
+        forms = iter(rungs)
+        first = next(forms)
+        bounds = _Bounds(*self._finish(after), _ERRORS * _spread(after))
+        weighed = [self._weighed(first)]
+        excess = float(self._excess(weighed[0], weighed[0], np.ones(1), bounds)[0])
+        if excess <= 0.0:
+            return first, excess
+        ladder = [first, *forms]
+        weighed += [self._weighed(form) for form in ladder[1:]]
+        best = excess, first
+        for k, upper in enumerate(ladder):
+            pairs = [(low, self._excess(weighed[k], weighed[low], _SHARES, bounds)) for low in range(k, len(ladder))]
+            for i, share in enumerate(_SHARES.tolist()):
+                for low, found in pairs:
+                    if found[i] < best[0]:
+                        best = float(found[i]), share * upper + (1.0 - share) * ladder[low] if low > k else upper
+                    if best[0] <= 0.0:
+                        return best[1], best[0]
+        return best[1], best[0]
+
+    def _excess(self, upper: _Weighed, lower: _Weighed, shares: Array, bounds: _Bounds) -> Array:
+        """How far blends of two forms are outside the bounds; the shares are those of the upper one."""
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            variance = _square(upper.state, lower.state, shares)
+            deviation = 0.5 * (np.log(bounds.scale * variance + bounds.added) - self._target)
+            outside = np.maximum(deviation - self._high, self._low - deviation)
+            brought = 0.5 * np.log(_square(upper.errors, lower.errors, shares)) - np.log(bounds.errors)
+            worst: Array = np.maximum(outside, brought).max(axis=1)
+        return np.where(np.isnan(worst), np.inf, worst)
+
+    def _weighed(self, form: Form) -> _Weighed:
+        errors = np.zeros((_WIDTHS.size, len(self._errors)))
+        for (kind, row), coefficient in form.terms.items():
+            if kind in ("y", "raw", "null") and row in self._errors:
+                column, size = self._errors[row]
+                errors[:, column] += coefficient * size
+        return _Weighed(self._value(form), errors)
+
+    def _value(self, form: Form) -> Array:
+        """The form's coefficients on the initial noise and on the noise of the steps, for each width."""
+        noises = [number for kind, number in form.terms if kind == "noise"]
+        parts = [(c, self._values[symbol]) for symbol, c in form.terms.items() if symbol[0] != "noise" and c]
+        size = max([1 + max(noises, default=-1) + 1, *(part.shape[1] for _, part in parts)])
+        total = np.zeros((_WIDTHS.size, size))
+        for coefficient, part in parts:
+            total[:, : part.shape[1]] += coefficient * part
+        for number in noises:
+            total[:, 1 + number] += form.terms["noise", number]
+        return total
+
+    def _finish(self, level: Level) -> tuple[Array, Array]:
+        """How the variance at the end follows from that at a level, by first-order steps from there."""
+        for k, known in enumerate(self._levels):
+            if known.noise_to_signal <= level.noise_to_signal * (1.0 + 1e-9):
+                if math.isclose(known.noise_to_signal, level.noise_to_signal, rel_tol=1e-9):
+                    return self._rest[k]
+                return self._step(level, known, *self._rest[k])
+        return self._rest[-1]
+
+    def _step(
+        self, now: Level, after: Level, scale: Array, added: Array, widths: Array = _WIDTHS
+    ) -> tuple[Array, Array]:
+        """A first-order step, with predictions for data of these widths, before steps that are known."""
+        down, noise = ancestral(now, after, self._eta)
+        square = (now.alpha * widths) ** 2 + now.sigma**2
+        factor = (down.alpha * now.alpha * widths**2 + down.sigma * now.sigma) / square
+        return scale * factor**2, added + scale * noise**2
+
+
+def _square(upper: Array, lower: Array, shares: Array) -> Array:
+    """Σ (share·upper + (1 − share)·lower)² over the columns, shape (shares, widths)."""
+    common = min(upper.shape[1], lower.shape[1])
+    product = (upper[:, :common] * lower[:, :common]).sum(axis=1)
+    up, down = shares[:, None], 1.0 - shares[:, None]
+    result: Array = up**2 * (upper**2).sum(axis=1) + 2.0 * up * down * product + down**2 * (lower**2).sum(axis=1)
+    return np.maximum(result, 0.0)
+
+
+def _spread(level: Level) -> Array:
+    """The standard deviation of noised data."""
+    return np.hypot(level.alpha * _WIDTHS, level.sigma)
