@@ -29,6 +29,7 @@ from .run import State
 
 if TYPE_CHECKING:
     from .pipeline import DiffusionPipeline
+    from .samplers.base import BaseSampler
 
 __all__ = ["Ends", "ReversibleRun"]
 
@@ -59,7 +60,7 @@ class ReversibleRun:
     Args:
         pipeline: of a reversible sampler, with N ≥ 2 steps.
         model: as for :meth:`DiffusionPipeline.sample`; it must return the same for the same input.
-        num_inference_steps: N; each way asks the model N − 1 times from two states, N times from one.
+        num_inference_steps: N, on the pipeline's spacing, unguarded; each way asks the model N − 1 times from two states, N times from one.
         plan: this plan instead of the pipeline's.
         settings: ``guidance_scale``, ``classifier_free_guidance``, ``guidance``, ``condition``, ``null_condition``,
             ``device`` and ``dtype`` as for ``sample``; without ``dtype`` that of the states is kept.
@@ -78,7 +79,7 @@ class ReversibleRun:
         **settings: Any,
     ) -> None:
         self._pipeline, self._model, self._settings = pipeline, model, settings
-        self.plan = pipeline.plan(num_inference_steps) if plan is None else plan
+        self.plan = _unguarded(pipeline.sampler).plan(num_inference_steps) if plan is None else plan
         self._back, self._stepwise = _two_step(self.plan)
 
     @torch.no_grad()
@@ -142,6 +143,11 @@ class ReversibleRun:
         rows = Rows.of(self._pipeline, self.plan.readout(), self._model, asked, **self._settings)
         epsilon = affine(conversion(self.plan.space, "epsilon", *to), asked, rows.after(State(i, asked, {})).x)
         return asked + (to[1] - scale * end[1]) * epsilon
+
+
+def _unguarded(sampler: BaseSampler) -> BaseSampler:
+    """The sampler with its own formula in every step: one that the guard has changed may have no inverse."""
+    return type(sampler)(sampler.scheduler, **{**sampler.options, "guarded": False}) if sampler.guarded else sampler
 
 
 def _two_step(plan: SamplingPlan) -> tuple[list[float], SamplingPlan]:

@@ -56,8 +56,8 @@ class BDIASampler(_TwoStepSampler):
     writes γ for what is 1 − γ here.)
 
     Where the correction would widen the data, the guard lowers γ of single steps (:mod:`.spread`), to γ/16 and,
-    where that is too much, to 0. Exact inversion divides by γ of every step and refuses a plan with a 0;
-    ``guarded=False`` keeps γ in every step.
+    where that is too much, to 0. Exact inversion divides by γ of every step, so
+    :class:`~..inversion.ReversibleRun` keeps γ in every step, as ``guarded=False`` does.
 
     Options:
         gamma: γ in (0, 1]; 0 would be DDIM, which cannot be undone.
