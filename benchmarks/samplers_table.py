@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import moments_table
 import torch
 from common import table
 from measure import NFES, PROBLEMS, VARIANTS, error_at, measured_order, weak_order
@@ -114,6 +115,7 @@ def written() -> str:
             rows.append([f"`{name}`", sampler.calls_per_step, f"{sampler.order} (no limit)", weak(name)])
     lines = [INTRO.format(spacings=", ".join(SPACINGS)), "## Orders\n\n"]
     lines.append(table(["sampler", "calls", "order", "weak"], sorted(rows, key=lambda row: row[0].strip("`"))) + "\n\n")
+    lines.append(moments_table.section())
     lines.append("## Error at equal model calls\n\n")
     body = [
         [f"`{n}({text(o)})`" if o else f"`{n}`", *cells]

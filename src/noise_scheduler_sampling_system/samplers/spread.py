@@ -79,7 +79,7 @@ class SpreadGuard:
         first = _spread(grid.levels[0])
         start = first if prior_scale is None else np.full_like(first, prior_scale)
         self._values: dict[Symbol, Array] = {("x", 0): start[:, None]}
-        self._errors: dict[int, tuple[int, Array]] = {}
+        self._errors: dict[int, Array] = {}
         # the variance at the end is scale·(variance at level k) + added, by first-order steps
         scale, added = np.ones_like(first), np.zeros_like(first)
         self._rest = [(scale, added)]
@@ -102,7 +102,7 @@ class SpreadGuard:
         for kind in ("y", "raw", "null"):
             self._values[kind, row] = y
         per_clean = abs(conversion("sample", space, level.alpha, level.sigma).y_factor)
-        self._errors[row] = len(self._errors), per_clean * _WIDTHS * level.sigma / _spread(level)
+        self._errors[row] = per_clean * _WIDTHS * level.sigma / _spread(level)
 
     def choose(self, after: Level, rungs: Iterable[Form]) -> tuple[Form, float]:
         """The state at ``after``: of forms from the highest order to the first, the best that keeps the bounds.
@@ -144,11 +144,10 @@ class SpreadGuard:
         return np.where(np.isnan(worst), np.inf, worst)
 
     def _weighed(self, form: Form) -> _Weighed:
-        errors = np.zeros((_WIDTHS.size, len(self._errors)))
+        errors = np.zeros((_WIDTHS.size, max(self._errors) + 1))  # of each row's prediction
         for (kind, row), coefficient in form.terms.items():
             if kind in ("y", "raw", "null") and row in self._errors:
-                column, size = self._errors[row]
-                errors[:, column] += coefficient * size
+                errors[:, row] += coefficient * self._errors[row]
         return _Weighed(self._value(form), errors)
 
     def _value(self, form: Form) -> Array:
