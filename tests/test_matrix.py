@@ -66,7 +66,7 @@ def test_every_foreign_name_makes_a_plan():
 def test_labels_name_a_sampler_and_a_spacing(label, sampler, spacing):
     pipeline = DiffusionPipeline(method=label)
     assert pipeline.plan(6).sampler == sampler
-    assert pipeline.config.timestep_spacing == spacing
+    assert pipeline.sampler.run_spacing == spacing
     assert pipeline.scheduler is pipeline.sampler.scheduler
 
 

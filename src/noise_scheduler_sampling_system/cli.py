@@ -435,7 +435,7 @@ def _model(name: str) -> tuple[Any, list[int] | None, dict[str, Any]]:
         ) from None
 
 
-def _guided(scale: float | None) -> dict[str, float]:
+def _guided(scale: float | None) -> dict[str, Any]:
     """The argument of ``sample``, which has the default."""
     return {} if scale is None else {"guidance_scale": scale}
 

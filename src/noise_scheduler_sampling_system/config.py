@@ -242,7 +242,7 @@ class NoiseSchedulerConfig(BaseModel):
         """A copy, with changes that are checked as :meth:`replace` does."""
         return self.replace(**update) if update else super().model_copy(deep=deep)
 
-    copy = model_copy  # pydantic's, without a check
+    copy = model_copy  # type: ignore[assignment]  # pydantic's has no check
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> NoiseSchedulerConfig:

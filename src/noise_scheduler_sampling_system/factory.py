@@ -136,7 +136,7 @@ def _respaced(scheduler: NoisePath, meant: Resolved, name: str) -> NoisePath:
     """The noise schedule with the spacing that a sampler's name implies."""
     config = scheduler.config
     given = config.timestep_spacing
-    chosen_already = given not in (default_spacing(config), meant.spacing)
+    chosen_already = given not in ("auto", "leading", default_spacing(config), meant.spacing)
     if chosen_already and not meant.firm:
         meant = replace(meant, spacing=None)
     if chosen_already and meant.spacing is not None:

@@ -60,7 +60,7 @@ class ReversibleRun:
     Args:
         pipeline: of a reversible sampler, with N ≥ 2 steps.
         model: as for :meth:`DiffusionPipeline.sample`; it must return the same for the same input.
-        num_inference_steps: N, with the sampler unguarded. Each way takes N − 1 model calls from two states, N from one.
+        num_inference_steps: N, unguarded. Each way takes N − 1 model calls from two states, N from one.
         plan: this plan instead of the pipeline's.
         settings: ``guidance_scale``, ``classifier_free_guidance``, ``guidance``, ``condition``, ``null_condition``,
             ``device`` and ``dtype`` as for ``sample``; without ``dtype`` that of the states is kept.

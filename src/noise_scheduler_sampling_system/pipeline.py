@@ -505,7 +505,8 @@ class DiffusionPipeline:
             told |= {"guidance_scale": None, "guidance": None} | self._borrowed.asked(request)
             if self.config.beta_schedule == "flow":  # flow pipelines there cannot scale the noise to another level
                 told.setdefault("first", "noisiest")
-            return calibrate(told.pop("model"), self, nfe=nfe, **told)
+            found: SamplingPlan | PlanSet = calibrate(told.pop("model"), self, nfe=nfe, **told)
+            return found
         given = {"prompt": prompt, "negative_prompt": negative_prompt, "class_labels": class_labels}
         for name, value in {**given, "height": height, "width": width}.items():
             if value is not None:
@@ -518,7 +519,8 @@ class DiffusionPipeline:
             raise ConfigurationError(
                 "is missing", where="shape", suggestion="give that of one sample, e.g. (3, 64, 64)"
             )
-        return calibrate(model, self, shape=shape, nfe=nfe, **told)
+        result: SamplingPlan | PlanSet = calibrate(model, self, shape=shape, nfe=nfe, **told)
+        return result
 
     def stream(
         self,

@@ -129,7 +129,7 @@ def _checked_keys(keys: Any) -> Keys:
     """
     if isinstance(keys, Keys):
         return keys
-    pairs = list(keys) if isinstance(keys, Sequence) and not isinstance(keys, str | bytes) else [None]
+    pairs: list[Any] = list(keys) if isinstance(keys, Sequence) and not isinstance(keys, str | bytes) else [None]
     for pair in pairs:
         valid = isinstance(pair, list | tuple) and len(pair) == 2
         if not (valid and all(type(n) is int and 0 <= n < 2**64 for n in pair)):

@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from .callbacks import Callback
 from .grids import TimeGrid
 from .guidance.base import Guidance
-from .job import Callback
 from .noise import Seed
 from .plan import SamplingPlan
 from .plans import PlanSet

@@ -243,7 +243,8 @@ class _StrictLoader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  #
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
-        self._sizes[node] = self._count - before
+        if node is not None:
+            self._sizes[node] = self._count - before
         return node
 
     def _aliased(self, node: Any) -> Any:

@@ -216,7 +216,7 @@ def _compiled_row(
 
 def _write(guidance: Guidance, formula: Formula) -> None:
     """Let a guidance write its formula; what it returns would be lost."""
-    returned: Any = guidance.write(formula)  # type: ignore[func-returns-value]
+    returned: Any = guidance.write(formula)
     if returned is not None:
         raise ConfigurationError(
             f"{type(guidance).__name__}.write returns {shown(returned)}",

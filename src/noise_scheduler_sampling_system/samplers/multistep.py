@@ -451,7 +451,7 @@ class SASolverSampler(MultistepSampler):
 
     @property
     def first_order_eta(self) -> float:
-        return min(1.0, self.options["tau"] ** 2)
+        return min(1.0, float(self.options["tau"]) ** 2)
 
     def kernel(self, now: Level) -> Kernel:
         inside = self.options["tau_end"] <= self.scheduler.fraction_at(now.t) <= self.options["tau_start"]

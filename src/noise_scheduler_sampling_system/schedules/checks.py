@@ -74,13 +74,14 @@ def _evaluated(path: NoisePath, name: str, function: Callable[[Tensor], Tensor],
 
 
 def _check_order(path: NoisePath, t: Tensor, log_snr: Tensor) -> None:
-    bad = torch.isnan(log_snr) | torch.isposinf(log_snr)
-    bad[:-1] |= torch.isneginf(log_snr[:-1])  # no signal is allowed at the noisiest level
+    bad = torch.isnan(log_snr)
+    bad[1:] |= torch.isposinf(log_snr[1:])  # no noise is allowed at the cleanest level,
+    bad[:-1] |= torch.isneginf(log_snr[:-1])  # and no signal at the noisiest
     if bad.any():
         i = int(bad.nonzero()[0])
         _refuse(
             path, "_log_snr", f"log SNR is {log_snr[i].item()} at t = {t[i].item():g}",
-            "make it finite on [t_min, t_max]; −inf is allowed at t_max alone",
+            "make it finite between t_min and t_max; +inf is allowed at t_min and −inf at t_max",
         )  # fmt: skip
     rises = (log_snr.diff() >= 0.0).nonzero()
     if len(rises):
