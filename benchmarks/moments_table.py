@@ -29,12 +29,12 @@ STEPS, WIDTH = (10, 50), 0.3
 TITLE = "## Which grid suits which sampler"
 INTRO = f"""{TITLE}
 
-Made by `python benchmarks/moments_table.py`. Scaled-linear betas, Gaussian data of standard deviation {WIDTH}, the exact
+Made by `python benchmarks/moments_table.py`. Scaled-linear betas, Gaussian data of standard deviation {WIDTH}, exact
 model: the standard deviation of the result over the data's, at {STEPS[0]} / {STEPS[1]} steps, exact from the plan
-(`plan.gaussian_moments({WIDTH})`). 1 is right. More than 1 is noise that is left in, less is detail that is lost. Steps give up
-order where they would widen or narrow the data (`guarded=True`, the default of every sampler with an order above 1);
-"unguarded" is the largest value of the row without that. `lcm` and `tcd` are for distilled models, which answer otherwise
-than the exact model.
+(`plan.gaussian_moments({WIDTH})`). 1 is right. More than 1 is noise that is left in, less is detail that is lost. Steps
+give up order where they would widen or narrow the data (`guarded=True`, the default of every sampler with an order
+above 1); "unguarded" is the largest value of the row without that. `lcm` and `tcd` are for distilled models, which
+answer otherwise than the exact model.
 
 """
 
