@@ -47,6 +47,12 @@ class Form:
     def __init__(self, terms: Mapping[Symbol, float] = {}) -> None:
         self.terms = terms
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Form) and dict(self.terms) == dict(other.terms)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.terms))
+
     def __add__(self, other: Form | float) -> Form:
         if not isinstance(other, Form):
             return self._with_number(other, "{} is added to a form")

@@ -23,6 +23,7 @@ from .plan import SamplingPlan
 from .registry import did_you_mean
 from .rowwise import Rows
 from .run import State
+from .values import ByValue
 
 if TYPE_CHECKING:
     from .pipeline import DiffusionPipeline
@@ -33,8 +34,8 @@ Reduction = Literal["sum", "mean"]
 
 
 @final
-@dataclass(frozen=True)
-class StepDistribution:
+@dataclass(frozen=True, eq=False)
+class StepDistribution(ByValue):
     """The Gaussian that a step draws the next state from; independent numbers.
 
     Attributes:

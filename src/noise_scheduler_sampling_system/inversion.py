@@ -26,6 +26,7 @@ from .plan import SamplingPlan
 from .prediction import conversion
 from .rowwise import Rows
 from .run import State
+from .values import ByValue
 
 if TYPE_CHECKING:
     from .pipeline import DiffusionPipeline
@@ -47,7 +48,7 @@ class Ends(NamedTuple):
 
 
 @final
-class ReversibleRun:
+class ReversibleRun(ByValue):
     """The runs of a reversible sampler, in both directions. It holds two states, whatever the number of steps.
 
         run = ReversibleRun(DiffusionPipeline(config, "belm"), model, 50)

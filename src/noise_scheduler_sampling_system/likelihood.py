@@ -32,6 +32,7 @@ from .rowwise import Rows
 from .run import State
 from .samplers.base import BaseSampler
 from .schedules.path import Level, NoisePath
+from .values import ByValue
 
 if TYPE_CHECKING:
     from .pipeline import DiffusionPipeline
@@ -45,8 +46,8 @@ _NOISIEST = math.exp(5.0)
 
 
 @final
-@dataclass(frozen=True)
-class Likelihood:
+@dataclass(frozen=True, eq=False)
+class Likelihood(ByValue):
     """Log-densities of a batch of samples.
 
     Attributes:

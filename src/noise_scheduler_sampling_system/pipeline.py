@@ -37,6 +37,7 @@ from .results import RunState, SamplingResult, SamplingStep
 from .samplers.base import BaseSampler
 from .schedules.path import Level, NoisePath
 from .setup import Setup, refuse_other_settings
+from .values import ByValue
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -54,7 +55,7 @@ _UPDATING = threading.Lock()
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
-class DiffusionPipeline:
+class DiffusionPipeline(ByValue):
     """Generates samples: config → noise schedule → grid → sampler → plan → run.
 
     It holds no state of a run, so threads can share it.

@@ -15,10 +15,10 @@ from .files import of_file
 from .grids import TimeGrid
 from .keys import Key, Keys
 from .plan import SamplingPlan
-from .plans import PlanSet
 from .profiling import Profile
 from .run import State
 from .tensors import read_tensors, write_tensors
+from .values import ByValue
 
 __all__ = ["RunState", "SamplingResult", "SamplingStep"]
 
@@ -26,7 +26,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
-class RunState:
+class RunState(ByValue):
     """A run stopped between two steps: enough to go on, bit for bit.
 
     Attributes:
@@ -92,33 +92,6 @@ class RunState:
         with of_file(path, "is not a saved run", "give a file of RunState.save"):
             tensors, about = read_tensors(path, "run", load)
             return _from_parts(tensors, about, device)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RunState) and same(_fields(self), _fields(other))
-
-    def __hash__(self) -> int:
-        return hash((self.plan, self.state.row))
-
-
-def _fields(value: Any) -> list[Any]:
-    return [getattr(value, each.name) for each in fields(value) if each.compare]
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal, tensors in them bit for bit."""
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return (
-            isinstance(one, Tensor)
-            and isinstance(other, Tensor)
-            and one.dtype == other.dtype
-            and one.device == other.device
-            and torch.equal(one, other)
-        )
-    if isinstance(one, Mapping) and isinstance(other, Mapping) and not isinstance(one, PlanSet):
-        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
 
 
 def _checked_keys(keys: Any) -> Keys:
@@ -216,7 +189,7 @@ class _Known:
 
 
 @dataclass(frozen=True, eq=False)
-class SamplingStep:
+class SamplingStep(ByValue):
     """One step of a run.
 
     Attributes:
@@ -243,18 +216,13 @@ class SamplingStep:
         """The clean sample that the step's last model call predicts, clipped; computed when asked for."""
         return self._clean()
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SamplingStep) and same(_fields(self), _fields(other))
-
-    def __hash__(self) -> int:
-        return hash((self.state, self.index))
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return SamplingStep, (*_fields(self), _Known(self.pred_original_sample))
+        values = (getattr(self, each.name) for each in fields(self) if each.compare)
+        return SamplingStep, (*values, _Known(self.pred_original_sample))
 
 
 @dataclass(frozen=True, eq=False)
-class SamplingResult:
+class SamplingResult(ByValue):
     """A finished run.
 
     Attributes:
@@ -284,9 +252,3 @@ class SamplingResult:
     plan: SamplingPlan
     rejected: int = 0
     grid: TimeGrid | None = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SamplingResult) and same(_fields(self), _fields(other))
-
-    def __hash__(self) -> int:
-        return hash((self.plan, self.nfe))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigurationError
 from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES
+from .tables import read_json
 
 __all__ = ["Statement", "refuse_other_prediction", "stated_prediction", "unwrapped"]
 
@@ -94,8 +94,8 @@ def _origin(model: Any) -> str | None:
 def _of_scheduler_beside(place: str) -> Statement | None:
     for file in _scheduler_files(place):
         try:
-            config = json.loads(file.read_text())
-        except (OSError, ValueError):
+            config = read_json(file)
+        except OSError:  # which FileError is
             continue
         name = str(config.get("_class_name", "")) if isinstance(config, dict) else ""
         if not name or name.startswith(_PRECONDITIONED):

@@ -19,6 +19,7 @@ from .pipeline import DiffusionPipeline
 from .registry import did_you_mean
 from .samplers.base import BaseSampler
 from .tables import read_table, write_table
+from .values import ByValue
 
 __all__ = ["AdvancedDiffusionSystem"]
 
@@ -30,7 +31,7 @@ _CHANGING = threading.Lock()
 _NAME = 200
 
 
-class AdvancedDiffusionSystem:
+class AdvancedDiffusionSystem(ByValue):
     """Named pipelines, compared and configured together.
 
     A configuration file (YAML or JSON) maps each pipeline's name to its settings: the fields

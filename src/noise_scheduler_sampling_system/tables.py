@@ -241,7 +241,7 @@ class _StrictLoader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  #
             raise yaml.YAMLError(f"{self._line()}: {_TOO_DEEP}")
         self._counted(1)
         self._depth += 1
-        node = super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
         self._depth -= 1
         if node is not None:
             self._sizes[node] = self._count - before

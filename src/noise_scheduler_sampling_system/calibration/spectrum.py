@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from ..errors import ConfigurationError
+from ..values import ByValue
 
 __all__ = ["Spectrum"]
 
@@ -24,7 +25,7 @@ _SAMPLES = 4096
 
 @final
 @dataclass(frozen=True, eq=False)
-class Spectrum:
+class Spectrum(ByValue):
     """The eigenvalues of the covariance of clean data, as the model sees it.
 
     Attributes:

@@ -20,6 +20,7 @@ from ..errors import ConfigurationError, shown
 from ..prediction import PREDICTION_ALIASES, PREDICTION_TYPES, conversion
 from ..registry import did_you_mean
 from ..schedules.path import Level
+from ..values import ByValue
 
 __all__ = ["Branch", "Formula", "Given", "Guidance", "Made", "Moment", "Scale", "checked_scale", "number", "scale_at"]
 
@@ -249,7 +250,7 @@ class Formula:
         return factors.x_factor * self.x + factors.y_factor * form
 
 
-class Guidance(ABC):
+class Guidance(ByValue, ABC):
     """One thing to do with the prediction; a sequence of them acts from left to right.
 
     A subclass is a frozen dataclass that writes its formula.
@@ -277,7 +278,7 @@ class Guidance(ABC):
         """The conditions that it brings."""
         return ()
 
-    def refuse_shape(self, shape: tuple[int, ...]) -> None:  # noqa: B027 - most can
+    def refuse_shape(self, shape: tuple[int, ...]) -> None:
         """Raise where it cannot act on samples of a shape (B, ...); before the first model call of a run.
 
         Raises:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ConfigurationError
 from ..model import map_tensors, map_values
 from ..registry import did_you_mean
+from ..values import ByValue
 
 __all__ = [
     "Unbatched", "joined", "merged", "null_counterpart", "numbers_as_rows", "placed", "refuse_foreign_labels",
@@ -22,7 +23,7 @@ __all__ = [
 
 @final
 @dataclass(frozen=True, eq=False)
-class Unbatched:
+class Unbatched(ByValue):
     """A value of a condition that has no batch dimension: the model is given it whole, with every batch.
 
     ``condition={"txt_ids": Unbatched(ids)}``. Other tensors have one row a sample, or one for all; they are sliced

@@ -23,6 +23,7 @@ from ..options import Option, checked_options, declared_by
 from ..plan import SamplingPlan
 from ..run import Branches, State
 from ..schedules.path import CLEAN, NoisePath
+from ..values import ByValue
 from .spread import SpreadGuard
 
 __all__ = ["BaseSampler", "SamplerOutput", "SamplerState"]
@@ -37,8 +38,8 @@ class SamplerState:
     drawn: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class SamplerOutput:
+@dataclass(frozen=True, eq=False)
+class SamplerOutput(ByValue):
     """What one call of :meth:`BaseSampler.step` gives.
 
     Attributes:
@@ -52,7 +53,7 @@ class SamplerOutput:
     state: SamplerState | None = None
 
 
-class BaseSampler(ABC):  # noqa: B024 - a subclass has write() or step(), not necessarily both
+class BaseSampler(ByValue, ABC):
     """A sampling method on a noise schedule.
 
     A built-in sampler writes a plan: it overrides :meth:`write`. A custom one may do the

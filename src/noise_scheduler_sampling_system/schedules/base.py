@@ -43,6 +43,7 @@ class BaseNoiseScheduler(NoisePath):
     t_origin = -1.0  # t = 0 is the first noise level, one step from the data
     reads = SCHEDULE_FIELDS
     declared_options = {"snr_shift": SHIFT}
+    made_on_use = frozenset({"_tables", "_factor_tables"})
 
     def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
         super().__init__(config, **fields)

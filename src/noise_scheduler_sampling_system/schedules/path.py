@@ -18,6 +18,7 @@ from ..errors import ConfigurationError
 from ..options import Option, checked_options, declared_by
 from ..prediction import quantity
 from ..registry import did_you_mean
+from ..values import ByValue
 from .checks import check_path, is_foreign
 from .times import Time, as_times, double, in_kind, mixed, traced
 
@@ -66,7 +67,7 @@ class _CheckedWhenMade(ABCMeta):
         return path
 
 
-class NoisePath(metaclass=_CheckedWhenMade):
+class NoisePath(ByValue, metaclass=_CheckedWhenMade):
     """How data turns into noise: α(t), σ(t) and their log-SNR, on [``t_min``, ``t_max``].
 
     The time t is the one the network is told: there is no second clock. A subclass says what

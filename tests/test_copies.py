@@ -1,0 +1,232 @@
+"""Every public value survives pickle, deepcopy and another process, equal to itself."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+import torch
+
+import noise_scheduler_sampling_system as library
+from noise_scheduler_sampling_system import (
+    AdvancedDiffusionSystem,
+    BaseNoiseScheduler,
+    BaseSampler,
+    DiffusionPipeline,
+    FlowPath,
+    Form,
+    Level,
+    ModelStatistics,
+    NoisePath,
+    NoiseSamplingError,
+    NoiseSchedulerConfig,
+    PlanBuilder,
+    PlanSet,
+    Recommendation,
+    ReversibleRun,
+    ShiftedSNR,
+    Spectrum,
+    TimeGrid,
+    ZeroTerminalSNR,
+    check_sampler,
+    guidance,
+    log_likelihood,
+    make_grid,
+    models,
+    presets,
+    recommend,
+)
+from noise_scheduler_sampling_system.brownian import brownian
+from noise_scheduler_sampling_system.config import PRESETS
+from noise_scheduler_sampling_system.distribution import StepDistribution
+from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+from noise_scheduler_sampling_system.options import Option
+from noise_scheduler_sampling_system.samplers import SamplerOutput
+from noise_scheduler_sampling_system.values import same
+
+SHAPE = (2, 1, 8, 8)
+
+
+def model(x: torch.Tensor, t: Any) -> torch.Tensor:
+    return 0.1 * x
+
+
+def used(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    pipeline.sample(model, SHAPE, 3, seed=0)
+    pipeline.scheduler.add_noise(torch.zeros(SHAPE), torch.ones(SHAPE), torch.tensor([3, 5]))
+    return pipeline
+
+
+def made() -> dict[str, Any]:
+    """A value of every public class, and of what public methods return."""
+    values: dict[str, Any] = {}
+    path = NoiseSchedulerConfig()
+    pipeline = DiffusionPipeline(path)
+    linear = pipeline.scheduler
+    for name in library.__all__:
+        each = getattr(library, name)
+        if not inspect.isclass(each) or inspect.isabstract(each):
+            continue
+        if issubclass(each, BaseSampler):
+            values[name] = each(linear)
+        elif issubclass(each, NoiseSamplingError):
+            values[name] = each("what", where="here", why="so", suggestion="that")
+        elif issubclass(each, NoisePath) and each is not BaseNoiseScheduler:
+            given = {"ShiftedSNR": (linear, 2.0), "ZeroTerminalSNR": (linear,)}.get(name, ())
+            values[name] = each(*given)
+    steps = list(pipeline.stream(model, SHAPE, 3, seed=0))
+    momentum = guidance.AdaptiveProjected(2.0)
+    image, mask = torch.zeros(SHAPE), torch.ones(SHAPE)
+    ode = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    exact = models.GaussianModel(linear)
+    build = PlanBuilder("sample")
+    source = NoiseSource(resolve_keys(0, None, 2), SHAPE[1:])
+    values |= {
+        "config": NoiseSchedulerConfig(beta_schedule="flow", schedule_options={"shift": 3.0}),
+        "pipeline": used(DiffusionPipeline(None, "dpmpp_2m_sde")),
+        "schedule in use": used(DiffusionPipeline()).scheduler,
+        "shifted": ShiftedSNR(FlowPath(), 2.0),
+        "rescaled": ZeroTerminalSNR(linear),
+        "cut": linear.up_to(500.0),
+        "plan": pipeline.plan(3),
+        "plans": PlanSet({3: pipeline.plan(3), 5: pipeline.plan(5)}),
+        "traced options": DiffusionPipeline(None, "ddim", eta=0.5).plan(2),
+        "grid": make_grid(linear, 3),
+        "reversed grid": make_grid(linear, 3).reversed(),
+        "level": linear.level(3.0),
+        "clean level": make_grid(linear, 3).levels[-1],
+        "step": steps[1],
+        "last step": steps[-1],
+        "state": steps[1].state,
+        "last state": steps[-1].state,
+        "result": pipeline.sample(model, SHAPE, 3, seed=0, return_result=True, profile=True),
+        "adaptive result": DiffusionPipeline(None, "adaptive").sample(model, SHAPE, 3, seed=0, return_result=True),
+        "recommendation": recommend(pipeline, 10),
+        "statistics": ModelStatistics.neutral(),
+        "spectrum": Spectrum([1.0, 0.5], [1, 2]),
+        "reversible": ReversibleRun(DiffusionPipeline(None, "bdia"), None, 3),
+        "likelihood": log_likelihood(ode, exact, torch.zeros(2, 4), 3, seed=0),
+        "distribution": StepDistribution(image, mask),
+        "output": SamplerOutput(image, mask),
+        "brownian": brownian(DiffusionPipeline(None, "ddpm").plan(3), source),
+        "report": check_sampler("ddim", [linear]),
+        "form": Form({("x", 0): 1.0}),
+        "prediction": build.predict(Level(900.0, 0.1, 0.99), 0),
+        "option": Option(1.0, minimum=0.0),
+        "unbatched": guidance.Unbatched(image),
+        "adaptive projected": momentum,
+        "free": guidance.ClassifierFree(2.0),
+        "zero star": guidance.CFGZeroStar(2.0),
+        "composed": guidance.Composed([({"y": 1}, 2.0)]),
+        "threshold": guidance.DynamicThreshold(),
+        "interval": guidance.Interval(0.1, 0.5),
+        "known": guidance.KnownRegion(image, mask),
+        "rescale": guidance.Rescale(0.7),
+        "auto": guidance.AutoGuidance(model, 2.0),
+        "energy": guidance.Energy(model),
+        "moment": guidance.Moment(Level(900.0, 0.1, 0.99), 0, 3),
+        "preset": PRESETS.get("sdxl"),
+        "features": models.FeatureStatistics(torch.zeros(2), torch.eye(2)),
+    }  # fmt: skip
+    system = AdvancedDiffusionSystem()
+    system.create_pipeline("mine", NoiseSchedulerConfig(), "heun")
+    return {**values, "system": system}
+
+
+VALUES = made()
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, BaseException):  # which Python compares by identity
+        return type(one) is type(other) and str(one) == str(other) and vars(one) == vars(other)
+    return same(one, other) if isinstance(one, tuple) else bool(one == other)
+
+
+def returned(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_survives_copies(name):
+    value = VALUES[name]
+    for again in (pickle.loads(pickle.dumps(value)), copy.deepcopy(value), copy.copy(value)):
+        assert type(again) is type(value)
+        assert equal(value, again)
+        assert repr(again) == repr(value) or " at 0x" in repr(value)
+        if type(value).__hash__ is not None and not isinstance(value, BaseException | tuple):
+            try:
+                expected = hash(value)
+            except TypeError:
+                continue
+            assert hash(again) == expected
+
+
+def test_another_process_returns_what_it_was_given():
+    names = [name for name in VALUES if name != "energy"]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for name, again in zip(names, pool.map(returned, [VALUES[name] for name in names]), strict=True):
+            assert equal(VALUES[name], again), name
+
+
+def test_every_public_class_is_among_the_values():
+    classes = {type(value) for value in VALUES.values()}
+    missing = []
+    for module in (library, guidance, presets):
+        for name in module.__all__:
+            each = getattr(module, name)
+            abstract = inspect.isclass(each) and (inspect.isabstract(each) or any(issubclass(c, each) for c in classes))
+            if inspect.isclass(each) and each not in classes and not abstract:
+                missing.append(name)
+    # names of choices, factories that are not instantiated, and the builder, which is written into
+    assert set(missing) <= {
+        "BetaSchedule", "SamplingMethod", "NoiseSchedulerFactory", "SamplerFactory", "PlanBuilder", "Formula",
+    }  # fmt: skip
+
+
+def test_values_differ_where_something_differs():
+    one, two = DiffusionPipeline(None, "ddim"), DiffusionPipeline(None, "ddim", eta=0.5)
+    assert one != two
+    assert one == DiffusionPipeline(None, "ddim")
+    assert one.scheduler == DiffusionPipeline(None, "heun").scheduler
+    assert FlowPath() != FlowPath(shift=2.0)
+    steps = list(one.stream(model, SHAPE, 3, seed=0))
+    assert steps[0] != steps[1]
+    other = list(one.stream(model, SHAPE, 3, seed=1))
+    assert steps[1].state != other[1].state
+    assert isinstance(VALUES["recommendation"], Recommendation)
+
+
+def test_a_copy_goes_on_as_the_original_does():
+    """And the clean end of a grid is still told from a level that has no time."""
+    step = VALUES["step"]
+    again = pickle.loads(pickle.dumps(step))
+    assert torch.equal(again.pred_original_sample, step.pred_original_sample)
+    ends = [list(DiffusionPipeline().stream(model, resume=s.state))[-1].x for s in (step, again)]
+    assert torch.equal(*ends)
+    grid = pickle.loads(pickle.dumps(VALUES["grid"]))
+    assert isinstance(grid, TimeGrid)
+    assert math.isnan(grid.levels[-1].t)
+    samples = [DiffusionPipeline().sample(model, SHAPE, grid=g, seed=0) for g in (grid, VALUES["grid"])]
+    assert torch.equal(*samples)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        models.DigitsModel,
+        models.GaussianModel,
+        lambda path: models.GaussianMixtureModel(path, torch.eye(4), 0.1),
+        lambda path: models.KernelDensityModel(path, torch.eye(4), 0.1),
+    ],
+)
+def test_models_survive_copies(make):
+    network = make(DiffusionPipeline().scheduler)
+    x = torch.randn(SHAPE if isinstance(network, models.DigitsModel) else (2, 4))
+    for again in (pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
+        assert torch.equal(again(x, 500), network(x, 500))
