@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(RUN)/noise-sampling demo --out demo.png
 
 test: lint
-	$(RUN)/python -m pytest
+	$(RUN)/python tools/run_tests.py
 
 lint: $(STAMP)
 	$(RUN)/ruff check .
