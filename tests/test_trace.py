@@ -13,6 +13,7 @@ import diffusers.schedulers
 import numpy as np
 import pytest
 import torch
+from peers import published
 from torch import Tensor
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplingPlan
@@ -363,7 +364,7 @@ def test_traced_plans_are_those_of_our_twins(twin):
     config = {"beta_start": 1e-4, "beta_end": 0.02, **config}
     traced = SamplingPlan.trace(cls(**config), STEPS)
     fields = {k: v for k, v in config.items() if k != "clip_sample" and "final" not in k}
-    own = DiffusionPipeline(NoiseSchedulerConfig(**fields), method, **options).plan(STEPS)
+    own = DiffusionPipeline(NoiseSchedulerConfig(**fields), method, **published(method), **options).plan(STEPS)
     np.testing.assert_array_equal(traced.time, own.time)
     for mine, other in zip(of_outputs(own), of_outputs(traced), strict=True):
         np.testing.assert_allclose(other, mine, rtol=0, atol=1e-5 * np.abs(mine).max())

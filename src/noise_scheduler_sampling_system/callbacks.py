@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, final
 
 import numpy as np
@@ -25,6 +26,11 @@ class Copies(Mapping[K, Tensor], Generic[K]):
 
     def __init__(self, originals: Mapping[K, Tensor]) -> None:
         self._originals, self.made = dict(originals), dict[K, Tensor]()
+
+    @property
+    def originals(self) -> Mapping[K, Tensor]:
+        """The run's own tensors, for checks that only read shape and type."""
+        return MappingProxyType(self._originals)
 
     def __getitem__(self, key: K) -> Tensor:
         if key not in self.made:

@@ -137,8 +137,9 @@ def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
     for kept in (state.history, run.memory):
         if not isinstance(kept, Mapping):
             yield "memory", f"got {type(kept).__name__}", "give tensors by name"
+    known = getattr(state.history, "originals", state.history)  # a look must not copy
     for j in needed - missing:
-        y = state.history[j]
+        y = known[j]
         if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_floating_point():
             yield "history", f"the prediction of row {j} is {shown(y)}", f"give a tensor of shape {tuple(x.shape)}"
     if not isinstance(run.settings, Mapping) or not isinstance(run.settings.get("config", {}), Mapping):
