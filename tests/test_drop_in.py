@@ -384,3 +384,27 @@ def test_ace_step_counts_time_as_sigma():
             state = scheduler.step(output * state, t, state, return_dict=False)[0]
         states.append(state)
     torch.testing.assert_close(states[1], states[0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"solver_order": 3}, {"prediction_type": "v_prediction"}], ids=str)
+def test_a_last_step_that_stays_corrects_the_one_before(settings):
+    theirs, ours = theirs_and_ours(
+        "UniPCMultistepScheduler", use_karras_sigmas=True, final_sigmas_type="sigma_min", **settings
+    )
+    states = []
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(10)
+        x = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+        for t in scheduler.timesteps:
+            x = scheduler.step(torch.tanh(x) * float(t) / 1000, t, x).prev_sample
+        states.append(x)
+    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-4)
+
+
+def test_sa_solver_on_karras_levels_runs():
+    ours = theirs_and_ours("SASolverScheduler", use_karras_sigmas=True)[1]
+    ours.set_timesteps(10)
+    x = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+    for t in ours.timesteps:
+        x = ours.step(0.1 * x, t, x, generator=torch.Generator().manual_seed(1)).prev_sample
+    assert bool(x.isfinite().all())

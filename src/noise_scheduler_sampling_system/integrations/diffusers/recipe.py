@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, final
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, NumericsError
 from ...factory import NoiseSchedulerFactory, SamplerFactory
 from ...grids import TimeGrid, make_grid
 from ...names import Resolved, resolve
@@ -225,7 +225,7 @@ class Recipe:
         plan = sampler.plan(grid=grid)
         idle: tuple[int, ...] = ()
         if own and seen is not None:
-            theirs = self._own_plan(reading, request, seen, plan, bool(options.get("corrector")))
+            theirs = self._own_plan(reading, request, seen, plan, bool(sampler.options.get("corrector")))
             if theirs is not None:
                 plan = theirs
             elif plan.nfe + len(seen.idle) == len(seen.times):
@@ -255,7 +255,8 @@ class Recipe:
         other = len(times) > len(seen.times) or (from_noise(*seen.grid.levels[:2]) and times != seen.times)
         # the last call moves nothing, and corrects the step before
         if other or (corrects and seen.stays):
-            with suppress(ConfigurationError):  # theirs is not finite, or does not know the prediction type
+            # theirs may be not finite or out of range, or not know the prediction type
+            with suppress(ConfigurationError, NumericsError):
                 return self._traced(reading, request)
         return None
 
