@@ -374,6 +374,8 @@ def _hinting(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _last_call(state: State) -> tuple[Tensor | None, Tensor | None]:
-    """What the last call was about and what it returned, so that the last step can be had again from its state."""
-    output = state.output.guided if isinstance(state.output, Branches) else state.output
-    return tuple(None if each is None else each.clone() for each in (state.asked, output))  # type: ignore[return-value]
+    """What the last call was about and what it returned, so that the last step can be had again from its state.
+
+    The run is over and needs neither, so that they are no copies.
+    """
+    return state.asked, state.output.guided if isinstance(state.output, Branches) else state.output

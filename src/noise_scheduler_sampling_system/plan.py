@@ -15,7 +15,15 @@ import numpy.typing as npt
 from .errors import FileError, NumericsError, shown
 from .files import checked_path, cut, of_file
 from .moments import GaussianMoments, gaussian_moments
-from .plan_content import COLUMNS, content_hash, plain, refuse_contradictions, valid_column, valid_field
+from .plan_content import (
+    COLUMNS,
+    content_hash,
+    plain,
+    refuse_contradictions,
+    refuse_other_scale,
+    valid_column,
+    valid_field,
+)
 from .prediction import conversion, quantity
 from .tables import read_json, write_json
 from .tensors import read_tensors, write_tensors
@@ -203,8 +211,8 @@ class SamplingPlan:
 
         Raises:
             NumericsError: a number that is not finite or out of range, columns that contradict each other (one
-                noise brought in twice, a first state of another scale than the first level), a history that
-                reaches before the start, or a row that does not reproduce constant data or constant noise.
+                noise brought in twice), a history that reaches before the start, or a row that does not reproduce
+                constant data or constant noise.
         """
         refuse_contradictions(self)
         for name in ("b", "c"):
@@ -363,7 +371,7 @@ class SamplingPlan:
         plan = cls(**rest)
         if said is not None and said != plan.content_hash:
             try:
-                plan.checked()
+                refuse_other_scale(plan.checked())
                 found = ""
             except NumericsError as error:
                 found = f"; {error.where}: {error.what}"
@@ -374,6 +382,8 @@ class SamplingPlan:
                 suggestion="restore the file; to make a plan by hand, change one with dataclasses.replace(plan, ...), "
                 "or take content_hash out of the file, load it and save it again",
             )
+        if said is None:  # made by hand, or by an earlier version
+            refuse_other_scale(plan)
         return plan.checked()
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -15,7 +15,16 @@ import numpy.typing as npt
 from .errors import NumericsError, shown
 from .prediction import PREDICTION_TYPES
 
-__all__ = ["COLUMNS", "OPTIONAL", "content_hash", "plain", "refuse_contradictions", "valid_column", "valid_field"]
+__all__ = [
+    "COLUMNS",
+    "OPTIONAL",
+    "content_hash",
+    "plain",
+    "refuse_contradictions",
+    "refuse_other_scale",
+    "valid_column",
+    "valid_field",
+]
 
 #: The table's columns and their number of dimensions.
 COLUMNS = {
@@ -141,10 +150,15 @@ def refuse_contradictions(plan: Any) -> None:
     ):  # fmt: skip
         if bad is not None and bad.any():
             raise NumericsError(f"row {int(np.argmax(bad))} {what}", where=f"plan column {name!r}", suggestion=allowed)
+
+
+def refuse_other_scale(plan: Any) -> None:
+    """Raise NumericsError where the first state has another scale than the first level, in a plan from pure noise."""
+    unit = math.hypot(plan.alpha[0], plan.sigma[0])
     # with noise before the first call the first row has the level that it leads to
-    if "data" in plan.carries and plan.asked[0] and not math.isclose(plan.prior_scale, unit[0], rel_tol=_PRIOR):
+    if "data" in plan.carries and plan.asked[0] and not math.isclose(plan.prior_scale, unit, rel_tol=_PRIOR):
         raise NumericsError(
-            f"is {plan.prior_scale:.6g}, but the first level has √(α² + σ²) = {unit[0]:.6g}",
+            f"is {plan.prior_scale:.6g}, but the first level has √(α² + σ²) = {unit:.6g}",
             where="plan field 'prior_scale'",
             suggestion="give that of the first level",
         )
