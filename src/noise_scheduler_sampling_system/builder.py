@@ -306,8 +306,11 @@ class PlanBuilder:
                 where="advance",
                 suggestion="give a combination of build.x, predictions and noise",
             )
-        # in terms of the state before the open row at once: what is built on it stays short
-        self._state = Form(self._relative_to(len(self._rows) - 1, state)) if self._rows else state
+        self._state = self.shortened(state)
+
+    def shortened(self, state: Form) -> Form:
+        """The same form in terms of the state before the open row, so that what is built on it stays short."""
+        return Form(self._relative_to(len(self._rows) - 1, state)) if self._rows else state
 
     def settle(self, after: Level, rungs: Iterable[Form]) -> None:
         """Make one of several forms of the same step the current state.

@@ -69,7 +69,7 @@ class DPMv3Sampler(BaseSampler):
             p = build.predict(now, i)
             starts = [(p.sample, p.epsilon)]
             if corrected is not None:
-                state = corrected(p)
+                state = build.shortened(corrected(p))
                 of_x = float(self.statistics.linear(now.half_log_snr))
                 clean = p.sample + (1.0 - of_x) / now.alpha * (state - p.x)  # the same f at the corrected state
                 starts.insert(0, (clean, (state - now.alpha * clean) / now.sigma))

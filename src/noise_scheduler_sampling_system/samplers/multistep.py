@@ -76,7 +76,7 @@ class MultistepSampler(BaseSampler, ABC):
             space = self.space if now.alpha > 0.0 else "sample"  # without signal only x₀ says where to go
             newest, starts = (now, p.of(space)), [build.x]
             if correct is not None:
-                starts.insert(0, correct(newest))
+                starts.insert(0, build.shortened(correct(newest)))
             if correct is not None and self.options.get("evaluate_again", False):
                 build.settle(now, starts)
                 newest, starts = (now, build.predict(now, i).of(space)), [build.x]

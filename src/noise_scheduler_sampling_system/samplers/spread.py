@@ -19,6 +19,7 @@ the state before it does, and the whole plan keeps them by induction.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -76,10 +77,12 @@ class SpreadGuard:
 
     def __init__(self, grid: TimeGrid, eta: float, prior_scale: float | None, *, analytic_first: bool = False) -> None:
         self._levels, self._eta = grid.levels, eta
+        self._order = [-level.noise_to_signal for level in grid.levels]  # rising
         first = _spread(grid.levels[0])
         start = first if prior_scale is None else np.full_like(first, prior_scale)
         self._values: dict[Symbol, Array] = {("x", 0): start[:, None]}
         self._errors: dict[int, Array] = {}
+        self._rows = 0
         # the variance at the end is scale·(variance at level k) + added, by first-order steps
         scale, added = np.ones_like(first), np.zeros_like(first)
         self._rest = [(scale, added)]
@@ -102,6 +105,7 @@ class SpreadGuard:
         for kind in ("y", "raw", "null"):
             self._values[kind, row] = y
         per_clean = abs(conversion("sample", space, level.alpha, level.sigma).y_factor)
+        self._rows = row + 1
         self._errors[row] = per_clean * _WIDTHS * level.sigma / _spread(level)
 
     def choose(self, after: Level, rungs: Iterable[Form]) -> tuple[Form, float]:
@@ -144,7 +148,7 @@ class SpreadGuard:
         return np.where(np.isnan(worst), np.inf, worst)
 
     def _weighed(self, form: Form) -> _Weighed:
-        errors = np.zeros((_WIDTHS.size, max(self._errors) + 1))  # of each row's prediction
+        errors = np.zeros((_WIDTHS.size, self._rows))  # of each row's prediction
         for (kind, row), coefficient in form.terms.items():
             if kind in ("y", "raw", "null") and row in self._errors:
                 errors[:, row] += coefficient * self._errors[row]
@@ -164,12 +168,13 @@ class SpreadGuard:
 
     def _finish(self, level: Level) -> tuple[Array, Array]:
         """How the variance at the end follows from that at a level, by first-order steps from there."""
-        for k, known in enumerate(self._levels):
-            if known.noise_to_signal <= level.noise_to_signal * (1.0 + 1e-9):
-                if math.isclose(known.noise_to_signal, level.noise_to_signal, rel_tol=1e-9):
-                    return self._rest[k]
-                return self._step(level, known, *self._rest[k])
-        return self._rest[-1]
+        k = bisect.bisect_left(self._order, -level.noise_to_signal * (1.0 + 1e-9))
+        if k == len(self._levels):
+            return self._rest[-1]
+        known = self._levels[k]
+        if math.isclose(known.noise_to_signal, level.noise_to_signal, rel_tol=1e-9):
+            return self._rest[k]
+        return self._step(level, known, *self._rest[k])
 
     def _step(
         self, now: Level, after: Level, scale: Array, added: Array, widths: Array = _WIDTHS
