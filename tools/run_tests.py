@@ -2,7 +2,7 @@
 
     python tools/run_tests.py [options of pytest]
 
-Prints each process's output when it ends, and ends with 1 where any test fails.
+Prints the output of each group of files when it ends, and ends with 1 where any test fails.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1] / "tests"
+_GROUPS = 10
 
 
 def parts(count: int) -> list[list[str]]:
-    """The test files in so many parts of about the same size, the longest files first."""
-    shares: list[list[str]] = [[] for _ in range(count)]
-    sizes = [0] * count
-    for file in sorted(TESTS.glob("test_*.py"), key=lambda path: -path.stat().st_size):
-        k = sizes.index(min(sizes))
-        shares[k].append(str(file))
-        sizes[k] += file.stat().st_size
-    return [share for share in shares if share]
+    """Groups of test files, the largest first; a process takes the next group when it has done one."""
+    files = sorted(TESTS.glob("test_*.py"), key=lambda path: -path.stat().st_size)
+    return [[str(file) for file in files[k::count]] for k in range(count)]
 
 
 def run(files: list[str]) -> int:
@@ -36,6 +32,5 @@ def run(files: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    shares = parts(max(1, min(4, os.cpu_count() or 1)))
-    with ThreadPoolExecutor(len(shares)) as pool:
-        sys.exit(any(pool.map(run, shares)))
+    with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+        sys.exit(any(list(pool.map(run, parts(_GROUPS)))))
