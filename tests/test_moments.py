@@ -16,6 +16,7 @@ from noise_scheduler_sampling_system import (
     NumericsError,
     SamplerFactory,
     models,
+    recommend,
 )
 from noise_scheduler_sampling_system.config import SAMPLERS, SPACINGS
 
@@ -96,3 +97,31 @@ def test_moments_are_those_of_a_run(name):
 def test_widths_that_cannot_be_are_refused(bad):
     with pytest.raises(ConfigurationError, match="std"):
         DiffusionPipeline(NoiseSchedulerConfig(), "ddim").plan(3).gaussian_moments(bad)
+
+
+def test_a_bad_pair_is_named_with_a_better_spacing(caplog):
+    """In the log; good pairs are not."""
+    DiffusionPipeline(NoiseSchedulerConfig(timestep_spacing="leading"), "dpmpp_3m_sde").plan(10)
+    assert not caplog.records
+    DiffusionPipeline(NoiseSchedulerConfig(timestep_spacing="leading"), "dpmpp_3m_sde", guarded=False).plan(10)
+    assert "dpmpp_3m_sde on 'leading' in 10 steps" in caplog.text
+    assert "timestep_spacing='kl_optimal'" in caplog.text or "timestep_spacing='log_snr'" in caplog.text
+
+
+@pytest.mark.parametrize("nfe", [5, 10, 20])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_what_is_recommended_leaves_no_noise(schedule, nfe):
+    best = recommend(NoiseSchedulerConfig(**SCHEDULES[schedule]), nfe)
+    plan = best.pipeline(NoiseSchedulerConfig(**SCHEDULES[schedule])).plan(best.steps)
+    assert best.spread == pytest.approx(float(plan.gaussian_moments(0.3).std) / 0.3)
+    assert best.spread <= 1.15
+
+
+def test_each_sampler_has_a_spacing_that_suits_it():
+    """Where the user has set none; a spacing, an offset or options that are set stay."""
+    assert "timestep_spacing='kl_optimal'" in repr(DiffusionPipeline(None, "unipc"))
+    assert "timestep_spacing='leading'" in repr(DiffusionPipeline(None, "ddim"))
+    for config in (NoiseSchedulerConfig(timestep_spacing="leading"), NoiseSchedulerConfig(steps_offset=1)):
+        pipeline = DiffusionPipeline(config, "unipc")
+        assert pipeline.sampler.run_spacing == "leading"
+        assert pipeline.plan(10).time[0] == 900 + config.steps_offset

@@ -14,10 +14,11 @@ import numpy as np
 from .adaptive import AdaptiveCourse
 from .bind import bind_for
 from .config import NoiseSchedulerConfig
-from .errors import ConfigurationError
+from .errors import ConfigurationError, NoiseSamplingError
 from .factory import NoiseSchedulerFactory, SamplerFactory
 from .grids import TimeGrid, checked_steps, checked_times
 from .keywords import refuse_unknown
+from .moments import typical_spread
 from .names import resolve
 from .plan import SamplingPlan
 from .run import Course, Runnable
@@ -31,6 +32,10 @@ __all__ = ["Setup", "refuse_other_settings", "warn_of_amplification"]
 logger = logging.getLogger(__name__)
 
 _KEPT_PLANS = 64
+#: Spreads of typical data that are no reason to warn, from this number of steps on (docs/samplers.md has them all).
+_LEAST_SPREAD, _LARGEST_SPREAD, _ENOUGH_STEPS = 0.55, 1.15, 10
+#: Where a better spread is looked for, and what stands for a spacing on which the sampler has no plan.
+_OTHER_SPACINGS, _NO_SPREAD = ("leading", "kl_optimal", "karras", "log_snr"), 1e-9
 #: Ordinary plans stay below this; second-order ones from the top of the cosine schedule reach 60 to 1,600.
 _AMPLIFICATION = 50.0
 
@@ -88,6 +93,8 @@ class Setup:
             elif self.sampler.writes_plans:
                 made = self.following(self.sampler.plan(grid=grid))
                 warn_of_amplification(made.plan)
+                if isinstance(key, int):
+                    _warn_of_spread(made.plan, self.sampler)
             else:
                 made = self.following(levels_of(self.sampler, grid))
             if len(self._made) >= _KEPT_PLANS:
@@ -197,3 +204,25 @@ def warn_of_amplification(plan: SamplingPlan) -> None:
             "first interval spans too much noise; take more steps, the 'leading' spacing, or a first-order sampler",
             plan.sampler, plan.steps, plan.amplification,
         )  # fmt: skip
+
+
+def _warn_of_spread(plan: SamplingPlan, sampler: BaseSampler) -> None:
+    """Say so where a sampler on a spacing leaves noise in the data or takes much out, and which spacing is better."""
+    if plan.steps < _ENOUGH_STEPS or _LEAST_SPREAD <= (spread := typical_spread(plan)) <= _LARGEST_SPREAD:
+        return
+    others = {name: _spread_on(sampler, name, plan.steps) for name in _OTHER_SPACINGS if name != sampler.run_spacing}
+    better = min(others, key=lambda name: abs(math.log(others[name])))
+    if abs(math.log(others[better])) > 0.7 * abs(math.log(spread)):
+        return  # it is the sampler's way on any spacing
+    logger.warning(
+        "%s on %r in %d steps returns data of standard deviation 0.3 with %.2f of it (plan.gaussian_moments); "
+        "timestep_spacing=%r returns it with %.2f",
+        plan.sampler, sampler.run_spacing, plan.steps, spread, better, others[better],
+    )  # fmt: skip
+
+
+def _spread_on(sampler: BaseSampler, spacing: str, steps: int) -> float:
+    try:
+        return typical_spread(sampler.on(sampler.scheduler.spaced(spacing)).plan(steps))
+    except NoiseSamplingError:  # the sampler has no plan there
+        return _NO_SPREAD

@@ -50,7 +50,7 @@ class DPMv3Sampler(BaseSampler):
     """
 
     order = 3
-    guards = True
+    guards, spacing = True, "kl_optimal"
     declared_options = {"statistics": Option(None, kind=object), "order": ORDER.at(3), "corrector": Option(True)}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:

@@ -53,7 +53,7 @@ class DPMpp2MCFGppSampler(BaseSampler):
     """
 
     order = 2
-    guards = True
+    guards, spacing = True, "kl_optimal"
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         past: tuple[float, Form] | None = None
@@ -81,7 +81,7 @@ class GradientEstimationSampler(BaseSampler):
         gamma: γ; 1 is DDIM, 2 the paper's choice, 3/2 Adams-Bashforth of order 2 for equal steps.
     """
 
-    space = "epsilon"
+    space, spacing = "epsilon", "kl_optimal"
     declared_options = {"gamma": Option(2.0, minimum=0.0, maximum=10.0)}
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:

@@ -57,7 +57,7 @@ class MultistepSampler(BaseSampler, ABC):
             of first order, the whole of second at most.
     """
 
-    guards = True
+    guards, spacing = True, "kl_optimal"
     variable: ClassVar[str] = "log_snr"
     declared_options = {"order": ORDER}
 
@@ -298,7 +298,7 @@ class AdamsSampler(BaseSampler):
         start: as for :class:`MultistepSampler`.
     """
 
-    order, space, guards = 3, "flow_prediction", True
+    order, space, guards, spacing = 3, "flow_prediction", True, "kl_optimal"
     declared_options = {"order": ORDER.at(3), "start": START}
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
