@@ -156,6 +156,9 @@ _TABLE: Final[tuple[_Keyword, ...]] = (
             "progress=True for a bar",
             "progress_bar show_progress verbose use_tqdm tqdm pbar disable disable_tqdm disable_progress quiet",
         ),
+        "round_timesteps": (
+            "round_timesteps=True for networks with a table of whole timesteps", "round_t discrete_timesteps",
+        ),
         "early_stopping": ("early_stopping=0.01", "early_stop tol tolerance stop_tolerance patience"),
         "max_batch_size": (
             "max_batch_size=8 for at most so many samples at a time",

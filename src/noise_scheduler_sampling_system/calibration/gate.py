@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
-from ..errors import ModelOutputError, NoiseSamplingError
+from ..errors import ModelOutputError, NoiseSamplingError, NumericsError
 from ..plan import SamplingPlan
 from .baselines import Baseline
 from .limits import Clock
@@ -64,9 +64,16 @@ class Gate:
         return sorted(made, key=lambda each: each.errors.rms)
 
     def found(self, tables: Iterable[tuple[str, Table]]) -> list[Candidate]:
-        """Tables, each with what it came of."""
-        plans = ((kind, table, table.plan(start="query", sampler="calibrated")) for kind, table in tables)
-        return [each for kind, table, plan in plans for each in self._judged(kind, plan, table)]
+        """Tables, each with what it came of; those that no plan can hold are left out."""
+        made: list[Candidate] = []
+        for kind, table in tables:
+            try:
+                plan = table.plan(start="query", sampler="calibrated")
+            except NumericsError as error:
+                logger.info("%s is left out: %s", kind, error)
+                continue
+            made += self._judged(kind, plan, table)
+        return made
 
     def best(self, built_in: Sequence[Candidate], found: Sequence[Candidate]) -> tuple[Candidate, Errors]:
         """The best, and its errors on the trajectories of the fit. Nothing that was found has a larger root mean
