@@ -308,7 +308,7 @@ def test_limited_history_is_limited(history: int) -> None:
 
 
 def test_weights_move_to_other_levels() -> None:
-    path = LinearNoiseScheduler()
+    path = LinearNoiseScheduler(timestep_spacing="leading")
     table = Table.of_plan(DiffusionPipeline(path, "dpmpp_2m").plan(5))
     span = LevelRange(path, first_fixed=True)
     shifted = span.levels(span.vector(table.levels) + 0.2)

@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 _KEPT_PLANS = 64
 #: Spreads of typical data that are no reason to warn, from this number of steps on (docs/samplers.md has them all).
 _LEAST_SPREAD, _LARGEST_SPREAD, _ENOUGH_STEPS = 0.55, 1.15, 10
-#: Where a better spread is looked for, and what stands for a spacing on which the sampler has no plan.
-_OTHER_SPACINGS, _NO_SPREAD = ("leading", "kl_optimal", "karras", "log_snr"), 1e-9
+#: Where a better spread is looked for.
+_OTHER_SPACINGS = ("leading", "kl_optimal", "karras", "log_snr")
 #: Ordinary plans stay below this; second-order ones from the top of the cosine schedule reach 60 to 1,600.
 _AMPLIFICATION = 50.0
 
@@ -211,8 +211,8 @@ def _warn_of_spread(plan: SamplingPlan, sampler: BaseSampler) -> None:
     if plan.steps < _ENOUGH_STEPS or _LEAST_SPREAD <= (spread := typical_spread(plan)) <= _LARGEST_SPREAD:
         return
     others = {name: _spread_on(sampler, name, plan.steps) for name in _OTHER_SPACINGS if name != sampler.run_spacing}
-    better = min(others, key=lambda name: abs(math.log(others[name])))
-    if abs(math.log(others[better])) > 0.7 * abs(math.log(spread)):
+    better = min(others, key=lambda name: _off(others[name]))
+    if _off(others[better]) > 0.7 * _off(spread):
         return  # it is the sampler's way on any spacing
     logger.warning(
         "%s on %r in %d steps returns data of standard deviation 0.3 with %.2f of it (plan.gaussian_moments); "
@@ -221,8 +221,13 @@ def _warn_of_spread(plan: SamplingPlan, sampler: BaseSampler) -> None:
     )  # fmt: skip
 
 
+def _off(spread: float) -> float:
+    """How far a spread is from 1, on a logarithmic scale."""
+    return abs(math.log(spread)) if 0.0 < spread < math.inf else math.inf
+
+
 def _spread_on(sampler: BaseSampler, spacing: str, steps: int) -> float:
     try:
         return typical_spread(sampler.on(sampler.scheduler.spaced(spacing)).plan(steps))
     except NoiseSamplingError:  # the sampler has no plan there
-        return _NO_SPREAD
+        return 0.0
