@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,8 +63,10 @@ class RunState(ByValue):
 
         state = self.state
         last = {"asked": state.asked, "output": state.output} if state.row == len(self.plan) else {}
+        keys = Keys.of(self.keys).array.view(np.int64)  # a large batch is too much for a text
         tensors = {
             "x": state.x,
+            "keys": torch.from_numpy(keys.copy()),
             **{f"history.{j}": y for j, y in state.history.items()},
             **{f"memory.{name}": kept for name, kept in self.memory.items()},
             **{f"last.{name}": kept for name, kept in last.items() if kept is not None},
@@ -72,7 +75,6 @@ class RunState(ByValue):
             "format": _FORMAT,
             "row": state.row,
             "plan": self.plan.to_dict(),
-            "keys": self.keys.array.tolist(),  # type: ignore[attr-defined]
             "settings": self.settings,
             "noise": self.noise,
             "model": self.model,
@@ -150,6 +152,12 @@ def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
         yield "model", f"got {shown(run.model)}", "give the fingerprint of a model, or None"
 
 
+def _keys_from(numbers: Tensor) -> Keys:
+    if numbers.dtype != torch.int64 or numbers.ndim != 2 or numbers.shape[1] != 2:
+        raise ValueError(f"the keys are {shown(numbers)}")
+    return Keys(np.ascontiguousarray(numbers.numpy()).view(np.uint64))
+
+
 def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.device) -> RunState:
     """A state from what a file holds.
 
@@ -158,6 +166,9 @@ def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.devi
     """
     if not isinstance(about, dict) or about.get("format") != _FORMAT or "x" not in tensors:
         raise ValueError("it is of another format")
+    numbers = tensors.pop("keys", None)
+    if numbers is not None:
+        about = {**about, "keys": _keys_from(numbers)}
     missing = {"row", "plan", "keys", "settings"} - set(about)
     if missing:
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
