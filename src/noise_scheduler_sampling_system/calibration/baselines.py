@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -51,6 +52,11 @@ class Baseline:
 
 def baselines(path: NoisePath, nfe: int) -> list[Baseline]:
     """Every built-in sampler without noise, of so many model calls or, where it cannot, as many as it can."""
+    return list(_baselines(path, nfe, tuple(SAMPLERS)))
+
+
+@functools.lru_cache(maxsize=16)  # some hundred plans, made in seconds
+def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> tuple[Baseline, ...]:
     found: dict[str, Baseline] = {}
     most: dict[tuple[str, Any], int] = {}  # steps, which depend on where a grid ends, but on no other option of it
     for sampler, spacing, name in _samplers(path):
@@ -72,7 +78,7 @@ def baselines(path: NoisePath, nfe: int) -> list[Baseline]:
         except NoiseSamplingError:  # no table of states and predictions at levels
             table = None
         found[plan.fingerprint] = Baseline(f"{name}, {spacing}", plan, table)
-    return list(found.values())
+    return tuple(found.values())
 
 
 def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, str, str]]:
