@@ -17,6 +17,7 @@ from ..factory import NoiseSchedulerFactory
 from ..grids import checked_steps
 from ..plan import SamplingPlan
 from ..schedules.path import CLEAN, Level, NoisePath
+from .damped_steps import damped_step
 from .spectrum import Spectrum
 from .table import LevelRange, Table
 from .zolotarev import best_root
@@ -37,8 +38,9 @@ _ROUNDS, _MOVES = 60, (0, 1, 2, 4, 6, 8, 11, 14, 18, 22)
 _SOUGHT = 10
 #: Singular values below this fraction of the largest are rounding.
 _RANK = 1e-14
-#: Differences for derivatives.
-_STEP = 1e-5
+#: Differences for derivatives; the longest step of a level's number; the steps tried with one system, and what the
+#: damping is divided by after it.
+_STEP, _LONGEST, _TRIES, _FALL = 1e-5, 3.0, 8, 5.0
 #: The weights' penalties that are tried, one after the other, until they are small enough.
 _PENALTIES = tuple(10.0 ** (k / 2) for k in range(-20, 1))
 
@@ -399,21 +401,22 @@ def _least_squares(matrix: Array, target: Array) -> Array:
 
 
 def _minimised(residual: Callable[[Array], Array], start: Array, rounds: int = 60) -> Array:
-    """A local minimum of a sum of squares (Levenberg-Marquardt), with derivatives by differences."""
-    point, here = start, residual(start)
-    loss, damping = float(here @ here), 1e-2
+    """A local minimum of a sum of squares, with derivatives by differences."""
+    point, here, damping = start, residual(start), 1e-2
     for _ in range(rounds if len(point) else 0):
         slope = np.stack([(residual(point + _STEP * axis) - here) / _STEP for axis in np.eye(len(point))], axis=1)
-        hessian, gradient = slope.T @ slope, slope.T @ here
-        before = loss
-        for _ in range(8):
-            step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian) + 1e-30), -gradient)
-            there = residual(point + step) if np.abs(step).max() < 3.0 else here
-            if there @ there < loss:
-                point, here, loss, damping = point + step, there, float(there @ there), damping / 5.0
-                break
-            damping *= 4.0
-        if loss > before * (1.0 - 1e-9):
+
+        def attempt(step: Array, point: Array = point, here: Array = here) -> tuple[Array, Array] | None:
+            if np.abs(step).max() >= _LONGEST:
+                return None
+            there = residual(point + step)
+            return (point + step, there) if there @ there < here @ here else None
+
+        found, damping = damped_step(slope.T @ slope, slope.T @ here, damping, attempt, tries=_TRIES, fall=_FALL)
+        if found is None:
+            break
+        before, (point, here) = float(here @ here), found
+        if float(here @ here) > before * (1.0 - 1e-9):
             break
     return point
 

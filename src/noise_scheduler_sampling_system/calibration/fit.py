@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from ..errors import ModelOutputError, NumericsError
 from .coordinates import Numbers
+from .damped_steps import damped_step
 from .jacobian import normal_equations, step_for
 from .measure import Errors
 from .robust import Robust, informative
@@ -19,6 +21,8 @@ from .table import LevelRange, Table
 from .teacher import Trajectories
 
 __all__ = ["Fit", "cost_of_iteration", "enough", "fit"]
+
+Array = npt.NDArray[np.float64]
 
 #: Phases: errors beyond so many medians hardly count; in the end those count, too, that can be brought back.
 _MEDIANS = (3.0, 300.0)
@@ -105,25 +109,26 @@ def fit(
         square, slope = normal_equations(
             student, numbers, taught.picked(chosen), (shares * robust.weights(each[chosen])).sqrt(), step_for(student)
         )
-        scale = np.diag(square) + 1e-12 * np.diag(square).max()
-        damping, better = now.damping, None
-        for _ in range(_TRIES):
-            changes = -np.linalg.solve(square + damping * np.diag(scale), slope)
+
+        def attempt(changes: Array, now: Fit = now, numbers: Numbers = numbers) -> tuple[Fit, Tensor] | None:
             trial = numbers.moved(changes)
-            if trial.gain <= max_gain:
-                try:
-                    reached = taught.errors(student, trial)
-                    loss = robust.loss(reached)
-                except (NumericsError, ModelOutputError):  # too far: the model overflows there
-                    loss = math.inf
-                if loss < now.loss:
-                    each, better = reached, replace(now, table=trial, loss=loss, errors=Errors.of(reached))
-                    break
-            damping *= 4.0
+            if trial.gain > max_gain:
+                return None
+            try:
+                reached = taught.errors(student, trial)
+            except (NumericsError, ModelOutputError):  # the step is too long: the model overflows there
+                return None
+            better = replace(now, table=trial, loss=now.robust.loss(reached), errors=Errors.of(reached))
+            return (better, reached) if better.loss < now.loss else None
+
+        found, damping = damped_step(square, slope, now.damping, attempt, tries=_TRIES)
+        better = None
+        if found is not None:
+            better, each = found
         gained = better is not None and better.loss < (1.0 - _LITTLE) * now.loss
         now = replace(
             better or now,
-            damping=max(damping / 4.0, 1e-7),
+            damping=damping,
             stalled=0 if gained else now.stalled + 1,
             iterations=now.iterations + 1,
         )
