@@ -231,6 +231,28 @@ def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(
             printed = capsys.readouterr().out
             if shown[0] == "text":
                 assert printed == shown[1], f"{document} block {i}"
+    assert at_the_root() <= AT_THE_ROOT, "the blocks leave their files in the temporary folder"
+
+
+#: What belongs at the root of the repository.
+AT_THE_ROOT = {
+    ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
+    "README.md", "benchmarks", "constraints.txt", "docs", "pyproject.toml", "src", "tests", "tools",
+}  # fmt: skip
+
+
+def at_the_root() -> set[str]:
+    """Files and folders at the root that git does not ignore, committed or not."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git, or a copy of the files without their history
+        return set()
+    return {name.partition("/")[0] for name in listed.split("\0") if name and (ROOT / name).exists()}
+
+
+def test_the_root_holds_only_what_belongs_there():
+    assert at_the_root() <= AT_THE_ROOT
 
 
 # ------------------------------------------------------------------------------- names
