@@ -40,9 +40,9 @@ from peers import Denoiser, denoiser, diffusers_run, k_diffusion, k_diffusion_ru
 from torch import Tensor
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
-from noise_scheduler_sampling_system.config import SAMPLERS, SPACINGS
 from noise_scheduler_sampling_system.errors import NoiseSamplingError
 from noise_scheduler_sampling_system.models.exact import ExactModel
+from noise_scheduler_sampling_system.registries import SAMPLERS, SPACINGS
 from noise_scheduler_sampling_system.samplers.base import BaseSampler
 
 NFE = (5, 6, 8, 10, 12, 15, 20, 30, 50)

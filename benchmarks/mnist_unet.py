@@ -25,7 +25,7 @@ from common import machine, table
 from torch import Tensor
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
-from noise_scheduler_sampling_system.demo import draw_rows, mosaic
+from noise_scheduler_sampling_system.figures import draw_rows, mosaic
 from noise_scheduler_sampling_system.files import write_atomic
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from noise_scheduler_sampling_system import BaseNoiseScheduler, TimeGrid
-from noise_scheduler_sampling_system.config import SAMPLERS
 from noise_scheduler_sampling_system.models.exact import ExactModel
 from noise_scheduler_sampling_system.prediction import quantity
+from noise_scheduler_sampling_system.registries import SAMPLERS
 from noise_scheduler_sampling_system.run import Noise
 
 __all__ = [

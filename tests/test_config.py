@@ -39,8 +39,8 @@ from noise_scheduler_sampling_system import (
     SamplingMethod,
 )
 from noise_scheduler_sampling_system.clipping import clip_of, dynamic_threshold
-from noise_scheduler_sampling_system.config import SAMPLERS, SCHEDULES, SPACINGS
 from noise_scheduler_sampling_system.files import write_atomic
+from noise_scheduler_sampling_system.registries import SAMPLERS, SCHEDULES, SPACINGS
 from noise_scheduler_sampling_system.registry import Registry, did_you_mean
 from noise_scheduler_sampling_system.tables import read_table, write_table
 

@@ -43,10 +43,10 @@ from noise_scheduler_sampling_system import (
     recommend,
 )
 from noise_scheduler_sampling_system.brownian import brownian
-from noise_scheduler_sampling_system.config import PRESETS
 from noise_scheduler_sampling_system.distribution import StepDistribution
 from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.options import Option
+from noise_scheduler_sampling_system.registries import PRESETS
 from noise_scheduler_sampling_system.samplers import SamplerOutput
 from noise_scheduler_sampling_system.values import same
 

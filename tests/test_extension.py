@@ -35,8 +35,8 @@ from noise_scheduler_sampling_system import (
     from_noise,
     models,
 )
-from noise_scheduler_sampling_system.config import SCHEDULES
 from noise_scheduler_sampling_system.guidance import ClassifierFree, Energy, Guidance, Interval, Rescale
+from noise_scheduler_sampling_system.registries import SCHEDULES
 from noise_scheduler_sampling_system.schedules.checks import check_path
 from noise_scheduler_sampling_system.signatures import RunKeywords
 

@@ -23,7 +23,7 @@ from noise_scheduler_sampling_system import (
     SamplerFactory,
     SamplingPlan,
 )
-from noise_scheduler_sampling_system.config import SAMPLERS
+from noise_scheduler_sampling_system.registries import SAMPLERS
 from noise_scheduler_sampling_system.tables import read_table, write_table
 
 

@@ -27,7 +27,7 @@ from noise_scheduler_sampling_system import (
     models,
     start_at,
 )
-from noise_scheduler_sampling_system.config import SPACINGS
+from noise_scheduler_sampling_system.registries import SPACINGS
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
 from noise_scheduler_sampling_system.spacings import AYS_SIGMAS, _beta_quantiles
 
@@ -606,7 +606,7 @@ def test_other_libraries_names(alias, name):
 def test_the_documentation_lists_every_name():
     from pathlib import Path
 
-    from noise_scheduler_sampling_system.config import PRESETS, SCHEDULES
+    from noise_scheduler_sampling_system.registries import PRESETS, SCHEDULES
 
     text = (Path(__file__).parents[1] / "docs" / "paths-and-grids.md").read_text(encoding="utf-8")
     package = "noise_scheduler_sampling_system."

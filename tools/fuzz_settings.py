@@ -35,9 +35,10 @@ from noise_scheduler_sampling_system import (
     ZeroTerminalSNR,
     guidance,
 )
-from noise_scheduler_sampling_system.config import SAMPLERS, SCHEDULES, SPACINGS, VARIANCE_TYPES
+from noise_scheduler_sampling_system.config import VARIANCE_TYPES
 from noise_scheduler_sampling_system.options import parameters_of
 from noise_scheduler_sampling_system.prediction import PREDICTION_TYPES
+from noise_scheduler_sampling_system.registries import SAMPLERS, SCHEDULES, SPACINGS
 
 #: Seconds of the processor that a setting may take, for each model call besides, and after which it is given up.
 SLOW, A_CALL, HANGS = 2.0, 1e-3, 60

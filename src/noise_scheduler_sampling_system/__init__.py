@@ -3,12 +3,19 @@
 Config → noise schedule → grid → sampler → plan → run; see ``docs/design.md``.
 """
 
-from . import guidance, models, presets, spacings
+from . import (
+    guidance,
+    integrations,  # noqa: F401  # provides the methods named from_diffusers
+    models,
+    presets,
+    spacings,
+)
 from .brownian import BrownianNoise
 from .builder import Form, PlanBuilder, Prediction
 from .calibration import Spectrum, calibrate, design_plan
 from .check_sampler import SamplerReport, check_sampler
-from .config import BetaSchedule, NoiseSchedulerConfig, SamplingMethod
+from .choices import BetaSchedule, SamplingMethod
+from .config import NoiseSchedulerConfig
 from .distribution import StepDistribution, step_distribution, trajectory_log_probs
 from .ems import ModelStatistics
 from .errors import (

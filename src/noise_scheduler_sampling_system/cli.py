@@ -97,8 +97,8 @@ def _main(
 @app.command()
 def samplers() -> None:
     """List the samplers: order, model calls a step, whether they add noise, options."""
-    from .config import SAMPLERS
     from .factory import SamplerFactory
+    from .registries import SAMPLERS
 
     rows: list[tuple[str, ...]] = [("name", "order", "calls/step", "stochastic", "options")]
     for name in sorted(SAMPLERS):
@@ -111,8 +111,9 @@ def samplers() -> None:
 @app.command()
 def schedules() -> None:
     """List the noise schedules, with the noise-to-signal ratio σ/α at both ends."""
-    from .config import SCHEDULES, BetaSchedule
+    from .choices import BetaSchedule
     from .factory import NoiseSchedulerFactory
+    from .registries import SCHEDULES
 
     rows: list[tuple[str, ...]] = [("name", "σ/α, cleanest", "σ/α, noisiest")]
     for name in sorted(SCHEDULES):
@@ -203,7 +204,7 @@ def sample(
         **_guided(guidance_scale),
     )
     if out.suffix == ".png":
-        from .demo import save_image
+        from .figures import save_image
 
         save_image(result.samples, out)
     else:
@@ -229,7 +230,7 @@ def compare(
     """Draw the digits 0 to 9 with every pipeline of a file, from the same noise."""
     import torch
 
-    from .demo import draw_rows, mosaic
+    from .figures import draw_rows, mosaic
     from .prepare import DEFAULT_SCALE
     from .system import AdvancedDiffusionSystem
 
@@ -485,7 +486,7 @@ def _check_output(path: Path, *endings: str) -> None:
         )
     refuse_missing_folder(path)
     if path.suffix == ".png":
-        from .demo import figure_class
+        from .figures import figure_class
 
         figure_class()
 

@@ -21,39 +21,25 @@ from pydantic import (
     model_validator,
 )
 
+from .choices import BetaSchedule
 from .errors import ConfigurationError, shown
 from .files import cut
+from .hooks import Hook
 from .keywords import advice
 from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES
+from .registries import PRESETS, SCHEDULES, SPACINGS
 from .registry import Registry, did_you_mean
 from .tables import read_table, write_table
 
-__all__ = [
-    "PRESETS",
-    "SAMPLERS",
-    "SCHEDULES",
-    "SCHEDULE_FIELDS",
-    "SPACINGS",
-    "BetaSchedule",
-    "NoiseSchedulerConfig",
-    "SamplingMethod",
-    "default_spacing",
-    "spacing_of",
-]
-
-#: Noise schedules by name (classes derived from ``NoisePath``).
-SCHEDULES: Registry[Any] = Registry("noise schedule")
-#: Spacings by name (functions of a noise schedule and a number of steps, that return times or levels).
-SPACINGS: Registry[Any] = Registry("timestep spacing")
-#: Settings of published models by name (see presets.py).
-PRESETS: Registry[Any] = Registry("preset")
-#: Samplers by name (classes derived from ``BaseSampler``).
-SAMPLERS: Registry[Any] = Registry("sampler")
+__all__ = ["SCHEDULE_FIELDS", "NoiseSchedulerConfig", "default_spacing", "spacing_of"]
 
 #: Fields that say what the noise schedule is, beside its name and its own options.
 SCHEDULE_FIELDS = frozenset({
     "num_train_timesteps", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr", "steps_offset",
 })  # fmt: skip
+
+#: Reads a scheduler of diffusers; the integration provides it.
+FROM_DIFFUSERS: Hook[Callable[[Any, float | None], NoiseSchedulerConfig]] = Hook("NoiseSchedulerConfig.from_diffusers")
 
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 
@@ -76,70 +62,6 @@ class Options(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Options, (dict(self),)
-
-
-class BetaSchedule(str, Enum):
-    """The built-in noise schedules."""
-
-    LINEAR = "linear"
-    COSINE = "cosine"
-    QUADRATIC = "quadratic"
-    SIGMOID = "sigmoid"
-    EXPONENTIAL = "exponential"
-    CUSTOM = "custom"
-
-
-class SamplingMethod(str, Enum):
-    """The built-in samplers; ``docs/samplers.md`` says what each one is."""
-
-    DDPM = "ddpm"
-    DDIM = "ddim"
-    PNDM = "pndm"
-    ANCESTRAL = "ancestral"
-    EULER = "euler"
-    HEUN = "heun"
-    ADAMS = "adams"
-    ADAPTIVE = "adaptive"
-    BDIA = "bdia"
-    BELM = "belm"
-    DDIM_CFG_PP = "ddim_cfg_pp"
-    DEIS = "deis"
-    DPM2 = "dpm2"
-    DPM2_ANCESTRAL = "dpm2_ancestral"
-    DPM_2M = "dpm_2m"
-    DPM_3M = "dpm_3m"
-    DPM_3S = "dpm_3s"
-    DPM_FAST = "dpm_fast"
-    DPM_V3 = "dpm_v3"
-    DPMPP_2M = "dpmpp_2m"
-    DPMPP_2M_CFG_PP = "dpmpp_2m_cfg_pp"
-    DPMPP_2M_SDE = "dpmpp_2m_sde"
-    DPMPP_2S = "dpmpp_2s"
-    DPMPP_2S_ANCESTRAL = "dpmpp_2s_ancestral"
-    DPMPP_3M = "dpmpp_3m"
-    DPMPP_3M_SDE = "dpmpp_3m_sde"
-    DPMPP_3S = "dpmpp_3s"
-    DPMPP_SDE = "dpmpp_sde"
-    EDM = "edm"
-    ER_SDE = "er_sde"
-    EULER_ANCESTRAL_CFG_PP = "euler_ancestral_cfg_pp"
-    EXPONENTIAL_RK = "exponential_rk"
-    FLOW_HEUN = "flow_heun"
-    GRADIENT_ESTIMATION = "gradient_estimation"
-    IPNDM = "ipndm"
-    IPNDM_V = "ipndm_v"
-    LCM = "lcm"
-    LMS = "lms"
-    PREDICTOR_CORRECTOR = "predictor_corrector"
-    RES_2S = "res_2s"
-    RES_3S = "res_3s"
-    RES_MULTISTEP = "res_multistep"
-    RESTART = "restart"
-    RUNGE_KUTTA = "runge_kutta"
-    SA_SOLVER = "sa_solver"
-    SEEDS = "seeds"
-    TCD = "tcd"
-    UNIPC = "unipc"
 
 
 class NoiseSchedulerConfig(BaseModel):
@@ -278,9 +200,7 @@ class NoiseSchedulerConfig(BaseModel):
             ConfigurationError: a scheduler without a path here, a field that cannot be honoured, or no ``mu``
                 where the shift depends on it.
         """
-        from .integrations.diffusers.reading import config_of
-
-        return config_of(scheduler, mu)
+        return FROM_DIFFUSERS.function(scheduler, mu)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], where: str = "") -> NoiseSchedulerConfig:

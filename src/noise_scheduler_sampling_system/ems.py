@@ -22,7 +22,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +37,6 @@ from .grids import TimeGrid
 from .noise import NoiseSource, resolve_keys
 from .schedules.path import CLEAN, NoisePath
 
-if TYPE_CHECKING:
-    from .pipeline import DiffusionPipeline
-
 __all__ = ["ModelStatistics"]
 
 Array = npt.NDArray[np.float64]
@@ -50,6 +47,15 @@ _DELTA = 0.02
 _RANGE = (-5.0, 7.0)
 #: The stage of the noise that is added to data: no run has so many.
 _STAGE = 1 << 32
+
+
+class Asking(Protocol):
+    """What measuring a model needs of a :class:`DiffusionPipeline`."""
+
+    def __init__(self, config: NoisePath, method: str) -> None: ...
+    @property
+    def scheduler(self) -> NoisePath: ...
+    def sample(self, model: Any, shape: Sequence[int] | None = None, **run: Any) -> Any: ...
 
 
 @final
@@ -114,7 +120,7 @@ class ModelStatistics:
     @classmethod
     def measure(
         cls,
-        pipeline: DiffusionPipeline,
+        pipeline: Asking,
         model: Any = None,
         data: Tensor | None = None,
         *,
@@ -145,8 +151,6 @@ class ModelStatistics:
             ConfigurationError: none or both of ``data`` and ``shape``, or what ``sample`` refuses.
             ModelOutputError: as for ``sample``.
         """
-        from .pipeline import DiffusionPipeline  # which imports the samplers, and they this
-
         if (data is None) == (shape is None):
             raise ConfigurationError(
                 "none or both of data and shape are given", where="data", suggestion="give exactly one of the two"
@@ -155,7 +159,7 @@ class ModelStatistics:
             raise ConfigurationError(f"got {levels!r}", where="levels", suggestion="give a whole number ≥ 4")
         if data is None:
             data = pipeline.sample(model, shape, seed=seed, **request)
-        path, asking = pipeline.scheduler, DiffusionPipeline(pipeline.scheduler, "ddim")
+        path, asking = pipeline.scheduler, type(pipeline)(pipeline.scheduler, "ddim")
         clean = data.detach().to("cpu", torch.float64)
         source = NoiseSource(resolve_keys(seed, None, len(clean)), tuple(clean.shape[1:]), torch.float64, clean.device)
         noise = source(0, _STAGE)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from .config import SAMPLERS, SCHEDULES, NoiseSchedulerConfig, default_spacing, spacing_of
+from .config import NoiseSchedulerConfig, default_spacing, spacing_of
 from .errors import ConfigurationError
 from .names import Resolved, resolve
+from .registries import SAMPLERS, SCHEDULES
 from .registry import Registry
 from .samplers.base import BaseSampler
 from .schedules.path import NoisePath

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .config import SPACINGS, spacing_of
+from .config import spacing_of
 from .errors import ConfigurationError, shown
 from .options import Option, checked_options, parameters_of
+from .registries import SPACINGS
 from .schedules.path import CLEAN, Level, NoisePath
 
 __all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start", "start_at"]

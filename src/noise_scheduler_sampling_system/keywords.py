@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from .errors import ConfigurationError
+from .registries import SAMPLERS, SCHEDULES, SPACINGS
 from .registry import did_you_mean, folded
 
 __all__ = ["advice", "keywords_of", "refuse_unknown"]
@@ -328,8 +329,6 @@ def advice(name: str, known: Iterable[str]) -> str:
 
 def _owners(option: str) -> str:
     """Whose option it is: samplers', schedules' or spacings'; empty: nobody's."""
-    from .config import SAMPLERS, SCHEDULES, SPACINGS
-
     samplers = [name for name in SAMPLERS if option in (*SAMPLERS.get(name).option_defaults, "afs")]
     samplers.sort(key=len)
     schedules = [name for name in SCHEDULES if option in SCHEDULES.get(name).option_defaults]

@@ -10,7 +10,7 @@ whether a step leaves noise in the data, or takes too much out (:class:`SpreadGu
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,37 @@ from .errors import ConfigurationError, shown
 from .prediction import quantity
 from .schedules.path import Level
 
-if TYPE_CHECKING:
-    from .plan import SamplingPlan
-
 __all__ = ["GaussianMoments", "gaussian_moments", "response", "typical_spread"]
 
 Array = npt.NDArray[np.float64]
 #: A standard deviation that values of images in [−1, 1] have.
 _TYPICAL = 0.3
+
+
+class PlanRows(Protocol):
+    """The columns of a plan that decide its result for Gaussian data; see ``SamplingPlan`` for each."""
+
+    @property
+    def time(self) -> Array: ...
+    @property
+    def alpha(self) -> Array: ...
+    @property
+    def sigma(self) -> Array: ...
+    @property
+    def a(self) -> Array: ...
+    @property
+    def b(self) -> Array: ...
+    @property
+    def c(self) -> Array: ...
+    @property
+    def raw(self) -> Array: ...
+    @property
+    def null(self) -> Array | None: ...
+    @property
+    def asked(self) -> tuple[bool, ...]: ...
+    @property
+    def prior_scale(self) -> float: ...
+    def space_of(self, row: int) -> str: ...
 
 
 class GaussianMoments(NamedTuple):
@@ -51,7 +74,7 @@ def response(space: str, level: Level, widths: Array) -> tuple[Array, Array]:
     return of_x, of_clean - level.alpha * of_x
 
 
-def gaussian_moments(plan: SamplingPlan, std: Any, mean: Any = 0.0) -> GaussianMoments:
+def gaussian_moments(plan: PlanRows, std: Any, mean: Any = 0.0) -> GaussianMoments:
     """Mean and standard deviation of what a plan makes of unit noise, for data N(mean, std²) and the exact model.
 
     A good plan returns ``mean`` and ``std`` themselves. A larger standard deviation is noise that is
@@ -75,7 +98,7 @@ def gaussian_moments(plan: SamplingPlan, std: Any, mean: Any = 0.0) -> GaussianM
     if not (widths > 0.0).all():
         raise ConfigurationError("is not above 0", where="std", suggestion="give standard deviations of the data")
     shape, widths, means = widths.shape, widths.ravel(), means.ravel()
-    count = len(plan)
+    count = len(plan.time)
     # columns: what is left of the data's mean, the initial noise, and the noise of each row
     state = np.zeros((widths.size, 2 + count))
     state[:, 1] = plan.prior_scale
@@ -99,7 +122,7 @@ def gaussian_moments(plan: SamplingPlan, std: Any, mean: Any = 0.0) -> GaussianM
     return GaussianMoments(state[:, 0].reshape(shape), np.sqrt((state[:, 1:] ** 2).sum(axis=1)).reshape(shape))
 
 
-def typical_spread(plan: SamplingPlan) -> float:
+def typical_spread(plan: PlanRows) -> float:
     """The standard deviation of Gaussian data after a plan over the data's own, for data as narrow as images: 0.3."""
     return float(gaussian_moments(plan, _TYPICAL).std) / _TYPICAL
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from .config import SAMPLERS, SPACINGS
 from .errors import ConfigurationError
+from .registries import SAMPLERS, SPACINGS
 from .registry import Registry, did_you_mean, folded
 
 __all__ = ["NAMES", "Resolved", "resolve"]

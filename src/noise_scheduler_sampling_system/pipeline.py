@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ from tqdm.auto import tqdm
 from .arguments import checked_dtype, checked_flag, checked_shape
 from .batching import in_batches
 from .callbacks import Callback, checked_callback
-from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
+from .choices import SamplingMethod
+from .config import NoiseSchedulerConfig
 from .early_stopping import EarlyStopping
 from .errors import ConfigurationError, shown
 from .fingerprint import refuse_other_model
 from .grids import TimeGrid, checked_steps, make_grid
 from .guidance.base import Guidance
+from .hooks import Hook
 from .job import Outcome
 from .keywords import keywords_of, refuse_unknown
 from .noise import Seed
@@ -32,6 +34,7 @@ from .plan import SamplingPlan
 from .plans import PlanSet
 from .prepare import DEFAULT_SCALE, prepare
 from .profiling import Stopwatch, measured
+from .registries import SAMPLERS
 from .registry import Registry
 from .results import RunState, SamplingResult, SamplingStep
 from .samplers.base import BaseSampler
@@ -43,14 +46,22 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Unpack
 
-    from .integrations.diffusers.generate import Borrowed
     from .signatures import GenerateKeywords, RunKeywords
 
-__all__ = ["DiffusionPipeline"]
+__all__ = ["CALIBRATE", "FROM_DIFFUSERS", "PROMPT_KEYWORDS", "DiffusionPipeline"]
 
 logger = logging.getLogger(__name__)
 #: Updates read, change and write; a lock of the module keeps pipelines free to be copied and pickled.
 _UPDATING = threading.Lock()
+
+#: Makes a pipeline from one of diffusers; the integration provides it.
+FROM_DIFFUSERS: Hook[Callable[[Any, Any, Mapping[str, Any]], DiffusionPipeline]] = Hook(
+    "DiffusionPipeline.from_diffusers"
+)
+#: Fits a plan to a model; the package ``calibration`` provides it.
+CALIBRATE: Hook[Callable[..., Any]] = Hook("DiffusionPipeline.calibrate")
+#: What only pipelines with a text encoder, or with classes, take in ``calibrate``.
+PROMPT_KEYWORDS: Final = ("prompt", "negative_prompt", "class_labels", "height", "width")
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -78,7 +89,6 @@ class DiffusionPipeline(ByValue):
     ) -> None:
         self._setup = Setup.make(config or NoiseSchedulerConfig(), method, sampler_options)
         self._method = method
-        self._borrowed: Borrowed | None = None
 
     @classmethod
     def from_diffusers(
@@ -98,12 +108,7 @@ class DiffusionPipeline(ByValue):
         Raises:
             ConfigurationError: an unknown pipeline or scheduler, or settings that do not go together.
         """
-        from .integrations.diffusers.generate import borrowed
-
-        parts, arguments = borrowed(pipe, method, options)
-        pipeline = cls(**arguments)
-        pipeline._borrowed = parts.of(pipeline)
-        return pipeline
+        return FROM_DIFFUSERS.function(pipe, method, options)
 
     @property
     def scheduler(self) -> NoisePath:
@@ -371,81 +376,22 @@ class DiffusionPipeline(ByValue):
         **options: Unpack[GenerateKeywords],
     ) -> Any: ...  # fmt: skip
 
-    def generate(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        *,
-        negative_prompt: str | Sequence[str] | None = None,
-        class_labels: int | Sequence[int] | Tensor | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_images_per_prompt: int = 1,
-        num_inference_steps: int = 50,
-        guidance_scale: float | None = None,
-        guidance: Guidance | Sequence[Guidance] | None = None,
-        image: Any = None,
-        strength: float | None = None,
-        mask_image: Any = None,
-        keep_known: bool = True,
-        output_type: str = "pil",
-        encode_options: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> Any:
-        """Images from a prompt, a class or an image, by a pipeline made by :meth:`from_diffusers`.
-
-        Args:
-            prompt: a text, or one for each image.
-            negative_prompt: the same for the unconditional branch; default: the empty text.
-            class_labels: of class-conditional models, a number or several.
-            height, width: in pixels; default: what the network was trained on.
-            num_images_per_prompt: images for each prompt or class.
-            num_inference_steps: N, as for :meth:`sample`.
-            guidance_scale: default: the pipeline's. FLUX.1's networks are told it; guidance by two branches is
-                ``guidance=ClassifierFree(...)`` there.
-            guidance: in its place, as for :meth:`sample`.
-            image: where to start from: PIL, an array or tensor in [0, 1], or several.
-            strength: how far from the image the run starts, in (0, 1]; default 0.8. With the pipeline's own
-                sampler int(N·strength) of its N steps are taken, as in diffusers; with another, N.
-            mask_image: 1 (white) where the image is to be made anew.
-            keep_known: hold the rest of the image, to the last bit of the latents; see
-                :class:`~.guidance.KnownRegion`. False leaves it to networks made
-                for inpainting.
-            output_type: "pil", "np", "pt" (both in [0, 1]) or "latent".
-            encode_options: further keywords of the pipeline's ``encode_prompt`` ("clip_skip", "prompt_2").
-            options: ``seed``, ``generator``, ``initial_noise`` (what diffusers calls latents, of unit
-                variance), ``callback``, ``early_stopping``, ``max_batch_size``, ``return_result`` and all else
-                that :meth:`sample` takes.
-
-        Returns:
-            The images, or a :class:`SamplingResult` whose samples they are.
+    def generate(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Any:
+        """Images from a prompt, a class or an image; only pipelines made by :meth:`from_diffusers` can do it.
 
         Raises:
-            ConfigurationError: not made by :meth:`from_diffusers`, or before the first model call, for
-                anything that cannot work.
+            ConfigurationError: this pipeline was not made so.
         """
-        if self._borrowed is None:
-            raise ConfigurationError(
-                "this pipeline has neither text encoder nor decoder",
-                where="generate",
-                suggestion="make it by DiffusionPipeline.from_diffusers(pipe), or call sample(model=...)",
-            )
-        from .integrations.diffusers.generate import Request
-
-        for name in ("model", "shape", "condition", "null_condition", "device"):
-            if name in options:
-                raise _of_the_pipeline(name, "give prompt or class_labels, height and width")
-        known = keywords_of(DiffusionPipeline.generate, DiffusionPipeline.sample)
-        refuse_unknown([name for name in options if name not in known], keywords_of(DiffusionPipeline.generate))
-        request = Request(
-            prompt, negative_prompt, class_labels, height, width, num_images_per_prompt, num_inference_steps,
-            guidance_scale, guidance, image, mask_image, strength, keep_known, output_type, encode_options,
-        )  # fmt: skip
-        return self._borrowed.generate(self, request, options)
+        raise ConfigurationError(
+            "this pipeline has neither text encoder nor decoder",
+            where="generate",
+            suggestion="make it by DiffusionPipeline.from_diffusers(pipe), or call sample(model=...)",
+        )
 
     @property
     def has_own_model(self) -> bool:
-        """Whether it was made by :meth:`from_diffusers`, and asks the network there."""
-        return self._borrowed is not None
+        """Whether it was made by :meth:`from_diffusers` and has a network of its own."""
+        return False
 
     @overload
     def calibrate(
@@ -463,54 +409,28 @@ class DiffusionPipeline(ByValue):
         *,
         nfe: int | Sequence[int],
         shape: Sequence[int] | None = None,
-        prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] | None = None,
-        class_labels: int | Sequence[int] | Tensor | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        guidance_scale: float | None = None,
-        guidance: Guidance | Sequence[Guidance] | None = None,
         **settings: Any,
     ) -> SamplingPlan | PlanSet:
         """The few-step plan that is best for a model on this noise schedule; see :func:`.calibration.calibrate`.
 
         Args:
-            model: as for :meth:`sample`; left out on a pipeline made by :meth:`from_diffusers`, which has its own.
+            model: as for :meth:`sample`.
             nfe: model calls of the plan; several make a :class:`PlanSet`.
-            shape: of one sample, without the batch; left out there, too.
-            prompt, negative_prompt, class_labels, height, width: there, as for :meth:`generate`; the trajectories take
-                the prompts in turn.
-            guidance_scale, guidance: as for :meth:`sample`.
-            settings: ``condition``, ``trajectories``, ``budget_seconds``, ... of ``calibrate``; on flow pipelines of
-                diffusers ``first`` is "noisiest" by default.
+            shape: of one sample, without the batch.
+            settings: ``condition``, ``guidance_scale``, ``trajectories``, ``budget_seconds``, ... of ``calibrate``.
+                Pipelines made by :meth:`from_diffusers` take prompts here instead of a model and a shape.
 
         Returns:
             A plan or a :class:`PlanSet`, for ``sample``, ``generate`` or ``PlanScheduler.from_plan``.
+
+        Raises:
+            ConfigurationError: a setting that ``calibrate`` does not have, or refuses.
         """
-        from .calibration.calibrate import calibrate
-
-        known = [name for name in keywords_of(DiffusionPipeline.calibrate, calibrate) if name != "scheduler"]
-        refuse_unknown([name for name in settings if name not in known], known)
-        told = {"guidance_scale": guidance_scale, "guidance": guidance, **settings}
-        if self._borrowed is not None and model is None:
-            from .integrations.diffusers.generate import Request
-
-            request = Request(
-                prompt, negative_prompt, class_labels, height, width, guidance_scale=guidance_scale, guidance=guidance
-            )
-            for name in ("condition", "null_condition", "device"):
-                if settings.get(name) is not None:
-                    raise _of_the_pipeline(name, "give prompt or class_labels")
-            if shape is not None:
-                raise _of_the_pipeline("shape", "give height and width in pixels, or leave them out")
-            told |= {"guidance_scale": None, "guidance": None} | self._borrowed.asked(request)
-            if self.config.beta_schedule == "flow":  # flow pipelines there cannot scale the noise to another level
-                told.setdefault("first", "noisiest")
-            found: SamplingPlan | PlanSet = calibrate(told.pop("model"), self, nfe=nfe, **told)
-            return found
-        given = {"prompt": prompt, "negative_prompt": negative_prompt, "class_labels": class_labels}
-        for name, value in {**given, "height": height, "width": width}.items():
-            if value is not None:
+        calibrate = CALIBRATE.function
+        known = [*keywords_of(DiffusionPipeline.calibrate, calibrate), *PROMPT_KEYWORDS]
+        refuse_unknown([name for name in settings if name not in known or name == "scheduler"], known)
+        for name in PROMPT_KEYWORDS:
+            if settings.pop(name, None) is not None:
                 raise ConfigurationError(
                     "needs a pipeline made by from_diffusers, and no model beside it",
                     where=name,
@@ -520,8 +440,8 @@ class DiffusionPipeline(ByValue):
             raise ConfigurationError(
                 "is missing", where="shape", suggestion="give that of one sample, e.g. (3, 64, 64)"
             )
-        result: SamplingPlan | PlanSet = calibrate(model, self, shape=shape, nfe=nfe, **told)
-        return result
+        found: SamplingPlan | PlanSet = calibrate(model, self, shape=shape, nfe=nfe, **settings)
+        return found
 
     def stream(
         self,
@@ -593,10 +513,6 @@ class DiffusionPipeline(ByValue):
 
     def __repr__(self) -> str:
         return f"DiffusionPipeline({self.sampler!r}, timestep_spacing={self.sampler.run_spacing!r})"
-
-
-def _of_the_pipeline(name: str, instead: str) -> ConfigurationError:
-    return ConfigurationError("comes from the pipeline of diffusers itself", where=name, suggestion=instead)
 
 
 def _refuse_other_run(saved: RunState, *, shape: Any, dtype: Any, num_inference_steps: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .errors import FileError, NumericsError, shown
 from .files import checked_path, cut, of_file
+from .hooks import Hook
 from .moments import GaussianMoments, gaussian_moments
 from .plan_content import (
     COLUMNS,
@@ -31,6 +32,8 @@ from .tensors import read_tensors, write_tensors
 __all__ = ["SamplingPlan"]
 
 Array = npt.NDArray[np.float64]
+#: Reads a scheduler's plan off the scheduler; the package ``tracing`` provides it.
+TRACE: Hook[Callable[..., SamplingPlan]] = Hook("SamplingPlan.trace")
 _FORMAT = 4
 
 
@@ -326,9 +329,7 @@ class SamplingPlan:
         Raises:
             ConfigurationError: it is not linear, for instance because it clips; the message names the setting.
         """
-        from .integrations.diffusers.trace import trace
-
-        return trace(scheduler, num_inference_steps, begin=begin, **options)
+        return TRACE.function(scheduler, num_inference_steps, begin=begin, **options)
 
     def readout(self) -> SamplingPlan:
         """This plan's levels with rows that make the prediction itself, y, the next state."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .config import PRESETS, Options
+from .config import Options
+from .registries import PRESETS
 from .schedules.continuous import resolution_shift
 
 __all__ = ["Preset"]

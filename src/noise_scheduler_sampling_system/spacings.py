@@ -21,9 +21,9 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 
-from .config import SPACINGS
 from .errors import ConfigurationError
 from .options import Option
+from .registries import SPACINGS
 from .schedules.continuous import BETA, T_MIN, VPPath
 from .schedules.path import Level, NoisePath
 

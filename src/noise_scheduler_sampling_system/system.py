@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import SAMPLERS, NoiseSchedulerConfig, SamplingMethod
+from .choices import SamplingMethod
+from .config import NoiseSchedulerConfig
 from .errors import ConfigurationError, shown
 from .files import cut
 from .names import resolve
 from .noise import resolve_keys
 from .pipeline import DiffusionPipeline
+from .registries import SAMPLERS
 from .registry import did_you_mean
 from .samplers.base import BaseSampler
 from .tables import read_table, write_table

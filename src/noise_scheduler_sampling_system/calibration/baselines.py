@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from ..config import SAMPLERS
 from ..errors import NoiseSamplingError
 from ..factory import SamplerFactory
 from ..plan import SamplingPlan
 from ..recommend import steps_within
+from ..registries import SAMPLERS
 from ..samplers.adaptive import AdaptiveSampler
 from ..samplers.base import BaseSampler
 from ..schedules.path import NoisePath

@@ -23,6 +23,7 @@ from ..guidance.program import checked_sequence
 from ..keywords import keywords_of, refuse_unknown
 from ..model import resolve_device
 from ..noise import NoiseSource, calibration_keys
+from ..pipeline import CALIBRATE, DiffusionPipeline
 from ..plans import PlanSet
 from ..prepare import DEFAULT_SCALE
 from .checkpoint import Checkpoint
@@ -49,7 +50,6 @@ from .teacher import Trajectories, teach
 
 if TYPE_CHECKING:
     from ..config import NoiseSchedulerConfig
-    from ..pipeline import DiffusionPipeline
     from ..plan import SamplingPlan
     from ..schedules.path import NoisePath
 
@@ -63,6 +63,7 @@ _CHECKED = 32
 _TAUGHT_ENOUGH = 3.0
 
 
+@CALIBRATE.provide
 def calibrate(
     model: Callable[..., Any] | None,
     scheduler: DiffusionPipeline | NoisePath | NoiseSchedulerConfig | Mapping[str, Any] | str | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,13 +17,11 @@ from ..grids import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.program import follows_the_run
 from ..model import map_tensors
+from ..pipeline import DiffusionPipeline
 from ..prepare import as_rows, checked_scale, refuse_scale_without_condition
 from ..schedules.path import NoisePath
 from .search import STAGES
 from .table import check_history
-
-if TYPE_CHECKING:
-    from ..pipeline import DiffusionPipeline
 
 __all__ = [
     "budgets_of",
@@ -45,8 +43,6 @@ _DEFAULT_STAGES: Final = ("design", "fit")
 
 def pipeline_of(model: Any, given: Any) -> DiffusionPipeline:
     """The pipeline that a model is run with."""
-    from ..pipeline import DiffusionPipeline
-
     if isinstance(model, DiffusionPipeline | NoisePath | NoiseSchedulerConfig):
         raise ConfigurationError(
             f"got a {type(model).__name__}", where="model", suggestion="give the model first, then what it is run with"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..demo import figure_class
 from ..errors import ConfigurationError
+from ..figures import figure_class
 from ..files import write_atomic
 from ..grids import make_grid
 from ..plan import SamplingPlan

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from ..builder import PlanBuilder
-from ..config import SAMPLERS
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
 from ..options import Option
 from ..plan import SamplingPlan
+from ..registries import SAMPLERS
 from ..registry import did_you_mean
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ..bind import BoundPlan, bind_for
 from ..builder import PlanBuilder
-from ..config import SAMPLERS, NoiseSchedulerConfig, spacing_of
+from ..config import NoiseSchedulerConfig, spacing_of
 from ..errors import ConfigurationError, NumericsError
 from ..grids import TimeGrid, checked_times, make_grid, refuse_clean_start
 from ..keys import Keys
 from ..noise import NoiseSource, resolve_keys
 from ..options import Option, checked_options, declared_by
 from ..plan import SamplingPlan
+from ..registries import SAMPLERS
 from ..run import Branches, State
 from ..schedules.path import CLEAN, NoisePath
 from ..values import ByValue

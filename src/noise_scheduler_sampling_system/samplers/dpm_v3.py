@@ -10,10 +10,10 @@ from typing import Any, final
 import numpy as np
 
 from ..builder import Form, PlanBuilder, Prediction
-from ..config import SAMPLERS
 from ..ems import ModelStatistics
 from ..grids import TimeGrid
 from ..options import Option
+from ..registries import SAMPLERS
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import gauss, lagrange

@@ -16,8 +16,9 @@ from abc import ABC
 from typing import final
 
 from ..builder import Form, PlanBuilder, Prediction
-from ..config import SAMPLERS, SamplingMethod
+from ..choices import SamplingMethod
 from ..grids import TimeGrid
+from ..registries import SAMPLERS
 from .base import BaseSampler
 from .ranges import ETA
 from .steps import ancestral, posterior_std

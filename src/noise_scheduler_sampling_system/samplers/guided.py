@@ -6,9 +6,9 @@ from abc import ABC
 from typing import final
 
 from ..builder import Form, PlanBuilder, Prediction
-from ..config import SAMPLERS
 from ..grids import TimeGrid
 from ..options import Option
+from ..registries import SAMPLERS
 from .base import BaseSampler
 from .first_order import FirstOrderSampler
 from .ranges import ETA

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import final
 
 from ..builder import PlanBuilder
-from ..config import SAMPLERS, SamplingMethod
+from ..choices import SamplingMethod
 from ..grids import TimeGrid
+from ..registries import SAMPLERS
 from .base import BaseSampler
 from .steps import along, first_order, from_noise
 

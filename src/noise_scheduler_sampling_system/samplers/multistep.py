@@ -14,10 +14,10 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from ..builder import Form, PlanBuilder
-from ..config import SAMPLERS
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
 from ..options import Option
+from ..registries import SAMPLERS
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import Kernel, Move, adams, interpolated, power

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import final
 
 from ..builder import Form, PlanBuilder
-from ..config import SAMPLERS, SamplingMethod
+from ..choices import SamplingMethod
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
 from ..options import Option
+from ..registries import SAMPLERS
 from ..schedules.path import Level
 from .base import BaseSampler
 from .integrals import adams

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from ..builder import Form, PlanBuilder, Prediction
-from ..config import SAMPLERS
 from ..grids import TimeGrid
 from ..options import Option
+from ..registries import SAMPLERS
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .ranges import ETA

@@ -8,10 +8,10 @@ import math
 from typing import Any, final
 
 from ..builder import Form, PlanBuilder
-from ..config import SAMPLERS
 from ..errors import ConfigurationError
 from ..grids import TimeGrid
 from ..options import Option
+from ..registries import SAMPLERS
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import interpolated, power

@@ -7,8 +7,9 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from ..config import SCHEDULES, BetaSchedule
+from ..choices import BetaSchedule
 from ..options import Option
+from ..registries import SCHEDULES
 from .base import BaseNoiseScheduler
 
 __all__ = [

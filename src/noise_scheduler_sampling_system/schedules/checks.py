@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError, NoiseSamplingError
-
-if TYPE_CHECKING:
-    from .path import NoisePath
 
 __all__ = ["check_path"]
 
@@ -22,14 +19,27 @@ _PLACES = 33
 _TOLERANCE = 1e-6
 
 
-def is_foreign(path: NoisePath) -> bool:
+class CheckedPath(Protocol):
+    """The formulas of a noise schedule that are checked; see ``NoisePath`` for each."""
+
+    t_min: float
+    t_max: float
+
+    def _log_snr(self, t: Tensor) -> Tensor: ...
+    def _time(self, log_snr: Tensor) -> Tensor: ...
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]: ...
+    def time_at(self, fraction: float) -> float: ...
+    def fraction_at(self, t: float) -> float: ...
+
+
+def is_foreign(path: CheckedPath) -> bool:
     """Whether any of its formulas is defined outside this library, whose own have tests."""
     own = __name__.split(".", maxsplit=1)[0]
     modules = (getattr(getattr(type(path), name), "__module__", "") for name in _FORMULAS)
     return any(module != own and not module.startswith(f"{own}.") for module in modules)
 
 
-def check_path(path: NoisePath) -> None:
+def check_path(path: CheckedPath) -> None:
     """Check a noise schedule: its range, that noise rises with t, its inverse, its α and σ, and its derivative.
 
     A schedule with formulas of the user's own is checked so when it is made. Takes a millisecond.
@@ -51,11 +61,11 @@ def check_path(path: NoisePath) -> None:
     _check_fractions(path)
 
 
-def _refuse(path: NoisePath, name: str, what: str, suggestion: str) -> NoReturn:
+def _refuse(path: CheckedPath, name: str, what: str, suggestion: str) -> NoReturn:
     raise ConfigurationError(what, where=f"{type(path).__name__}.{name}", suggestion=suggestion)
 
 
-def _evaluated(path: NoisePath, name: str, function: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
+def _evaluated(path: CheckedPath, name: str, function: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
     """What a formula of the path returns for a tensor."""
     try:
         result = function(argument)
@@ -73,7 +83,7 @@ def _evaluated(path: NoisePath, name: str, function: Callable[[Tensor], Tensor],
     return result.detach().to(torch.float64)
 
 
-def _check_order(path: NoisePath, t: Tensor, log_snr: Tensor) -> None:
+def _check_order(path: CheckedPath, t: Tensor, log_snr: Tensor) -> None:
     bad = torch.isnan(log_snr)
     bad[1:] |= torch.isposinf(log_snr[1:])  # no noise is allowed at the cleanest level,
     bad[:-1] |= torch.isneginf(log_snr[:-1])  # and no signal at the noisiest
@@ -94,7 +104,7 @@ def _check_order(path: NoisePath, t: Tensor, log_snr: Tensor) -> None:
         )  # fmt: skip
 
 
-def _check_levels(path: NoisePath, t: Tensor, log_snr: Tensor) -> None:
+def _check_levels(path: CheckedPath, t: Tensor, log_snr: Tensor) -> None:
     try:
         alpha, sigma = (part.detach().to(torch.float64) for part in path._alpha_sigma(log_snr))
     except NoiseSamplingError:
@@ -117,7 +127,7 @@ def _check_levels(path: NoisePath, t: Tensor, log_snr: Tensor) -> None:
         )  # fmt: skip
 
 
-def _check_inverse(path: NoisePath, t: Tensor, log_snr: Tensor) -> None:
+def _check_inverse(path: CheckedPath, t: Tensor, log_snr: Tensor) -> None:
     back = _evaluated(path, "_time", path._time, log_snr)
     wrong = ~((back - t).abs() <= _TOLERANCE * (path.t_max - path.t_min))
     if wrong.any():  # where log SNR hardly changes, the time is not determined to so many digits
@@ -133,7 +143,7 @@ def _check_inverse(path: NoisePath, t: Tensor, log_snr: Tensor) -> None:
         )  # fmt: skip
 
 
-def _check_derivative(path: NoisePath, t: Tensor) -> None:
+def _check_derivative(path: CheckedPath, t: Tensor) -> None:
     with torch.inference_mode(False), torch.enable_grad():
         at = t.clone().requires_grad_()
         value = path._log_snr(at)
@@ -152,7 +162,7 @@ def _check_derivative(path: NoisePath, t: Tensor) -> None:
         )  # fmt: skip
 
 
-def _check_fractions(path: NoisePath) -> None:
+def _check_fractions(path: CheckedPath) -> None:
     before = -math.inf
     for u in (0.25, 0.5, 0.75, 1.0):
         t = float(path.time_at(u))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import trace  # noqa: F401  # provides SamplingPlan.trace
+from .diffusers_pipeline import DiffusersPipeline
 from .reading import Preconditioning, Reading, read, require_diffusers
 
 if TYPE_CHECKING:
     from .output import PlanSchedulerOutput
     from .scheduler import PlanScheduler
 
-__all__ = ["PlanScheduler", "PlanSchedulerOutput", "Preconditioning", "Reading", "read"]
+__all__ = ["DiffusersPipeline", "PlanScheduler", "PlanSchedulerOutput", "Preconditioning", "Reading", "read"]
 
 
 def __getattr__(name: str) -> Any:

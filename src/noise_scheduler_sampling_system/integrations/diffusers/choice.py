@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...config import SAMPLERS
 from ...errors import ConfigurationError
 from ...grids import checked_steps
 from ...names import resolve
 from ...plan import SamplingPlan
+from ...registries import SAMPLERS
 from ...registry import Registry, did_you_mean
 from .reading import OURS, SIGMA_FLAGS, config_fields, named_by, read
 

@@ -6,13 +6,13 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...arguments import checked_flag, refuse_too_large
-from ...config import SAMPLERS, NoiseSchedulerConfig
+from ...config import NoiseSchedulerConfig
 from ...errors import ConfigurationError
 from ...grids import TimeGrid, make_grid, start_at
 from ...guidance.base import Guidance
@@ -22,17 +22,16 @@ from ...guidance.sources import ClassifierFree
 from ...image_start import level_of_start
 from ...keys import Keys
 from ...noise import NoiseSource, resolve_keys
+from ...pipeline import DiffusionPipeline
 from ...plan import SamplingPlan
 from ...plans import PlanSet
+from ...registries import SAMPLERS
 from ...schedules.path import Level, NoisePath
 from .backbones import Backbone, Prompt, backbone_of
 from .backbones.base import Condition
 from .reading import Reading, read
 from .request import Request, checked_run, refused_by_diffusers
 from .visited import visited
-
-if TYPE_CHECKING:
-    from ...pipeline import DiffusionPipeline
 
 __all__ = ["Borrowed", "Request", "borrowed"]
 
@@ -177,9 +176,7 @@ class Borrowed:
         """The pipeline with the options that its scheduler has for so many steps."""
         if self.reading.sampler is None or self.reading.options_for(steps) == dict(self.reading.options):
             return pipeline
-        runner = type(pipeline)(pipeline.scheduler, self.reading.sampler, **self.reading.options_for(steps))
-        runner._borrowed = self
-        return runner
+        return type(pipeline)(pipeline.scheduler, self.reading.sampler, **self.reading.options_for(steps))
 
     def _known(self, request: Request, prompt: Prompt) -> Tensor | None:
         """The image as clean x, one row an image."""

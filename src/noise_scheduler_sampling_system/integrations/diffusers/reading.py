@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...config import SAMPLERS, NoiseSchedulerConfig
+from ...config import FROM_DIFFUSERS, NoiseSchedulerConfig
 from ...errors import ConfigurationError
 from ...names import NAMES
+from ...registries import SAMPLERS
 from ...registry import did_you_mean
 
 __all__ = [
@@ -135,6 +136,7 @@ def read(scheduler: Any, *, mu: float | None = None) -> Reading:
     return _KINDS[name](name, fields, mu)
 
 
+@FROM_DIFFUSERS.provide
 def config_of(scheduler: Any, mu: float | None = None) -> NoiseSchedulerConfig:
     """``NoiseSchedulerConfig.from_diffusers``."""
     reading = read(scheduler, mu=mu)

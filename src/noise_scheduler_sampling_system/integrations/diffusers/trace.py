@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ...errors import ConfigurationError, NumericsError
 from ...grids import checked_steps
-from ...plan import SamplingPlan
+from ...plan import TRACE, SamplingPlan
 from ...prediction import PREDICTION_TYPES, conversion
 from ...registry import did_you_mean
 from ...schedules.path import Level
@@ -52,6 +52,7 @@ _FURTHER: Final[Mapping[str, Callable[[Tensor, int, Any], Any]]] = {
 }
 
 
+@TRACE.provide
 def trace(scheduler: Any, num_inference_steps: int | None = None, *, begin: int = 0, **options: Any) -> SamplingPlan:
     """The plan of a scheduler of diffusers, or of anything that is used like one.
 

@@ -1,0 +1,71 @@
+"""The names of the built-in noise schedules and samplers, as enumerations."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["BetaSchedule", "SamplingMethod"]
+
+
+class BetaSchedule(str, Enum):
+    """The built-in noise schedules."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    QUADRATIC = "quadratic"
+    SIGMOID = "sigmoid"
+    EXPONENTIAL = "exponential"
+    CUSTOM = "custom"
+
+
+class SamplingMethod(str, Enum):
+    """The built-in samplers; ``docs/samplers.md`` says what each one is."""
+
+    DDPM = "ddpm"
+    DDIM = "ddim"
+    PNDM = "pndm"
+    ANCESTRAL = "ancestral"
+    EULER = "euler"
+    HEUN = "heun"
+    ADAMS = "adams"
+    ADAPTIVE = "adaptive"
+    BDIA = "bdia"
+    BELM = "belm"
+    DDIM_CFG_PP = "ddim_cfg_pp"
+    DEIS = "deis"
+    DPM2 = "dpm2"
+    DPM2_ANCESTRAL = "dpm2_ancestral"
+    DPM_2M = "dpm_2m"
+    DPM_3M = "dpm_3m"
+    DPM_3S = "dpm_3s"
+    DPM_FAST = "dpm_fast"
+    DPM_V3 = "dpm_v3"
+    DPMPP_2M = "dpmpp_2m"
+    DPMPP_2M_CFG_PP = "dpmpp_2m_cfg_pp"
+    DPMPP_2M_SDE = "dpmpp_2m_sde"
+    DPMPP_2S = "dpmpp_2s"
+    DPMPP_2S_ANCESTRAL = "dpmpp_2s_ancestral"
+    DPMPP_3M = "dpmpp_3m"
+    DPMPP_3M_SDE = "dpmpp_3m_sde"
+    DPMPP_3S = "dpmpp_3s"
+    DPMPP_SDE = "dpmpp_sde"
+    EDM = "edm"
+    ER_SDE = "er_sde"
+    EULER_ANCESTRAL_CFG_PP = "euler_ancestral_cfg_pp"
+    EXPONENTIAL_RK = "exponential_rk"
+    FLOW_HEUN = "flow_heun"
+    GRADIENT_ESTIMATION = "gradient_estimation"
+    IPNDM = "ipndm"
+    IPNDM_V = "ipndm_v"
+    LCM = "lcm"
+    LMS = "lms"
+    PREDICTOR_CORRECTOR = "predictor_corrector"
+    RES_2S = "res_2s"
+    RES_3S = "res_3s"
+    RES_MULTISTEP = "res_multistep"
+    RESTART = "restart"
+    RUNGE_KUTTA = "runge_kutta"
+    SA_SOLVER = "sa_solver"
+    SEEDS = "seeds"
+    TCD = "tcd"
+    UNIPC = "unipc"
