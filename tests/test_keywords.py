@@ -16,6 +16,7 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
 )
 from noise_scheduler_sampling_system.calibration import calibrate
+from noise_scheduler_sampling_system.integrations.diffusers import DiffusersPipeline
 from noise_scheduler_sampling_system.keywords import _NONE, _TABLE, keywords_of
 from noise_scheduler_sampling_system.registries import SAMPLERS
 
@@ -102,9 +103,8 @@ def test_what_a_keyword_is_answered_with(name, sample, create, config, calibrati
             assert word in refusal(door, name), door
 
 
-def test_generate_refuses_what_its_pipeline_gives_and_answers_other_names(monkeypatch):
-    pipeline = DiffusionPipeline(CONFIG)
-    monkeypatch.setattr(pipeline, "_borrowed", object())  # refused before it is asked
+def test_generate_refuses_what_its_pipeline_gives_and_answers_other_names():
+    pipeline = DiffusersPipeline(CONFIG)  # without parts: it refuses before it needs them
     for name in ("model", "shape", "condition", "null_condition", "device"):
         with pytest.raises(ConfigurationError, match="comes from the pipeline of diffusers"):
             pipeline.generate("a cat", **{name: 1})

@@ -27,7 +27,7 @@ from .errors import (
     NumericsError,
     OutOfMemoryError,
 )
-from .factory import NoiseSchedulerFactory, SamplerFactory
+from .factory import SamplerFactory
 from .grids import TimeGrid, make_grid, start_at
 from .guidance import Unbatched
 from .inversion import ReversibleRun
@@ -53,6 +53,7 @@ from .samplers import (
     along,
     from_noise,
 )
+from .schedule_factory import NoiseSchedulerFactory
 from .schedules import (
     BaseNoiseScheduler,
     CosineNoiseScheduler,

@@ -112,8 +112,8 @@ def samplers() -> None:
 def schedules() -> None:
     """List the noise schedules, with the noise-to-signal ratio σ/α at both ends."""
     from .choices import BetaSchedule
-    from .factory import NoiseSchedulerFactory
     from .registries import SCHEDULES
+    from .schedule_factory import NoiseSchedulerFactory
 
     rows: list[tuple[str, ...]] = [("name", "σ/α, cleanest", "σ/α, noisiest")]
     for name in sorted(SCHEDULES):

@@ -1,100 +1,26 @@
-"""The two factories: objects by name."""
+"""Samplers by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 from typing import Any
 
+from .class_factory import ClassFactory
 from .config import NoiseSchedulerConfig, default_spacing, spacing_of
 from .errors import ConfigurationError
 from .names import Resolved, resolve
-from .registries import SAMPLERS, SCHEDULES
+from .registries import SAMPLERS
 from .registry import Registry
 from .samplers.base import BaseSampler
+from .schedule_factory import NoiseSchedulerFactory
 from .schedules.path import NoisePath
 
-__all__ = ["NoiseSchedulerFactory", "SamplerFactory"]
+__all__ = ["SamplerFactory"]
 
 
-class _Factory:
-    """What both factories share: a table of classes derived from one base."""
-
-    registry: Registry[Any]
-    base: type
-
-    @classmethod
-    def available(cls) -> list[str]:
-        """Every registered name, sorted."""
-        return sorted(cls.registry)
-
-    @classmethod
-    def register(cls, name: str | Enum, entry: type | None = None) -> Callable[[type], type] | type:
-        """Make a class available by name: ``register("mine", Mine)``, or a decorator ``@register("mine")``.
-
-        The name is then accepted wherever an enum member is.
-
-        Raises:
-            ConfigurationError: the name is taken, or the class has the wrong base.
-        """
-
-        def add(entry: type) -> type:
-            cls.registry.register(name, cls._derived(entry, f"register({Registry.key(name)!r})"))
-            return entry
-
-        return add if entry is None else add(entry)
-
-    @classmethod
-    def _derived(cls, entry: Any, where: str) -> type:
-        if isinstance(entry, type) and issubclass(entry, cls.base):
-            return entry
-        raise ConfigurationError(
-            f"{entry!r} is not a class derived from {cls.base.__name__}",
-            where=f"{cls.__name__}.{where}",
-            suggestion=f"write class Mine({cls.base.__name__}) and give the class itself",
-        )
-
-
-class NoiseSchedulerFactory(_Factory):
-    """Noise schedules by name."""
-
-    registry = SCHEDULES
-    base = NoisePath
-
-    @classmethod
-    def create(
-        cls,
-        config: NoiseSchedulerConfig | Mapping[str, Any] | str | Enum | None = None,
-        settings: NoiseSchedulerConfig | Mapping[str, Any] | None = None,
-        **fields: Any,
-    ) -> NoisePath:
-        """The schedule that a config asks for: ``create(config)``, ``create("cosine")``, ``create("cosine", config)``.
-
-        Args:
-            config: a config, a mapping of its fields, or a schedule's name.
-            settings: with a name, the config of everything else.
-            fields: further fields of the config.
-
-        Raises:
-            ConfigurationError: an unknown name or a bad field.
-        """
-        if isinstance(config, str | Enum):
-            fields, config = {"beta_schedule": config, **fields}, settings
-        elif settings is not None:
-            raise ConfigurationError(
-                "two configs are given",
-                where="settings",
-                suggestion="create(config), or create(name, config) with a schedule's name",
-            )
-        if isinstance(config, Mapping):
-            config = NoiseSchedulerConfig.from_dict(config)
-        whole = (config or NoiseSchedulerConfig()).replace(**fields) if fields or config is None else config
-        scheduler: NoisePath = SCHEDULES.get(whole.beta_schedule, "beta_schedule")(whole)
-        return scheduler
-
-
-class SamplerFactory(_Factory):
+class SamplerFactory(ClassFactory):
     """Samplers by name."""
 
     registry = SAMPLERS

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from .config import NoiseSchedulerConfig
 from .errors import ConfigurationError, NumericsError
-from .factory import NoiseSchedulerFactory, SamplerFactory
+from .factory import SamplerFactory
 from .grids import checked_steps
 from .moments import typical_spread
 from .samplers.base import BaseSampler
+from .schedule_factory import NoiseSchedulerFactory
 from .schedules.path import NoisePath
 
 if TYPE_CHECKING:

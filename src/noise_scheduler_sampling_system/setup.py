@@ -15,7 +15,7 @@ from .adaptive import AdaptiveCourse
 from .bind import bind_for
 from .config import NoiseSchedulerConfig
 from .errors import ConfigurationError, NoiseSamplingError
-from .factory import NoiseSchedulerFactory, SamplerFactory
+from .factory import SamplerFactory
 from .grids import TimeGrid, checked_steps, checked_times
 from .keywords import refuse_unknown
 from .moments import typical_spread
@@ -24,6 +24,7 @@ from .plan import SamplingPlan
 from .run import Course, Runnable
 from .samplers.adaptive import AdaptiveSampler
 from .samplers.base import BaseSampler
+from .schedule_factory import NoiseSchedulerFactory
 from .schedules.path import Level, NoisePath
 from .stepping import levels_of, stepped
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ..config import NoiseSchedulerConfig
 from ..errors import ConfigurationError
-from ..factory import NoiseSchedulerFactory
 from ..grids import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.program import follows_the_run
 from ..model import map_tensors
 from ..pipeline import DiffusionPipeline
 from ..prepare import as_rows, checked_scale, refuse_scale_without_condition
+from ..schedule_factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
 from .search import STAGES
 from .table import check_history

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from ..config import NoiseSchedulerConfig
 from ..errors import ConfigurationError
-from ..factory import NoiseSchedulerFactory
 from ..grids import checked_steps
 from ..plan import SamplingPlan
+from ..schedule_factory import NoiseSchedulerFactory
 from ..schedules.path import CLEAN, Level, NoisePath
 from .damped_steps import damped_step
 from .spectrum import Spectrum

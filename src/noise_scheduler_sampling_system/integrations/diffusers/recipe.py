@@ -9,12 +9,13 @@ from contextlib import suppress
 from typing import Any, final
 
 from ...errors import ConfigurationError, NumericsError
-from ...factory import NoiseSchedulerFactory, SamplerFactory
+from ...factory import SamplerFactory
 from ...grids import TimeGrid, make_grid
 from ...names import Resolved, resolve
 from ...plan import SamplingPlan
 from ...samplers.base import BaseSampler
 from ...samplers.steps import from_noise, is_noise
+from ...schedule_factory import NoiseSchedulerFactory
 from ...schedules.path import CLEAN, NoisePath
 from ...setup import warn_of_amplification
 from .program import Program
