@@ -40,10 +40,10 @@ from peers import Denoiser, denoiser, diffusers_run, k_diffusion, k_diffusion_ru
 from torch import Tensor
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
-from noise_scheduler_sampling_system.errors import NoiseSamplingError
+from noise_scheduler_sampling_system.config.registries import SAMPLERS, SPACINGS
 from noise_scheduler_sampling_system.models.exact import ExactModel
-from noise_scheduler_sampling_system.registries import SAMPLERS, SPACINGS
 from noise_scheduler_sampling_system.samplers.base import BaseSampler
+from noise_scheduler_sampling_system.support.errors import NoiseSamplingError
 
 NFE = (5, 6, 8, 10, 12, 15, 20, 30, 50)
 QUICK_NFE = (5, 10, 20)

@@ -43,7 +43,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.measure import Errors, each_error, errors_of
 from noise_scheduler_sampling_system.calibration.plot import draw
-from noise_scheduler_sampling_system.noise import NoiseSource, calibration_keys, resolve_keys
+from noise_scheduler_sampling_system.running.noise import NoiseSource, calibration_keys, resolve_keys
 
 HELD_OUT = 4096
 #: The bandwidth of the kernel density that stands for a network where there is only data; not that of the model.

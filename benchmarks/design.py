@@ -29,12 +29,12 @@ from noise_scheduler_sampling_system import (
     NoiseSamplingError,
     SamplingPlan,
 )
+from noise_scheduler_sampling_system.analysis.recommend import steps_within
 from noise_scheduler_sampling_system.calibration import Spectrum, design_plan
 from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.design import limit
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianModel
 from noise_scheduler_sampling_system.models.digits import load_digits
-from noise_scheduler_sampling_system.recommend import steps_within
 
 NFE = (3, 4, 5, 6, 8, 10)
 #: Samplers that are tried on the AYS levels, too, which win for few calls.

@@ -21,9 +21,9 @@ import torch
 from common import table
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, NumericsError
+from noise_scheduler_sampling_system.config.prediction import PREDICTION_TYPES
+from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES, SPACINGS
 from noise_scheduler_sampling_system.models import GaussianModel
-from noise_scheduler_sampling_system.prediction import PREDICTION_TYPES
-from noise_scheduler_sampling_system.registries import SAMPLERS, SCHEDULES, SPACINGS
 
 STEPS = (1, 2, 7, 20)
 TYPES = (torch.float32, torch.bfloat16)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from noise_scheduler_sampling_system import ConfigurationError, NumericsError, SamplerFactory, SamplingPlan, TimeGrid
-from noise_scheduler_sampling_system.bind import bind
+from noise_scheduler_sampling_system.config.prediction import quantity
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianMixtureModel, GaussianModel
 from noise_scheduler_sampling_system.models.exact import ExactModel
-from noise_scheduler_sampling_system.prediction import quantity
-from noise_scheduler_sampling_system.run import Branches, State, run
+from noise_scheduler_sampling_system.running.bound_plan import bind
+from noise_scheduler_sampling_system.running.loop import Branches, State, run
 from noise_scheduler_sampling_system.samplers.base import BaseSampler
 from noise_scheduler_sampling_system.schedules import EDMPath, FlowPath, LinearNoiseScheduler, VDiffusionPath, VPPath
 from noise_scheduler_sampling_system.schedules.path import NoisePath

@@ -21,10 +21,10 @@ import diffusers
 from common import table as padded_table
 
 from noise_scheduler_sampling_system import ConfigurationError, NoiseSchedulerConfig
+from noise_scheduler_sampling_system.config.registries import SPACINGS
+from noise_scheduler_sampling_system.config.sampler_aliases import NAMES, Resolved, resolve
 from noise_scheduler_sampling_system.integrations.diffusers import Reading, read
-from noise_scheduler_sampling_system.integrations.diffusers.reading import scheduler_class
-from noise_scheduler_sampling_system.names import NAMES, Resolved, resolve
-from noise_scheduler_sampling_system.registries import SPACINGS
+from noise_scheduler_sampling_system.integrations.diffusers.reading.reading import scheduler_class
 
 OUT = Path(__file__).parents[1] / "docs" / "migration.md"
 MARK = "<!-- Made by python benchmarks/migration_table.py from here on; do not edit. -->\n"

@@ -25,8 +25,8 @@ from common import machine, table
 from torch import Tensor
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
-from noise_scheduler_sampling_system.figures import draw_rows, mosaic
-from noise_scheduler_sampling_system.files import write_atomic
+from noise_scheduler_sampling_system.support.figures import draw_rows, mosaic
+from noise_scheduler_sampling_system.support.files import write_atomic
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCALES = (1.0, 2.0, 3.0, 5.0)

@@ -20,7 +20,7 @@ from noise_scheduler_sampling_system import (
     NumericsError,
     SamplerFactory,
 )
-from noise_scheduler_sampling_system.registries import SAMPLERS
+from noise_scheduler_sampling_system.config.registries import SAMPLERS
 
 OUT = Path(__file__).parents[1] / "docs" / "samplers.md"
 CONFIG = NoiseSchedulerConfig(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from noise_scheduler_sampling_system import BaseNoiseScheduler, TimeGrid
+from noise_scheduler_sampling_system.config.prediction import quantity
+from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.models.exact import ExactModel
-from noise_scheduler_sampling_system.prediction import quantity
-from noise_scheduler_sampling_system.registries import SAMPLERS
-from noise_scheduler_sampling_system.run import Noise
+from noise_scheduler_sampling_system.running.loop import Noise
 
 __all__ = [
     "Denoiser", "denoiser", "diffusers_run", "k_diffusion", "k_diffusion_run", "on_grid", "on_own_grid",

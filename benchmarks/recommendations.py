@@ -21,9 +21,9 @@ from common import table
 from measure import final_error, run_plan
 
 from noise_scheduler_sampling_system import ConfigurationError, NumericsError, SamplerFactory
+from noise_scheduler_sampling_system.analysis.recommend import steps_within
 from noise_scheduler_sampling_system.models import DigitsModel
-from noise_scheduler_sampling_system.recommend import steps_within
-from noise_scheduler_sampling_system.schedule_factory import NoiseSchedulerFactory
+from noise_scheduler_sampling_system.schedules.factory import NoiseSchedulerFactory
 
 OUT = Path(__file__).parents[1] / "src" / "noise_scheduler_sampling_system" / "data" / "recommendations.json"
 FAMILIES = ("linear", "cosine", "edm", "flow")

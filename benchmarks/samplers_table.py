@@ -24,8 +24,8 @@ from common import table
 from measure import NFES, PROBLEMS, VARIANTS, error_at, measured_order, weak_order
 
 from noise_scheduler_sampling_system import ConfigurationError, NumericsError, SamplerFactory
-from noise_scheduler_sampling_system.names import NAMES
-from noise_scheduler_sampling_system.registries import SAMPLERS
+from noise_scheduler_sampling_system.config.registries import SAMPLERS
+from noise_scheduler_sampling_system.config.sampler_aliases import NAMES
 
 OUT = Path(__file__).parents[1] / "docs" / "samplers.md"
 SPACINGS = ("trailing", "karras", "log_snr", "kl_optimal")

@@ -26,9 +26,9 @@ import torch
 from common import interleaved, machine, table
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
-from noise_scheduler_sampling_system.bind import bind_for
-from noise_scheduler_sampling_system.noise import NoiseSource
-from noise_scheduler_sampling_system.run import State, run
+from noise_scheduler_sampling_system.running.bound_plan import bind_for
+from noise_scheduler_sampling_system.running.loop import State, run
+from noise_scheduler_sampling_system.running.noise import NoiseSource
 
 STEPS = 50
 SHAPES = [(1, 4, 64, 64), (4, 4, 128, 128), (16, 16, 128, 128)]

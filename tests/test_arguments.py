@@ -24,9 +24,9 @@ from noise_scheduler_sampling_system import (
     OutOfMemoryError,
     SamplerFactory,
 )
-from noise_scheduler_sampling_system.errors import shown
 from noise_scheduler_sampling_system.guidance import ClassifierFree, Composed
 from noise_scheduler_sampling_system.models import DigitsModel
+from noise_scheduler_sampling_system.support.errors import shown
 
 PIPELINE = DiffusionPipeline(NoiseSchedulerConfig(), "ddpm")
 DETERMINISTIC = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")

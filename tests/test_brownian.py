@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig
-from noise_scheduler_sampling_system.bind import bind_for
-from noise_scheduler_sampling_system.brownian import BrownianNoise, brownian
 from noise_scheduler_sampling_system.models import GaussianMixtureModel
-from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
-from noise_scheduler_sampling_system.run import State, run
+from noise_scheduler_sampling_system.running.bound_plan import bind_for
+from noise_scheduler_sampling_system.running.brownian import BrownianNoise, brownian
+from noise_scheduler_sampling_system.running.loop import State, run
+from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
 WHOLE = 2**24
 

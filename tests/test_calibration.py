@@ -27,6 +27,7 @@ from noise_scheduler_sampling_system import (
     guidance,
     models,
 )
+from noise_scheduler_sampling_system.app.command_line import app
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
@@ -44,9 +45,8 @@ from noise_scheduler_sampling_system.calibration.robust import Robust, informati
 from noise_scheduler_sampling_system.calibration.starts import grown, widened
 from noise_scheduler_sampling_system.calibration.student import Student, combined, end_of
 from noise_scheduler_sampling_system.calibration.teacher import Trajectories, teach
-from noise_scheduler_sampling_system.cli import app
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
-from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
 SHAPE = (4,)
 

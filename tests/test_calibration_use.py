@@ -22,13 +22,13 @@ from noise_scheduler_sampling_system import (
     calibrate,
     models,
 )
+from noise_scheduler_sampling_system.app.command_line import app
 from noise_scheduler_sampling_system.calibration import Table
 from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
 from noise_scheduler_sampling_system.calibration.record import fingerprint
 from noise_scheduler_sampling_system.calibration.search import Gate
-from noise_scheduler_sampling_system.cli import app
-from noise_scheduler_sampling_system.noise import NoiseSource, calibration_keys
+from noise_scheduler_sampling_system.running.noise import NoiseSource, calibration_keys
 
 SHAPE = (4,)
 SMALL = {"shape": SHAPE, "nfe": 3, "trajectories": 32, "held_out": 32, "teacher_calls": 24, "passes": 10}

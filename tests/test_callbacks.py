@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, ModelOutputError, SamplingStep
+from noise_scheduler_sampling_system.analysis.likelihood import log_likelihood
 from noise_scheduler_sampling_system.guidance import AdaptiveProjected
-from noise_scheduler_sampling_system.likelihood import log_likelihood
 from noise_scheduler_sampling_system.samplers.base import BaseSampler
 
 SHAPE = (2, 1, 4, 4)

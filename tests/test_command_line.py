@@ -17,9 +17,9 @@ from noise_scheduler_sampling_system import (
     DiffusionPipeline,
     NoiseSchedulerConfig,
     calibrate,
-    cli,
 )
-from noise_scheduler_sampling_system.prepare import DEFAULT_SCALE
+from noise_scheduler_sampling_system.app import command_line as cli
+from noise_scheduler_sampling_system.pipeline.request import DEFAULT_SCALE
 
 MODELS = """
 import torch

@@ -38,11 +38,11 @@ from noise_scheduler_sampling_system import (
     SamplerFactory,
     SamplingMethod,
 )
-from noise_scheduler_sampling_system.clipping import clip_of, dynamic_threshold
-from noise_scheduler_sampling_system.files import write_atomic
-from noise_scheduler_sampling_system.registries import SAMPLERS, SCHEDULES, SPACINGS
-from noise_scheduler_sampling_system.registry import Registry, did_you_mean
-from noise_scheduler_sampling_system.tables import read_table, write_table
+from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES, SPACINGS
+from noise_scheduler_sampling_system.running.clipping import clip_of, dynamic_threshold
+from noise_scheduler_sampling_system.support.data_files import read_table, write_table
+from noise_scheduler_sampling_system.support.files import write_atomic
+from noise_scheduler_sampling_system.support.registry import Registry, did_you_mean
 
 Config = NoiseSchedulerConfig
 SEED = Path(__file__).parent / "data" / "seed.md"

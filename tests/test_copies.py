@@ -34,21 +34,20 @@ from noise_scheduler_sampling_system import (
     Spectrum,
     TimeGrid,
     ZeroTerminalSNR,
-    check_sampler,
     guidance,
     log_likelihood,
     make_grid,
     models,
     presets,
-    recommend,
 )
-from noise_scheduler_sampling_system.brownian import brownian
-from noise_scheduler_sampling_system.distribution import StepDistribution
-from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
-from noise_scheduler_sampling_system.options import Option
-from noise_scheduler_sampling_system.registries import PRESETS
+from noise_scheduler_sampling_system.analysis import check_sampler, recommend
+from noise_scheduler_sampling_system.analysis.step_probabilities import StepDistribution
+from noise_scheduler_sampling_system.config.options import Option
+from noise_scheduler_sampling_system.config.registries import PRESETS
+from noise_scheduler_sampling_system.running.brownian import brownian
+from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers import SamplerOutput
-from noise_scheduler_sampling_system.values import same
+from noise_scheduler_sampling_system.support.values import same
 
 SHAPE = (2, 1, 8, 8)
 

@@ -9,11 +9,15 @@ import torch
 from torch import nn
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, guidance
-from noise_scheduler_sampling_system.bind import bind_for
-from noise_scheduler_sampling_system.distribution import StepDistribution, step_distribution, trajectory_log_probs
+from noise_scheduler_sampling_system.analysis.step_probabilities import (
+    StepDistribution,
+    step_distribution,
+    trajectory_log_probs,
+)
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianModel
-from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
-from noise_scheduler_sampling_system.run import State
+from noise_scheduler_sampling_system.running.bound_plan import bind_for
+from noise_scheduler_sampling_system.running.loop import State
+from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers.base import BaseSampler
 
 

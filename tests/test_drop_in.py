@@ -16,10 +16,10 @@ import pytest
 import torch
 from diffusers.utils import BaseOutput
 
-from noise_scheduler_sampling_system.errors import ConfigurationError
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler, read
-from noise_scheduler_sampling_system.integrations.diffusers.looks import LACKING
-from noise_scheduler_sampling_system.integrations.diffusers.words import words_of
+from noise_scheduler_sampling_system.integrations.diffusers.scheduler.looks import LACKING
+from noise_scheduler_sampling_system.integrations.diffusers.scheduler.words import words_of
+from noise_scheduler_sampling_system.support.errors import ConfigurationError
 
 ROOT = Path(diffusers.__file__).parent
 FOLDERS = ("pipelines", "modular_pipelines", "loaders", "guiders", "hooks", "callbacks.py", "training_utils.py")

@@ -23,8 +23,8 @@ from noise_scheduler_sampling_system import (
     SamplerFactory,
     SamplingPlan,
 )
-from noise_scheduler_sampling_system.registries import SAMPLERS
-from noise_scheduler_sampling_system.tables import read_table, write_table
+from noise_scheduler_sampling_system.config.registries import SAMPLERS
+from noise_scheduler_sampling_system.support.data_files import read_table, write_table
 
 
 def doubled(levels: int, start: str, line: str) -> str:

@@ -24,10 +24,10 @@ from noise_scheduler_sampling_system import (
     calibrate,
 )
 from noise_scheduler_sampling_system.calibration import checkpoint as checkpoints
-from noise_scheduler_sampling_system.files import write_atomic
 from noise_scheduler_sampling_system.models import DigitsModel
-from noise_scheduler_sampling_system.profiling import measured
-from noise_scheduler_sampling_system.run import State
+from noise_scheduler_sampling_system.running.loop import State
+from noise_scheduler_sampling_system.running.profiling import measured
+from noise_scheduler_sampling_system.support.files import write_atomic
 
 SHAPE = (2, 1, 8, 8)
 

@@ -15,13 +15,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 import tiny_pipelines as tiny
-from noise_scheduler_sampling_system import (
-    ConfigurationError,
-    DiffusionPipeline,
-    SamplingPlan,
-    guidance,
-)
-from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, SamplingPlan, guidance
+from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
 TEXT = ["sd", "sdxl", "sd3", "pixart", "flux"]
 LENGTH = {"sd3", "flux", "pixart"}
@@ -184,7 +179,7 @@ def test_image_to_image_with_other_schedulers(scheduler, posterior_mean, monkeyp
 
 
 def test_with_a_plan_scheduler_in_the_pipeline():
-    from noise_scheduler_sampling_system.integrations.diffusers.scheduler import PlanScheduler
+    from noise_scheduler_sampling_system.integrations.diffusers.scheduler.plan_scheduler import PlanScheduler
 
     pipe, x = tiny.build("sd"), noise()
     pipe.scheduler = PlanScheduler.from_config(pipe.scheduler.config, method="dpmpp_2m", timestep_spacing="karras")
@@ -217,7 +212,7 @@ def test_image_to_image_of_a_text_pipeline_keeps_more_of_the_image_the_lower_the
 
 
 def _request(**fields: Any) -> Any:
-    from noise_scheduler_sampling_system.integrations.diffusers.generate import Request
+    from noise_scheduler_sampling_system.integrations.diffusers.pipelines.generate import Request
 
     return Request(prompt="a cat", **fields)
 

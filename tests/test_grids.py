@@ -27,11 +27,11 @@ from noise_scheduler_sampling_system import (
     models,
     start_at,
 )
-from noise_scheduler_sampling_system.registries import SPACINGS
+from noise_scheduler_sampling_system.config.registries import SPACINGS
+from noise_scheduler_sampling_system.grids.spacings import AYS_SIGMAS, _beta_quantiles
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
-from noise_scheduler_sampling_system.spacings import AYS_SIGMAS, _beta_quantiles
 
-OWN = [n for n in SPACINGS if SPACINGS.get(n).__module__ == "noise_scheduler_sampling_system.spacings"]
+OWN = [n for n in SPACINGS if SPACINGS.get(n).__module__ == "noise_scheduler_sampling_system.grids.time_grid.spacings"]
 BY_TIMESTEP = ("leading", "leading_dpm", "trailing", "linspace", "sgm_uniform", "beta")
 V = {"prediction_type": "v_prediction"}
 SD = NoiseSchedulerFactory.create(NoiseSchedulerConfig.preset("sd15"))
@@ -606,7 +606,7 @@ def test_other_libraries_names(alias, name):
 def test_the_documentation_lists_every_name():
     from pathlib import Path
 
-    from noise_scheduler_sampling_system.registries import PRESETS, SCHEDULES
+    from noise_scheduler_sampling_system.config.registries import PRESETS, SCHEDULES
 
     text = (Path(__file__).parents[1] / "docs" / "paths-and-grids.md").read_text(encoding="utf-8")
     package = "noise_scheduler_sampling_system."

@@ -22,7 +22,7 @@ from noise_scheduler_sampling_system import (
     RunState,
     TimeGrid,
 )
-from noise_scheduler_sampling_system.clipping import dynamic_threshold
+from noise_scheduler_sampling_system.config.prediction import PREDICTION_TYPES
 from noise_scheduler_sampling_system.guidance import (
     AdaptiveProjected,
     AutoGuidance,
@@ -39,8 +39,8 @@ from noise_scheduler_sampling_system.guidance import (
     evaluations,
 )
 from noise_scheduler_sampling_system.models import GaussianMixtureModel, GaussianModel
-from noise_scheduler_sampling_system.prediction import PREDICTION_TYPES
-from noise_scheduler_sampling_system.run import State
+from noise_scheduler_sampling_system.running.clipping import dynamic_threshold
+from noise_scheduler_sampling_system.running.loop import State
 from test_performance import HOST_READS, Count
 
 STEPS, BATCH, SIZE = 5, 3, 6

@@ -16,8 +16,8 @@ from noise_scheduler_sampling_system import (
     models,
     start_at,
 )
+from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.guidance import ClassifierFree, KnownRegion, evaluations
-from noise_scheduler_sampling_system.registries import SAMPLERS
 from noise_scheduler_sampling_system.samplers.adaptive import AdaptiveSampler
 
 SHAPE = (2, 1, 8, 8)

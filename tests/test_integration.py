@@ -35,7 +35,7 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
     SamplingResult,
 )
-from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
 METHODS = ["ddpm", "ddim", "pndm", "ancestral", "euler", "heun"]
 SHAPE = (3, 2, 4, 4)

@@ -15,8 +15,8 @@ from noise_scheduler_sampling_system import (
     SamplerFactory,
     TimeGrid,
 )
+from noise_scheduler_sampling_system.analysis.inversion import Ends, ReversibleRun
 from noise_scheduler_sampling_system.guidance import AdaptiveProjected
-from noise_scheduler_sampling_system.inversion import Ends, ReversibleRun
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianMixtureModel
 
 SAMPLERS = [("belm", {}), ("bdia", {}), ("bdia", {"gamma": 0.9})]

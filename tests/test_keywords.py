@@ -16,9 +16,9 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
 )
 from noise_scheduler_sampling_system.calibration import calibrate
+from noise_scheduler_sampling_system.config.keyword_advice import _NONE, _TABLE, keywords_of
+from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.integrations.diffusers import DiffusersPipeline
-from noise_scheduler_sampling_system.keywords import _NONE, _TABLE, keywords_of
-from noise_scheduler_sampling_system.registries import SAMPLERS
 
 CONFIG = NoiseSchedulerConfig()
 PIPELINE = DiffusionPipeline(CONFIG)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, TimeGrid
-from noise_scheduler_sampling_system.errors import ModelOutputError
-from noise_scheduler_sampling_system.likelihood import log_likelihood
+from noise_scheduler_sampling_system.analysis.likelihood import log_likelihood
 from noise_scheduler_sampling_system.models import GaussianMixtureModel, GaussianModel
+from noise_scheduler_sampling_system.support.errors import ModelOutputError
 
 MEANS = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 

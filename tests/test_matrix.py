@@ -18,10 +18,10 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
     SamplerFactory,
 )
-from noise_scheduler_sampling_system.choices import SamplingMethod
-from noise_scheduler_sampling_system.cli import app
-from noise_scheduler_sampling_system.names import NAMES, resolve
-from noise_scheduler_sampling_system.registries import SAMPLERS, SCHEDULES, SPACINGS
+from noise_scheduler_sampling_system.app.command_line import app
+from noise_scheduler_sampling_system.config.choices import SamplingMethod
+from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES, SPACINGS
+from noise_scheduler_sampling_system.config.sampler_aliases import NAMES, resolve
 
 
 def test_cells_run_or_are_refused_with_a_reason():

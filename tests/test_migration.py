@@ -9,9 +9,9 @@ import migration_table as made
 import pytest
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
+from noise_scheduler_sampling_system.config.sampler_aliases import NAMES
 from noise_scheduler_sampling_system.integrations.diffusers import read
-from noise_scheduler_sampling_system.integrations.diffusers.reading import _KINDS, _NO_PATH
-from noise_scheduler_sampling_system.names import NAMES
+from noise_scheduler_sampling_system.integrations.diffusers.reading.reading import _KINDS, _NO_PATH
 
 PAGE = made.OUT.read_text(encoding="utf-8")
 

@@ -15,7 +15,6 @@ import torch
 from scipy.integrate import solve_ivp  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
-from noise_scheduler_sampling_system.errors import ConfigurationError, NumericsError
 from noise_scheduler_sampling_system.models import (
     DigitsModel,
     ExactModel,
@@ -28,6 +27,7 @@ from noise_scheduler_sampling_system.models import digits as digits_module
 from noise_scheduler_sampling_system.models import prior as prior_module
 from noise_scheduler_sampling_system.models.ode import integrate
 from noise_scheduler_sampling_system.schedules import CosineNoiseScheduler, LinearNoiseScheduler, NoisePath
+from noise_scheduler_sampling_system.support.errors import ConfigurationError, NumericsError
 
 PATH = LinearNoiseScheduler()
 ZERO_SNR = LinearNoiseScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")

@@ -16,9 +16,9 @@ from noise_scheduler_sampling_system import (
     NumericsError,
     SamplerFactory,
     models,
-    recommend,
 )
-from noise_scheduler_sampling_system.registries import SAMPLERS, SPACINGS
+from noise_scheduler_sampling_system.analysis import recommend
+from noise_scheduler_sampling_system.config.registries import SAMPLERS, SPACINGS
 
 WIDTHS = np.array([0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0])
 STEPS = (2, 5, 10, 20, 50)

@@ -17,8 +17,8 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline
-from noise_scheduler_sampling_system.keys import Keys
-from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
+from noise_scheduler_sampling_system.running.noise_keys import Keys
 
 SHAPES = [(1,), (3, 8, 8), (4095,), (4096,), (4, 64, 64)]
 

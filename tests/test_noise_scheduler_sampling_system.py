@@ -31,7 +31,7 @@ from noise_scheduler_sampling_system import (
     SamplerFactory,
     SamplingMethod,
 )
-from noise_scheduler_sampling_system.registries import SAMPLERS, SCHEDULES
+from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES
 
 ROOT = Path(__file__).parents[1]
 SEED = Path(__file__).parent / "data" / "seed.md"

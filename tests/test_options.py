@@ -23,8 +23,8 @@ from noise_scheduler_sampling_system import (
     SamplerFactory,
     make_grid,
 )
-from noise_scheduler_sampling_system.options import parameters_of
-from noise_scheduler_sampling_system.registries import SAMPLERS, SCHEDULES, SPACINGS
+from noise_scheduler_sampling_system.config.options import parameters_of
+from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES, SPACINGS
 
 SAMPLER_OPTIONS = [(name, option) for name in SAMPLERS for option in SAMPLERS.get(name).declared_options]
 SCHEDULE_OPTIONS = [(name, option) for name in SCHEDULES for option in SCHEDULES.get(name).declared_options]

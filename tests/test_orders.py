@@ -12,9 +12,9 @@ from measure import VARIANTS, final_error, grid_of, measured_order, problem, run
 from peers import published
 
 from noise_scheduler_sampling_system import ConfigurationError, SamplerFactory, TimeGrid
+from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.models import GaussianMixtureModel
-from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
-from noise_scheduler_sampling_system.registries import SAMPLERS
+from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers.tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, phi
 from noise_scheduler_sampling_system.schedules import EDMPath, FlowPath, LinearNoiseScheduler, VPPath
 

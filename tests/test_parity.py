@@ -57,8 +57,8 @@ def theirs(scheduler: object, steps: int, x: torch.Tensor, draws: list[torch.Ten
 def ours(config: NoiseSchedulerConfig, method: str, steps: int, x: torch.Tensor, draws: list[torch.Tensor],
          timesteps: object = None, **options: object) -> torch.Tensor:  # fmt: skip
     """Our plan in our loop, with the given noise in place of the keyed one."""
-    from noise_scheduler_sampling_system.bind import bind_for
-    from noise_scheduler_sampling_system.run import State, run
+    from noise_scheduler_sampling_system.running.bound_plan import bind_for
+    from noise_scheduler_sampling_system.running.loop import State, run
 
     pipeline = DiffusionPipeline(config, method, **published(method), **options)
     plan = pipeline.plan(steps, timesteps=timesteps)
@@ -186,8 +186,8 @@ def test_euler_ancestral(prediction, monkeypatch):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_learned_range(prediction, monkeypatch):
     """DDPM with a variance that the model interpolates (the second half of channels)."""
-    from noise_scheduler_sampling_system.bind import bind_for
-    from noise_scheduler_sampling_system.run import State, run
+    from noise_scheduler_sampling_system.running.bound_plan import bind_for
+    from noise_scheduler_sampling_system.running.loop import State, run
 
     steps, x = 10, noises(1)[0]
     draws = noises(steps)

@@ -24,9 +24,9 @@ from noise_scheduler_sampling_system import (
     TimeGrid,
     models,
 )
-from noise_scheduler_sampling_system.bind import bind_for
 from noise_scheduler_sampling_system.models.exact import ExactModel
-from noise_scheduler_sampling_system.run import State, run
+from noise_scheduler_sampling_system.running.bound_plan import bind_for
+from noise_scheduler_sampling_system.running.loop import State, run
 
 TOLERANCE = 1e-9
 SHAPE = (2, 1, 8, 8)

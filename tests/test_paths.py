@@ -26,8 +26,8 @@ from noise_scheduler_sampling_system import (
     models,
     resolution_shift,
 )
-from noise_scheduler_sampling_system.prediction import conversion
-from noise_scheduler_sampling_system.registries import PRESETS, SAMPLERS, SCHEDULES
+from noise_scheduler_sampling_system.config.prediction import conversion
+from noise_scheduler_sampling_system.config.registries import PRESETS, SAMPLERS, SCHEDULES
 
 OWN = [name for name in SCHEDULES if SCHEDULES.get(name).__module__.startswith("noise_scheduler_sampling_system.")]
 V = {"prediction_type": "v_prediction"}

@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
-from noise_scheduler_sampling_system.bind import bind_for
-from noise_scheduler_sampling_system.run import State, run
+from noise_scheduler_sampling_system.running.bound_plan import bind_for
+from noise_scheduler_sampling_system.running.loop import State, run
 
 STEPS = 12
 SMALL, LARGE = (1, 4, 32, 32), (2, 4, 128, 128)

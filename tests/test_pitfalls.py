@@ -21,9 +21,9 @@ from noise_scheduler_sampling_system import (
     NumericsError,
     SamplerFactory,
 )
-from noise_scheduler_sampling_system.builder import PlanBuilder
-from noise_scheduler_sampling_system.clipping import dynamic_threshold
-from noise_scheduler_sampling_system.fused import pair
+from noise_scheduler_sampling_system.plans.builder import PlanBuilder
+from noise_scheduler_sampling_system.running.clipping import dynamic_threshold
+from noise_scheduler_sampling_system.running.kernels import pair
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
 
 SHAPE = (2, 3, 8, 8)
@@ -292,7 +292,7 @@ def test_a_traced_run_leaves_nothing_behind():
     """A run under PyTorch's fake tensors works, and a real one after it does, too."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from noise_scheduler_sampling_system.fused import _constants
+    from noise_scheduler_sampling_system.running.kernels import _constants
 
     _constants.clear()
     for size in (1 << 10, 1 << 16):

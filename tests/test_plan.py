@@ -20,11 +20,11 @@ from noise_scheduler_sampling_system import (
     SamplerFactory,
     SamplingPlan,
 )
-from noise_scheduler_sampling_system.builder import Form, PlanBuilder
-from noise_scheduler_sampling_system.errors import ConfigurationError
-from noise_scheduler_sampling_system.prediction import conversion
+from noise_scheduler_sampling_system.config.prediction import conversion
+from noise_scheduler_sampling_system.plans.builder import Form, PlanBuilder
 from noise_scheduler_sampling_system.samplers.steps import along
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
+from noise_scheduler_sampling_system.support.errors import ConfigurationError
 
 METHODS = [
     ("ddpm", {}), ("ddim", {}), ("ddim", {"eta": 0.7}), ("ancestral", {}), ("euler", {}), ("heun", {}), ("pndm", {}),
@@ -86,7 +86,7 @@ def test_the_loop_computes_the_table(method, options, prediction):
         to_y = conversion(prediction, plan.space, plan.alpha[i], plan.sigma[i])
         return to_y.x_factor * x + to_y.y_factor * np.sin(3 * x)
 
-    from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+    from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
     source = NoiseSource(resolve_keys(5, None, 3), (4,), torch.float64)
     noises = [source(*map(int, key)).numpy() if key[0] >= 0 else np.zeros((3, 4)) for key in plan.noise_key]

@@ -35,8 +35,8 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
 )
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler, read
-from noise_scheduler_sampling_system.integrations.diffusers.reading import _KINDS, _NO_PATH, named_by
-from noise_scheduler_sampling_system.registry import Registry
+from noise_scheduler_sampling_system.integrations.diffusers.reading.reading import _KINDS, _NO_PATH, named_by
+from noise_scheduler_sampling_system.support.registry import Registry
 from tiny_pipelines import LATENT, arguments, build, clip_tokenizer
 
 TOLERANCE = 1e-4
@@ -276,7 +276,7 @@ def test_twins_whose_noise_is_a_brownian_motion(name, monkeypatch):
     pipe = build("sd", scheduler)
     expected = images(pipe, "sd", steps=5)
     feed = iter(draws)
-    ours = "noise_scheduler_sampling_system.integrations.diffusers.runs.randn_tensor"
+    ours = "noise_scheduler_sampling_system.integrations.diffusers.scheduler.plan_scheduler.run_registry.randn_tensor"
     monkeypatch.setattr(ours, lambda *_, **__: next(feed))
     independent = {"method": "dpmpp_sde", "brownian": False} if name == "DPMSolverSDEScheduler" else {}
     pipe.scheduler = PlanScheduler.from_config(scheduler, **independent)
@@ -782,7 +782,7 @@ def test_plans_are_given_saved_and_asked_for(tmp_path):
 
 def test_traced_plans_drop_in():
     base = scheduler_of("EulerDiscreteScheduler")
-    from noise_scheduler_sampling_system.integrations.diffusers.trace import trace
+    from noise_scheduler_sampling_system.plans.tracing.trace import trace
 
     pipe = build("sd", base)
     expected = images(pipe, "sd", steps=5)

@@ -11,10 +11,10 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
     NoiseSchedulerFactory,
     SamplerFactory,
-    recommend,
 )
+from noise_scheduler_sampling_system.analysis import recommend
+from noise_scheduler_sampling_system.analysis.recommend import family_of, steps_within
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianMixtureModel
-from noise_scheduler_sampling_system.recommend import family_of, steps_within
 from noise_scheduler_sampling_system.schedules import FlowPath, ShiftedSNR, VPPath
 
 

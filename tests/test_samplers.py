@@ -294,7 +294,7 @@ def test_step_by_hand_equals_the_pipeline(method):
     state = sampler.start(6, x)
     states = list(pipeline.stream(model, num_inference_steps=6, initial_noise=x, seed=9))
     plan = pipeline.plan(6)
-    from noise_scheduler_sampling_system.noise import NoiseSource, resolve_keys
+    from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
     source = NoiseSource(resolve_keys(9, None, 2), (1, 8, 8))
     for i, t in enumerate(plan.time):

@@ -19,12 +19,12 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
     TimeGrid,
 )
-from noise_scheduler_sampling_system.curves import Curve
-from noise_scheduler_sampling_system.ems import ModelStatistics
-from noise_scheduler_sampling_system.errors import FileError
-from noise_scheduler_sampling_system.grids import make_grid
+from noise_scheduler_sampling_system.grids.time_grid import make_grid
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianMixtureModel, GaussianModel
+from noise_scheduler_sampling_system.samplers.model_statistics import ModelStatistics
 from noise_scheduler_sampling_system.schedules import EDMPath, FlowPath, LinearNoiseScheduler, VPPath
+from noise_scheduler_sampling_system.support.curves import Curve
+from noise_scheduler_sampling_system.support.errors import FileError
 
 PATHS = {"vp": VPPath, "edm": EDMPath, "flow": FlowPath, "linear": LinearNoiseScheduler}
 MEAN = torch.tensor([1.0, -0.5, 0.3, 2.0], dtype=torch.float64)

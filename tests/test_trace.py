@@ -17,8 +17,8 @@ from peers import published
 from torch import Tensor
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplingPlan
-from noise_scheduler_sampling_system.bind import bind
-from noise_scheduler_sampling_system.run import State, run
+from noise_scheduler_sampling_system.running.bound_plan import bind
+from noise_scheduler_sampling_system.running.loop import State, run
 
 SHAPE = (2, 3, 4, 4)
 STEPS = 6

@@ -18,8 +18,8 @@ from noise_scheduler_sampling_system import (
     guidance,
     models,
 )
-from noise_scheduler_sampling_system.fingerprint import fingerprint
-from noise_scheduler_sampling_system.look import Look
+from noise_scheduler_sampling_system.running.model_fingerprint import fingerprint
+from noise_scheduler_sampling_system.running.output_check import Look
 
 KINDS = ["epsilon", "sample", "v_prediction", "flow_prediction"]
 EMBEDDED = {

@@ -11,8 +11,8 @@ import diffusers
 import torch
 import transformers
 
-from noise_scheduler_sampling_system.errors import ConfigurationError
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
+from noise_scheduler_sampling_system.support.errors import ConfigurationError
 
 __all__ = ["StandIn", "replace_hub", "replaceable", "stand_in"]
 

@@ -46,7 +46,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.models import GaussianModel
-from noise_scheduler_sampling_system.stated import stated_prediction
+from noise_scheduler_sampling_system.running.stated_prediction import stated_prediction
 
 #: Seconds of the processor that a file may take, and seconds after which it is given up.
 SLOW, HANGS = 1.0, 60

@@ -35,10 +35,10 @@ from noise_scheduler_sampling_system import (
     ZeroTerminalSNR,
     guidance,
 )
-from noise_scheduler_sampling_system.config import VARIANCE_TYPES
-from noise_scheduler_sampling_system.options import parameters_of
-from noise_scheduler_sampling_system.prediction import PREDICTION_TYPES
-from noise_scheduler_sampling_system.registries import SAMPLERS, SCHEDULES, SPACINGS
+from noise_scheduler_sampling_system.config.options import parameters_of
+from noise_scheduler_sampling_system.config.prediction import PREDICTION_TYPES
+from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES, SPACINGS
+from noise_scheduler_sampling_system.config.settings import VARIANCE_TYPES
 
 #: Seconds of the processor that a setting may take, for each model call besides, and after which it is given up.
 SLOW, A_CALL, HANGS = 2.0, 1e-3, 60

@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
-from noise_scheduler_sampling_system.files import write_atomic
 from noise_scheduler_sampling_system.models.mnist import DigitClassifier, load_mnist
+from noise_scheduler_sampling_system.support.files import write_atomic
 
 TARGET = Path(__file__).parents[1] / "src/noise_scheduler_sampling_system/models/data/mnist_classifier.safetensors"
 EPOCHS, BATCH, RATE = 40, 128, 2e-3

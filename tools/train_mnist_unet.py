@@ -23,9 +23,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from noise_scheduler_sampling_system import NoiseSchedulerConfig, NoiseSchedulerFactory
-from noise_scheduler_sampling_system.files import write_atomic
 from noise_scheduler_sampling_system.models.mnist import ARCHITECTURE, load_mnist
 from noise_scheduler_sampling_system.schedules import NoisePath
+from noise_scheduler_sampling_system.support.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "src/noise_scheduler_sampling_system/models/data/mnist_unet.safetensors"

@@ -7,37 +7,26 @@ from . import (
     guidance,
     integrations,  # noqa: F401  # provides the methods named from_diffusers
     models,
-    presets,
-    spacings,
 )
-from .brownian import BrownianNoise
-from .builder import Form, PlanBuilder, Prediction
+from .analysis.check_sampler import SamplerReport, check_sampler
+from .analysis.inversion import ReversibleRun
+from .analysis.likelihood import Likelihood, log_likelihood
+from .analysis.recommend import Recommendation, recommend
+from .analysis.step_probabilities import StepDistribution, step_distribution, trajectory_log_probs
 from .calibration import Spectrum, calibrate, design_plan
-from .check_sampler import SamplerReport, check_sampler
-from .choices import BetaSchedule, SamplingMethod
-from .config import NoiseSchedulerConfig
-from .distribution import StepDistribution, step_distribution, trajectory_log_probs
-from .ems import ModelStatistics
-from .errors import (
-    ConfigurationError,
-    DeviceError,
-    FileError,
-    ModelOutputError,
-    NoiseSamplingError,
-    NumericsError,
-    OutOfMemoryError,
-)
-from .factory import SamplerFactory
-from .grids import TimeGrid, make_grid, start_at
+from .config.choices import BetaSchedule, SamplingMethod
+from .config.options import Option
+from .config.settings import NoiseSchedulerConfig
+from .grids import spacings
+from .grids.time_grid import TimeGrid, make_grid, start_at
 from .guidance import Unbatched
-from .inversion import ReversibleRun
-from .likelihood import Likelihood, log_likelihood
-from .options import Option
-from .pipeline import DiffusionPipeline
-from .plan import SamplingPlan
-from .plans import PlanSet
-from .recommend import Recommendation, recommend
-from .results import RunState, SamplingResult, SamplingStep
+from .pipeline.pipeline import DiffusionPipeline
+from .pipeline.system import AdvancedDiffusionSystem
+from .plans.builder import Form, PlanBuilder, Prediction
+from .plans.plan import SamplingPlan
+from .plans.plan_set import PlanSet
+from .running.brownian import BrownianNoise
+from .running.results import RunState, SamplingResult, SamplingStep
 from .samplers import (
     AdaptiveSampler,
     AncestralSampler,
@@ -53,7 +42,8 @@ from .samplers import (
     along,
     from_noise,
 )
-from .schedule_factory import NoiseSchedulerFactory
+from .samplers.factory import SamplerFactory
+from .samplers.model_statistics import ModelStatistics
 from .schedules import (
     BaseNoiseScheduler,
     CosineNoiseScheduler,
@@ -76,11 +66,24 @@ from .schedules import (
     VEPath,
     VPPath,
     ZeroTerminalSNR,
+    presets,
     resolution_shift,
 )
-from .system import AdvancedDiffusionSystem
+from .schedules.factory import NoiseSchedulerFactory
+from .support.errors import (
+    ConfigurationError,
+    DeviceError,
+    FileError,
+    ModelOutputError,
+    NoiseSamplingError,
+    NumericsError,
+    OutOfMemoryError,
+)
+from .support.moved_modules import find_moved_modules
+from .support.version import __version__  # noqa: F401
 
-__version__ = "1.3.0"
+find_moved_modules()
+
 
 __all__ = [
     "AdaptiveSampler",

@@ -1,6 +1,6 @@
 """``python -m noise_scheduler_sampling_system``: the command line."""
 
-from .cli import app
+from .app.command_line import app
 
 if __name__ == "__main__":
     app(prog_name="noise-sampling")

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from ..errors import NoiseSamplingError
-from ..factory import SamplerFactory
-from ..plan import SamplingPlan
-from ..recommend import steps_within
-from ..registries import SAMPLERS
+from ..analysis.recommend import steps_within
+from ..config.registries import SAMPLERS
+from ..plans.plan import SamplingPlan
 from ..samplers.adaptive import AdaptiveSampler
 from ..samplers.base import BaseSampler
+from ..samplers.factory import SamplerFactory
 from ..schedules.path import NoisePath
+from ..support.errors import NoiseSamplingError
 from .table import Table
 
 __all__ = ["Baseline", "baselines"]

@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..errors import ConfigurationError
-from ..grids import checked_steps
+from ..config.keyword_advice import keywords_of, refuse_unknown
+from ..grids.time_grid import checked_steps
 from ..guidance.base import Guidance
-from ..guidance.program import checked_sequence
-from ..keywords import keywords_of, refuse_unknown
-from ..model import resolve_device
-from ..noise import NoiseSource, calibration_keys
-from ..pipeline import CALIBRATE, DiffusionPipeline
-from ..plans import PlanSet
-from ..prepare import DEFAULT_SCALE
+from ..guidance.compile import checked_sequence
+from ..pipeline.pipeline import CALIBRATE, DiffusionPipeline
+from ..pipeline.request import DEFAULT_SCALE
+from ..plans.plan_set import PlanSet
+from ..running.model_adapter import resolve_device
+from ..running.noise import NoiseSource, calibration_keys
+from ..support.errors import ConfigurationError
+from ..support.version import __version__
 from .checkpoint import Checkpoint
 from .checks import (
     budgets_of,
@@ -49,8 +50,8 @@ from .student import Student, Tally
 from .teacher import Trajectories, teach
 
 if TYPE_CHECKING:
-    from ..config import NoiseSchedulerConfig
-    from ..plan import SamplingPlan
+    from ..config.settings import NoiseSchedulerConfig
+    from ..plans.plan import SamplingPlan
     from ..schedules.path import NoisePath
 
 __all__ = ["calibrate"]
@@ -285,7 +286,5 @@ def _warn_of_built_in(budget: int, found: Found) -> None:
 
 
 def _versions() -> dict[str, str]:
-    from .. import __version__
-
     ours = {"noise_scheduler_sampling_system": __version__}
     return {**ours, "torch": torch.__version__, "python": platform.python_version()}

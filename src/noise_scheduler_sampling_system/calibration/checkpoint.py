@@ -13,11 +13,11 @@ from typing import Any, final
 import numpy as np
 from torch import Tensor
 
-from ..errors import FileError, shown
-from ..files import checked_path, of_file, refuse_missing_folder
-from ..plan import SamplingPlan
+from ..plans.plan import SamplingPlan
 from ..schedules.path import Level
-from ..tensors import read_tensors, write_tensors
+from ..support.errors import FileError, shown
+from ..support.files import checked_path, of_file, refuse_missing_folder
+from ..support.tensor_files import read_tensors, write_tensors
 from .fit import Fit
 from .measure import Errors
 from .robust import Robust

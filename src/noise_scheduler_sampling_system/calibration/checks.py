@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import NoiseSchedulerConfig
-from ..errors import ConfigurationError
-from ..grids import checked_steps
+from ..config.settings import NoiseSchedulerConfig
+from ..grids.time_grid import checked_steps
 from ..guidance.base import Guidance
-from ..guidance.program import follows_the_run
-from ..model import map_tensors
-from ..pipeline import DiffusionPipeline
-from ..prepare import as_rows, checked_scale, refuse_scale_without_condition
-from ..schedule_factory import NoiseSchedulerFactory
+from ..guidance.compile import follows_the_run
+from ..pipeline.pipeline import DiffusionPipeline
+from ..pipeline.request import as_rows, checked_scale, refuse_scale_without_condition
+from ..running.model_adapter import map_tensors
+from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
+from ..support.errors import ConfigurationError
 from .search import STAGES
 from .table import check_history
 

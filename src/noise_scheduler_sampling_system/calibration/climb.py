@@ -9,7 +9,7 @@ from typing import final
 
 import numpy as np
 
-from ..errors import NoiseSamplingError
+from ..support.errors import NoiseSamplingError
 from .fit import Fit, enough, fit
 from .limits import Clock
 from .starts import grown, widened

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from ..errors import NoiseSamplingError
+from ..support.errors import NoiseSamplingError
 from .fit import Fit, cost_of_iteration, enough, fit
 from .limits import Clock
 from .measure import Errors

@@ -11,12 +11,12 @@ from typing import Any, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from ..config import NoiseSchedulerConfig
-from ..errors import ConfigurationError
-from ..grids import checked_steps
-from ..plan import SamplingPlan
-from ..schedule_factory import NoiseSchedulerFactory
+from ..config.settings import NoiseSchedulerConfig
+from ..grids.time_grid import checked_steps
+from ..plans.plan import SamplingPlan
+from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import CLEAN, Level, NoisePath
+from ..support.errors import ConfigurationError
 from .damped_steps import damped_step
 from .spectrum import Spectrum
 from .table import LevelRange, Table

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..errors import ModelOutputError, NumericsError
+from ..support.errors import ModelOutputError, NumericsError
 from .coordinates import Numbers
 from .damped_steps import damped_step
 from .jacobian import normal_equations, step_for

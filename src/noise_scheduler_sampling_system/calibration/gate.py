@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
-from ..errors import ModelOutputError, NoiseSamplingError, NumericsError
-from ..plan import SamplingPlan
+from ..plans.plan import SamplingPlan
+from ..support.errors import ModelOutputError, NoiseSamplingError, NumericsError
 from .baselines import Baseline
 from .limits import Clock
 from .measure import Errors, errors_of

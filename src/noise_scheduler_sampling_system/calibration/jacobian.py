@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..model import ModelAdapter
+from ..running.model_adapter import ModelAdapter
 from .coordinates import Numbers
 from .student import Student, combined, end_of
 from .teacher import Trajectories

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigurationError
-from ..figures import figure_class
-from ..files import write_atomic
-from ..grids import make_grid
-from ..plan import SamplingPlan
-from ..plans import PlanSet
+from ..grids.time_grid import make_grid
+from ..plans.plan import SamplingPlan
+from ..plans.plan_set import PlanSet
 from ..schedules.path import NoisePath
+from ..support.errors import ConfigurationError
+from ..support.figures import figure_class
+from ..support.files import write_atomic
 from .search import STAGES
 
 __all__ = ["draw", "is_calibrated"]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, final
 
-from ..errors import NoiseSamplingError
+from ..support.errors import NoiseSamplingError
 from .checkpoint import Checkpoint
 from .fit import Fit
 from .measure import Errors

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 from torch import Tensor
 
-from ..factory import SamplerFactory
-from ..grids import TimeGrid
+from ..grids.time_grid import TimeGrid
+from ..samplers.factory import SamplerFactory
 from .student import Student, combined
 from .table import Table
 from .teacher import Trajectories

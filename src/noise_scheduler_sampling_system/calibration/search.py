@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from ..plan import SamplingPlan
+from ..plans.plan import SamplingPlan
 from .climb import Climb
 from .contest import Contest
 from .fit import Fit

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..errors import ConfigurationError
-from ..values import ByValue
+from ..support.errors import ConfigurationError
+from ..support.values import ByValue
 
 __all__ = ["Spectrum"]
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..errors import NoiseSamplingError
 from ..schedules.path import CLEAN
+from ..support.errors import NoiseSamplingError
 from .baselines import Baseline, baselines
 from .coordinates import Numbers
 from .design import design_table

@@ -12,15 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..factory import SamplerFactory
-from ..grids import TimeGrid
-from ..model import map_tensors
-from ..plan import SamplingPlan
+from ..grids.time_grid import TimeGrid
+from ..plans.plan import SamplingPlan
+from ..running.model_adapter import map_tensors
+from ..samplers.factory import SamplerFactory
 from ..schedules.path import CLEAN, Level
 from .table import Table
 
 if TYPE_CHECKING:
-    from ..pipeline import DiffusionPipeline
+    from ..pipeline.pipeline import DiffusionPipeline
     from ..samplers.base import BaseSampler
 
 __all__ = ["Student", "Tally", "combined", "end_of"]

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigurationError
-from ..plan import SamplingPlan
-from ..prediction import conversion
+from ..config.prediction import conversion
+from ..plans.plan import SamplingPlan
 from ..schedules.path import CLEAN, Level, NoisePath
+from ..support.errors import ConfigurationError
 
 __all__ = ["Frame", "LevelRange", "Table", "check_history"]
 

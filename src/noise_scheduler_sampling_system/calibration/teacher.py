@@ -8,8 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ..factory import SamplerFactory
-from ..plan import SamplingPlan
+from ..plans.plan import SamplingPlan
+from ..samplers.factory import SamplerFactory
 from ..schedules.path import NoisePath
 from .measure import each_error, errors_of
 from .student import Student, end_of

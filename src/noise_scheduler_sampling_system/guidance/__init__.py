@@ -4,12 +4,12 @@ Objects, composed left to right, that act on the prediction at each level; ``doc
 """
 
 from .base import Formula, Guidance, Moment
+from .compile import evaluations
 from .conditions import Unbatched
+from .directions import AdaptiveProjected, AutoGuidance, CFGZeroStar, ClassifierFree, Composed
 from .energy import Energy
 from .known_region import KnownRegion
 from .modifiers import DynamicThreshold, Interval, Rescale
-from .program import evaluations
-from .sources import AdaptiveProjected, AutoGuidance, CFGZeroStar, ClassifierFree, Composed
 
 __all__ = [
     "AdaptiveProjected",

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..builder import Form
-from ..errors import ConfigurationError, shown
-from ..prediction import PREDICTION_ALIASES, PREDICTION_TYPES, conversion
-from ..registry import did_you_mean
+from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES, conversion
+from ..plans.builder import Form
 from ..schedules.path import Level
-from ..values import ByValue
+from ..support.errors import ConfigurationError, shown
+from ..support.registry import did_you_mean
+from ..support.values import ByValue
 
 __all__ = ["Branch", "Formula", "Given", "Guidance", "Made", "Moment", "Scale", "checked_scale", "number", "scale_at"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
-from ..model import map_tensors, map_values
-from ..registry import did_you_mean
-from ..values import ByValue
+from ..running.model_adapter import map_tensors, map_values
+from ..support.errors import ConfigurationError
+from ..support.registry import did_you_mean
+from ..support.values import ByValue
 
 __all__ = [
     "Unbatched", "joined", "merged", "null_counterpart", "numbers_as_rows", "placed", "refuse_foreign_labels",

@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
+from ..support.errors import ConfigurationError
 from .base import Formula, Guidance, Moment, Scale, checked_scale, scale_at
 
 __all__ = ["Energy"]

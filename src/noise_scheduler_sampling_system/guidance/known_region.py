@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
+from ..support.errors import ConfigurationError
 from .base import Formula, Given, Guidance
 
 __all__ = ["KnownRegion"]

@@ -11,9 +11,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ..clipping import dynamic_threshold
-from ..errors import ConfigurationError
-from ..registry import did_you_mean
+from ..running.clipping import dynamic_threshold
+from ..support.errors import ConfigurationError
+from ..support.registry import did_you_mean
 from .base import Formula, Guidance, Moment, checked_quantity, number, per_sample
 
 __all__ = ["DynamicThreshold", "Interval", "Rescale"]

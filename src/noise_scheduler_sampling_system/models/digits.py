@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
 from ..schedules.path import NoisePath
+from ..support.errors import ConfigurationError
 from .constants import Constants, as_double
 from .embedding import Embedding
 from .exact import ExactModel

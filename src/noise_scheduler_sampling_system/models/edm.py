@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
+from ..support.errors import ConfigurationError
 
 __all__ = ["EDMPreconditioned"]
 

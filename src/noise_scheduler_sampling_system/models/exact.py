@@ -10,9 +10,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
-from ..prediction import quantity
+from ..config.prediction import quantity
 from ..schedules.path import CLEAN, Level, NoisePath
+from ..support.errors import ConfigurationError
 from .constants import as_tensor, working_dtype
 from .embedding import Embedding
 from .prior import Prior

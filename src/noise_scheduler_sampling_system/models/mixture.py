@@ -9,8 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
 from ..schedules.path import NoisePath
+from ..support.errors import ConfigurationError
 from .constants import as_double, as_tensor
 from .embedding import Embedding, Flat
 from .exact import ExactModel

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigurationError
+from ..support.errors import ConfigurationError
 
 __all__ = ["DigitClassifier", "FeatureStatistics", "frechet_distance", "load_mnist", "mnist_classifier", "mnist_unet"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..errors import NumericsError
+from ..support.errors import NumericsError
 
 __all__ = ["integrate"]
 

@@ -19,8 +19,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
 from ..schedules.path import Level
+from ..support.errors import ConfigurationError
 from .constants import Constants
 from .ode import integrate
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from ..builder import PlanBuilder
-from ..errors import ConfigurationError
-from ..grids import TimeGrid
-from ..options import Option
-from ..plan import SamplingPlan
-from ..registries import SAMPLERS
-from ..registry import did_you_mean
+from ..config.options import Option
+from ..config.registries import SAMPLERS
+from ..grids.time_grid import TimeGrid
+from ..plans.builder import PlanBuilder
+from ..plans.plan import SamplingPlan
 from ..schedules.path import Level, NoisePath
+from ..support.errors import ConfigurationError
+from ..support.registry import did_you_mean
 from .base import BaseSampler
 from .single_step import Scheme, exponential_scheme, run_scheme, runge_kutta_scheme
 from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau, phi

@@ -12,19 +12,19 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..bind import BoundPlan, bind_for
-from ..builder import PlanBuilder
-from ..config import NoiseSchedulerConfig, spacing_of
-from ..errors import ConfigurationError, NumericsError
-from ..grids import TimeGrid, checked_times, make_grid, refuse_clean_start
-from ..keys import Keys
-from ..noise import NoiseSource, resolve_keys
-from ..options import Option, checked_options, declared_by
-from ..plan import SamplingPlan
-from ..registries import SAMPLERS
-from ..run import Branches, State
+from ..config.options import Option, checked_options, declared_by
+from ..config.registries import SAMPLERS
+from ..config.settings import NoiseSchedulerConfig, spacing_of
+from ..grids.time_grid import TimeGrid, checked_times, make_grid, refuse_clean_start
+from ..plans.builder import PlanBuilder
+from ..plans.plan import SamplingPlan
+from ..running.bound_plan import BoundPlan, bind_for
+from ..running.loop import Branches, State
+from ..running.noise import NoiseSource, resolve_keys
+from ..running.noise_keys import Keys
 from ..schedules.path import CLEAN, NoisePath
-from ..values import ByValue
+from ..support.errors import ConfigurationError, NumericsError
+from ..support.values import ByValue
 from .spread import SpreadGuard
 
 __all__ = ["BaseSampler", "SamplerOutput", "SamplerState"]

@@ -9,14 +9,14 @@ from typing import Any, final
 
 import numpy as np
 
-from ..builder import Form, PlanBuilder, Prediction
-from ..ems import ModelStatistics
-from ..grids import TimeGrid
-from ..options import Option
-from ..registries import SAMPLERS
+from ..config.options import Option
+from ..config.registries import SAMPLERS
+from ..grids.time_grid import TimeGrid
+from ..plans.builder import Form, PlanBuilder, Prediction
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .integrals import gauss, lagrange
+from .model_statistics import ModelStatistics
 from .ranges import ORDER
 
 __all__ = ["DPMv3Sampler"]

@@ -15,10 +15,10 @@ import math
 from abc import ABC
 from typing import final
 
-from ..builder import Form, PlanBuilder, Prediction
-from ..choices import SamplingMethod
-from ..grids import TimeGrid
-from ..registries import SAMPLERS
+from ..config.choices import SamplingMethod
+from ..config.registries import SAMPLERS
+from ..grids.time_grid import TimeGrid
+from ..plans.builder import Form, PlanBuilder, Prediction
 from .base import BaseSampler
 from .ranges import ETA
 from .steps import ancestral, posterior_std

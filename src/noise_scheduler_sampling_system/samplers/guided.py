@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC
 from typing import final
 
-from ..builder import Form, PlanBuilder, Prediction
-from ..grids import TimeGrid
-from ..options import Option
-from ..registries import SAMPLERS
+from ..config.options import Option
+from ..config.registries import SAMPLERS
+from ..grids.time_grid import TimeGrid
+from ..plans.builder import Form, PlanBuilder, Prediction
 from .base import BaseSampler
 from .first_order import FirstOrderSampler
 from .ranges import ETA

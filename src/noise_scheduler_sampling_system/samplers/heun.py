@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
-from ..builder import PlanBuilder
-from ..choices import SamplingMethod
-from ..grids import TimeGrid
-from ..registries import SAMPLERS
+from ..config.choices import SamplingMethod
+from ..config.registries import SAMPLERS
+from ..grids.time_grid import TimeGrid
+from ..plans.builder import PlanBuilder
 from .base import BaseSampler
 from .steps import along, first_order, from_noise
 

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from ..builder import Form, PlanBuilder
-from ..errors import ConfigurationError
-from ..grids import TimeGrid
-from ..options import Option
-from ..registries import SAMPLERS
+from ..config.options import Option
+from ..config.registries import SAMPLERS
+from ..grids.time_grid import TimeGrid
+from ..plans.builder import Form, PlanBuilder
 from ..schedules.path import Level, NoisePath
+from ..support.errors import ConfigurationError
 from .base import BaseSampler
 from .integrals import Kernel, Move, adams, interpolated, power
 from .ranges import ETA, NOISE_FACTOR, ORDER, START

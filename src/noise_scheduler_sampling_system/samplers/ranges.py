@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..options import Option
+from ..config.options import Option
 
 __all__ = ["ETA", "NOISE_FACTOR", "ORDER", "START"]
 

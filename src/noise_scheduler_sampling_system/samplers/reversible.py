@@ -14,10 +14,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, final
 
-from ..builder import Form, PlanBuilder, Prediction
-from ..grids import TimeGrid
-from ..options import Option
-from ..registries import SAMPLERS
+from ..config.options import Option
+from ..config.registries import SAMPLERS
+from ..grids.time_grid import TimeGrid
+from ..plans.builder import Form, PlanBuilder, Prediction
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .steps import first_order

@@ -27,10 +27,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..builder import Form, Symbol
-from ..grids import TimeGrid
-from ..moments import response
-from ..prediction import conversion
+from ..config.prediction import conversion
+from ..grids.time_grid import TimeGrid
+from ..plans.builder import Form, Symbol
+from ..plans.gaussian_moments import response
 from ..schedules.path import Level
 from .steps import ancestral
 

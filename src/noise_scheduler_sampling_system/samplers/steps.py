@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ..builder import Form, Prediction
-from ..errors import ConfigurationError
+from ..plans.builder import Form, Prediction
 from ..schedules.path import Level
+from ..support.errors import ConfigurationError
 
 __all__ = ["along", "ancestral", "first_order", "from_noise", "is_noise", "posterior_std", "straight_distance"]
 

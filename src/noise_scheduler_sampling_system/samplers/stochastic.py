@@ -7,12 +7,12 @@ import itertools
 import math
 from typing import Any, final
 
-from ..builder import Form, PlanBuilder
-from ..errors import ConfigurationError
-from ..grids import TimeGrid
-from ..options import Option
-from ..registries import SAMPLERS
+from ..config.options import Option
+from ..config.registries import SAMPLERS
+from ..grids.time_grid import TimeGrid
+from ..plans.builder import Form, PlanBuilder
 from ..schedules.path import Level, NoisePath
+from ..support.errors import ConfigurationError
 from .base import BaseSampler
 from .integrals import interpolated, power
 from .ranges import ETA, NOISE_FACTOR

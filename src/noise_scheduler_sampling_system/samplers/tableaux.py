@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigurationError, shown
+from ..support.errors import ConfigurationError, shown
 
 __all__ = ["BUTCHER", "EXPONENTIAL", "ButcherTableau", "ExponentialTableau", "phi"]
 

@@ -13,16 +13,7 @@ from .betas import (
     SigmoidGammaNoiseScheduler,
     SigmoidNoiseScheduler,
 )
-from .continuous import (
-    CosinePath,
-    EDMPath,
-    FlowPath,
-    SubVPPath,
-    VDiffusionPath,
-    VEPath,
-    VPPath,
-    resolution_shift,
-)
+from .continuous import CosinePath, EDMPath, FlowPath, SubVPPath, VDiffusionPath, VEPath, VPPath, resolution_shift
 from .modifiers import ShiftedSNR, ZeroTerminalSNR
 from .path import CLEAN, Level, NoisePath
 

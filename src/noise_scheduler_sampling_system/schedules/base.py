@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..config import SCHEDULE_FIELDS, NoiseSchedulerConfig
-from ..errors import ConfigurationError
+from ..config.settings import SCHEDULE_FIELDS, NoiseSchedulerConfig
+from ..support.errors import ConfigurationError
 from .modifiers import SHIFT, TerminalRescaling, shifted
 from .path import NoisePath, variance_preserving
 from .times import traced

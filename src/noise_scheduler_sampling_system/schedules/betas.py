@@ -7,9 +7,9 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from ..choices import BetaSchedule
-from ..options import Option
-from ..registries import SCHEDULES
+from ..config.choices import BetaSchedule
+from ..config.options import Option
+from ..config.registries import SCHEDULES
 from .base import BaseNoiseScheduler
 
 __all__ = [

@@ -9,10 +9,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..config import NoiseSchedulerConfig
-from ..errors import ConfigurationError
-from ..options import Option
-from ..registries import SCHEDULES
+from ..config.options import Option
+from ..config.registries import SCHEDULES
+from ..config.settings import NoiseSchedulerConfig
+from ..support.errors import ConfigurationError
 from .path import NoisePath, Time, straight, variance_exploding, variance_preserving
 
 __all__ = ["CosinePath", "EDMPath", "FlowPath", "SubVPPath", "VDiffusionPath", "VEPath", "VPPath", "resolution_shift"]

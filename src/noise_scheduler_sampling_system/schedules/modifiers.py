@@ -9,9 +9,9 @@ from typing import NamedTuple, cast, final
 import torch
 from torch import Tensor
 
-from ..config import NoiseSchedulerConfig
-from ..errors import ConfigurationError
-from ..options import Option
+from ..config.options import Option
+from ..config.settings import NoiseSchedulerConfig
+from ..support.errors import ConfigurationError
 from .path import NoisePath, Time
 
 __all__ = ["ShiftedSNR", "TerminalRescaling", "ZeroTerminalSNR", "shifted"]

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..config import SCHEDULE_FIELDS, NoiseSchedulerConfig
-from ..errors import ConfigurationError
-from ..options import Option, checked_options, declared_by
-from ..prediction import quantity
-from ..registry import did_you_mean
-from ..values import ByValue
-from .checks import check_path, is_foreign
+from ..config.options import Option, checked_options, declared_by
+from ..config.prediction import quantity
+from ..config.settings import SCHEDULE_FIELDS, NoiseSchedulerConfig
+from ..support.errors import ConfigurationError
+from ..support.registry import did_you_mean
+from ..support.values import ByValue
+from .path_checks import check_path, is_foreign
 from .times import Time, as_times, double, in_kind, mixed, traced
 
 __all__ = ["Level", "NoisePath", "Time"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
+from ..support.errors import ConfigurationError
 
 __all__ = ["Time", "as_times", "double", "in_kind", "mixed", "traced"]
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import trace  # noqa: F401  # provides SamplingPlan.trace
-from .diffusers_pipeline import DiffusersPipeline
-from .reading import Preconditioning, Reading, read, require_diffusers
+from .pipelines.diffusers_pipeline import DiffusersPipeline
+from .reading.reading import Preconditioning, Reading, read, require_diffusers
 
 if TYPE_CHECKING:
-    from .output import PlanSchedulerOutput
-    from .scheduler import PlanScheduler
+    from .scheduler import PlanScheduler, PlanSchedulerOutput
 
 __all__ = ["DiffusersPipeline", "PlanScheduler", "PlanSchedulerOutput", "Preconditioning", "Reading", "read"]
 

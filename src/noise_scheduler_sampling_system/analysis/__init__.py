@@ -1,0 +1,20 @@
+"""What runs say of models and samplers: likelihood, inversion, step probabilities, and the choice of a sampler."""
+
+from .check_sampler import SamplerReport, check_sampler
+from .inversion import ReversibleRun
+from .likelihood import Likelihood, log_likelihood
+from .recommend import Recommendation, recommend
+from .step_probabilities import StepDistribution, step_distribution, trajectory_log_probs
+
+__all__ = [
+    "Likelihood",
+    "Recommendation",
+    "ReversibleRun",
+    "SamplerReport",
+    "StepDistribution",
+    "check_sampler",
+    "log_likelihood",
+    "recommend",
+    "step_distribution",
+    "trajectory_log_probs",
+]

@@ -1,0 +1,221 @@
+"""Which sampler and spacing to take for so many model calls: from measurements, or by measuring on the user's model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..config.settings import NoiseSchedulerConfig
+from ..grids.time_grid import checked_steps
+from ..plans.gaussian_moments import typical_spread
+from ..samplers.base import BaseSampler
+from ..samplers.factory import SamplerFactory
+from ..schedules.factory import NoiseSchedulerFactory
+from ..schedules.path import NoisePath
+from ..support.errors import ConfigurationError, NumericsError
+
+if TYPE_CHECKING:
+    from ..pipeline.pipeline import DiffusionPipeline
+
+__all__ = ["Recommendation", "family_of", "recommend", "steps_within"]
+
+#: A plan that leaves data wider than this is not recommended.
+_WIDEST = 1.15
+#: How many of the table's entries are tried on a model.
+_TRIED = 8
+#: How much worse than the last entry of a number of calls one is taken to be that is not listed there.
+_ABSENT = 1.5
+#: Model calls of the run that stands for the exact solution of a model.
+_TEACHER_CALLS = 64
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A sampler on a spacing for a number of model calls.
+
+    Attributes:
+        sampler, options: the sampler.
+        spacing, spacing_options: the grid.
+        nfe: the number of model calls that it is for.
+        steps: the number of steps that makes at most so many.
+        error: the root mean square error per number that it was chosen by: to the exact solution of
+            the table's models (geometric mean), or to a fine run of the model given.
+        tried: what was measured on a model, best first: (sampler, spacing, error).
+        spread: the standard deviation of Gaussian data of 0.3 after the plan, over 0.3; never above 1.15.
+    """
+
+    sampler: str
+    options: Mapping[str, Any]
+    spacing: str
+    spacing_options: Mapping[str, Any]
+    nfe: int
+    steps: int
+    error: float
+    tried: tuple[tuple[str, str, float], ...] = field(default=(), repr=False)
+    spread: float = math.nan
+
+    def pipeline(self, config: NoiseSchedulerConfig | NoisePath | None = None) -> DiffusionPipeline:
+        """A pipeline of it on a noise schedule; run it with ``num_inference_steps=recommendation.steps``."""
+        from ..pipeline.pipeline import DiffusionPipeline
+
+        path = config if isinstance(config, NoisePath) else NoiseSchedulerFactory.create(config)
+        return DiffusionPipeline(path.spaced(self.spacing, self.spacing_options), self.sampler, **self.options)
+
+
+def steps_within(sampler: BaseSampler, nfe: int) -> int:
+    """The largest number of steps whose plan makes at most so many model calls.
+
+    Raises:
+        ConfigurationError: no plan of the sampler does.
+    """
+    for steps in range(nfe // sampler.calls_per_step + 2, 0, -1):
+        if _calls(sampler, steps) <= nfe:
+            return steps
+    raise ConfigurationError(
+        f"{sampler!r} has no plan of at most {nfe} calls", where="nfe", suggestion="allow more, or another sampler"
+    )
+
+
+def _calls(sampler: BaseSampler, steps: int) -> float:
+    """The model calls of a plan; infinite where there is no plan."""
+    try:
+        return sampler.plan(steps).nfe
+    except (ConfigurationError, NumericsError):
+        return math.inf
+
+
+def recommend(
+    schedule: NoisePath | NoiseSchedulerConfig | DiffusionPipeline | Mapping[str, Any] | None,
+    nfe: int,
+    *,
+    model: Callable[..., Any] | None = None,
+    shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Recommendation:
+    """The deterministic sampler and spacing with the least error for a number of model calls.
+
+    Without a model it is the best on exact models of handwritten digits, by kind of noise schedule
+    (``benchmarks/recommendations.py`` makes the table). With a model the best entries of the table
+    are run on it, from the same noise, and compared with a run of 64 calls.
+
+    Args:
+        schedule: the noise schedule, its config, or a pipeline.
+        nfe: model calls.
+        model, shape: to measure on a model: the network, and the shape of the batch to try.
+        seed: of the batch's noise.
+        settings: further arguments of ``pipeline.sample``: ``condition``, ``guidance_scale``, ...
+
+    Raises:
+        ConfigurationError: a number that is not ≥ 1, a model without a shape, or bad settings.
+    """
+    nfe = checked_steps(nfe, "nfe")
+    if (model is None) != (shape is None):
+        raise ConfigurationError("model and shape go together", where="shape", suggestion="give both or neither")
+    path = _path_of(schedule)
+    entries = _entries(family_of(path), nfe)
+    ranked = []
+    for entry in entries:
+        try:
+            sampler = SamplerFactory.create(
+                entry["sampler"], path.spaced(entry["spacing"], entry["spacing_options"]), **entry["options"]
+            )
+            steps = steps_within(sampler, nfe)
+            spread = typical_spread(sampler.plan(steps))
+            if spread > _WIDEST:  # noise would be left in
+                continue
+        except (ConfigurationError, NumericsError):  # not on this schedule
+            continue
+        ranked.append(Recommendation(**{**entry, "nfe": nfe, "steps": steps, "spread": spread}))
+        if model is None or len(ranked) == _TRIED:
+            break
+    if not ranked:
+        raise ConfigurationError(
+            f"no measured sampler runs on {path!r} with {nfe} model calls", where="nfe", suggestion="allow more calls"
+        )
+    if model is None or shape is None:
+        return ranked[0]
+    return _best_on(model, shape, path, ranked, seed, settings)
+
+
+def family_of(path: NoisePath) -> str:
+    """The kind of schedule in the table that is most like this one: "linear", "cosine", "edm" or "flow"."""
+    top, middle = path.level(path.t_max), path.level(float(path.time_at(0.5)))
+    if top.alpha == 1.0:
+        return "edm"
+    if math.isclose(middle.alpha + middle.sigma, 1.0, rel_tol=1e-6):
+        return "flow"
+    return "cosine" if top.noise_to_signal > 1000.0 else "linear"
+
+
+def _path_of(schedule: Any) -> NoisePath:
+    if isinstance(schedule, NoisePath):
+        return schedule
+    if hasattr(schedule, "scheduler"):
+        path: NoisePath = schedule.scheduler
+        return path
+    return NoiseSchedulerFactory.create(schedule)
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, list[dict[str, Any]]]]:
+    text = resources.files(__package__).joinpath("data", "recommendations.json").read_text()
+    table: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(text)["entries"]
+    return table
+
+
+def _entries(family: str, nfe: int) -> list[dict[str, Any]]:
+    """The measured entries for the nearest number of calls that was measured, best first.
+
+    Best by the error at this number and the two beside it, relative to the best there: with few calls one
+    measurement says little, for a trajectory may end at another digit.
+    """
+    rows = _table()[family]
+    known = sorted(rows, key=int)
+    k = min(range(len(known)), key=lambda i: abs(math.log(int(known[i]) / nfe)))
+    beside = [rows[known[i]] for i in (k - 1, k, k + 1) if 0 <= i < len(known)]
+
+    def score(entry: dict[str, Any]) -> float:
+        total = 0.0
+        for cell in beside:
+            error = next((e["error"] for e in cell if _same(e, entry)), _ABSENT * cell[-1]["error"])
+            total += math.log(error / cell[0]["error"])
+        return total
+
+    return sorted(rows[known[k]], key=score)
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return all(a[name] == b[name] for name in ("sampler", "options", "spacing", "spacing_options"))
+
+
+def _best_on(
+    model: Callable[..., Any],
+    shape: tuple[int, ...],
+    path: NoisePath,
+    ranked: list[Recommendation],
+    seed: int,
+    settings: Mapping[str, Any],
+) -> Recommendation:
+    """The entry that is nearest to a fine run of the model."""
+
+    def sample(choice: Recommendation, steps: int) -> Tensor:
+        result: Tensor = choice.pipeline(path).sample(model, shape, steps, seed=seed, **settings)
+        return result.double()
+
+    fine = SamplerFactory.create("adams", path.spaced("kl_optimal"))
+    calls = _TEACHER_CALLS
+    teacher = Recommendation("adams", {}, "kl_optimal", {}, calls, steps_within(fine, calls), 0.0)
+    exact = sample(teacher, teacher.steps)
+    errors = [float((sample(choice, choice.steps) - exact).square().mean().sqrt()) for choice in ranked]
+    order = sorted(range(len(ranked)), key=errors.__getitem__)
+    best = ranked[order[0]]
+    tried = tuple((ranked[k].sampler, ranked[k].spacing, errors[k]) for k in order)
+    return Recommendation(**{**vars(best), "error": errors[order[0]], "tried": tried})

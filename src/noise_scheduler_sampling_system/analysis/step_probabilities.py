@@ -1,0 +1,227 @@
+"""Stochastic steps as distributions: mean, standard deviation and log-probability, for learning by rewards.
+
+A step of a stochastic sampler draws the next state from a Gaussian whose mean is linear in what the
+model says. Policy gradients need its log-density at a state drawn earlier, as a function of the
+model's parameters (DDPO: Black et al. 2024, arXiv 2305.13301, §4.3; DPOK: Fan et al. 2023, arXiv
+2305.16381).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from ..plans.plan import SamplingPlan
+from ..running.bound_plan import BoundPlan
+from ..running.loop import State
+from ..support.errors import ConfigurationError
+from ..support.registry import did_you_mean
+from ..support.values import ByValue
+from .row_walk import Rows
+
+if TYPE_CHECKING:
+    from ..pipeline.pipeline import DiffusionPipeline
+
+__all__ = ["StepDistribution", "step_distribution", "trajectory_log_probs"]
+
+Reduction = Literal["sum", "mean"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StepDistribution(ByValue):
+    """The Gaussian that a step draws the next state from; independent numbers.
+
+    Attributes:
+        mean: shape (B, ...).
+        std: a number, or for learned variances a tensor of the mean's shape. 0: the step is deterministic.
+    """
+
+    mean: Tensor
+    std: Tensor | float
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether there is nothing to draw."""
+        return isinstance(self.std, float) and self.std == 0.0
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The state that unit noise of the mean's shape leads to."""
+        return self.mean + self.std * noise
+
+    def log_prob(self, next_x: Tensor, reduction: Reduction = "sum") -> Tensor:
+        """The log-density of a next state, shape (B,), in float32 at least.
+
+        Args:
+            next_x: shape (B, ...).
+            reduction: over the numbers of a sample: "sum" is the log-density; "mean" is what DDPO takes.
+
+        Raises:
+            ConfigurationError: a deterministic step, or an unknown reduction.
+        """
+        std = self._std()
+        error = (next_x.to(std) - self.mean.to(std)) / std
+        return _reduced(-0.5 * error.square() - std.log() - 0.5 * math.log(2.0 * math.pi), reduction)
+
+    def entropy(self, reduction: Reduction = "sum") -> Tensor:
+        """−E[log p], shape (B,), in float32 at least; arguments and errors as for :meth:`log_prob`."""
+        each = self._std().log() + 0.5 * math.log(2.0 * math.pi * math.e)
+        return _reduced(each.expand(self.mean.shape), reduction)
+
+    def _std(self) -> Tensor:
+        """The standard deviation as a tensor of the type to compute in."""
+        if self.deterministic:
+            raise ConfigurationError(
+                "the step is deterministic and has no density",
+                where="log_prob",
+                suggestion="leave out steps of std 0, or use a stochastic sampler, such as 'ddpm'",
+            )
+        dtype = torch.promote_types(self.mean.dtype, torch.float32)
+        return torch.as_tensor(self.std, dtype=dtype, device=self.mean.device)
+
+
+def _reduced(each: Tensor, reduction: Reduction) -> Tensor:
+    if reduction not in ("sum", "mean"):
+        raise ConfigurationError(
+            f"got {reduction!r}", where="reduction", suggestion=did_you_mean(reduction, ("sum", "mean"))
+        )
+    flat = each.flatten(1)
+    return flat.sum(1) if reduction == "sum" else flat.mean(1)
+
+
+def step_distribution(bound: BoundPlan, state: State, output: Tensor) -> StepDistribution:
+    """What the next state is drawn from, in a row of a bound plan.
+
+    Args:
+        bound: from :func:`~.bind.bind`.
+        state: the run before the row, with its history.
+        output: what the model returned about ``state.x``.
+
+    Raises:
+        ConfigurationError: the row reads noise of earlier rows, so that it alone is not Gaussian
+            (:func:`trajectory_log_probs` finds that noise in the states).
+    """
+    if bound.plan.c[state.row, 1:].any():
+        raise ConfigurationError(
+            f"row {state.row} reads the noise of earlier rows",
+            where=f"plan of {bound.plan.sampler!r}",
+            suggestion="use trajectory_log_probs, which has the states before",
+        )
+    mean = bound.advance(state, output, lambda step, stage: torch.zeros_like(state.x)).x
+    return StepDistribution(mean, bound.noise_std(state.row, output))
+
+
+def trajectory_log_probs(
+    pipeline: DiffusionPipeline,
+    model: Any,
+    states: Sequence[Tensor] | Tensor,
+    *,
+    steps: Sequence[int] | None = None,
+    reduction: Reduction = "sum",
+    plan: SamplingPlan | None = None,
+    **settings: Any,
+) -> Tensor:
+    """The log-probability of every step of a recorded run, as a function of the model; gradients flow.
+
+    To record: ``[start, *(s.x for s in pipeline.stream(model, initial_sample=start, plan=plan, ...))]``, where
+    ``start`` is unit noise times ``plan.prior_scale``.
+
+    Args:
+        pipeline: of the run, with a stochastic sampler.
+        model: whose probabilities these are; not necessarily the one that was run.
+        states: the N + 1 states between steps, each (B, ...). Their type is the computation's.
+        steps: of which steps; default all. One at a time, a backward pass needs the memory of one
+            step, unless the sampler or the guidance remembers earlier ones: then these are run, too.
+        reduction: over the numbers of a sample: "sum" or "mean".
+        plan: that of the run; default the pipeline's of N steps.
+        settings: ``guidance_scale``, ``classifier_free_guidance``, ``guidance``, ``condition``, ``null_condition``
+            and ``device`` as for :meth:`DiffusionPipeline.sample`.
+
+    Returns:
+        Shape (len(steps), B), float32 at least; 0 for a deterministic step (whose ratio of
+        probabilities under two models is none).
+
+    Raises:
+        ConfigurationError: a number of states that does not fit the plan, a step that is no Gaussian
+            (a model call on a state that has had noise in the same step), or what ``sample`` refuses.
+    """
+    plan = pipeline.plan(len(states) - 1) if plan is None else plan
+    wanted = range(plan.steps) if steps is None else steps
+    if len(states) != plan.steps + 1 or not all(0 <= step < plan.steps for step in wanted):
+        raise ConfigurationError(
+            f"got {len(states)} states and steps {list(wanted)} for a plan of {plan.steps} steps",
+            where="states",
+            suggestion=f"give the {plan.steps + 1} states before, between and after its steps",
+        )
+    walk = _Walk(plan, Rows.of(pipeline, plan, model, states[0], **settings))
+    found: dict[int, Tensor] = {}
+    for step in range(max(wanted, default=-1) + 1):
+        if step in wanted or walk.remembers:
+            before, after = (states[j].to(walk.rows.start) for j in (step, step + 1))
+            drawn = walk.through(step, before, after)
+            if step in wanted:
+                found[step] = after.new_zeros(len(after)) if drawn.deterministic else drawn.log_prob(after, reduction)
+    return torch.stack([found[step].to(torch.promote_types(found[step].dtype, torch.float32)) for step in wanted])
+
+
+@dataclass
+class _Walk:
+    """A walk along recorded states, step by step; what multistep samplers remember comes along."""
+
+    plan: SamplingPlan
+    rows: Rows
+    history: Mapping[int, Tensor] = field(default_factory=dict)
+    noises: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    @functools.cached_property
+    def remembers(self) -> bool:
+        """Whether any step reads a prediction or a noise of an earlier one."""
+        step, tables = self.plan.step, (self.plan.b, self.plan.c)
+        reads = ((i, i - k) for table in tables for i, k in zip(*table.nonzero(), strict=True))
+        return self.rows.remembers or any(step[j] < step[i] for i, j in reads)
+
+    def through(self, step: int, before: Tensor, after: Tensor) -> StepDistribution:
+        """The distribution of a step from one recorded state; the other one is what was drawn from it.
+
+        Noise of earlier steps is known from the states that it led to. That of this step is 0 on the
+        way; its variance is carried along.
+        """
+        plan, fresh = self.plan, list[int]()
+        variance: Tensor | float = 0.0
+        state = State(0, before, self.history)
+
+        def noise(of_step: int, stage: int) -> Tensor:
+            if of_step != step and (of_step, stage) not in self.noises:
+                raise ConfigurationError(
+                    f"step {step} reads one of the noises of step {of_step}",
+                    where=f"plan of {plan.sampler!r}",
+                    why="of several noises in a step, none is known from the states",
+                    suggestion="use a sampler with one noise a step",
+                )
+            return self.noises[of_step, stage] if of_step != step else torch.zeros_like(before)
+
+        for i in (plan.step == step).nonzero()[0].tolist():
+            if fresh and (plan.asked[i] or any(i - k in fresh for k in plan.c[i, 1:].nonzero()[0] + 1)):
+                raise ConfigurationError(
+                    f"step {step} asks the model about a state that has had noise in it",
+                    where=f"plan of {plan.sampler!r}",
+                    why="the next state is then not Gaussian",
+                    suggestion="use a sampler whose noise comes last in a step ('ddpm', 'ancestral', 'ddim' with eta)",
+                )
+            state = self.rows.after(state._replace(row=i), noise)
+            variance = variance * float(plan.a[i]) ** 2
+            if plan.c[i, 0]:
+                fresh.append(i)
+                variance = variance + self.rows.bound.noise_std(i, state.output) ** 2
+        drawn = StepDistribution(state.x, variance**0.5)
+        self.history = state.history
+        if len(fresh) == 1 and plan.c.shape[1] > 1:
+            key = plan.noise_key[fresh[0]].tolist()
+            self.noises[key[0], key[1]] = (after - drawn.mean) / drawn.std
+        return drawn

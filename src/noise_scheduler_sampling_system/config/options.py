@@ -1,0 +1,218 @@
+"""What an option may be: its default, its type and its range, declared once and checked in one place."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import numbers
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..support.errors import ConfigurationError, shown
+from ..support.registry import did_you_mean
+from .keyword_advice import advice
+
+__all__ = ["Option", "checked_options", "declared_by", "parameters_of"]
+
+#: The largest number that arithmetic in float64 can take.
+_LARGEST = sys.float_info.max
+_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", Callable: "a function"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a sampler, a noise schedule, a spacing or a guidance.
+
+    Example::
+
+        class Mine(BaseSampler):
+            declared_options = {
+                "shift": Option(0.0, minimum=-1.0, maximum=1.0),
+                "warmup": Option(None, kind=int, minimum=0),
+                "weight": Option(None, kind=Callable),
+                "rule": Option("exact", choices=("exact", "published")),
+            }
+
+    Attributes:
+        default: the value where none is given. None allows None.
+        kind: the type: ``bool``, ``int``, ``float`` (whole numbers are numbers, too), ``str``, ``Callable``
+            for a function, any other class, or ``object`` for no check. None: the type of the default.
+        minimum, maximum: the least and the largest number; None: no bound. Numbers are finite in any case.
+        above, below: bounds that are not allowed themselves.
+        choices: the values that are allowed; None: all of the kind.
+        check: a function of the value for what the fields above cannot say. It raises ``ConfigurationError``.
+    """
+
+    default: Any = None
+    kind: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] | None = None
+    check: Callable[[Any], object] | None = None
+
+    @classmethod
+    def of(cls, declaration: Any) -> Option:
+        """An option as it is. Any other value is a default, whose type says more: whole numbers ≥ 1, numbers ≥ 0."""
+        if isinstance(declaration, Option):
+            return declaration
+        if isinstance(declaration, bool | str):
+            return cls(declaration)
+        if isinstance(declaration, int):
+            return cls(declaration, minimum=1)
+        return cls(declaration, minimum=0.0) if isinstance(declaration, float) else cls(declaration, kind=object)
+
+    def at(self, default: Any) -> Option:
+        """The same with another default."""
+        return replace(self, default=default)
+
+    @property
+    def type(self) -> Any:
+        """The type of a value: ``kind``, or that of the default."""
+        if self.kind is not None:
+            return self.kind
+        return object if self.default is None or self.choices is not None else type(self.default)
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed, for people."""
+        if self.choices is not None:
+            text = f"one of {', '.join(str(choice) for choice in self.choices)}"
+        else:
+            name = _NAMES.get(self.type) or f"a value of type {getattr(self.type, '__name__', self.type)}"
+            text = " ".join([name, *self._bounds()])
+        return text + (", or None" if self.default is None and self.type is not object else "")
+
+    def _bounds(self) -> list[str]:
+        if self.minimum is not None and self.maximum is not None:
+            return [f"from {self.minimum:g} to {self.maximum:g}"]
+        texts = (("≥", self.minimum), ("above", self.above), ("≤", self.maximum), ("below", self.below))
+        found = [f"{word} {bound:g}" for word, bound in texts if bound is not None]
+        return [" and ".join(found)] if found else []
+
+    def checked(self, value: Any, where: str) -> Any:
+        """A value, as it is; numbers of NumPy become Python's.
+
+        Raises:
+            ConfigurationError: not what is allowed; the message names the option, the value and what is.
+        """
+        value = _plain(value)
+        if value is None and self.default is None:
+            return value
+        if not self._allows(value):
+            near = f"; {did_you_mean(value, self.choices)}" if self._is_misspelt(value) else ""  # type: ignore[arg-type]
+            raise ConfigurationError(f"got {shown(value)}", where=where, suggestion=f"give {self.allowed}{near}")
+        if self.check is not None:
+            self.check(value)
+        return value
+
+    def _is_misspelt(self, value: Any) -> bool:
+        words = self.choices is not None and all(isinstance(choice, str) for choice in self.choices)
+        return words and isinstance(value, str) and did_you_mean(value, self.choices or ()).startswith("did you mean")
+
+    def _allows(self, value: Any) -> bool:
+        if self.choices is not None:
+            same = (
+                c for c in self.choices if isinstance(value, type(c)) and isinstance(value, bool) == isinstance(c, bool)
+            )
+            return any(value == choice for choice in same)
+        kind = self.type
+        if kind is object:
+            return True
+        if kind in (int, float):
+            number = isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
+            return number and self._inside(value)
+        return isinstance(value, kind)
+
+    def _inside(self, value: float) -> bool:
+        least = -_LARGEST if self.minimum is None else self.minimum
+        most = _LARGEST if self.maximum is None else self.maximum
+        inside = least <= value <= most  # NaN fails; whole numbers of any size are compared exactly
+        return inside and (self.above is None or value > self.above) and (self.below is None or value < self.below)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy, or another library's, as Python's."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def checked_options(
+    given: Mapping[str, Any], declared: Mapping[str, Option], owner: str, prefix: str = ""
+) -> dict[str, Any]:
+    """The given options, checked.
+
+    Args:
+        given: values by name.
+        declared: what there is.
+        owner: whose options they are, for messages.
+        prefix: what stands before an option's name in messages, e.g. "spacing_options.".
+
+    Raises:
+        ConfigurationError: an unknown name, or a value that is not allowed.
+    """
+    for name in given:
+        if name not in declared:
+            raise ConfigurationError(
+                f"{owner} has no option {shown(name)}",
+                where=f"{prefix}{str(name)[:80]}",
+                suggestion=advice(str(name)[:80], declared),
+            )
+    return {name: declared[name].checked(value, f"{prefix}{name}") for name, value in given.items()}
+
+
+def declared_by(cls: type, *, inherits: bool, plain: Callable[[Any], Option] = Option.of) -> dict[str, Option]:
+    """The options that a class declares, read when it is made.
+
+    A class writes ``declared_options``, or ``option_defaults`` with plain values: such a value is another default of
+    an option that a base declares, or an option of the default's type.
+
+    Args:
+        cls: the class.
+        inherits: whether options of its bases are added to its own.
+        plain: what a plain value declares.
+    """
+    own, bases = vars(cls), [base for base in reversed(cls.__mro__[1:]) if "declared_options" in vars(base)]
+    known = {name: option for base in bases for name, option in vars(base)["declared_options"].items()}
+    if "declared_options" in own:
+        mine = {name: Option.of(option) for name, option in own["declared_options"].items()}
+    elif "option_defaults" in own:
+        mine = {
+            name: known[name].at(value) if name in known and not isinstance(value, Option) else plain(value)
+            for name, value in own["option_defaults"].items()
+        }
+        for name, words in own.get("choices", {}).items():
+            mine[name] = replace(mine[name], choices=tuple(words))
+    else:
+        mine = {} if inherits else dict(getattr(cls, "declared_options", {}))
+    return {**known, **mine} if inherits else mine
+
+
+@functools.lru_cache(maxsize=256)
+def parameters_of(function: Callable[..., Any], skip: int) -> Mapping[str, Option]:
+    """The keyword parameters of a function as options, after the first ``skip`` parameters.
+
+    A parameter says its range as ``name: Annotated[float, Option(above=0.0)] = 7.0``. Without one, a parameter
+    whose default is a number or None takes any number, and one whose default is a word any word.
+    """
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception:  # names that are imported for type checkers alone
+        hints = {}
+    found = {}
+    for name, parameter in list(inspect.signature(function).parameters.items())[skip:]:
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            notes = getattr(hints.get(name), "__metadata__", ())
+            option = next((note for note in notes if isinstance(note, Option)), None)
+            default = None if parameter.default is parameter.empty else parameter.default
+            number = default is None or (isinstance(default, int | float) and not isinstance(default, bool))
+            kind = float if number else None if isinstance(default, bool | str) else object
+            found[name] = Option(default, kind=kind) if option is None else option.at(default)
+    return found

@@ -1,0 +1,82 @@
+"""What a network returns, as a change of variables: every kind is affine in (x, clean sample)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from ..support.errors import ConfigurationError
+from ..support.registry import did_you_mean
+
+__all__ = ["IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "conversion", "quantity"]
+
+
+class Affine(NamedTuple):
+    """The map (x, y) ↦ x_factor·x + y_factor·y."""
+
+    x_factor: float
+    y_factor: float
+
+
+#: Nothing to convert.
+IDENTITY = Affine(0.0, 1.0)
+
+#: q = of_clean·x₀ + of_noise·ε for each quantity q that a network may predict, given α and σ.
+_OF_CLEAN_AND_NOISE: Final[dict[str, Callable[[float, float], tuple[float, float]]]] = {
+    "sample": lambda alpha, sigma: (1.0, 0.0),
+    "epsilon": lambda alpha, sigma: (0.0, 1.0),
+    "v_prediction": lambda alpha, sigma: (-sigma, alpha),
+    "flow_prediction": lambda alpha, sigma: (-1.0, 1.0),
+}
+
+
+#: What a network may predict.
+PREDICTION_TYPES: Final = tuple(_OF_CLEAN_AND_NOISE)
+#: Other names for the same.
+PREDICTION_ALIASES: Final = {
+    "eps": "epsilon", "noise": "epsilon", "x0": "sample", "x_start": "sample", "denoised": "sample",
+    "v": "v_prediction", "velocity": "v_prediction", "flow": "flow_prediction", "flow_matching": "flow_prediction",
+}  # fmt: skip
+
+
+def quantity(name: str, alpha: float, sigma: float) -> tuple[float, float]:
+    """(of_clean, of_noise) with quantity = of_clean·x₀ + of_noise·ε.
+
+    Raises:
+        ConfigurationError: no such quantity.
+    """
+    if name not in _OF_CLEAN_AND_NOISE:
+        raise ConfigurationError(
+            f"{name!r} is not a prediction type",
+            where="prediction_type",
+            suggestion=did_you_mean(name, PREDICTION_TYPES),
+        )
+    return _OF_CLEAN_AND_NOISE[name](alpha, sigma)
+
+
+def conversion(source: str, target: str, alpha: float, sigma: float) -> Affine:
+    """How a target quantity follows from x = α·x₀ + σ·ε and a source quantity.
+
+    With x and q = p·x₀ + r·ε known, x₀ and ε solve a 2×2 linear system of determinant
+    α·r − σ·p. ("v_prediction" for "sample" gives x₀ = (α·x − σ·v)/(α² + σ²).)
+
+    Raises:
+        ConfigurationError: the source does not determine the target at this level (ε gives
+            no x₀ where α = 0, x₀ gives no ε where σ = 0).
+    """
+    if source == target:
+        return IDENTITY
+    p, r = quantity(source, alpha, sigma)
+    determinant = alpha * r - sigma * p
+    if determinant == 0.0:
+        raise ConfigurationError(
+            f"{source!r} does not determine {target!r} at α = {alpha:g}, σ = {sigma:g}",
+            where="prediction_type",
+            why="x carries no signal there" if alpha == 0.0 else "x carries no noise there",
+            suggestion="use a model with prediction_type='v_prediction' or 'sample', or a spacing that does not visit "
+            "that level ('leading')"
+            if alpha == 0.0
+            else "use a model with prediction_type='v_prediction', or avoid that level",
+        )
+    of_clean, of_noise = quantity(target, alpha, sigma)
+    return Affine((of_clean * r - of_noise * p) / determinant, (of_noise * alpha - of_clean * sigma) / determinant)

@@ -1,0 +1,182 @@
+"""Other people's names for samplers: diffusers' classes, k-diffusion's and ComfyUI's functions, web interfaces' labels.
+
+One table. A name may stand for a sampler with options and a spacing ("DPM++ 2M SDE Karras"); the
+docs' table of names is made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from ..support.errors import ConfigurationError
+from ..support.registry import Registry, did_you_mean, folded
+from .registries import SAMPLERS, SPACINGS
+
+__all__ = ["NAMES", "Resolved", "resolve"]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a name stands for.
+
+    Attributes:
+        sampler: the canonical name.
+        options: the options that the name implies.
+        spacing: the spacing that the name implies, or None.
+        spacing_options: and its options.
+        firm: whether a config that asks for another spacing is at odds with the name; otherwise the name's
+            spacing only stands where none was chosen.
+    """
+
+    sampler: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    spacing: str | None = None
+    spacing_options: Mapping[str, Any] = field(default_factory=dict)
+    firm: bool = False
+
+
+def _r(
+    sampler: str, spacing: str | None = None, spacing_options: Mapping[str, Any] | None = None, **options: Any
+) -> Resolved:
+    return Resolved(sampler, options, spacing, spacing_options or {})
+
+
+_DISCARD = {"discard_penultimate": True}
+#: With the options that it has there.
+_DPM_ADAPTIVE = _r("adaptive", tableau="dpm_solver_23", rtol=0.05, atol=0.0078, pcoeff=0.0, icoeff=1.0)
+
+#: Name as its library writes it → what it is here.
+NAMES: dict[str, Resolved] = {
+    # diffusers
+    "DDIMScheduler": _r("ddim"),
+    "DDIMParallelScheduler": _r("ddim"),
+    "CogVideoXDDIMScheduler": _r("ddim"),
+    "DDPMScheduler": _r("ddpm"),
+    "DDPMParallelScheduler": _r("ddpm"),
+    "DDPMWuerstchenScheduler": _r("ddpm"),
+    "UnCLIPScheduler": _r("ddpm"),
+    "PNDMScheduler": _r("pndm"),
+    "EulerDiscreteScheduler": _r("euler"),
+    "EulerAncestralDiscreteScheduler": _r("ancestral"),
+    "HeunDiscreteScheduler": _r("heun"),
+    "KDPM2DiscreteScheduler": _r("dpm2"),
+    "KDPM2AncestralDiscreteScheduler": _r("dpm2_ancestral"),
+    "LMSDiscreteScheduler": _r("lms", start="plain"),
+    "IPNDMScheduler": _r("ipndm"),
+    "DEISMultistepScheduler": _r("deis", "leading_dpm", polynomial="log_rho", order=2, lower_order_final=True),
+    "DPMSolverMultistepScheduler": _r("dpmpp_2m", "leading_dpm"),
+    "EDMDPMSolverMultistepScheduler": _r("dpmpp_2m"),
+    "CosineDPMSolverMultistepScheduler": _r("dpmpp_2m_sde"),
+    "DPMSolverSinglestepScheduler": _r("dpmpp_2s"),
+    "DPMSolverSDEScheduler": _r("dpmpp_sde"),
+    "UniPCMultistepScheduler": _r("unipc", "leading_dpm", order=2, lower_order_final=True),
+    "SASolverScheduler": _r("sa_solver", "leading_dpm", tau_start=0.8, tau_end=0.2, solver_type="bh1"),
+    "EDMEulerScheduler": _r("edm", corrector=False, s_churn=0.0),
+    "KarrasVeScheduler": _r("edm"),
+    "ScoreSdeVeScheduler": _r("predictor_corrector"),
+    "FlowMatchEulerDiscreteScheduler": _r("euler"),
+    "FlowMatchHeunDiscreteScheduler": _r("flow_heun"),
+    "FlowMatchLCMScheduler": _r("lcm"),
+    "LCMScheduler": _r("lcm", "trailing", timestep_scaling=10.0),
+    "CMStochasticIterativeScheduler": _r("lcm"),
+    "TCDScheduler": _r("tcd", "trailing"),
+    # k-diffusion and ComfyUI
+    "euler_ancestral": _r("ancestral"),
+    "euler_a": _r("ancestral"),
+    "k_euler": _r("euler"),
+    "k_euler_a": _r("ancestral"),
+    "k_heun": _r("heun"),
+    "k_lms": _r("lms"),
+    "k_dpm_2": _r("dpm2"),
+    "k_dpm_2_a": _r("dpm2_ancestral"),
+    "k_dpmpp_2m": _r("dpmpp_2m"),
+    "sample_euler": _r("euler"),
+    "sample_euler_ancestral": _r("ancestral"),
+    "sample_heun": _r("heun"),
+    "sample_dpm_2": _r("dpm2"),
+    "sample_dpm_2_ancestral": _r("dpm2_ancestral"),
+    "sample_lms": _r("lms", start="plain"),
+    "sample_dpm_fast": _r("dpm_fast"),
+    "sample_dpm_adaptive": _DPM_ADAPTIVE,
+    "sample_dpmpp_2s_ancestral": _r("dpmpp_2s_ancestral"),
+    "sample_dpmpp_sde": _r("dpmpp_sde"),
+    "sample_dpmpp_2m": _r("dpmpp_2m"),
+    "sample_dpmpp_2m_sde": _r("dpmpp_2m_sde"),
+    "sample_dpmpp_3m_sde": _r("dpmpp_3m_sde"),
+    "dpm_adaptive": _DPM_ADAPTIVE,
+    "dpm_2": _r("dpm2", None, _DISCARD),
+    "dpm_2_ancestral": _r("dpm2_ancestral", None, _DISCARD),
+    "dpmpp_sde_gpu": _r("dpmpp_sde"),
+    "dpmpp_2m_sde_gpu": _r("dpmpp_2m_sde"),
+    "dpmpp_2m_sde_heun": _r("dpmpp_2m_sde", solver_type="exact"),
+    "dpmpp_2m_sde_heun_gpu": _r("dpmpp_2m_sde", solver_type="exact"),
+    "dpmpp_3m_sde_gpu": _r("dpmpp_3m_sde"),
+    "uni_pc": _r("unipc", None, _DISCARD, solver_type="bh1"),
+    "uni_pc_bh2": _r("unipc", None, _DISCARD, solver_type="bh2"),
+    "euler_cfg_pp": _r("ddim_cfg_pp"),
+    "res_multistep_ancestral": _r("res_multistep", eta=1.0),
+    "exp_heun_2_x0": _r("exponential_rk", tableau="heun2"),
+    "seeds_2": _r("seeds", stages=2),
+    "seeds_3": _r("seeds", stages=3),
+    "sa_solver_pece": _r("sa_solver", evaluate_again=True),
+    "res_2m": _r("res_multistep"),
+    "res_3m": _r("dpmpp_3m"),
+    "deis_2m": _r("deis", order=2),
+    "deis_3m": _r("deis", order=3),
+    "bogacki_shampine": _r("runge_kutta", tableau="bogacki_shampine"),
+    "rk4": _r("runge_kutta", tableau="rk4"),
+    "flow_match_euler": _r("euler"),
+    "flow_match_heun": _r("flow_heun"),
+    # web interfaces
+    "Euler a": _r("ancestral"),
+    "DPM2 a": _r("dpm2_ancestral"),
+    "DPM++ 2S a": _r("dpmpp_2s_ancestral"),
+    "DPM++ 2M SDE Heun": _r("dpmpp_2m_sde", solver_type="exact"),
+    "PLMS": _r("pndm"),
+    "DPM fast": _r("dpm_fast"),
+    "DPM adaptive": _DPM_ADAPTIVE,
+    "DPM-Solver++": _r("dpmpp_2m"),
+    "DPM-Solver": _r("dpm_2m"),
+    "DPM-Solver-2": _r("dpm2"),
+    "DPM-Solver-3": _r("dpm_3s"),
+    "tAB-DEIS": _r("deis"),
+    "rhoAB-DEIS": _r("deis", polynomial="rho"),
+    "accelerated": _r("gradient_estimation"),
+}  # fmt: skip
+
+_FOLDED = {folded(name): entry for name, entry in NAMES.items()}
+
+
+def resolve(method: str | Enum) -> Resolved:
+    """What a sampler's name stands for.
+
+    Raises:
+        ConfigurationError: nobody's name; the nearest ones are in the message.
+    """
+    key = Registry.key(method)
+    if key in SAMPLERS:
+        return Resolved(key)
+    if key in NAMES:
+        return NAMES[key]
+    name = folded(key)
+    known = _FOLDED | {folded(sampler): Resolved(sampler) for sampler in SAMPLERS}
+    if name in known:
+        return known[name]
+    # a label may end with a spacing: "DPM++ 2M Karras"
+    for ending in sorted(SPACINGS.folded_names(), key=len, reverse=True):
+        start = known.get(name.removesuffix(ending)) if name.endswith(ending) else None
+        if start is not None:
+            spacing = SPACINGS.canonical(ending)
+            return Resolved(start.sampler, start.options, spacing, start.spacing_options, firm=True)
+    if "inverse" in name:
+        raise ConfigurationError(
+            f"{key!r} is no sampler here: any sampler runs backwards on a reversed grid",
+            where="method",
+            suggestion="sample(grid=pipeline.grid(N).reversed(), initial_sample=image), or ReversibleRun with 'belm'",
+        )
+    raise ConfigurationError(
+        f"there is no sampler {key!r}", where="method", suggestion=did_you_mean(key, SAMPLERS, NAMES)
+    )

@@ -1,0 +1,454 @@
+"""What a user may set about a noise schedule and how it is sampled: one frozen, validated record."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from ..support.data_files import read_table, write_table
+from ..support.errors import ConfigurationError, shown
+from ..support.files import cut
+from ..support.hooks import Hook
+from ..support.registry import Registry, did_you_mean
+from .choices import BetaSchedule
+from .keyword_advice import advice
+from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES
+from .registries import PRESETS, SCHEDULES, SPACINGS
+
+__all__ = ["SCHEDULE_FIELDS", "NoiseSchedulerConfig", "default_spacing", "spacing_of"]
+
+#: Fields that say what the noise schedule is, beside its name and its own options.
+SCHEDULE_FIELDS = frozenset({
+    "num_train_timesteps", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr", "steps_offset",
+})  # fmt: skip
+
+#: Reads a scheduler of diffusers; the integration provides it.
+FROM_DIFFUSERS: Hook[Callable[[Any, float | None], NoiseSchedulerConfig]] = Hook("NoiseSchedulerConfig.from_diffusers")
+
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+
+
+class Options(dict[str, Any]):
+    """Options by name, read-only, so that a config can be shared, hashed and pickled."""
+
+    def __init__(self, options: Mapping[str, Any] = {}) -> None:
+        super().__init__({str(k): tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise ConfigurationError(
+            "a config cannot be changed", where="options", suggestion="config.replace(..._options={...}) makes a copy"
+        )
+
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Options, (dict(self),)
+
+
+class NoiseSchedulerConfig(BaseModel):
+    """Everything that defines a noise schedule and how its samplers read a model.
+
+    Frozen; unknown keys are refused with the nearest valid name. Change a copy with
+    :meth:`replace`.
+
+    Attributes:
+        num_train_timesteps: T, the number of noise levels the model was trained on.
+        beta_start: β at the first (cleanest) level.
+        beta_end: β at the last (noisiest) level. The cosine schedule needs neither.
+        beta_schedule: a :class:`BetaSchedule`, its value, or any name of a noise schedule, those
+            without betas ("edm", "flow", ...) included.
+        schedule_options: the noise schedule's own options by name, e.g. {"shift": 3.0} of "flow".
+        trained_betas: the T betas of ``beta_schedule="custom"``: an array, or a function
+            β(u) of u = i/(T−1) in [0, 1], which is evaluated at once and kept as numbers.
+        rescale_betas_zero_snr: shift and scale √ᾱ so that the last level has no signal
+            (Lin et al. 2023, arXiv 2305.08891, Algorithm 1).
+        prediction_type: what the model returns: "epsilon" (the noise ε), "sample" (the
+            clean x₀), "v_prediction" (v = α·ε − σ·x₀) or "flow_prediction" (ε − x₀). Some
+            schedules have another default: "flow" the last, "edm" "sample".
+        clip_sample: clip the predicted clean sample to ±``clip_sample_range``. For data
+            with that range only; off by default, for it destroys latents.
+        clip_sample_range: the largest absolute value of the data.
+        thresholding: dynamic thresholding of the predicted clean sample (Imagen, Saharia
+            et al. 2022, arXiv 2205.11487, §2.3): with s the ``dynamic_thresholding_ratio``
+            quantile of |x₀| over one sample, limited to
+            [``sample_padding_norm``, ``sample_max_value``], x₀ becomes clamp(x₀, −s, s)/s.
+        dynamic_thresholding_ratio: the quantile, in [0, 1].
+        sample_max_value: the largest s.
+        sample_padding_norm: the smallest s (1.0 is Imagen's rule).
+        sample_padding_threshold: τ; entries with |x₀| < τ are padding and are left out of
+            the quantile (0.0 leaves none out).
+        timestep_spacing: which levels a run of N steps visits: "leading", "trailing",
+            "linspace", "karras", ... or a registered name. "auto", the default, is the spacing that suits
+            the sampler (its ``spacing``), or "leading" beside ``steps_offset`` or ``spacing_options``.
+            Schedules without betas have a default of their own.
+        spacing_options: the spacing's own options by name, e.g. {"rho": 5.0} of "karras".
+        steps_offset: added to every timestep of the "leading" spacing.
+        use_clipped_model_output: with clipping or thresholding on, take the noise direction
+            from the clipped clean sample (as guided-diffusion does) or, where False, from
+            the raw model output (DDIM only; the default of diffusers).
+        variance_type: the variance of DDPM's noise: "fixed_small" (the posterior's),
+            "fixed_large" (β), their "_log" spellings, "learned" (the model's second half of
+            channels is the log-variance) or "learned_range" (it interpolates between the
+            two, Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15).
+
+    Raises:
+        ConfigurationError: a value out of range, an unknown key, or fields that cannot work
+            together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False, validate_default=True)
+
+    num_train_timesteps: int = Field(1000, ge=2, le=1_000_000)
+    beta_start: float = Field(0.0001, gt=0.0, lt=1.0)
+    beta_end: float = Field(0.02, gt=0.0, lt=1.0)
+    beta_schedule: BetaSchedule | str = BetaSchedule.LINEAR
+    schedule_options: Mapping[str, Any] = Field(default_factory=Options)
+    trained_betas: tuple[float, ...] | None = None
+    rescale_betas_zero_snr: bool = False
+    prediction_type: str = "epsilon"
+    clip_sample: bool = False
+    clip_sample_range: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = Field(0.995, ge=0.0, le=1.0)
+    sample_max_value: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    sample_padding_norm: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    sample_padding_threshold: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    timestep_spacing: str = "auto"
+    spacing_options: Mapping[str, Any] = Field(default_factory=Options)
+    steps_offset: int = Field(0, ge=0)
+    use_clipped_model_output: bool = True
+    variance_type: str = "fixed_small"
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _configuration_error(error) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise ConfigurationError(
+                "a config cannot be changed",
+                where=name,
+                why="pipelines, plans and threads share it",
+                suggestion=f"config.replace({name}=...) makes a copy; pipeline.update_config({name}=...) changes a "
+                "pipeline's",
+            )
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise ConfigurationError(
+            "a field of a config cannot be deleted", where=name, suggestion="config.replace(...) makes a copy"
+        )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NoiseSchedulerConfig:
+        """A copy, with changes that are checked as :meth:`replace` does."""
+        return self.replace(**update) if update else super().model_copy(deep=deep)
+
+    copy = model_copy  # type: ignore[assignment]  # pydantic's has no check
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> NoiseSchedulerConfig:
+        """A config from a mapping, as :meth:`from_dict`; a config as it is."""
+        return obj if isinstance(obj, cls) else cls.from_dict(obj)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> NoiseSchedulerConfig:
+        """The settings of a published model, e.g. "sdxl" or "edm-cifar10"; see :mod:`..presets`.
+
+        Args:
+            name: the preset's name or an alias.
+            changes: fields to set differently, as in :meth:`replace`.
+
+        Raises:
+            ConfigurationError: no such preset; the message has the nearest ones.
+        """
+        config = cls(**PRESETS.get(name, "preset").fields)
+        return config.replace(**changes) if changes else config
+
+    @classmethod
+    def from_diffusers(cls, scheduler: Any, *, mu: float | None = None) -> NoiseSchedulerConfig:
+        """The settings of a diffusers scheduler: path, model and spacing.
+
+        Its sampler, with options, is in ``integrations.diffusers.read(scheduler)``. What only diffusers'
+        ``step()`` decides, like DDIM's ``use_clipped_model_output``, is left at this library's default.
+
+        Args:
+            scheduler: the object, its config, or the dictionary of a ``scheduler_config.json``.
+            mu: of the shift by resolution, where it has ``use_dynamic_shifting``.
+
+        Raises:
+            ConfigurationError: a scheduler without a path here, a field that cannot be honoured, or no ``mu``
+                where the shift depends on it.
+        """
+        return FROM_DIFFUSERS.function(scheduler, mu)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], where: str = "") -> NoiseSchedulerConfig:
+        """A config from a mapping, as a file holds it; ``where`` is named in errors."""
+        if not isinstance(fields, Mapping):
+            raise ConfigurationError(
+                f"expected a table of settings, got {type(fields).__name__}",
+                where=where,
+                suggestion="write the settings as key: value lines",
+            )
+        try:
+            return cls(**{str(key): value for key, value in fields.items()})
+        except ConfigurationError as error:
+            path = ".".join(part for part in (where, error.where) if part)
+            raise ConfigurationError(error.what, where=path, why=error.why, suggestion=error.suggestion) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain data: what the YAML and JSON files hold."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NoiseSchedulerConfig:
+        """The config in a YAML or JSON file that holds one, as :meth:`save` writes it.
+
+        Raises:
+            FileError: the file is missing or malformed.
+            ConfigurationError: a setting in it is wrong.
+        """
+        return cls.from_dict(read_table(path), where=str(path))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write every field as YAML or JSON, by the file's ending, whole or not at all."""
+        write_table(path, self.to_dict())
+
+    def replace(self, **changes: Any) -> NoiseSchedulerConfig:
+        """A copy with some fields changed, validated as a whole.
+
+        A new schedule brings its own defaults: options and defaults of the old one are dropped.
+        """
+        kept = {name: getattr(self, name) for name in self.model_fields_set}
+        if "beta_schedule" in changes and _other(SCHEDULES, changes["beta_schedule"], self.beta_schedule):
+            old = {"schedule_options": self.schedule_options, **_defaults_of(self.beta_schedule)}
+            kept = {name: value for name, value in kept.items() if name not in old or value != old[name]}
+        if "timestep_spacing" in changes and _other(SPACINGS, changes["timestep_spacing"], self.timestep_spacing):
+            kept.pop("spacing_options", None)
+            if not str(changes["timestep_spacing"]).startswith(("leading", "auto")):
+                kept.pop("steps_offset", None)  # of the old spacing
+        return type(self)(**{**kept, **changes})
+
+    @field_serializer("beta_schedule", when_used="json")
+    def _schedule_name(self, value: BetaSchedule | str) -> str:
+        return Registry.key(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_schedule(cls, data: Any) -> Any:
+        return {**_defaults_of(data.get("beta_schedule")), **data} if isinstance(data, dict) else data
+
+    @field_validator("schedule_options", "spacing_options")
+    @classmethod
+    def _read_only(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return Options(options)
+
+    @field_serializer("schedule_options", "spacing_options")
+    def _plain_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(options)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_timesteps_as_betas(cls, data: Any) -> Any:
+        betas: Any = data.get("trained_betas") if isinstance(data, dict) else None
+        if np.ndim(betas) == 1 and data.get("num_train_timesteps") is None:
+            return {**data, "num_train_timesteps": len(betas)}
+        return data
+
+    @field_validator("trained_betas", mode="before")
+    @classmethod
+    def _betas_as_numbers(cls, betas: Any, info: ValidationInfo) -> Any:
+        if callable(betas):
+            count = info.data.get("num_train_timesteps")  # missing where it is refused
+            return None if count is None else _evaluate(betas, count)
+        return betas.tolist() if hasattr(betas, "tolist") else betas
+
+    @field_validator("beta_schedule", mode="before")
+    @classmethod
+    def _known_schedule(cls, value: Any) -> Any:
+        name = SCHEDULES.canonical(value)
+        if name in BetaSchedule._value2member_map_:
+            return BetaSchedule(name)
+        SCHEDULES.get(name)
+        return name
+
+    @field_validator("prediction_type", "variance_type", "timestep_spacing", mode="before")
+    @classmethod
+    def _known_name(cls, value: Any, info: Any) -> Any:
+        name = SPACINGS.canonical(value) if info.field_name == "timestep_spacing" else Registry.key(value)
+        if info.field_name == "prediction_type":
+            name = PREDICTION_ALIASES.get(name, name)
+        allowed = {"prediction_type": PREDICTION_TYPES, "variance_type": VARIANCE_TYPES}.get(info.field_name, SPACINGS)
+        if name not in allowed and (info.field_name, name) != ("timestep_spacing", "auto"):
+            raise ConfigurationError(
+                f"{shown(value)} is not a {info.field_name}",
+                where=info.field_name,
+                suggestion=did_you_mean(name, allowed),
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _combinations(self) -> NoiseSchedulerConfig:
+        if self.beta_start > self.beta_end:
+            raise ConfigurationError(
+                f"beta_start ({self.beta_start}) is larger than beta_end ({self.beta_end})",
+                where="beta_start",
+                why="noise grows with the timestep",
+                suggestion="swap the two",
+            )
+        custom, given = self.beta_schedule is BetaSchedule.CUSTOM, self.trained_betas is not None
+        if custom != given:
+            raise ConfigurationError(
+                "beta_schedule='custom' needs trained_betas"
+                if custom
+                else "trained_betas is given but beta_schedule is not 'custom'",
+                where="trained_betas",
+                why="the betas would be missing" if custom else "the betas would be ignored",
+                suggestion="give both, or register a schedule class and use its name",
+            )
+        if self.trained_betas is not None:
+            _check_betas(self.trained_betas, self.num_train_timesteps)
+        if self.steps_offset and self.timestep_spacing not in ("auto", "leading", "leading_dpm"):
+            raise ConfigurationError(
+                f"steps_offset={self.steps_offset} does nothing with timestep_spacing={self.timestep_spacing!r}",
+                where="steps_offset",
+                why="only the 'leading' spacings are shifted by it",
+                suggestion="set steps_offset=0",
+            )
+        if self.clip_sample and self.thresholding:
+            raise ConfigurationError(
+                "clip_sample and thresholding are both on",
+                where="thresholding",
+                why="each limits the predicted clean sample in its own way, and only one can have the last word",
+                suggestion="turn one off",
+            )
+        self._check_threshold_range()
+        return self
+
+    def _check_threshold_range(self) -> None:
+        if self.sample_padding_norm > self.sample_max_value:
+            raise ConfigurationError(
+                f"sample_padding_norm ({self.sample_padding_norm}) is above sample_max_value ({self.sample_max_value})",
+                where="sample_padding_norm",
+                why="they are the smallest and the largest dynamic threshold",
+                suggestion="raise sample_max_value or lower sample_padding_norm",
+            )
+        if self.thresholding and self.sample_padding_norm == self.sample_max_value:
+            warnings.warn(
+                f"dynamic thresholding is pinned to {self.sample_max_value}: sample_max_value and sample_padding_norm "
+                "leave the quantile no room, so it is plain clipping; raise sample_max_value (Imagen has no limit)",
+                stacklevel=5,
+            )
+
+
+def _other(registry: Registry[Any], new: Any, old: Any) -> bool:
+    """Whether two names are those of different entries."""
+    return registry.canonical(new) != registry.canonical(old)
+
+
+def default_spacing(config: NoiseSchedulerConfig) -> str:
+    """The value of ``timestep_spacing`` that a config has where none is chosen."""
+    own: str = _defaults_of(config.beta_schedule).get("timestep_spacing", "auto")
+    return own
+
+
+def spacing_of(config: NoiseSchedulerConfig, suits: str = "leading") -> str:
+    """The name of the spacing that a run has.
+
+    Args:
+        config: the settings.
+        suits: the spacing that suits the sampler; it stands where the config leaves the choice open.
+    """
+    if config.timestep_spacing != "auto":
+        return config.timestep_spacing
+    return "leading" if config.steps_offset or config.spacing_options else suits
+
+
+def _defaults_of(schedule: Any) -> Mapping[str, Any]:
+    """Fields whose default is another one for this schedule."""
+    name = SCHEDULES.canonical(schedule) if isinstance(schedule, str | Enum) else ""
+    return SCHEDULES.get(name).defaults if name in SCHEDULES else {}
+
+
+def _check_betas(betas: tuple[float, ...], count: int) -> None:
+    if len(betas) != count:
+        raise ConfigurationError(
+            f"{len(betas)} betas for {count} training timesteps",
+            where="trained_betas",
+            suggestion=f"set num_train_timesteps={len(betas)} or give {count} betas",
+        )
+    for i, beta in enumerate(betas):
+        if not (0.0 < beta < 1.0 or (beta == 1.0 and i == count - 1)):
+            raise ConfigurationError(
+                f"beta {beta} at index {i} is outside (0, 1)",
+                where="trained_betas",
+                why="each step must add some noise and keep some signal (1.0 is allowed at the last index only)",
+                suggestion="check the function or the array",
+            )
+
+
+def _evaluate(function: Callable[[float], Any], count: int) -> list[float]:
+    try:
+        betas = [float(function(i / (count - 1))) for i in range(count)]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            "the beta function failed",
+            where="trained_betas",
+            why=str(error),
+            suggestion="it is called with one number u = i/(T−1) at a time and must return one number β in (0, 1)",
+        ) from None
+    if not all(map(math.isfinite, betas)):
+        raise ConfigurationError(
+            "the beta function is not finite everywhere on [0, 1]",
+            where="trained_betas",
+            suggestion="it is called with u = i/(T−1) and must return β in (0, 1)",
+        )
+    return betas
+
+
+def _configuration_error(error: ValidationError) -> ConfigurationError:
+    """Pydantic's report in the form of this library's own errors."""
+    problems = error.errors()
+    first = problems[0]
+    cause = first.get("ctx", {}).get("error")
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if isinstance(cause, ConfigurationError):
+        return ConfigurationError(
+            cause.what + more, where=cause.where or where, why=cause.why, suggestion=cause.suggestion
+        )
+    if first["type"] == "extra_forbidden":
+        return ConfigurationError(
+            f"unknown setting {shown(where)}{more}",
+            where=cut(where, 60),
+            suggestion=advice(where, NoiseSchedulerConfig.model_fields),
+        )
+    return ConfigurationError(
+        f"{first['msg']}, got {shown(first['input'])}{more}", where=where, suggestion=_advice(where)
+    )
+
+
+def _advice(field: str) -> str:
+    info = NoiseSchedulerConfig.model_fields.get(field.split(".")[0])
+    return f"the default is {info.default!r}" if info is not None else "see NoiseSchedulerConfig"

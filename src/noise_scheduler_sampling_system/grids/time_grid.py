@@ -1,0 +1,290 @@
+"""Which noise levels a run visits: an immutable list of levels. spacings.py has the named ways to choose them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config.options import Option, checked_options, parameters_of
+from ..config.registries import SPACINGS
+from ..config.settings import spacing_of
+from ..schedules.path import CLEAN, Level, NoisePath
+from ..support.errors import ConfigurationError, shown
+
+__all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start", "start_at"]
+
+Times = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """N + 1 noise levels, from the start of a run to its end; N intervals between them.
+
+    The model is asked at the first N levels (and, by some samplers, in between). The last
+    level is where the run ends: usually the clean sample, α = 1 and σ = 0, which has no time.
+
+    Attributes:
+        levels: the noise levels; σ/α falls strictly (or rises strictly: the inverse run).
+
+    Raises:
+        ConfigurationError: fewer than two levels, or levels that are not strictly monotone.
+    """
+
+    levels: tuple[Level, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.levels) < 2:
+            raise ConfigurationError(
+                "a grid needs at least one interval", where="timesteps", suggestion="give more times"
+            )
+        with np.errstate(divide="ignore", invalid="ignore"):  # no noise is −inf, no signal +inf
+            noise = np.log([v.sigma for v in self.levels]) - np.log([v.alpha for v in self.levels])
+            steps = np.diff(noise)
+        if not ((steps < 0).all() or (steps > 0).all()):
+            falls = not steps[0] > 0
+            i = int(np.flatnonzero(~(steps < 0) if falls else ~(steps > 0))[0])
+            raise ConfigurationError(
+                f"levels {i} and {i + 1} (t = {self.levels[i].t:g} and {self.levels[i + 1].t:g}) are not in order",
+                where="timesteps",
+                why="every interval must lower the noise (or every one raise it); an empty one does nothing",
+                suggestion="give strictly decreasing times without duplicates",
+            )
+
+    @classmethod
+    def from_times(cls, path: NoisePath, times: Sequence[float] | Times, *, end: Level | None = CLEAN) -> TimeGrid:
+        """A grid through exactly these times.
+
+        Args:
+            path: the noise schedule that knows their levels.
+            times: the times at which the model is asked, in the order of the run.
+            end: the level where the run ends; ``None`` makes the last time the end, at which
+                the model is then not asked.
+        """
+        levels = path.levels(times)
+        return cls(tuple(levels if end is None else [*levels, end]))
+
+    @classmethod
+    def from_sigmas(cls, path: NoisePath, sigmas: Sequence[float] | Times, *, end: Level | None = CLEAN) -> TimeGrid:
+        """A grid through exactly these σ, as the field counts them on this path: σ/α, or σ on the straight path.
+
+        Args:
+            path: the noise schedule.
+            sigmas: in the order of the run; a 0 at the end is the clean sample, which ``end`` stands for.
+                Levels keep them bit for bit where α = 1 and on the straight path, else to rounding.
+            end: as for :meth:`from_times`.
+
+        Raises:
+            ConfigurationError: a σ that is not on the path.
+        """
+        values = checked_times(sigmas, "sigmas")
+        if end is CLEAN and values[-1] == 0.0:
+            values = values[:-1]
+        levels = [path.level_of_sigma(sigma) for sigma in values]
+        return cls(tuple(levels if end is None else [*levels, end]))
+
+    def split(
+        self, at: int | None = None, *, t: float | None = None, sigma: float | None = None
+    ) -> tuple[TimeGrid, TimeGrid]:
+        """Two grids that joined are this one, for two models; both hold the level in between.
+
+        Args:
+            at: the number of intervals in the first.
+            t: or hand over at the first level whose time is at most this (at least, on the way to noise).
+            sigma: or at the first level whose σ/α is at most this.
+
+        Raises:
+            ConfigurationError: none or several of the three, or one part would be empty.
+        """
+        if sum(given is not None for given in (at, t, sigma)) != 1:
+            raise ConfigurationError(
+                "none or several of at, t and sigma are given", where="at", suggestion="give exactly one"
+            )
+        where, place = ("t", t) if t is not None else ("sigma", sigma) if sigma is not None else ("at", at)
+        if where != "at":
+            noise = [v.t if where == "t" else v.noise_to_signal for v in self.levels]
+            falls = self.levels[0].noise_to_signal > self.levels[-1].noise_to_signal
+            at = next((i for i, v in enumerate(noise) if (v <= place if falls else v >= place)), 0)  # type: ignore[operator]
+        if isinstance(at, bool) or not isinstance(at, int | np.integer) or not 0 < at < self.steps:
+            raise ConfigurationError(
+                f"got {place!r}, which leaves one part of the {self.steps} intervals empty",
+                where=where,
+                suggestion=f"give at from 1 to {self.steps - 1}, or a place between the grid's ends",
+            )
+        return TimeGrid(self.levels[: at + 1]), TimeGrid(self.levels[at:])
+
+    def reversed(self) -> TimeGrid:
+        """The way back, from the cleanest level that the model knows to the noisiest: for inversion.
+
+        Raises:
+            ConfigurationError: the model knows one level only.
+        """
+        return TimeGrid(tuple(level for level in self.levels[::-1] if not math.isnan(level.t)))
+
+    @property
+    def steps(self) -> int:
+        """N, the number of intervals."""
+        return len(self.levels) - 1
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The times of the first N levels."""
+        return tuple(level.t for level in self.levels[:-1])
+
+    def intervals(self) -> Iterator[tuple[int, Level, Level]]:
+        """(index, current level, next level) of each step."""
+        for i in range(self.steps):
+            yield i, self.levels[i], self.levels[i + 1]
+
+
+#: A plan of more steps than this would take minutes to write, and no sampler needs so many.
+_MOST_STEPS = 1_000_000
+
+
+def checked_steps(steps: Any, where: str = "num_inference_steps") -> int:
+    """A number of steps.
+
+    Raises:
+        ConfigurationError: not a whole number from 1 to a million.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ConfigurationError(f"got {shown(steps)}", where=where, suggestion="give a whole number ≥ 1")
+    if steps > _MOST_STEPS:
+        raise ConfigurationError(
+            f"got {shown(steps)}", where=where, suggestion=f"give a whole number from 1 to {_MOST_STEPS:,}"
+        )
+    return int(steps)
+
+
+def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:
+    """A user's timesteps (or sigmas), as they are.
+
+    Raises:
+        ConfigurationError: not a sequence of numbers, or an empty one.
+    """
+    try:
+        array = np.asarray(times.tolist() if hasattr(times, "tolist") else times, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # of PyTorch: sparse, quantised, without values
+        array = np.empty(0)
+    if array.ndim != 1 or array.size == 0:
+        raise ConfigurationError(
+            f"got {shown(times)}",
+            where=where,
+            suggestion="give one or more numbers, from the noisiest to the cleanest",
+        )
+    return tuple(array.tolist())
+
+
+def make_grid(
+    path: NoisePath, num_inference_steps: int, *, start: float | Level | None = None, suits: str = "leading"
+) -> TimeGrid:
+    """The grid that the config asks for.
+
+    Args:
+        path: the noise schedule, with the config that names the spacing.
+        num_inference_steps: N, the number of intervals.
+        start: the first level or its time, for image-to-image (:func:`start_at`); default: where the
+            spacing begins from pure noise. There are N intervals in either case.
+        suits: the spacing where the config says "auto": that of the sampler (``sampler.grid`` gives it).
+
+    Raises:
+        ConfigurationError: a number of steps or an option that the spacing cannot do.
+    """
+    steps, config = checked_steps(num_inference_steps), path.config
+    name = spacing_of(config, suits)
+    first = start if start is None or isinstance(start, Level) else path.level(float(start))
+    shorter = path if first is None else path.up_to(first.t)
+    spacing = SPACINGS.get(name, "timestep_spacing")
+    options = _checked_options(spacing, name, config.spacing_options)
+    discard, end = options.pop("discard_penultimate"), options.pop("end")
+
+    def choose(count: int) -> list[Level]:
+        chosen = [v if isinstance(v, Level) else path.level(float(v)) for v in spacing(shorter, count, **options)]
+        if len(chosen) != count:
+            raise ConfigurationError(
+                f"the {name!r} spacing returned {len(chosen)} levels for {count}",
+                where="timestep_spacing",
+                suggestion="return one time or level a step, from the noisiest to the cleanest",
+            )
+        return chosen if first is None else [first, *chosen[1:]]
+
+    levels = choose(steps + discard)
+    lowest = path.level(path.t_min)
+    if end == "clean":
+        levels.append(CLEAN)
+    elif levels[-1].noise_to_signal > lowest.noise_to_signal * (1 + 1e-9):
+        levels.append(lowest)
+    else:  # the spacing ends there by itself
+        levels = choose(steps + discard + 1)
+    if discard:
+        del levels[-2]
+    grid = TimeGrid(tuple(levels))
+    if first is None:
+        refuse_clean_start(*grid.levels[0])
+    return grid
+
+
+def start_at(
+    path: NoisePath, *, t: float | None = None, sigma: float | None = None, strength: float | None = None
+) -> Level:
+    """Where image-to-image begins: the level of a time, of a σ, or of a share of the schedule.
+
+    Noise the image with ``path.add_noise(image, noise, level.t)`` and give the level to :func:`make_grid`.
+
+    Args:
+        path: the noise schedule.
+        t: the time.
+        sigma: σ as :meth:`NoisePath.field_sigma` counts it.
+        strength: in (0, 1], as in diffusers: the run begins this share of the schedule away from
+            the data, at a whole timestep where there are such. Unlike there, all N steps are taken.
+
+    Raises:
+        ConfigurationError: none or several of the three, or one that is not on the path.
+    """
+    if sum(given is not None for given in (t, sigma, strength)) != 1:
+        raise ConfigurationError(
+            "none or several of t, sigma and strength are given", where="start_at", suggestion="give exactly one"
+        )
+    if sigma is not None:
+        return path.level_of_sigma(sigma)
+    if strength is not None:
+        if not 0.0 < strength <= 1.0:
+            raise ConfigurationError(f"got {strength!r}", where="strength", suggestion="give a number in (0, 1]")
+        t = path.time_at(float(strength))
+        t = min(max(float(round(t)) if path.discrete else t, path.t_min), path.t_max)
+    return path.level(float(t))  # type: ignore[arg-type]
+
+
+#: What every spacing takes.
+_COMMON = {"discard_penultimate": Option(False), "end": Option("clean", choices=("clean", "lowest"))}
+
+
+def _checked_options(spacing: Callable[..., Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for a spacing, with the common ones' defaults."""
+    declared = {**parameters_of(spacing, 2), **_COMMON}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(spacing).parameters.values()):
+        declared = {**{option: Option(kind=object) for option in given}, **declared}
+    checked = checked_options(given, declared, f"the {name!r} spacing", "spacing_options.")
+    return {**{option: common.default for option, common in _COMMON.items()}, **checked}
+
+
+def refuse_clean_start(
+    t: float,
+    alpha: float,
+    sigma: float,
+    where: str = "timestep_spacing",
+    suggestion: str = "use timestep_spacing='trailing' or more steps, or start from a noised initial_sample",
+) -> None:
+    """Raise unless a run may start from pure noise at this level."""
+    if alpha > sigma:
+        raise ConfigurationError(
+            f"the first timestep is {t:g}, where signal outweighs noise (α = {alpha:.3g}, σ = {sigma:.3g})",
+            where=where,
+            why="a run from pure noise would hand the model an x that never occurs at that time",
+            suggestion=suggestion,
+        )

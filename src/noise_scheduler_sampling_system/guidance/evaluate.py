@@ -1,0 +1,168 @@
+"""A model under guidance: the branches of a run with their conditions, evaluated and combined row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..plans.plan import SamplingPlan
+from ..running.loop import Branches, Model
+from ..running.model_adapter import ModelAdapter, map_tensors
+from ..support.errors import ConfigurationError
+from .base import Given, Moment
+from .compile import Program
+from .conditions import joined
+
+__all__ = ["Caller", "Guided", "Memory"]
+
+#: (model, condition, copies) ↦ the network as a function of (x, row), for so many copies of x in one batch.
+Caller = Callable[[ModelAdapter, Mapping[str, Any], int], Model]
+#: What guidance keeps from call to call of one run, by name. Its tensors are replaced, never written into.
+Memory = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Guided:
+    """The guidance of one run.
+
+    Attributes:
+        branches: each branch's model and condition.
+        programs: what each row does; None where it asks no model.
+        split: whether the model returns a variance in a second half of channels.
+        pairs: whether the plan wants the unconditional output beside the guided one.
+        compile: (plan, moments) ↦ the programs of its rows.
+    """
+
+    branches: tuple[tuple[ModelAdapter, Mapping[str, Any]], ...]
+    programs: tuple[Program | None, ...]
+    split: bool
+    pairs: bool
+    compile: Callable[[SamplingPlan, Sequence[Moment]], tuple[Program | None, ...]]
+
+    def on(self, plan: SamplingPlan, moments: Sequence[Moment]) -> Guided:
+        """The same guidance for the rows of another plan."""
+        programs = self.compile(plan, moments)
+        if any(i >= len(self.branches) for program in programs if program is not None for i in program.asked):
+            raise ConfigurationError(
+                "asks for a condition or a model that it did not ask for at any level of the grid",
+                where="guidance",
+                suggestion="write every branch at every level, with weight 0 where it does not act",
+            )
+        return replace(self, programs=programs)
+
+    def part(self, start: int, stop: int) -> Guided:
+        """The same for samples start to stop alone."""
+
+        def rows(value: Tensor) -> Tensor:
+            return value[start:stop] if value.ndim else value
+
+        parts = tuple((adapter, map_tensors(rows, condition)) for adapter, condition in self.branches)
+        return replace(self, branches=parts)
+
+    @property
+    def evaluations(self) -> tuple[int, ...]:
+        """How often a network is evaluated for each sample, row by row."""
+        counted = [not isinstance(adapter.model, Given) for adapter, _ in self.branches]
+        return tuple(0 if program is None else sum(counted[i] for i in program.asked) for program in self.programs)
+
+    def model(self, caller: Caller, memory: Memory) -> Model:
+        """(x, row) ↦ the guided output.
+
+        Args:
+            caller: makes the calls of a network.
+            memory: where this run keeps what its guidance remembers.
+
+        Raises:
+            ConfigurationError: conditions that do not fit into one batch.
+        """
+        made: dict[Program, Model] = {}
+        for program in dict.fromkeys(self.programs):
+            if program is not None:
+                made[program] = self._runner(program, caller, memory)
+        if len(made) == 1:
+            return next(iter(made.values()))
+        rows = [None if program is None else made[program] for program in self.programs]
+        return lambda x, row: rows[row](x, row)  # type: ignore[misc]
+
+    def _runner(self, program: Program, caller: Caller, memory: Memory) -> Model:
+        if program.plain and not self.pairs:
+            return caller(*self.branches[program.asked[0]], 1)
+        weight, own = program.weight, {id(self.branches[i][0]) for i in program.asked}
+        if weight is not None and len(own) == 1 and not self.pairs and not self.split:  # the commonest, so the shortest
+            both = self._joined(program.asked, caller)
+
+            def mixed(x: Tensor, row: int) -> Tensor:
+                first, second = both(x, row).chunk(2)
+                return torch.lerp(second, first, weight)
+
+            return mixed
+        ask = self._asking(program.asked, caller)
+
+        def guided(x: Tensor, row: int, create_graph: bool = False) -> Any:
+            outputs = ask(x, row)
+            if program.tracks and not all(output.requires_grad for output in outputs.values()):
+                raise ConfigurationError(
+                    "the model's output has no gradient",
+                    where="Energy.through_model",
+                    why="the model runs under torch.no_grad, or detaches",
+                    suggestion="let it record gradients, or take through_model=False",
+                )
+            means = {i: self._mean(i, output, x) for i, output in outputs.items()}
+            for i, mean in means.items():
+                if mean.shape != x.shape:  # the loop says what is wrong with it
+                    return self._answer(outputs[i], outputs[i])
+            value, null = program.combined(x, means, memory, create_graph=create_graph)
+            if self.split:
+                variance = next(iter(outputs.values())).chunk(2, dim=1)[1]
+                value, null = torch.cat([value, variance], dim=1), torch.cat([null, variance], dim=1)
+            return self._answer(value, null)
+
+        if not program.tracks:
+            return guided
+
+        def tracked(x: Tensor, row: int) -> Any:
+            recording = torch.is_grad_enabled()
+            with torch.inference_mode(False), torch.enable_grad():
+                if not (recording and x.requires_grad):
+                    x = (x.clone() if x.is_inference() else x).detach().requires_grad_()
+                answer = guided(x, row, create_graph=recording)
+            if recording:
+                return answer
+            return Branches(*(each.detach() for each in answer)) if self.pairs else answer.detach()
+
+        return tracked
+
+    def _answer(self, value: Tensor, null: Tensor) -> Any:
+        return Branches(value, null) if self.pairs else value
+
+    def _mean(self, i: int, output: Tensor, x: Tensor) -> Tensor:
+        """A branch's prediction without its variance, which a weaker model may have or not."""
+        other = self.branches[i][0] is not self.branches[0][0]
+        if (self.split or other) and output.ndim > 1 and output.shape[1] == 2 * x.shape[1]:
+            return output.chunk(2, dim=1)[0]
+        return output
+
+    def _joined(self, indices: Sequence[int], caller: Caller) -> Model:
+        """One batch of branches of the same model."""
+        condition = joined([self.branches[i][1] for i in indices], "condition")
+        return caller(self.branches[indices[0]][0], condition, len(indices))
+
+    def _asking(self, asked: tuple[int, ...], caller: Caller) -> Callable[[Tensor, int], dict[int, Tensor]]:
+        """(x, row) ↦ the outputs of these branches, those of one model in one batch."""
+        by_model: dict[int, list[int]] = {}
+        for i in asked:
+            by_model.setdefault(id(self.branches[i][0]), []).append(i)
+        groups = [(self._joined(indices, caller), indices) for indices in by_model.values()]
+
+        def ask(x: Tensor, row: int) -> dict[int, Tensor]:
+            outputs: dict[int, Tensor] = {}
+            for call, indices in groups:
+                output = call(x, row)
+                outputs.update(zip(indices, output.chunk(len(indices)), strict=True))
+            return outputs
+
+        return ask

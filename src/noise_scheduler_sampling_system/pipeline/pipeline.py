@@ -1,0 +1,553 @@
+"""A noise schedule and a sampler, ready to generate."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..config.choices import SamplingMethod
+from ..config.keyword_advice import keywords_of, refuse_unknown
+from ..config.registries import SAMPLERS
+from ..config.settings import NoiseSchedulerConfig
+from ..grids.time_grid import TimeGrid, checked_steps, make_grid
+from ..guidance.base import Guidance
+from ..plans.plan import SamplingPlan
+from ..plans.plan_set import PlanSet
+from ..running.batching import in_batches
+from ..running.callbacks import Callback, checked_callback
+from ..running.early_stopping import EarlyStopping
+from ..running.model_fingerprint import refuse_other_model
+from ..running.noise import Seed
+from ..running.profiling import Stopwatch, measured
+from ..running.results import RunState, SamplingResult, SamplingStep
+from ..samplers.base import BaseSampler
+from ..schedules.path import Level, NoisePath
+from ..support.argument_checks import checked_dtype, checked_flag, checked_shape
+from ..support.errors import ConfigurationError, shown
+from ..support.hooks import Hook
+from ..support.registry import Registry
+from ..support.values import ByValue
+from .compiled import Setup, refuse_other_settings
+from .job import Outcome
+from .request import DEFAULT_SCALE, prepare
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from typing_extensions import Unpack
+
+    from .keyword_types import GenerateKeywords, RunKeywords
+
+__all__ = ["CALIBRATE", "FROM_DIFFUSERS", "PROMPT_KEYWORDS", "DiffusionPipeline"]
+
+logger = logging.getLogger(__name__)
+#: Updates read, change and write; a lock of the module keeps pipelines free to be copied and pickled.
+_UPDATING = threading.Lock()
+
+#: Makes a pipeline from one of diffusers; the integration provides it.
+FROM_DIFFUSERS: Hook[Callable[[Any, Any, Mapping[str, Any]], DiffusionPipeline]] = Hook(
+    "DiffusionPipeline.from_diffusers"
+)
+#: Fits a plan to a model; the package ``calibration`` provides it.
+CALIBRATE: Hook[Callable[..., Any]] = Hook("DiffusionPipeline.calibrate")
+#: What only pipelines with a text encoder, or with classes, take in ``calibrate``.
+PROMPT_KEYWORDS: Final = ("prompt", "negative_prompt", "class_labels", "height", "width")
+
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+class DiffusionPipeline(ByValue):
+    """Generates samples: config → noise schedule → grid → sampler → plan → run.
+
+    It holds no state of a run, so threads can share it.
+
+    Args:
+        config: the settings, or a noise schedule; default: :class:`NoiseSchedulerConfig`'s.
+        method: a :class:`SamplingMethod`, its value, a registered name, a sampler class, or a
+            sampler object.
+        sampler_options: the sampler's own options, e.g. ``eta``.
+
+    Raises:
+        ConfigurationError: an unknown name or option, or settings that do not go together.
+    """
+
+    def __init__(
+        self,
+        config: NoiseSchedulerConfig | NoisePath | None = None,
+        method: SamplingMethod | str | type[BaseSampler] | BaseSampler = SamplingMethod.DDIM,
+        **sampler_options: Any,
+    ) -> None:
+        self._setup = Setup.make(config or NoiseSchedulerConfig(), method, sampler_options)
+        self._method = method
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # version 1.3 kept the parts of a pipeline of diffusers here, None in all others
+        self.__dict__.update({name: value for name, value in state.items() if (name, value) != ("_borrowed", None)})
+
+    @classmethod
+    def from_diffusers(
+        cls, pipe: Any, method: SamplingMethod | str | type[BaseSampler] | None = None, **options: Any
+    ) -> DiffusionPipeline:
+        """This library's run with the parts of a pipeline of diffusers, for :meth:`generate`.
+
+        Known are Stable Diffusion 1, 2, XL and 3, FLUX.1, PixArt, DiT and unconditional U-Nets; others run our
+        samplers through ``integrations.diffusers.PlanScheduler``.
+
+        Args:
+            pipe: e.g. a ``StableDiffusionPipeline``. Its parts are used where they are, nothing is changed.
+            method: as for the class. ``None``: the same as the pipeline's scheduler does, at the same levels.
+            options: fields of :class:`NoiseSchedulerConfig` to set differently ("timestep_spacing"), and
+                options of the sampler.
+
+        Raises:
+            ConfigurationError: an unknown pipeline or scheduler, or settings that do not go together.
+        """
+        return FROM_DIFFUSERS.function(pipe, method, options)
+
+    @property
+    def scheduler(self) -> NoisePath:
+        """The noise schedule."""
+        return self._setup.scheduler
+
+    @property
+    def sampler(self) -> BaseSampler:
+        """The sampler."""
+        return self._setup.sampler
+
+    @property
+    def config(self) -> NoiseSchedulerConfig:
+        """The settings."""
+        return self._setup.scheduler.config
+
+    @property
+    def method(self) -> str:
+        """The sampler's name: as given, or as registered, or its class's."""
+        if isinstance(self._method, str | Enum):
+            return Registry.key(self._method)
+        return SAMPLERS.name_of(type(self.sampler)) or type(self.sampler).__name__
+
+    @property
+    def sampler_options(self) -> dict[str, Any]:
+        """The sampler's own options, with the defaults of those that were not given."""
+        setup = self._setup
+        return {**setup.sampler.options, **setup.options}
+
+    def update_config(self, **changes: Any) -> NoiseSchedulerConfig:
+        """Change settings, validated as a whole: all of the changes, or none and an error."""
+        with _UPDATING:
+            setup = self._setup.changed(self._method, changes)
+            self._setup = setup
+        return setup.scheduler.config
+
+    def grid(self, num_inference_steps: int = 50, *, start: float | None = None) -> TimeGrid:
+        """The noise levels that a run of N steps visits.
+
+        Args:
+            num_inference_steps: N, the number of intervals.
+            start: the time of the first level, for image-to-image; default: pure noise. There are N
+                intervals in either case.
+
+        Raises:
+            ConfigurationError: what the spacing cannot do.
+        """
+        setup = self._setup
+        if start is None:
+            return setup.sampler.grid(num_inference_steps)
+        return make_grid(setup.scheduler, num_inference_steps, start=start)
+
+    def plan(
+        self, num_inference_steps: int = 50, *, timesteps: Sequence[float] | None = None, grid: TimeGrid | None = None
+    ) -> SamplingPlan:
+        """The table that a run of N steps (or on given timesteps, or on a grid) follows.
+
+        Raises:
+            ConfigurationError: the sampler has only ``step``, or cannot run so.
+        """
+        sampler = self._setup.sampler
+        if not sampler.writes_plans:
+            return sampler.plan(num_inference_steps)  # which says why there is none
+        return self._setup.course(num_inference_steps, timesteps, grid).plan
+
+    @overload
+    def sample(
+        self, model: Callable[..., Any] | None = ..., shape: Sequence[int] | None = ..., num_inference_steps: int = ...,
+        guidance_scale: float = ..., classifier_free_guidance: bool = ..., *, return_result: Literal[False] = ...,
+        **run: Unpack[RunKeywords],
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def sample(
+        self, model: Callable[..., Any] | None = ..., shape: Sequence[int] | None = ..., num_inference_steps: int = ...,
+        guidance_scale: float = ..., classifier_free_guidance: bool = ..., *, return_result: Literal[True],
+        **run: Unpack[RunKeywords],
+    ) -> SamplingResult: ...  # fmt: skip
+
+    @overload
+    def sample(
+        self, model: Callable[..., Any] | None = ..., shape: Sequence[int] | None = ..., num_inference_steps: int = ...,
+        guidance_scale: float = ..., classifier_free_guidance: bool = ..., *, return_result: bool,
+        **run: Unpack[RunKeywords],
+    ) -> Tensor | SamplingResult: ...  # fmt: skip
+
+    def sample(
+        self,
+        model: Callable[..., Any] | None = None,
+        shape: Sequence[int] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = DEFAULT_SCALE,
+        classifier_free_guidance: bool = True,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        null_condition: Mapping[str, Any] | None = None,
+        guidance: Guidance | Sequence[Guidance] | None = None,
+        seed: Seed | None = None,
+        generator: Generators | None = None,
+        initial_noise: Tensor | None = None,
+        initial_sample: Tensor | None = None,
+        start: float | Level | None = None,
+        strength: float | None = None,
+        timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | None = None,
+        plan: SamplingPlan | PlanSet | None = None,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | None = None,
+        noise: str = "independent",
+        round_timesteps: bool = False,
+        callback: Callback | None = None,
+        progress: bool = False,
+        early_stopping: float | None = None,
+        profile: bool | str | os.PathLike[str] = False,
+        max_batch_size: int | None = None,
+        differentiable: bool = False,
+        return_result: bool = False,
+        **unknown: Any,
+    ) -> Tensor | SamplingResult:
+        """Generate samples.
+
+        Args:
+            model: any callable (x, t, **condition) with x of shape (B, ...) and t of shape
+                (B,): a module, a diffusers network, a function. ``None``: the embedded exact
+                model of handwritten digits, for any image shape.
+            shape: of the whole batch, (B, ...); may be left out with ``initial_noise``.
+            num_inference_steps: N, intervals of the grid. Model calls are ``plan(N).nfe``.
+            guidance_scale: s in u + s·(c − u); acts only where a condition is given.
+            classifier_free_guidance: False runs the conditional branch alone.
+            guidance: in place of these two: one guidance or several, from left to right, e.g.
+                ``[ClassifierFree(7.5), Interval(0.3, 5.0)]``; see :mod:`.guidance`.
+            condition: keywords for the model; tensors with B (or 1) rows, or in
+                :class:`~.guidance.Unbatched` those that have no batch dimension.
+            null_condition: what differs from it in the unconditional branch. ``None``: what the model's
+                ``null_condition`` method says, or zeros in place of embeddings.
+            seed: one whole number for the batch (its samples are numbered), or one a sample.
+                Sample i of seed s is the same in every batch size and on every device (but see ``adaptive``,
+                whose steps the samples of a batch share).
+            generator: draws the seed (one, or one a sample); default: PyTorch's global one.
+            initial_noise: unit-variance noise of the batch's shape, in place of the seed's: a tensor, an array
+                or nested lists.
+            initial_sample: the state to start from, as it is, at the noise level that ``start``, ``strength``,
+                the first of ``timesteps``, the grid or the plan says: for image-to-image,
+                ``scheduler.add_noise(image, noise, start)``.
+            start: its time, or its level (:func:`start_at`); all N steps are taken from there to the clean sample.
+            strength: in place of ``start``, the share of the schedule from there to the data, in (0, 1]:
+                ``initial_sample`` is then the image noised to ``start_at(scheduler, strength=...).t``.
+            timesteps: visit exactly these times instead of N of the config's spacing.
+            grid: visit exactly these levels, and end where they end: ``pipeline.grid(N, start=t)``,
+                ``TimeGrid.from_sigmas(...)``, half of a ``split``.
+            plan: run this plan instead of the sampler's; of a :class:`PlanSet` that of ``num_inference_steps``
+                model calls.
+            device: "auto" (the model's own, else CUDA, then MPS, then CPU) or a device.
+            dtype: of the state and the samples; default: float32, float64 for such a model.
+            noise: of stochastic samplers: "independent" from step to step, or "brownian": increments of one
+                Brownian motion a sample, which runs of other steps, and other samplers, share.
+            round_timesteps: tell the model the nearest whole timestep, for networks with a table of embeddings;
+                the plan keeps its real times.
+            callback: called with a :class:`SamplingStep` after every step; what it is handed are copies. If it returns
+                True or raises StopIteration, the run ends there and ``step.x`` is the result (of each part
+                for itself where the batch is split). Its other exceptions come through as they are.
+            progress: show a progress bar.
+            early_stopping: tolerance on the root-mean-square change of a sample's predicted
+                clean sample from step to step, once signal outweighs noise. A sample that
+                changes less is done; the run ends when all are.
+            profile: measure time and memory (see ``return_result``; also logged); a path
+                writes a torch-profiler trace there as well.
+            max_batch_size: run at most so many samples at a time. When memory runs out, the
+                batch is halved and retried by itself; the samples stay the same (with ``adaptive``: within
+                its tolerance).
+            differentiable: record gradients (by default none are).
+            return_result: return a :class:`SamplingResult`, not only the samples.
+
+        Returns:
+            The samples, shape (B, ...), or a :class:`SamplingResult`.
+
+        Raises:
+            ConfigurationError: before the first model call, for anything that cannot work.
+            ModelOutputError: the model returned a wrong shape, NaN or Inf.
+            DeviceError, OutOfMemoryError, NumericsError: as they say.
+        """
+        refuse_unknown(unknown, keywords_of(DiffusionPipeline.sample))
+        progress, return_result = checked_flag(progress, "progress"), checked_flag(return_result, "return_result")
+        differentiable = checked_flag(differentiable, "differentiable")
+        callback, stopping = checked_callback(callback), EarlyStopping.of(early_stopping)
+        profile = _checked_profile(profile)
+        job = prepare(
+            self._setup,
+            model=model, shape=shape, num_inference_steps=num_inference_steps,
+            scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
+            null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
+            initial_sample=initial_sample,
+            start=start, strength=strength, timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
+            noise=noise, round_timesteps=round_timesteps,
+            borrowed=self.has_own_model,
+        )  # fmt: skip
+        at = job.noise.device
+        watch = Stopwatch(at) if profile else None
+        size = _batch_size(max_batch_size, job.batch)
+
+        def one_batch(start: int, stop: int) -> Outcome:
+            return job.part(start, stop).complete(callback, bar, stopping, watch)
+
+        total = job.batch * job.course.plan.steps if job.course.planned else None
+        began = time.perf_counter()
+        with (
+            torch.set_grad_enabled(differentiable),
+            measured(profile, at),
+            closing(tqdm(total=total, disable=not progress, unit="step")) as bar,
+        ):
+            outcomes = in_batches(one_batch, job.batch, size, at)
+            samples = outcomes[0].samples if len(outcomes) == 1 else torch.cat([o.samples for o in outcomes])
+        report = watch.profile(watch.now() - began) if watch else None
+        if report:
+            logger.info("profile of %d samples:\n%s", job.batch, report)
+        if not return_result:
+            return samples
+        longest = max(outcomes, key=lambda o: o.nfe)
+        return SamplingResult(
+            samples=samples,
+            keys=job.noise.keys,
+            steps=longest.steps,
+            nfe=longest.nfe,
+            evaluations=longest.evaluations,
+            stopped_early=longest.stopped and (longest.saved > 0 or not job.course.planned),
+            calls_saved=longest.saved,
+            profile=report,
+            plan=job.course.plan_through(longest.levels),
+            rejected=longest.rejected,
+            grid=None if longest.levels is None else TimeGrid(longest.levels),
+        )
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: str = ..., return_result: Literal[True],
+        **options: Unpack[GenerateKeywords],
+    ) -> SamplingResult: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: Literal["pt", "latent"], return_result: Literal[False] = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: Literal["np"], return_result: Literal[False] = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> npt.NDArray[Any]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: Literal["pil"] = ..., return_result: Literal[False] = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> list[Any]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str] | None = ..., *,
+        output_type: str = ..., return_result: bool = ...,
+        **options: Unpack[GenerateKeywords],
+    ) -> Any: ...  # fmt: skip
+
+    def generate(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Any:
+        """Images from a prompt, a class or an image; only pipelines made by :meth:`from_diffusers` can do it.
+
+        Raises:
+            ConfigurationError: this pipeline was not made so.
+        """
+        raise ConfigurationError(
+            "this pipeline has neither text encoder nor decoder",
+            where="generate",
+            suggestion="make it by DiffusionPipeline.from_diffusers(pipe), or call sample(model=...)",
+        )
+
+    @property
+    def has_own_model(self) -> bool:
+        """Whether it was made by :meth:`from_diffusers` and has a network of its own."""
+        return False
+
+    @overload
+    def calibrate(
+        self, model: Callable[..., Any] | None = ..., *, nfe: int, **settings: Any
+    ) -> SamplingPlan: ...  # fmt: skip
+
+    @overload
+    def calibrate(
+        self, model: Callable[..., Any] | None = ..., *, nfe: Sequence[int], **settings: Any
+    ) -> PlanSet: ...  # fmt: skip
+
+    def calibrate(
+        self,
+        model: Callable[..., Any] | None = None,
+        *,
+        nfe: int | Sequence[int],
+        shape: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> SamplingPlan | PlanSet:
+        """The few-step plan that is best for a model on this noise schedule; see :func:`.calibration.calibrate`.
+
+        Args:
+            model: as for :meth:`sample`.
+            nfe: model calls of the plan; several make a :class:`PlanSet`.
+            shape: of one sample, without the batch.
+            settings: ``condition``, ``guidance_scale``, ``trajectories``, ``budget_seconds``, ... of ``calibrate``.
+                Pipelines made by :meth:`from_diffusers` take prompts here instead of a model and a shape.
+
+        Returns:
+            A plan or a :class:`PlanSet`, for ``sample``, ``generate`` or ``PlanScheduler.from_plan``.
+
+        Raises:
+            ConfigurationError: a setting that ``calibrate`` does not have, or refuses.
+        """
+        calibrate = CALIBRATE.function
+        known = [*keywords_of(DiffusionPipeline.calibrate, calibrate), *PROMPT_KEYWORDS]
+        refuse_unknown([name for name in settings if name not in known or name == "scheduler"], known)
+        for name in PROMPT_KEYWORDS:
+            if settings.pop(name, None) is not None:
+                raise ConfigurationError(
+                    "needs a pipeline made by from_diffusers, and no model beside it",
+                    where=name,
+                    suggestion="give condition={...} and shape=(...) with a model of your own",
+                )
+        if shape is None:
+            raise ConfigurationError(
+                "is missing", where="shape", suggestion="give that of one sample, e.g. (3, 64, 64)"
+            )
+        found: SamplingPlan | PlanSet = calibrate(model, self, shape=shape, nfe=nfe, **settings)
+        return found
+
+    def stream(
+        self,
+        model: Callable[..., Any] | None = None,
+        shape: Sequence[int] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = DEFAULT_SCALE,
+        classifier_free_guidance: bool = True,
+        *,
+        condition: Mapping[str, Any] | None = None,
+        null_condition: Mapping[str, Any] | None = None,
+        guidance: Guidance | Sequence[Guidance] | None = None,
+        seed: Seed | None = None,
+        generator: Generators | None = None,
+        initial_noise: Tensor | None = None,
+        initial_sample: Tensor | None = None,
+        start: float | Level | None = None,
+        strength: float | None = None,
+        timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | None = None,
+        plan: SamplingPlan | PlanSet | None = None,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | None = None,
+        noise: str = "independent",
+        round_timesteps: bool = False,
+        resume: RunState | str | os.PathLike[str] | None = None,
+        **unknown: Any,
+    ) -> Iterator[SamplingStep]:
+        """Generate step by step: an iterator of :class:`SamplingStep`, the last one with the samples.
+
+        Stop by not asking for more. A step's tensors are copies. ``resume`` goes on from a step's ``state``
+        (or the file it was saved to), bit for bit; give the same model, condition and guidance again.
+        Other arguments as for :meth:`sample`; no gradients are recorded.
+        """
+        refuse_unknown(unknown, keywords_of(DiffusionPipeline.stream))
+        saved = None
+        if resume is not None:
+            for name, value in {
+                "seed": seed, "generator": generator, "initial_noise": initial_noise, "plan": plan,
+                "timesteps": timesteps, "grid": grid, "initial_sample": initial_sample, "start": start,
+                "strength": strength,
+            }.items():  # fmt: skip
+                if value is not None:
+                    raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
+            if not isinstance(resume, RunState | str | os.PathLike) or resume == "":
+                raise ConfigurationError(
+                    f"got {shown(resume)}", where="resume", suggestion="give a step's state, or the file it is saved in"
+                )
+            saved = resume if isinstance(resume, RunState) else RunState.load(resume)
+            refuse_other_settings(saved.settings, self._setup.identity)
+            refuse_other_model(saved.model, model, self.scheduler)
+            _refuse_other_run(saved, shape=shape, dtype=dtype, num_inference_steps=num_inference_steps)
+            if not isinstance(noise, str) or noise not in ("independent", saved.noise):
+                raise ConfigurationError(
+                    f"the run was started with {saved.noise} noise", where="noise", suggestion="leave it out"
+                )
+            shape, plan, dtype, noise = tuple(saved.state.x.shape), saved.plan, saved.state.x.dtype, saved.noise
+        job = prepare(
+            self._setup,
+            model=model, shape=shape, num_inference_steps=num_inference_steps,
+            scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
+            null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
+            initial_sample=initial_sample,
+            start=start, strength=strength, timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
+            noise=noise, round_timesteps=round_timesteps,
+            resumed=saved is not None, borrowed=self.has_own_model,
+        )  # fmt: skip
+        return job.steps(saved)
+
+    def __repr__(self) -> str:
+        return f"DiffusionPipeline({self.sampler!r}, timestep_spacing={self.sampler.run_spacing!r})"
+
+
+def _refuse_other_run(saved: RunState, *, shape: Any, dtype: Any, num_inference_steps: Any) -> None:
+    """What is given beside a state that says it itself must agree with it."""
+    plan, x = saved.plan, saved.state.x
+    steps = checked_steps(num_inference_steps)
+    given = {
+        "shape": (shape is not None and checked_shape(shape) != tuple(x.shape), shape, tuple(x.shape)),
+        "dtype": (dtype is not None and checked_dtype(dtype, None) is not x.dtype, dtype, x.dtype),
+        "num_inference_steps": (steps not in (50, plan.steps, plan.nfe), steps, plan.steps),
+    }
+    for name, (differs, here, there) in given.items():
+        if differs:
+            raise ConfigurationError(
+                f"got {shown(here)}, and the state to resume has {there!r}",
+                where=name, why="a run goes on as it was begun", suggestion="leave it out",
+            )  # fmt: skip
+
+
+def _batch_size(max_batch_size: int | None, batch: int) -> int:
+    if max_batch_size is None:
+        return batch
+    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int | np.integer) or max_batch_size < 1:
+        raise ConfigurationError(
+            f"got {shown(max_batch_size)}", where="max_batch_size", suggestion="give a whole number ≥ 1"
+        )
+    return min(int(max_batch_size), batch)
+
+
+def _checked_profile(profile: Any) -> bool | str | os.PathLike[str]:
+    """Whether to measure, or the file that a trace is written to."""
+    if isinstance(profile, str | os.PathLike) and os.fspath(profile):
+        return profile
+    return checked_flag(profile, "profile")

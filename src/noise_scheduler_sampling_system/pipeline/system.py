@@ -1,0 +1,254 @@
+"""Several pipelines by name, in and out of configuration files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..config.choices import SamplingMethod
+from ..config.registries import SAMPLERS
+from ..config.sampler_aliases import resolve
+from ..config.settings import NoiseSchedulerConfig
+from ..running.noise import resolve_keys
+from ..samplers.base import BaseSampler
+from ..support.data_files import read_table, write_table
+from ..support.errors import ConfigurationError, shown
+from ..support.files import cut
+from ..support.registry import did_you_mean
+from ..support.values import ByValue
+from .pipeline import DiffusionPipeline
+
+__all__ = ["AdvancedDiffusionSystem"]
+
+logger = logging.getLogger(__name__)
+#: Changes of a system read, change and write; a lock of the module keeps systems free to be copied and pickled.
+_CHANGING = threading.Lock()
+
+#: Characters of a pipeline's name.
+_NAME = 200
+
+
+class AdvancedDiffusionSystem(ByValue):
+    """Named pipelines, compared and configured together.
+
+    A configuration file (YAML or JSON) maps each pipeline's name to its settings: the fields
+    of :class:`NoiseSchedulerConfig`, and optionally ``method`` and ``sampler_options``.
+    Without ``method`` the sampler is the one that the name ends in ("cosine_ddim"), else
+    DDIM.
+
+    Threads can share a system: its table of pipelines is never changed but replaced, so that whoever goes
+    through it sees it as it was at one moment.
+
+    Args:
+        config_path: a file to load.
+
+    Raises:
+        FileError: the file is missing or malformed.
+        ConfigurationError: a setting in it is wrong; the error names pipeline and field.
+    """
+
+    def __init__(self, config_path: str | os.PathLike[str] | None = None) -> None:
+        self._pipelines: Mapping[str, DiffusionPipeline] = {}
+        if config_path is not None:
+            self.load_config(config_path)
+
+    def create_pipeline(
+        self,
+        name: str,
+        config: NoiseSchedulerConfig | Mapping[str, Any] | None = None,
+        method: SamplingMethod | str | type[BaseSampler] | BaseSampler = SamplingMethod.DDIM,
+        **sampler_options: Any,
+    ) -> DiffusionPipeline:
+        """Make a pipeline and keep it under a name; a name in use is given to the new one.
+
+        Args:
+            name: any text of 1 to 200 characters.
+            config: its settings.
+            method: a member, its value, a registered name, a sampler class or a sampler object.
+            sampler_options: the sampler's own options.
+        """
+        _check_name(name, "name")
+        if isinstance(config, Mapping):
+            config = NoiseSchedulerConfig.from_dict(config, where=name)
+        pipeline = DiffusionPipeline(config, method, **sampler_options)
+        if name in self._pipelines:
+            logger.info("pipeline %r is replaced", name)
+        self._keep({name: pipeline})
+        return pipeline
+
+    def get_pipeline(self, name: str) -> DiffusionPipeline:
+        """The pipeline of a name.
+
+        Raises:
+            ConfigurationError: there is none; the message has the nearest names.
+        """
+        return _found(self._pipelines, name)
+
+    def list_pipelines(self) -> list[str]:
+        """The names, in the order of their creation."""
+        return list(self._pipelines)
+
+    def remove_pipeline(self, name: str) -> DiffusionPipeline:
+        """Take a pipeline out and return it."""
+        with _CHANGING:
+            pipeline = _found(self._pipelines, name)
+            self._pipelines = {other: kept for other, kept in self._pipelines.items() if other != name}
+        return pipeline
+
+    def update_pipeline(self, name: str, **changes: Any) -> DiffusionPipeline:
+        """Change settings of a pipeline, validated as a whole: all of the changes, or none and an error."""
+        pipeline = self.get_pipeline(name)
+        pipeline.update_config(**changes)
+        return pipeline
+
+    def compare_schedulers(
+        self, shape: tuple[int, ...], num_inference_steps: int = 50, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Samples of every pipeline from the same initial noise and the same noise keys.
+
+        Args:
+            shape: (B, ...), as for :meth:`DiffusionPipeline.sample`.
+            num_inference_steps: N.
+            kwargs: anything else that ``sample`` takes; ``model`` defaults to the embedded
+                digits.
+
+        Returns:
+            The samples by the pipeline's name.
+
+        Raises:
+            ConfigurationError: no pipelines, or one that cannot run so; before any runs.
+        """
+        pipelines = self._pipelines  # as they are now, whatever other threads do
+        if not pipelines:
+            raise ConfigurationError(
+                "the system has no pipelines", where="compare_schedulers", suggestion="create_pipeline(...) first"
+            )
+        for name, pipeline in pipelines.items():
+            if pipeline.sampler.writes_plans and kwargs.get("plan") is None:
+                try:
+                    pipeline.plan(num_inference_steps, timesteps=kwargs.get("timesteps"))
+                except ConfigurationError as error:
+                    raise ConfigurationError(
+                        error.what, where=f"{name}.{error.where}", why=error.why, suggestion=error.suggestion
+                    ) from None
+        generator = kwargs.pop("generator", None)
+        if generator is not None or kwargs.get("seed") is None:
+            kwargs["seed"] = _drawn(kwargs.get("seed"), generator)
+        return {
+            name: pipeline.sample(shape=shape, num_inference_steps=num_inference_steps, **kwargs)
+            for name, pipeline in pipelines.items()
+        }
+
+    def load_config(self, path: str | os.PathLike[str]) -> None:
+        """Make the pipelines of a file: all of them, or none and an error."""
+        made: dict[str, DiffusionPipeline] = {}
+        for name, entry in read_table(path).items():
+            where = f"{path}: {cut(name, 60)}"
+            _check_name(name, where)
+            if not isinstance(entry, Mapping):
+                raise ConfigurationError(
+                    f"expected a table of settings, got {type(entry).__name__}",
+                    where=where,
+                    suggestion="write the settings as indented key: value lines",
+                )
+            settings = dict(entry)
+            method = settings.pop("method", None) or _method_of(str(name))
+            options = settings.pop("sampler_options", None) or {}
+            if not isinstance(options, Mapping):
+                raise ConfigurationError(
+                    f"expected a table of options, got {type(options).__name__}",
+                    where=f"{where}.sampler_options",
+                    suggestion="write the options as indented key: value lines",
+                )
+            config = NoiseSchedulerConfig.from_dict(settings, where=where)
+            try:
+                made[str(name)] = DiffusionPipeline(config, method, **{str(k): v for k, v in options.items()})
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    error.what, where=f"{where}.{error.where}", why=error.why, suggestion=error.suggestion
+                ) from None
+        self._keep(made)
+
+    def save_config(self, path: str | os.PathLike[str]) -> None:
+        """Write every pipeline's settings, as YAML or JSON by the ending, whole or not at all.
+
+        Raises:
+            ConfigurationError: a sampler that is not registered, so has no name to write.
+        """
+        table: dict[str, Any] = {}
+        for name, pipeline in self._pipelines.items():
+            method = SAMPLERS.name_of(type(pipeline.sampler))
+            if method is None:
+                raise ConfigurationError(
+                    f"its sampler {pipeline.method} has no name to save",
+                    where=name,
+                    suggestion=f"SamplerFactory.register('my_sampler', {pipeline.method}) and create it by that name",
+                )
+            options = pipeline.sampler_options
+            table[name] = {**pipeline.config.to_dict(), "method": method}
+            if options:
+                table[name]["sampler_options"] = options
+        write_table(path, table)
+
+    def _keep(self, pipelines: Mapping[str, DiffusionPipeline]) -> None:
+        with _CHANGING:
+            self._pipelines = {**self._pipelines, **pipelines}
+
+    def __repr__(self) -> str:
+        return f"AdvancedDiffusionSystem({self.list_pipelines()})"
+
+
+def _found(pipelines: Mapping[str, DiffusionPipeline], name: Any) -> DiffusionPipeline:
+    """The pipeline of a name.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    pipeline = pipelines.get(name) if isinstance(name, str) else None
+    if pipeline is None:
+        raise ConfigurationError(
+            f"there is no pipeline {shown(name)}",
+            where="name",
+            suggestion=did_you_mean(name if isinstance(name, str) else shown(name), pipelines),
+        )
+    return pipeline
+
+
+def _drawn(seed: Any, generator: Any) -> int | list[int]:
+    """One seed of a generator, or of each in a list: the same for every pipeline."""
+    if isinstance(generator, list | tuple):
+        return [key[0] for key in resolve_keys(seed, generator, len(generator))]
+    return resolve_keys(seed, generator, 1)[0][0]
+
+
+def _check_name(name: Any, where: str) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= _NAME:
+        raise ConfigurationError(
+            f"got {shown(name)} for a pipeline's name",
+            where=where,
+            suggestion=f"give a text of 1 to {_NAME} characters",
+        )
+
+
+def _is_known(name: str) -> bool:
+    try:
+        resolve(name)
+    except ConfigurationError:
+        return False
+    return True
+
+
+def _method_of(name: str) -> str:
+    """The sampler whose name a pipeline's name ends in."""
+    ending = max((m for m in SAMPLERS if name == m or name.endswith(f"_{m}")), key=len, default=None)
+    if ending is None:  # "mine_dpmpp_2m_karras": a sampler with its spacing
+        parts = name.split("_")
+        ending = next((e for e in ("_".join(parts[k:]) for k in range(len(parts))) if _is_known(e)), None)
+    if ending is None:
+        logger.warning("pipeline %r names no method: using 'ddim'; write method: ... to choose", name)
+    return ending or SamplingMethod.DDIM.value

@@ -1,0 +1,127 @@
+"""Plans for several budgets of model calls, in one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, final
+
+from ..support.data_files import read_json, write_json
+from ..support.errors import ConfigurationError, FileError, shown
+from ..support.files import checked_path, of_file
+from .plan import SamplingPlan
+
+__all__ = ["PlanSet"]
+
+_FORMAT = "sampling plans 1"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PlanSet(Mapping[int, SamplingPlan]):
+    """Plans by their number of model calls; immutable.
+
+    Give it to ``pipeline.sample(plan=...)``, which takes the one for ``num_inference_steps``.
+
+    Attributes:
+        plans: the plans by number of calls, in rising order.
+
+    Raises:
+        ConfigurationError: no plan, or one that makes another number of calls than its key says.
+    """
+
+    plans: Mapping[int, SamplingPlan]
+
+    def __post_init__(self) -> None:
+        given = dict(self.plans)
+        wrong = [key for key, plan in given.items() if not isinstance(plan, SamplingPlan) or plan.nfe != key]
+        if not given or wrong:
+            raise ConfigurationError(
+                f"the plan under {wrong[0]!r} is none of so many model calls" if wrong else "holds no plan",
+                where="plans",
+                suggestion="give {plan.nfe: plan, ...}",
+            )
+        object.__setattr__(self, "plans", MappingProxyType(dict(sorted(given.items()))))
+
+    def __getitem__(self, nfe: int) -> SamplingPlan:
+        return self.plans[nfe]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.plans)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def pick(self, num_inference_steps: int) -> SamplingPlan:
+        """The plan of so many model calls.
+
+        Raises:
+            ConfigurationError: there is none; the message says which there are.
+        """
+        if num_inference_steps not in self.plans:
+            raise ConfigurationError(
+                f"there is no plan of {num_inference_steps!r} model calls",
+                where="num_inference_steps",
+                suggestion=f"give one of {', '.join(map(str, self.plans))}, or calibrate one",
+            )
+        return self.plans[num_inference_steps]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All plans as plain data."""
+        return {"format": _FORMAT, "plans": {str(nfe): plan.to_dict() for nfe, plan in self.plans.items()}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlanSet:
+        """Plans from :meth:`to_dict`.
+
+        Raises:
+            FileError: something else.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != _FORMAT or not isinstance(data.get("plans"), Mapping):
+            raise FileError("holds no sampling plans", where="plans", suggestion="give a file of PlanSet.save")
+        return cls({_calls(key): SamplingPlan.from_dict(plan) for key, plan in data["plans"].items()})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all plans as ``.json``, whole or not at all.
+
+        Raises:
+            FileError: another ending, or a file that cannot be written.
+        """
+        if checked_path(path).suffix != ".json":
+            raise FileError("is no name for plans", where=str(path), suggestion="use .json")
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PlanSet:
+        """Read what :meth:`save` wrote; the file of a single plan is a set of one.
+
+        Raises:
+            FileError: missing, malformed, or something else.
+        """
+        data = read_json(path)
+        with of_file(path, "holds no sampling plans", "give a file of PlanSet.save"):
+            if isinstance(data, dict) and "plans" not in data:
+                plan = SamplingPlan.from_dict(data)
+                return cls({plan.nfe: plan})
+            return cls.from_dict(data)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PlanSet) and self.plans == other.plans
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.plans.values()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PlanSet, (dict(self.plans),)
+
+    def __repr__(self) -> str:
+        return f"PlanSet({', '.join(map(str, self.plans))} model calls)"
+
+
+def _calls(key: Any) -> int:
+    """The number of calls that a file writes as a key."""
+    if not isinstance(key, str) or not key.isdecimal() or str(int(key)) != key:
+        raise FileError(f"the key {shown(key)} is no number of calls", where="plans", suggestion="write it as '8'")
+    return int(key)

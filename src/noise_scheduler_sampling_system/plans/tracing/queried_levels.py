@@ -1,0 +1,154 @@
+"""What a scheduler of diffusers knows at one moment: the noise level, and what the model's output stands for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES
+from ...schedules.path import Level
+from ...support.errors import ConfigurationError
+
+__all__ = ["Moment", "asked_times", "end_of", "moment_of", "setting"]
+
+
+class Moment(NamedTuple):
+    """One model call of a scheduler in terms of this library.
+
+    Attributes:
+        level: where the model is asked, in the path's own coordinates.
+        quantity: which quantity the model predicts.
+        state_factor: what the scheduler's state is multiplied by to be α·x₀ + σ·ε.
+        output_of_state, output_of_quantity: the model's raw output is output_of_state·(the scheduler's
+            state) + output_of_quantity·(the quantity): (0, 1), unless the scheduler preconditions.
+    """
+
+    level: Level
+    quantity: str
+    state_factor: float = 1.0
+    output_of_state: float = 0.0
+    output_of_quantity: float = 1.0
+
+
+def asked_times(scheduler: Any) -> Tensor:
+    """The times at which a scheduler's loop asks the model, each as its pipeline hands it over."""
+    times = torch.as_tensor(scheduler.timesteps)
+    if setting(scheduler, "prediction_type") == "trigflow":
+        return times[:-1]  # the last one is where it ends
+    if hasattr(scheduler, "_alpha_cumprod"):  # Würstchen: the same, and one time a sample
+        return times[:-1, None]
+    return times
+
+
+def moment_of(scheduler: Any, index: int, timestep: Tensor, input_scale: float) -> Moment:
+    """Read a scheduler that has just been asked to scale the model's input.
+
+    Args:
+        scheduler: anything like a scheduler of diffusers.
+        index: the number of the model call.
+        timestep: what the model is told.
+        input_scale: what the state is multiplied by for the model.
+
+    Raises:
+        ConfigurationError: it does not tell its noise levels.
+    """
+    quantity = _quantity(setting(scheduler, "prediction_type"))
+    where = getattr(scheduler, "step_index", None)
+    sigmas = getattr(scheduler, "sigmas", None)
+    sigma = None if sigmas is None else float(sigmas[index if where is None else where])
+    t = float(timestep)
+
+    if hasattr(scheduler, "precondition_outputs") and sigma is not None:  # EDM: the quantity is the denoiser's D
+        skip, out = _coefficients(lambda x, y: scheduler.precondition_outputs(x, y, torch.tensor(sigma)))
+        return Moment(Level(sigma, 1.0, sigma), "sample", 1.0, -skip / out, 1.0 / out)
+    betas_known = hasattr(scheduler, "alphas_cumprod")
+    if hasattr(scheduler, "get_scalings_for_boundary_condition") and sigma is not None and not betas_known:
+        skip, out = map(float, scheduler.get_scalings_for_boundary_condition(sigma))
+        return Moment(Level(sigma, 1.0, sigma), "sample", 1.0, -skip / out, 1.0 / out)
+    if quantity == "trigflow":  # TrigFlow's v with the sign of Salimans & Ho
+        return Moment(Level(t, math.cos(t), math.sin(t)), "v_prediction")
+    if input_scale != 1.0:  # k-diffusion's coordinates: x/α is kept, the model sees x
+        if not 0.0 < input_scale < 1.0:
+            raise ConfigurationError(
+                f"it scales the model's input by {input_scale:g}",
+                where="scheduler.scale_model_input",
+                suggestion="a factor between 0 and 1 is α of a variance-preserving path",
+            )
+        level = Level(t, input_scale, math.sqrt((1.0 - input_scale) * (1.0 + input_scale)))
+        return Moment(level, quantity or "epsilon", input_scale)
+    if sigma is not None and hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+        alpha, noise = map(float, scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma)))
+        return Moment(Level(t, alpha, noise), quantity or "epsilon")
+    if betas_known:
+        cumulative = float(scheduler.alphas_cumprod[round(t)])
+        return Moment(Level(t, math.sqrt(cumulative), math.sqrt(1.0 - cumulative)), quantity or "epsilon")
+    if sigma is not None:
+        return _flow(t, sigma, quantity)
+    if hasattr(scheduler, "betas") and len(scheduler.betas) == len(scheduler.timesteps) + 1:  # IPNDM
+        angle = t * math.pi / 2.0
+        return Moment(Level(t, math.cos(angle), math.sin(angle)), quantity or "v_prediction")
+    if hasattr(scheduler, "add_noise"):
+        with suppress(Exception):  # it may be about something else, such as tokens
+            alpha, noise = _coefficients(lambda x, y: scheduler.add_noise(x, y, timestep.reshape(1)))
+            return Moment(Level(t, alpha, noise), quantity or "epsilon")
+    raise ConfigurationError(
+        "it does not tell its noise levels",
+        where=type(scheduler).__name__,
+        why="it has neither sigmas nor alphas_cumprod, nor an add_noise of (x₀, ε, t); schedulers of tokens have none",
+        suggestion="run it in its own loop",
+    )
+
+
+def _flow(t: float, sigma: float, quantity: str | None) -> Moment:
+    if not 0.0 <= sigma <= 1.0:
+        raise ConfigurationError(
+            f"it has σ = {sigma:g}, does not scale the model's input, and has no alphas_cumprod",
+            where="scheduler.sigmas",
+            why="without these, σ is taken for that of the straight path x = (1 − σ)·x₀ + σ·ε",
+            suggestion="give it scale_model_input or alphas_cumprod",
+        )
+    if quantity is None and sigma > 0.0 and abs(t + sigma - 1.0) < 1e-6:  # time runs from noise to data, and so does v
+        return Moment(Level(t, 1.0 - sigma, sigma), "flow_prediction", 1.0, 0.0, -1.0)
+    return Moment(Level(t, 1.0 - sigma, sigma), quantity or "flow_prediction")
+
+
+def _quantity(name: Any) -> str | None:
+    """A prediction type of diffusers in our words."""
+    if name is None:
+        return None
+    chosen = {"original_sample": "sample", "raw_phi": "sample"}.get(str(name), PREDICTION_ALIASES.get(name, name))
+    if chosen in (*PREDICTION_TYPES, "trigflow"):
+        return str(chosen)
+    raise ConfigurationError(
+        f"its prediction_type is {name!r}", where="scheduler.config", suggestion=f"one of {', '.join(PREDICTION_TYPES)}"
+    )
+
+
+def end_of(scheduler: Any, last: Moment) -> Level:
+    """Where a scheduler's run ends, given its last model call; in the coordinates of its own state."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is None:
+        cumulative = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+        return Level(math.nan, math.sqrt(cumulative), math.sqrt(1.0 - cumulative))
+    sigma = float(sigmas[-1])
+    if hasattr(scheduler, "_sigma_to_alpha_sigma_t") and last.state_factor == 1.0:
+        return Level(math.nan, *map(float, scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma))))
+    straight = last.quantity == "flow_prediction" and last.level.alpha < 1.0
+    return Level(math.nan, 1.0 - sigma if straight else 1.0, sigma)
+
+
+def setting(scheduler: Any, name: str) -> Any:
+    """An entry of a scheduler's config, or None."""
+    config = getattr(scheduler, "config", {})
+    return config.get(name) if hasattr(config, "get") else getattr(config, name, None)
+
+
+def _coefficients(function: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
+    """(a, b) of a linear function a·x + b·y."""
+    one, none = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    return float(function(one, none)), float(function(none, one))

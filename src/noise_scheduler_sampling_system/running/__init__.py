@@ -1,0 +1,6 @@
+"""The run of a plan: the loop, its kernels and noise, the model's adapter, and the results."""
+
+from .brownian import BrownianNoise
+from .results import RunState, SamplingResult, SamplingStep
+
+__all__ = ["BrownianNoise", "RunState", "SamplingResult", "SamplingStep"]

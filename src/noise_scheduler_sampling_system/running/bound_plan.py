@@ -1,0 +1,249 @@
+"""A plan made ready for one kind of model: per row, the few host numbers that the loop needs."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ..config.prediction import IDENTITY, Affine, conversion
+from ..config.settings import NoiseSchedulerConfig
+from ..plans.plan import SamplingPlan
+from ..support.errors import ConfigurationError
+from .clipping import clip_of
+from .kernels import affine, pair, pair_into
+from .loop import Branches, Noise, Runnable, State
+
+__all__ = ["BoundPlan", "Clip", "bind", "bind_for"]
+
+#: Limits a predicted clean sample; may overwrite what it is given.
+Clip = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """x ← a·x + of_output·output + of_clean·clean + Σ history + Σ noise, as host numbers."""
+
+    a: float
+    of_output: float
+    of_clean: float
+    history: tuple[tuple[int, float], ...]
+    noise: tuple[tuple[int, int, float], ...]
+    to_clean: Affine  # clean sample from (x, output)
+    to_y: Affine  # what is kept, from (x, clean) with clipping and from (x, output) without
+    keep: bool
+    forget: tuple[int, ...]
+    log_variance: tuple[float, float] | None
+    of_null: float  # of the unconditional output
+    asks: bool
+    is_linear: bool  # no clipping, no learned variance, no second branch
+    is_pair: bool  # nothing but x and the output
+
+
+@final
+@dataclass(frozen=True)
+class BoundPlan(Runnable):
+    """A plan that knows what kind of model it runs.
+
+    Attributes:
+        plan: the table.
+        rows: the host numbers of each row.
+        clip: limits the predicted clean sample, or None.
+        split: whether the model returns a variance in a second half of channels.
+    """
+
+    plan: SamplingPlan
+    rows: tuple[_Row, ...]
+    clip: Clip | None
+    split: bool
+
+    @functools.cached_property
+    def branches(self) -> bool:  # type: ignore[override]
+        return self.plan.null is not None
+
+    @functools.cached_property
+    def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
+        # an infinite x makes an infinite output unless the model saturates, which a clipped row notices
+        if self.clip is not None or self.plan.log_variance is not None:
+            return ("output",) * len(self.rows)
+        return tuple("state" if row.a == 0.0 else None for row in self.rows)
+
+    @functools.cached_property
+    def largest_factor(self) -> float:
+        factors = [
+            abs(factor)
+            for row in self.rows
+            for factor in (
+                row.a, row.of_output, row.of_clean, row.of_null, *row.to_clean, *row.to_y,
+                *(b for _, b in row.history), *(c for *_, c in row.noise),
+            )
+        ]  # fmt: skip
+        return max(factors) if all(map(math.isfinite, factors)) else math.nan
+
+    def clean_sample(self, state: State) -> Tensor:
+        last = next((i for i in range(state.row - 1, -1, -1) if self.rows[i].asks), None)
+        if last is None and state.asked is not None:  # an analytic first step
+            alpha, sigma = float(self.plan.alpha[0]), float(self.plan.sigma[0])
+            return state.asked * (alpha / (alpha**2 + sigma**2))
+        if state.output is None or state.asked is None or last is None:
+            raise ConfigurationError(
+                "the run was not asked to keep its predictions", where="clean_sample", suggestion="run(inspect=True)"
+            )
+        return self._clean(self.rows[last], state.asked, self._mean(state.output))
+
+    def _clean(self, row: _Row, x: Tensor, output: Tensor) -> Tensor:
+        clean = affine(row.to_clean, x, output)
+        return clean if self.clip is None else self.clip(clean)
+
+    def _mean(self, output: Tensor) -> Tensor:
+        output = output.guided if isinstance(output, Branches) else output
+        return output.chunk(2, dim=1)[0] if self.split else output
+
+    def advance(self, state: State, output: Any, noise: Noise) -> State:
+        i, x, history, _, _ = state
+        row = self.rows[i]
+        if row.is_pair:
+            return State(i + 1, pair(x, row.a, output, row.of_output), history)
+        if row.is_linear:
+            y = None
+            if row.keep:
+                y = output if row.to_y is IDENTITY else affine(row.to_y, x, output)
+            after = pair(x, row.a, output, row.of_output) if row.asks else x * row.a
+            del output  # where nobody else holds it, its memory is free from here on
+            for j, b in row.history:
+                after.add_(history[j], alpha=b)
+            for step, stage, c in row.noise:
+                after.add_(noise(step, stage), alpha=c)
+            if row.keep or row.forget:
+                history = {j: past for j, past in history.items() if j not in row.forget}
+                if y is not None:
+                    history[i] = y
+            return State(i + 1, after, history)
+        # clipping, learned variances, both branches of a guidance
+        unconditional = output.unconditional if isinstance(output, Branches) else None
+        output = output.guided if isinstance(output, Branches) else output
+        variance = output.chunk(2, dim=1)[1] if row.log_variance else None
+        main = mean = self._mean(output)
+        factor, others = row.of_output, [(history[j], b) for j, b in row.history]
+        if self.clip is not None:
+            main, factor = self._clean(row, x, mean), row.of_clean
+            if row.of_output:
+                others.append((mean, row.of_output))
+        del mean, output  # where nobody else holds the output, its memory is free from here on
+        y = None
+        if row.keep:
+            y = main if row.to_y == IDENTITY else affine(row.to_y, x, main)
+        if self.clip is not None and y is not main:
+            after = pair_into(main, factor, x, row.a)
+        else:
+            after = pair(x, row.a, main, factor)
+        del main
+        for term, b in others:
+            after.add_(term, alpha=b)
+        if unconditional is not None and row.of_null:
+            after.add_(self._mean(unconditional), alpha=row.of_null)
+        for step, stage, c in row.noise:
+            after.add_(_scaled(noise(step, stage), variance, row.log_variance), alpha=c)
+        history = {j: past for j, past in history.items() if j not in row.forget}
+        if y is not None:
+            history[i] = y
+        return State(i + 1, after, history)
+
+    def noise_std(self, i: int, output: Tensor | Branches | None) -> Tensor | float:
+        """The factor of the unit noise that row i brings in; a tensor where the model says how much.
+
+        Args:
+            i: the row.
+            output: what the model returned there; needed for learned variances alone.
+        """
+        c, bounds = float(self.plan.c[i, 0]), self.rows[i].log_variance
+        if bounds is None or output is None:
+            return c
+        variance = (output.guided if isinstance(output, Branches) else output).chunk(2, dim=1)[1]
+        return c * _scaled(torch.ones_like(variance), variance, bounds)
+
+
+def bind(
+    plan: SamplingPlan, prediction_type: str, clip: Clip | None = None, *, learned_variance: bool = False
+) -> BoundPlan:
+    """Prepare a plan for a kind of model: everything that depends on neither data nor device.
+
+    Args:
+        plan: the table.
+        prediction_type: what the network returns.
+        clip: limits the predicted clean sample.
+        learned_variance: the network returns a variance in a second half of channels.
+
+    Raises:
+        ConfigurationError: at some level the prediction does not determine what the plan
+            needs (ε at zero signal), or the plan needs a variance that the model lacks.
+    """
+    if plan.log_variance is not None and not learned_variance:
+        raise ConfigurationError(
+            "the plan needs learned variances and the model has none",
+            where="variance_type",
+            suggestion="use variance_type='fixed_small', or a model with twice the channels",
+        )
+    rows = tuple(_bind_row(plan, i, prediction_type, clip is not None, learned_variance) for i in range(len(plan)))
+    return BoundPlan(plan, rows, clip, learned_variance)
+
+
+def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, learned: bool) -> _Row:
+    lags = range(1, min(i + 1, plan.b.shape[1]))
+    noise_lags = range(min(i + 1, plan.c.shape[1]))
+    history = tuple((i - k, float(plan.b[i, k])) for k in lags if plan.b[i, k])
+    noise = tuple(
+        (int(plan.noise_key[i - k, 0]), int(plan.noise_key[i - k, 1]), float(plan.c[i, k]))
+        for k in noise_lags
+        if plan.c[i, k]
+    )
+    forget = tuple(i - k for k in lags if plan.last_use[i - k] == i)
+    if not plan.asked[i]:
+        a = float(plan.a[i])
+        return _Row(a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, True, False)
+    alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
+    from_output = conversion(prediction_type, plan.space_of(i), alpha, sigma)
+    from_clean = conversion("sample", plan.space_of(i), alpha, sigma) if clips else from_output
+    b, raw = float(plan.b[i, 0]), float(plan.raw[i])
+    # y is a combination of x and output (or clean): fold it in instead of computing it
+    of_output, of_clean = (raw, b) if clips else (raw + b, 0.0)
+    null = 0.0 if plan.null is None else float(plan.null[i])
+    a = float(plan.a[i]) + (of_output + null) * from_output.x_factor + of_clean * from_clean.x_factor
+    keep = plan.last_use[i] > i
+    linear = not clips and not learned and plan.null is None
+    return _Row(
+        a=a,
+        of_output=of_output * from_output.y_factor,
+        of_clean=of_clean * from_clean.y_factor,
+        history=history,
+        noise=noise,
+        to_clean=conversion(prediction_type, "sample", alpha, sigma),
+        to_y=from_clean,
+        keep=keep,
+        forget=forget,
+        log_variance=None if plan.log_variance is None else (plan.log_variance[i, 0], plan.log_variance[i, 1]),
+        of_null=null * from_output.y_factor,
+        asks=True,
+        is_linear=linear,
+        is_pair=linear and not (keep or a == 0.0 or forget or history or noise),
+    )
+
+
+def bind_for(plan: SamplingPlan, config: NoiseSchedulerConfig) -> BoundPlan:
+    """Bind a plan to the kind of model that a config describes."""
+    learned = config.variance_type.startswith("learned")
+    return bind(plan, config.prediction_type, clip_of(config), learned_variance=learned)
+
+
+def _scaled(noise: Tensor, variance: Tensor | None, bounds: tuple[float, float] | None) -> Tensor:
+    """Noise with the standard deviation that the model chose between two log-variances."""
+    if bounds is None or variance is None:
+        return noise
+    low, high = bounds
+    fraction = (variance.to(noise.dtype) + 1.0) / 2.0
+    return noise * torch.exp(0.5 * (low + fraction * (high - low)))

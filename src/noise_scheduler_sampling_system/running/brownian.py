@@ -1,0 +1,113 @@
+"""Noise as increments of one Brownian motion a sample, so that runs of any number of steps share its path.
+
+A stochastic sampler in 10 steps and in 100 steps draws unrelated noise from a :class:`NoiseSource`,
+and so gives unrelated samples. Here each noise is (W(b) − W(a))/√|b − a|, where the step goes from a
+to b in u = (2/π)·arctan(σ/α) (a plan's ``noise_span``): then the samples of finer grids converge.
+
+W is found by bisection, without storing it (a virtual Brownian tree; Li et al. 2020, arXiv 2001.01328,
+§4): W(0) = 0, W(1) is normal, and between two known values the middle one is their mean plus an
+independent normal number of variance ¼ of the interval. Each of these is keyed by its place, so that W
+does not depend on what was asked before. Ends of steps are rounded to 2⁻²⁴, where bisection ends; the
+noise has unit variance whatever the step.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..plans.plan import Array, SamplingPlan
+from ..support.errors import ConfigurationError
+from .noise import NoiseSource
+
+__all__ = ["BrownianNoise", "brownian"]
+
+_DEPTH = 24
+_WHOLE = 1 << _DEPTH
+#: The step and first stage of the keys of W: no run draws such noise.
+_STEP, _STAGES = -1, 1 << 32
+
+
+@final
+@dataclass(frozen=True)
+class BrownianNoise(NoiseSource):
+    """A noise source whose noises are increments of Brownian motion where the plan says from where to where.
+
+    A noise costs up to 48 draws instead of one (20 to 30 as a rule), on the host; the values of one step
+    are kept for the next, at most 49 arrays of float64.
+
+    Args:
+        spans: (step, stage) ↦ (a, b) in units of 2⁻²⁴; other noises, and those of spans that round to
+            nothing, are independent, as those of a :class:`NoiseSource`.
+    """
+
+    spans: Mapping[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    #: Values of W on the way to the ends of the last step, by place.
+    _last: dict[int, Array] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __call__(self, step: int, stage: int) -> Tensor:
+        a, b = self.spans.get((step, stage), (0, 0))
+        if a == b:
+            return super().__call__(step, stage)
+        known: dict[int, Array] = {}
+        increment = self._at(b, known) - self._at(a, known)
+        self._last.clear()
+        self._last.update(known)
+        return torch.from_numpy(increment * math.sqrt(_WHOLE / abs(b - a))).to(self.dtype).to(self.device)
+
+    def _at(self, place: int, known: dict[int, Array]) -> Array:
+        """W(place·2⁻²⁴); everything on the way there is noted."""
+
+        def value(k: int, mean: Array, variance: float) -> Array:
+            if k not in known:
+                known[k] = self._last[k] if k in self._last else mean + math.sqrt(variance) * self._normal(k)
+            return known[k]
+
+        low, high = 0, _WHOLE
+        at_low = np.zeros((len(self.keys), *self.shape))
+        at_high = value(_WHOLE, at_low, 1.0)
+        while low < place < high:
+            middle = (low + high) // 2
+            between = value(middle, (at_low + at_high) / 2, (high - low) / (4 * _WHOLE))
+            if place < middle:
+                high, at_high = middle, between
+            else:
+                low, at_low = middle, between
+        return at_high if place == high else at_low
+
+    def _normal(self, k: int) -> Array:
+        """The normal numbers of one place of the tree."""
+        drawn: Array = self._independent(_STEP, _STAGES + k).numpy().astype(np.float64)
+        return drawn
+
+    @functools.cached_property
+    def _independent(self) -> NoiseSource:
+        return NoiseSource(self.keys, self.shape)
+
+
+def brownian(plan: SamplingPlan, source: NoiseSource) -> BrownianNoise:
+    """Noise for a plan's runs, in place of ``source``: the same keys, shape, type and device.
+
+    Plans on the same noise schedule share the paths, whatever their steps; so do those on schedules
+    of the same σ/α.
+
+    Raises:
+        ConfigurationError: no noise of the plan is that of a diffusion from one level to another.
+    """
+    if plan.noise_span is None:
+        raise ConfigurationError(
+            f"the plan of {plan.sampler!r} has no noise that is an increment of Brownian motion",
+            where="noise",
+            why="its variance is learned, or it is not the noise of a step" if plan.stochastic else "it adds none",
+            suggestion="use independent noise, or a sampler of a stochastic differential equation",
+        )
+    ends = (plan.noise_span * _WHOLE).round().astype(int).tolist()
+    spans = {(step, stage): (a, b) for (step, stage), (a, b) in zip(plan.noise_key.tolist(), ends, strict=True)}
+    return BrownianNoise(source.keys, source.shape, source.dtype, source.device, spans)

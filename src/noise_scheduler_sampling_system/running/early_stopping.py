@@ -1,0 +1,85 @@
+"""Ending a run when the prediction no longer changes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..plans.plan import SamplingPlan
+from ..support.errors import ConfigurationError, shown
+
+__all__ = ["EarlyStopping"]
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """The rule: a sample is done when its predicted clean sample changes by less than a tolerance.
+
+    Each sample is judged for itself, so what else is in the batch cannot change it. While
+    noise outweighs signal the prediction rests near the mean of the data, which says
+    nothing; the rule acts from σ < α on.
+
+    Attributes:
+        tolerance: on the root-mean-square change from one step to the next.
+    """
+
+    tolerance: float
+
+    @classmethod
+    def of(cls, tolerance: float | None) -> EarlyStopping | None:
+        """The rule of a tolerance.
+
+        Raises:
+            ConfigurationError: not a positive number.
+        """
+        if tolerance is None:
+            return None
+        number = isinstance(tolerance, int | float | np.integer | np.floating) and not isinstance(tolerance, bool)
+        if not number or not 0 < tolerance <= sys.float_info.max:
+            raise ConfigurationError(
+                f"got {shown(tolerance)}", where="early_stopping", suggestion="give a tolerance such as 1e-3"
+            )
+        return cls(float(tolerance))
+
+    def start(self) -> Settled:
+        """Nothing has settled yet."""
+        return Settled(self.tolerance)
+
+
+class Settled:
+    """Which samples of one run are done, and what they came to."""
+
+    def __init__(self, tolerance: float) -> None:
+        self._tolerance = tolerance
+        self._previous: Tensor | None = None
+        self._done: Tensor | None = None
+        self._result: Tensor | None = None
+
+    def update(self, clean: Tensor, plan: SamplingPlan, rows_done: int) -> bool:
+        """Take in the prediction of one step; True when every sample is done."""
+        previous, self._previous = self._previous, clean
+        level = rows_done - 1
+        if previous is None or plan.sigma[level] >= plan.alpha[level]:
+            return False
+        change = (clean - previous).flatten(1).float().square().mean(dim=1).sqrt()
+        done = change < self._tolerance
+        if self._done is None or self._result is None:
+            self._done, self._result = done, clean
+        else:
+            self._result = torch.where(_rows(self._done, clean), self._result, clean)
+            self._done = self._done | done
+        return bool(self._done.all())
+
+    def result(self, x: Tensor) -> Tensor:
+        """The predictions of the samples that are done, the final state of the others."""
+        if self._done is None or self._result is None:
+            return x
+        return torch.where(_rows(self._done, x), self._result, x)
+
+
+def _rows(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.reshape(-1, *[1] * (like.ndim - 1))

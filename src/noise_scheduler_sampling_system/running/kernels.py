@@ -1,0 +1,87 @@
+"""Linear combinations in as few passes over memory as PyTorch's eager kernels allow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config.prediction import Affine
+
+__all__ = ["affine", "pair", "pair_into"]
+
+#: From so many numbers on, a pass over memory saved is worth three views of a tensor.
+_WORTH_VIEWS = 1 << 15
+_EXACT = (torch.float32, torch.float64)
+_CPU = torch.device("cpu")
+_MOST_CONSTANTS = 8192
+_constants: dict[Any, Tensor] = {}
+
+
+def pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """a·x + b·y in a new tensor of x's kind; in a single pass where one operation does it."""
+    if b == 0.0:
+        return x * a
+    if a == 0.0:
+        return y.to(x.dtype) * b
+    if a == 1.0 and x.dtype == y.dtype:
+        return torch.add(x, y, alpha=b)
+    if _fits_one_pass(x, y):
+        return torch.addr(x.view(-1, 1), y.view(-1), _one(x), beta=a, alpha=b).view(x.shape)
+    return (x * _factor(a, x)).add_(y, alpha=b)
+
+
+def pair_into(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """a·x + b·y in the memory of x."""
+    if b != 0.0 and _fits_one_pass(x, y):
+        x.view(-1, 1).addr_(y.view(-1), _one(x), beta=a, alpha=b)
+        return x
+    if a != 1.0:
+        x.mul_(a)
+    return x.add_(y, alpha=b) if b != 0.0 else x
+
+
+def _fits_one_pass(x: Tensor, y: Tensor) -> bool:
+    """Whether ``addr`` (β·M + α·u⊗v, here with v = (1)) can and should do it.
+
+    It is PyTorch's only elementwise kernel with two factors, and is worth its views for large tensors.
+    """
+    return (
+        x.numel() >= _WORTH_VIEWS
+        and type(x) is Tensor
+        and x.dtype == y.dtype
+        and x.is_contiguous()
+        and y.is_contiguous()
+        and not torch.is_autocast_enabled()  # which would compute it in half precision
+    )
+
+
+def _factor(a: float, x: Tensor) -> Tensor | float:
+    """A number as a factor of x: as a tensor of x's type it costs a third less than as a Python number."""
+    if x.dtype not in _EXACT or type(x) is not Tensor:
+        return a  # half precision must not round it, and a traced or wrapped x must not meet a plain tensor
+    return _kept((a, x.dtype), a, (), x.dtype, _CPU)
+
+
+def _one(x: Tensor) -> Tensor:
+    """(1), as a vector of x's kind."""
+    return _kept((x.dtype, x.device), 1.0, (1,), x.dtype, x.device)
+
+
+def _kept(key: Any, value: float, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A constant, made once."""
+    known = _constants.get(key)
+    if known is not None:
+        return known
+    with torch.inference_mode(False):  # kept, so it must be of use outside that mode, too
+        made = torch.full(shape, value, dtype=dtype, device=device)
+    if type(made) is Tensor:  # not what a tracing mode made of it
+        if len(_constants) >= _MOST_CONSTANTS:
+            _constants.clear()
+        _constants[key] = made
+    return made
+
+
+def affine(factors: Affine, x: Tensor, y: Tensor) -> Tensor:
+    return pair(x, factors.x_factor, y, factors.y_factor)

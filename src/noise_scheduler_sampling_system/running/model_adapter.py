@@ -1,0 +1,296 @@
+"""Any callable as a model: how it is called, and what is taken from its answer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..support.argument_checks import STATE_TYPES
+from ..support.errors import ConfigurationError, DeviceError, ModelOutputError, shown
+from ..support.registry import did_you_mean
+
+__all__ = ["ModelAdapter", "map_tensors", "map_values", "resolve_device"]
+
+logger = logging.getLogger(__name__)
+
+#: Models that a warning was given of.
+_WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+#: The text length that Stable Diffusion's encoders give.
+_TEXT_LENGTH = 77
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Apply a function to every tensor in nested mappings, lists and tuples."""
+    return map_values(function, value, Tensor)
+
+
+def map_values(function: Callable[[Any], Any], value: Any, kind: type) -> Any:
+    """Apply a function to every value of a kind in nested mappings, lists and tuples."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_values(function, item, kind) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_values(function, item, kind) for item in value)
+    return value
+
+
+def resolve_device(device: str | torch.device, model: Any, tensor: Tensor | None = None) -> torch.device:
+    """The device of a run.
+
+    "auto" is the model's own where it has parameters, else the given tensor's, else CUDA,
+    then MPS, then the CPU.
+
+    Raises:
+        DeviceError: unknown, not available, without values, or not the model's.
+    """
+    owner = _device_of(model)
+    if isinstance(device, str) and device == "auto":
+        if owner is not None:
+            return owner
+        if tensor is not None:
+            return tensor.device
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        chosen = torch.empty(0, device=chosen).device
+    except Exception as error:  # each kind of device has errors of its own
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DeviceError(
+            f"{shown(device)} cannot be used", where="device", why=why, suggestion="device='auto'"
+        ) from None
+    if chosen.type == "meta":
+        raise DeviceError(
+            "tensors on the meta device have no values", where="device", suggestion="device='auto', or a real device"
+        )
+    if owner is not None and owner != chosen:
+        raise DeviceError(
+            f"the run is on {chosen}, the model on {owner}",
+            where="device",
+            suggestion=f"move the model: model.to({str(chosen)!r}), or leave device='auto'",
+        )
+    return chosen
+
+
+def _first_float_parameter(model: Any) -> Tensor | None:
+    if not isinstance(model, torch.nn.Module):
+        return None
+    return next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), None)
+
+
+def _device_of(model: Any) -> torch.device | None:
+    parameter = _first_float_parameter(model)
+    if parameter is None or not parameter.is_meta:
+        return None if parameter is None else parameter.device
+    if any(hasattr(part, "_hf_hook") for part in model.modules()):  # offloaded: it comes back for each call
+        return None
+    raise DeviceError(
+        "the model's parameters are on the meta device, where they have no values",
+        where="model",
+        suggestion="load its weights: model.to_empty(device='cpu'), then load_state_dict(...)",
+    )
+
+
+def _has_mode(model: Any) -> bool:
+    """Whether training mode can make a difference: a module without parameters, buffers or dropout has none."""
+    if not isinstance(model, torch.nn.Module):
+        return True
+    held = (*model.parameters(), *model.buffers())
+    return bool(held) or any(hasattr(part, "p") or "dropout" in type(part).__name__.lower() for part in model.modules())
+
+
+def _first_time(model: Any) -> bool:
+    """Whether a model has not been warned of: a calibration makes many runs."""
+    seen = model in _WARNED
+    with contextlib.suppress(TypeError):  # cannot be referred to weakly
+        _WARNED.add(model)
+    return not seen
+
+
+@dataclass(frozen=True)
+class ModelAdapter:
+    """A model with one way to call it.
+
+    Args:
+        model: any callable (x, t, **condition) that returns a tensor, a tuple that starts
+            with one, or an object or mapping with ``sample``.
+
+    Raises:
+        ConfigurationError: not callable.
+    """
+
+    model: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.model) or isinstance(self.model, type):
+            what = f"the class {self.model.__name__}" if isinstance(self.model, type) else type(self.model).__name__
+            raise ConfigurationError(
+                f"{what} is not callable as a model",
+                where="model",
+                suggestion="give a network (an instance, not its class) or a function of (x, t, **condition)",
+            )
+        if getattr(self.model, "training", False) and _has_mode(self.model) and _first_time(self.model):
+            logger.warning("the model is in training mode (dropout and batch statistics are on); call model.eval()")
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The floating-point type of the model's parameters, if it has any."""
+        parameter = _first_float_parameter(self.model)
+        # quantised weights say nothing of what the model takes
+        return None if parameter is None or parameter.element_size() < 2 else parameter.dtype
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        """The network's raw output for states x, shape (B, ...), at times t, shape (B,)."""
+        output = self.model(x, timestep=t, **condition) if self._time_by_name else self.model(x, t, **condition)
+        returned = type(output).__name__
+        for _ in range(2):  # an output object may hold a tuple
+            if isinstance(output, Tensor):
+                break
+            if isinstance(output, tuple | list) and output:
+                output = output[0]
+            elif isinstance(output, Mapping) and "sample" in output:
+                output = output["sample"]
+            elif hasattr(output, "sample"):
+                output = output.sample
+        if not isinstance(output, Tensor):
+            raise ModelOutputError(
+                f"the model returned {returned}",
+                where="model",
+                suggestion="return a tensor, a tuple that starts with one, or an object with .sample",
+            )
+        if output.shape[:1] != x.shape[:1]:
+            raise ModelOutputError(
+                f"the model returned shape {tuple(output.shape)} for a batch of {len(x)}",
+                where="model",
+                why=f"it was called with x of shape {tuple(x.shape)}",
+                suggestion="return one prediction for each entry of the batch",
+            )
+        if output.dtype not in STATE_TYPES or output.layout is not torch.strided or output.device != x.device:
+            raise ModelOutputError(
+                f"the model returned a tensor of {output.dtype}, {output.layout}, on {output.device}",
+                where="model",
+                why=f"the state is of {x.dtype}, on {x.device}",
+                suggestion="return real floating-point numbers in a dense tensor on the state's device",
+            )
+        return output
+
+    def refuse_call(self, condition: Mapping[str, Any], where: str) -> None:
+        """Raise where the model cannot even be called with this condition.
+
+        Raises:
+            ConfigurationError: it takes no (x, t), or not these keywords, or demands others.
+        """
+        signature = self._signature
+        if signature is None:
+            return
+        try:
+            signature.bind_partial(*((None,) if self._time_by_name else (None, None)))
+        except TypeError as error:
+            raise ConfigurationError(
+                f"{shown(self.model)} cannot be called as model(x, t): {error}",
+                where="model",
+                suggestion="give a network or a function of (x, t, **condition)",
+            ) from None
+        try:
+            if self._time_by_name:
+                signature.bind(None, timestep=None, **condition)
+            else:
+                signature.bind(None, None, **condition)
+        except TypeError as error:
+            known = [name for name, p in signature.parameters.items() if p.kind in _BY_NAME]
+            first = set(known[:1] if self._time_by_name else known[:2]) | ({"timestep"} & {*known})
+            odd = next((name for name in condition if name not in known or name in first), None)
+            raise ConfigurationError(
+                f"the model cannot be called with it: {error}",
+                where=where if odd is None else f"{where}[{odd!r}]",
+                why="x and t are given by the run" if odd in first else "",
+                suggestion="give what the model demands in condition={...}"
+                if odd is None
+                else did_you_mean(odd, [name for name in known if name not in first]),
+            ) from None
+
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature | None:
+        """How the model itself is called, whatever it passes on to; None where Python cannot tell."""
+        model: Any = self.model
+        plain = isinstance(model, torch.nn.Module) and type(model).__call__ is torch.nn.Module.__call__
+        if plain and not model._forward_pre_hooks:  # which may change what forward is called with
+            model = model.forward
+        try:
+            return inspect.signature(model, follow_wrapped=False)
+        except (TypeError, ValueError):
+            return None
+
+    @functools.cached_property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        model: Any = self.model
+        for wrapped in ("_orig_mod", "module"):  # torch.compile, DataParallel
+            model = getattr(model, wrapped, model)
+        target = model.forward if isinstance(model, torch.nn.Module) else model
+        try:
+            return inspect.signature(target).parameters
+        except (TypeError, ValueError):
+            return {}
+
+    @functools.cached_property
+    def _time_by_name(self) -> bool:
+        """Whether the second argument is something else and the time is called ``timestep``."""
+        return "timestep" in list(self._parameters)[2:]
+
+    def completed(self, condition: Mapping[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
+        """The condition, plus zeros for the text conditioning that a diffusers model demands and nobody gave."""
+        given = dict(condition)
+        missing = {name: value for name, value in self._null_text(batch).items() if name not in given}
+        if missing:
+            logger.warning(
+                "the model demands %s and none is given: zeros of the right shape are used; "
+                "give condition={...} with encoded prompts for guided samples",
+                ", ".join(missing),
+            )
+            dtype = self.dtype or torch.float32
+            given |= map_tensors(lambda v: v.to(device, dtype), missing)
+        return given
+
+    def _null_text(self, batch: int) -> dict[str, Any]:
+        """Zeros for each text input, by what the model's config says of its shape."""
+        config, demanded = getattr(self.model, "config", None), self._parameters
+
+        def size(*names: str) -> Any:
+            values = (getattr(config, name, None) for name in names)
+            value = next((v for v in values if v is not None), None)
+            return max(value) if isinstance(value, list | tuple) else value
+
+        def required(name: str) -> bool:
+            return name in demanded and demanded[name].default in (inspect.Parameter.empty, None)
+
+        result: dict[str, Any] = {}
+        width = size("encoder_hid_dim", "joint_attention_dim", "caption_channels", "cross_attention_dim")
+        if width and "encoder_hidden_states" in demanded and _needs_text(self.model):
+            result["encoder_hidden_states"] = torch.zeros(batch, _TEXT_LENGTH, width)
+        pooled = size("pooled_projection_dim")
+        if pooled and required("pooled_projections"):
+            result["pooled_projections"] = torch.zeros(batch, pooled)
+        if size("addition_embed_type") == "text_time" and required("added_cond_kwargs"):  # SDXL
+            total, each = size("projection_class_embeddings_input_dim"), size("addition_time_embed_dim")
+            if total and each:
+                embeds, ids = torch.zeros(batch, total - 6 * each), torch.zeros(batch, 6)
+                result["added_cond_kwargs"] = {"text_embeds": embeds, "time_ids": ids}
+        return result
+
+
+def _needs_text(model: Any) -> bool:
+    """UNet2DConditionModel and the transformers of diffusers do, whatever their signature's default."""
+    return isinstance(model, torch.nn.Module) and hasattr(model, "config")

@@ -1,0 +1,164 @@
+"""Which noise a sample has: the keys of a batch, and the seeds that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, final, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..support.errors import ConfigurationError, shown
+
+__all__ = ["Key", "Keys", "Seed", "calibration_keys", "resolve_keys"]
+
+Seed = int | Sequence[int]
+#: (seed, index of the sample under that seed)
+Key = tuple[int, int]
+#: The first sample of a seed that a calibration takes.
+_APART = 1 << 40
+
+
+@final
+class Keys(Sequence[Key]):
+    """(seed, index) of each sample of a batch: a sequence of pairs, equal to the tuple of them.
+
+    They are kept as one array, since a batch may have millions of samples.
+
+    Args:
+        array: shape (B, 2), of uint64.
+    """
+
+    __slots__ = ("array",)
+    array: npt.NDArray[np.uint64]
+
+    def __init__(self, array: npt.NDArray[np.uint64]) -> None:
+        array.setflags(write=False)
+        object.__setattr__(self, "array", array)
+
+    @classmethod
+    def of(cls, pairs: Iterable[Key]) -> Keys:
+        """From pairs of whole numbers from 0 to 2⁶⁴ − 1."""
+        if isinstance(pairs, Keys):
+            return pairs
+        listed = list(pairs)
+        return cls(np.array(listed, dtype=np.uint64).reshape(len(listed), 2))
+
+    @classmethod
+    def numbered(cls, seed: int, count: int, first: int = 0) -> Keys:
+        """``count`` samples of one seed, from number ``first`` on."""
+        array = np.empty((count, 2), dtype=np.uint64)
+        array[:, 0] = seed
+        array[:, 1] = np.arange(first, first + count, dtype=np.uint64)
+        return cls(array)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} of Keys cannot be set")
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @overload
+    def __getitem__(self, index: int) -> Key: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Keys: ...
+
+    def __getitem__(self, index: int | slice) -> Key | Keys:
+        if isinstance(index, slice):
+            return Keys(self.array[index])
+        seed, number = self.array[index].tolist()
+        return seed, number
+
+    def __iter__(self) -> Iterator[Key]:
+        return ((seed, number) for seed, number in self.array.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Keys):
+            return np.array_equal(self.array, other.array)
+        return (
+            isinstance(other, tuple | list)
+            and len(other) == len(self)
+            and all(a == tuple(b) if isinstance(b, tuple | list) else False for a, b in zip(self, other, strict=True))
+        )
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        if len(self) <= 8:
+            return repr(tuple(self))
+        return f"({', '.join(map(repr, self[:3]))}, ... {len(self)} keys)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Keys, (np.array(self.array),)
+
+
+def calibration_keys(seed: Seed | None, count: int) -> Keys:
+    """Keys of a seed that no run has: a plan must not be judged on the noise that it was fitted to.
+
+    Raises:
+        ConfigurationError: the seed is not one whole number in range.
+    """
+    return Keys.numbered(_checked(seed), count, _APART)
+
+
+def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> Keys:
+    """The key of every sample of a batch.
+
+    Args:
+        seed: one seed for the whole batch (its samples are numbered), or one a sample (each
+            is then sample 0 of its seed). ``None`` draws one from ``generator``.
+        generator: a ``torch.Generator``, a list of one a sample, or ``None`` for PyTorch's
+            global one; drawing advances it.
+        batch: the number of samples.
+
+    Raises:
+        ConfigurationError: both given, a seed out of range, or the wrong number of them.
+    """
+    if seed is not None and generator is not None:
+        raise ConfigurationError("seed and generator are both given", where="seed", suggestion="give one of them")
+    if seed is None:
+        many = isinstance(generator, list | tuple)
+        seed = [_draw(g) for g in generator] if many else _draw(generator)
+    seed = _listed(seed)
+    if isinstance(seed, int | np.integer):
+        return Keys.numbered(_checked(seed), batch)
+    if not isinstance(seed, Sequence) or isinstance(seed, str | bytes) or len(seed) != batch:
+        raise ConfigurationError(
+            f"got {shown(seed)} for a batch of {batch}",
+            where="seed",
+            suggestion="give one whole number, or one a sample",
+        )
+    array = np.zeros((batch, 2), dtype=np.uint64)
+    array[:, 0] = [_checked(s) for s in seed]
+    return Keys(array)
+
+
+def _listed(seed: Any) -> Any:
+    """Seeds in a tensor or an array as plain numbers; what holds none is left for the refusal."""
+    if not isinstance(seed, Tensor | np.ndarray):
+        return seed
+    try:
+        return seed.tolist()
+    except (RuntimeError, NotImplementedError):  # sparse, meta, quantised
+        return seed
+
+
+def _draw(generator: torch.Generator | None) -> int:
+    if not isinstance(generator, torch.Generator | None):
+        raise ConfigurationError(
+            f"got {shown(generator)}", where="generator", suggestion="give a torch.Generator, or seed=... for a number"
+        )
+    device = generator.device if generator is not None else "cpu"
+    return int(torch.randint(2**63 - 1, (1,), generator=generator, device=device).item())
+
+
+def _checked(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < 2**64:
+        raise ConfigurationError(
+            f"got {shown(seed)}", where="seed", suggestion="a seed is a whole number from 0 to 2**64 − 1"
+        )
+    return int(seed)

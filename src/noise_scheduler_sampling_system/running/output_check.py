@@ -1,0 +1,189 @@
+"""One look at a model's first output: whether it is what the config says that the model predicts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config.prediction import PREDICTION_TYPES, conversion
+from ..schedules.path import Level
+from ..schedules.times import traced
+from ..support.errors import ConfigurationError
+
+__all__ = ["Look", "Moments", "likely_types"]
+
+logger = logging.getLogger(__name__)
+
+#: So many entries of a batch are enough, and fewer say nothing.
+_MOST, _LEAST = 2**16, 64
+#: A look is taken where noise outweighs signal so far: then the state is known, all but noise.
+_LARGEST_SNR: Final = 0.25
+#: Data is taken to be no wider than this, if another type makes it three times as narrow. Images in [-1, 1] and
+#: scaled latents have standard deviations of 0.2 to 1.5.
+_WIDEST, _TIMES = 2.5, 3.0
+
+#: The models that were looked at, with the types that they were compared with.
+_SEEN: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+
+
+class Moments(NamedTuple):
+    """Means over the entries of a batch: of x², of x·output and of output²."""
+
+    xx: float
+    xo: float
+    oo: float
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What an output means if it is of one type.
+
+    Attributes:
+        noise: ⟨ε, x⟩/σ; 1 for a perfect model, since E⟨E[ε|x], x⟩ = E⟨ε, x⟩ = σ.
+        power: ⟨ε²⟩; at most 1, as the power of a conditional mean of unit noise.
+        clean: the root mean square of x₀.
+        correlation: of x₀ and ε; not below 0, for E⟨E[x₀|x], E[ε|x]⟩ = α/σ·E var(x₀|x).
+        width: the root mean square that data has for which this output is right: that of x₀, with what that
+            correlation says is missing of it.
+    """
+
+    noise: float
+    power: float
+    clean: float
+    correlation: float
+    width: float
+
+    @classmethod
+    def of(cls, kind: str, moments: Moments, level: Level) -> _Reading | None:
+        """None where it cannot be of the type, or the type says nothing of x₀ at that level."""
+        _, alpha, sigma = level
+        xx, xo, oo = moments
+        try:
+            a, b = conversion(kind, "sample", alpha, sigma)
+        except ConfigurationError:  # without signal ε is x/σ, whatever the data
+            off = xx / sigma**2 - 2.0 * xo / sigma + oo
+            return cls(1.0, 1.0, 0.0, 0.0, 0.0) if off < 0.05 else None
+        c, d = (1.0 - alpha * a) / sigma, -alpha * b / sigma
+        clean = max(a * a * xx + 2.0 * a * b * xo + b * b * oo, 0.0)
+        noise = max(c * c * xx + 2.0 * c * d * xo + d * d * oo, 0.0)
+        cross = a * c * xx + (a * d + b * c) * xo + b * d * oo
+        # without any signal the two are independent: a correlation of rounding or chance says nothing yet
+        missing = max(cross, 0.0) * sigma / max(alpha, 0.01)
+        correlation = cross / math.sqrt(clean * noise) if clean * noise > 0.0 else 0.0
+        return cls((c * xx + d * xo) / sigma, noise, math.sqrt(clean), correlation, math.sqrt(clean + missing))
+
+    @property
+    def possible(self) -> bool:
+        return self.noise > 0.25 and self.power < 1.5 and self.correlation > -0.5
+
+
+def likely_types(configured: str, moments: Moments, level: Level, *, straight: bool) -> tuple[str, ...]:
+    """The types that an output about all but pure noise is likely of, where it is not of the configured one.
+
+    ε is what x is made of there, x₀ and v hardly depend on x: so an output of another type makes a clean sample
+    that no data has. "v_prediction" and "sample" are each other's negative there and not told apart.
+
+    Args:
+        configured: what the config says.
+        moments: of the state and the output.
+        level: their noise level.
+        straight: whether the path is α + σ = 1. Networks on it predict ε − x₀, not ε, which says nothing at its
+            noisiest level; on other paths not ε − x₀, and v on those that keep the variance.
+
+    Returns:
+        Other types, the likeliest first; none where the configured one is possible, or no other is.
+    """
+    preserving = not straight and level.alpha**2 + level.sigma**2 < 2.0
+    used = {"flow_prediction": straight, "v_prediction": preserving or straight, "epsilon": not straight}
+    considered = [kind for kind in PREDICTION_TYPES if used.get(kind, True) or kind == configured]
+    readings = {kind: _Reading.of(kind, moments, level) for kind in considered}
+    own = readings.pop(configured)
+    others = {kind: reading for kind, reading in readings.items() if reading is not None and reading.possible}
+    if own is None or not others:
+        return ()
+    narrowest = min(reading.width for reading in others.values())
+    if own.possible and not (own.width > _WIDEST and own.width > _TIMES * narrowest):
+        return ()
+    usual = ("flow_prediction", "v_prediction", "epsilon", "sample")
+    near = {kind for kind, reading in others.items() if reading.width <= max(1.5 * narrowest, 0.1)}
+    twins = {"v_prediction", "sample"}
+    if near & twins:
+        near |= {kind for kind in twins & set(others) if others[kind].clean <= 1.2 * others[min(near & twins)].clean}
+    return tuple(sorted(near, key=usual.index))
+
+
+@dataclass(frozen=True)
+class Look:
+    """Looks at the first output of a model, once for each model: three numbers are read, in its first run alone.
+
+    Attributes:
+        model: whose output it is.
+        prediction_type: what the config says of it.
+        straight: whether the path is straight.
+    """
+
+    model: Any
+    prediction_type: str
+    straight: bool
+
+    def around(
+        self, call: Callable[[Tensor, int], Any], levels: Callable[[int], Level]
+    ) -> Callable[[Tensor, int], Any]:
+        """The same call, looked at in passing; the call itself, where the model is known."""
+        if self._seen():
+            return call
+
+        def looking(x: Tensor, row: int) -> Any:
+            output = call(x, row)
+            if not self._seen():
+                self._look(x, output, levels(row))
+            return output
+
+        return looking
+
+    def _seen(self) -> bool:
+        try:
+            return self.prediction_type in _SEEN.get(self.model, ())
+        except TypeError:  # has no hash
+            return False
+
+    def _look(self, x: Tensor, output: Any, level: Level) -> None:
+        if not isinstance(output, Tensor) or x.numel() < _LEAST or not level.sigma > 0.0 or traced():
+            return
+        if level.alpha**2 > _LARGEST_SNR * level.sigma**2 or x.device.type == "meta":
+            return
+        if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can be read in a CUDA graph
+            return
+        with contextlib.suppress(TypeError):  # cannot be referred to weakly
+            _SEEN.setdefault(self.model, set()).add(self.prediction_type)
+        moments = _moments(x, output)
+        likely = () if moments is None else likely_types(self.prediction_type, moments, level, straight=self.straight)
+        if likely:
+            logger.warning(
+                "the model's first output (t = %g) does not look like prediction_type=%r: no data has the clean sample "
+                "that it would stand for. It looks like %s: if the model was trained so, set it in the config",
+                level.t, self.prediction_type, " or ".join(map(repr, likely)),
+            )  # fmt: skip
+
+
+@torch.no_grad()
+def _moments(x: Tensor, output: Tensor) -> Moments | None:
+    """The three means in one read; None where they are not of one shape, not finite, or the model says nothing."""
+    output = output[: len(x)]  # of several branches in one batch, the first
+    if output.ndim > 1 and output.shape[1] == 2 * x.shape[1]:  # a variance beside it
+        output = output[:, : x.shape[1]]
+    if output.shape != x.shape:
+        return None
+    a, b = (each.detach().reshape(-1)[:_MOST].to(torch.float32) for each in (x, output))
+    xx, xo, oo = (torch.stack([a @ a, a @ b, b @ b]) / len(a)).tolist()
+    if not (math.isfinite(xx + xo + oo) and oo > 1e-12 * xx):
+        return None
+    return Moments(xx, xo, oo)

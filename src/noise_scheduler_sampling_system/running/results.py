@@ -1,0 +1,266 @@
+"""What a run hands out: its steps, its resumable state, and its result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..grids.time_grid import TimeGrid
+from ..plans.plan import SamplingPlan
+from ..support.errors import ConfigurationError, shown
+from ..support.files import of_file
+from ..support.tensor_files import read_tensors, write_tensors
+from ..support.values import ByValue
+from .loop import State
+from .noise_keys import Key, Keys
+from .profiling import Profile
+
+__all__ = ["RunState", "SamplingResult", "SamplingStep"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class RunState(ByValue):
+    """A run stopped between two steps: enough to go on, bit for bit.
+
+    Attributes:
+        plan: what is being run.
+        state: where it stands.
+        keys: (seed, index) of each sample's noise.
+        settings: of the pipeline that made it; it can only go on under the same ones.
+        memory: what the guidance remembers (the momentum of APG), by name.
+        noise: the kind of noise, "independent" or "brownian".
+        model: the fingerprint of the model that made it, which is the one to go on with; None: not known.
+
+    Raises:
+        ConfigurationError: a row that the plan does not have, a history without what is still to be read, another
+            number of keys than samples, or a field of another type.
+    """
+
+    plan: SamplingPlan
+    state: State
+    keys: Sequence[Key]
+    settings: dict[str, Any]
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    noise: str = "independent"
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", _checked_keys(self.keys))
+        for name, what, allowed in _problems(self):
+            raise ConfigurationError(what, where=f"RunState.{name}", suggestion=allowed)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state as a safetensors file, whole or not at all."""
+        from safetensors.torch import save
+
+        state = self.state
+        last = {"asked": state.asked, "output": state.output} if state.row == len(self.plan) else {}
+        keys = Keys.of(self.keys).array.view(np.int64)  # a large batch is too much for a text
+        tensors = {
+            "x": state.x,
+            "keys": torch.from_numpy(keys.copy()),
+            **{f"history.{j}": y for j, y in state.history.items()},
+            **{f"memory.{name}": kept for name, kept in self.memory.items()},
+            **{f"last.{name}": kept for name, kept in last.items() if kept is not None},
+        }
+        about = {
+            "format": _FORMAT,
+            "row": state.row,
+            "plan": self.plan.to_dict(),
+            "settings": self.settings,
+            "noise": self.noise,
+            "model": self.model,
+        }
+        data = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        write_tensors(path, "run", about, save, data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> RunState:
+        """Read a state that :meth:`save` wrote, in this version or an earlier one.
+
+        Raises:
+            FileError: missing, malformed, changed since it was saved, of another format, or one that no run can have.
+        """
+        from safetensors.torch import load
+
+        with of_file(path, "is not a saved run", "give a file of RunState.save"):
+            tensors, about = read_tensors(path, "run", load)
+            return _from_parts(tensors, about, device)
+
+
+def _checked_keys(keys: Any) -> Keys:
+    """The keys of a batch.
+
+    Raises:
+        ConfigurationError: no pairs of whole numbers in range.
+    """
+    if isinstance(keys, Keys):
+        return keys
+    pairs: list[Any] = list(keys) if isinstance(keys, Sequence) and not isinstance(keys, str | bytes) else [None]
+    for pair in pairs:
+        valid = isinstance(pair, list | tuple) and len(pair) == 2
+        if not (valid and all(type(n) is int and 0 <= n < 2**64 for n in pair)):
+            raise ConfigurationError(
+                f"got {shown(pair)}",
+                where="RunState.keys",
+                suggestion="give (seed, index) of each sample, from 0 to 2⁶⁴ − 1",
+            )
+    return Keys.of(pairs)
+
+
+def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
+    """What in a state no run can have: the field, what it is, and what is allowed."""
+    state = run.state
+    if not isinstance(run.plan, SamplingPlan) or not isinstance(state, State):
+        yield "state", f"got {type(run.plan).__name__} and {type(state).__name__}", "give a SamplingPlan and a State"
+        return
+    row, x, rows = state.row, state.x, len(run.plan)
+    if type(row) is not int or not 0 <= row <= rows:
+        yield "row", f"got {shown(row)}", f"give a whole number from 0 to {rows}, the rows of the plan"
+        return
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 1:
+        yield "x", f"got {shown(x)}", "give a floating-point tensor of shape (batch, ...)"
+        return
+    if len(run.keys) != len(x):
+        yield "keys", f"there are {len(run.keys)} for a batch of {len(x)}", "give one for each sample"
+    needed = {j for j in range(row) if run.plan.last_use[j] >= row}
+    missing, odd = needed - set(state.history), [j for j in state.history if type(j) is not int or not 0 <= j < row]
+    if missing or odd:
+        what = f"of row {min(missing)} is missing" if missing else f"of row {shown(odd[0])} is not to be read"
+        yield "history", f"the prediction {what}", f"rows {sorted(needed)} are read by the rows to come"
+    for kept in (state.history, run.memory):
+        if not isinstance(kept, Mapping):
+            yield "memory", f"got {type(kept).__name__}", "give tensors by name"
+    known = getattr(state.history, "originals", state.history)  # a look must not copy
+    for j in needed - missing:
+        y = known[j]
+        if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_floating_point():
+            yield "history", f"the prediction of row {j} is {shown(y)}", f"give a tensor of shape {tuple(x.shape)}"
+    if not isinstance(run.settings, Mapping) or not isinstance(run.settings.get("config", {}), Mapping):
+        yield "settings", f"got {shown(run.settings)}", "give the settings of the pipeline that made it"
+    if run.noise not in ("independent", "brownian"):
+        yield "noise", f"got {shown(run.noise)}", "give 'independent' or 'brownian'"
+    if run.model is not None and not isinstance(run.model, str):
+        yield "model", f"got {shown(run.model)}", "give the fingerprint of a model, or None"
+
+
+def _keys_from(numbers: Tensor) -> Keys:
+    if numbers.dtype != torch.int64 or numbers.ndim != 2 or numbers.shape[1] != 2:
+        raise ValueError(f"the keys are {shown(numbers)}")
+    return Keys(np.ascontiguousarray(numbers.numpy()).view(np.uint64))
+
+
+def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.device) -> RunState:
+    """A state from what a file holds.
+
+    Raises:
+        NoiseSamplingError, ValueError: something in it is wrong.
+    """
+    if not isinstance(about, dict) or about.get("format") != _FORMAT or "x" not in tensors:
+        raise ValueError("it is of another format")
+    numbers = tensors.pop("keys", None)
+    if numbers is not None:
+        about = {**about, "keys": _keys_from(numbers)}
+    missing = {"row", "plan", "keys", "settings"} - set(about)
+    if missing:
+        raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{shown(name)} holds NaN or Inf")
+    parts: dict[str, dict[str, Tensor]] = {"history": {}, "memory": {}, "last": {}}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if name != "x" and (kind not in parts or (kind == "history" and not (rest.isascii() and rest.isdecimal()))):
+            raise ValueError(f"it holds a tensor {shown(name)}")
+        if name != "x":
+            parts[kind][rest] = tensor.to(device)
+    history: dict[int, Tensor] = {int(j): y for j, y in parts["history"].items()}
+    last = parts["last"]
+    state = State(about["row"], tensors["x"].to(device), history, last.get("asked"), last.get("output"))
+    kind = about.get("noise", "independent")  # which older files do not say
+    plan = SamplingPlan.from_dict(about["plan"])
+    return RunState(plan, state, about["keys"], about["settings"], parts["memory"], kind, about.get("model"))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A prediction of the clean sample that was computed before its step was copied."""
+
+    clean: Tensor
+
+    def __call__(self) -> Tensor:
+        return self.clean
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingStep(ByValue):
+    """One step of a run.
+
+    Attributes:
+        index: which step, from 0.
+        x: the state after it, shape (B, ...).
+        t: the model time at which the step began.
+        sigma: the noise level σ of x.
+        nfe: model calls so far.
+        first_sample: the number of x's first sample in the whole batch, when it is split.
+        state: to go on from here.
+    """
+
+    index: int
+    x: Tensor
+    t: float
+    sigma: float
+    nfe: int
+    first_sample: int
+    state: RunState
+    _clean: Callable[[], Tensor] = field(compare=False, repr=False)
+
+    @property
+    def pred_original_sample(self) -> Tensor:
+        """The clean sample that the step's last model call predicts, clipped; computed when asked for."""
+        return self._clean()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = (getattr(self, each.name) for each in fields(self) if each.compare)
+        return SamplingStep, (*values, _Known(self.pred_original_sample))
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingResult(ByValue):
+    """A finished run.
+
+    Attributes:
+        samples: shape (B, ...).
+        keys: (seed, index) of each sample: ``seed=[...]`` of the seeds of index 0, or the one
+            common seed, gives them again.
+        steps, nfe: steps and model calls made (of the longest batch, where split).
+        evaluations: how often a network was evaluated for each sample in these calls: once each without
+            guidance, twice with classifier-free guidance (``guidance.evaluations`` tells it beforehand).
+        stopped_early: whether ``early_stopping`` ended the run.
+        calls_saved: model calls that the plan had left then; 0 where the steps are found on the way.
+        profile: with ``profile``, where the time went.
+        plan: what was run. Of steps that were found on the way (of the longest batch, where split), the
+            plan with just these steps: run again, it needs no failed ones.
+        rejected: steps that failed, whose model calls ``nfe`` counts.
+        grid: the noise levels that were found on the way, for any sampler to use; None for a run of a plan.
+    """
+
+    samples: Tensor
+    keys: Sequence[Key]
+    steps: int
+    nfe: int
+    evaluations: int
+    stopped_early: bool
+    calls_saved: int
+    profile: Profile | None
+    plan: SamplingPlan
+    rejected: int = 0
+    grid: TimeGrid | None = None

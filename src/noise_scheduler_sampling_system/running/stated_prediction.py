@@ -1,0 +1,120 @@
+"""What a model says that it predicts, and the comparison with what the config says."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES
+from ..support.data_files import read_json
+from ..support.errors import ConfigurationError
+
+__all__ = ["Statement", "refuse_other_prediction", "stated_prediction", "unwrapped"]
+
+#: Wrappers around a network that change nothing of what it returns.
+_PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+#: Schedulers of diffusers whose ``prediction_type`` is not about what the network returns.
+_PRECONDITIONED = ("EDM", "CosineDPM", "ConsistencyDecoder", "CMStochastic")
+
+
+class Statement(NamedTuple):
+    """What a model predicts, and who says so."""
+
+    prediction_type: str
+    source: str
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside of torch.compile, DataParallel, ``functools.partial`` and its own bound call."""
+    for _ in range(8):
+        inner = getattr(model, "module", None) if type(model).__name__ in _PARALLEL else None
+        inner = getattr(model, "_orig_mod", inner)
+        if isinstance(model, functools.partial):
+            inner = model.func
+        elif inspect.ismethod(model) and model.__name__ in ("__call__", "forward"):
+            inner = model.__self__
+        if inner is None or not callable(inner) or isinstance(getattr(model, "prediction_type", None), str):
+            return model
+        model = inner
+    return model
+
+
+def stated_prediction(model: Any, *, beside: bool = True) -> Statement | None:
+    """What a model says: its attribute ``prediction_type``, or the scheduler saved beside a network of diffusers.
+
+    Args:
+        model: any model.
+        beside: whether the scheduler beside it may speak for it.
+    """
+    inner = unwrapped(model)
+    own = getattr(inner, "prediction_type", None)
+    if isinstance(own, str):
+        kind = PREDICTION_ALIASES.get(own, own)
+        return Statement(kind, f"{type(inner).__name__}.prediction_type") if kind in PREDICTION_TYPES else None
+    place = _origin(inner) if beside else None
+    return None if place is None else _of_scheduler_beside(place)
+
+
+def refuse_other_prediction(
+    model: Any, configured: str, *, by: str = "the config", where: str = "prediction_type", beside: bool = True
+) -> bool:
+    """Raise where a model says that it predicts something else than the config (``by``) does.
+
+    Returns:
+        Whether it says anything.
+
+    Raises:
+        ConfigurationError: it does say something else.
+    """
+    stated = stated_prediction(model, beside=beside)
+    if stated is not None and stated.prediction_type != configured:
+        raise ConfigurationError(
+            f"{by} says {configured!r}, and the model predicts {stated.prediction_type!r} ({stated.source})",
+            where=where,
+            why="its output would be taken for something that it is not, and the samples would be wrong",
+            suggestion=f"say prediction_type={stated.prediction_type!r} there; or, if the model's word is wrong, set "
+            f"model.prediction_type = {configured!r}",
+        )
+    return stated is not None
+
+
+def _origin(model: Any) -> str | None:
+    """Where a network of diffusers was loaded from."""
+    config = getattr(model, "config", None)
+    place = config.get("_name_or_path") if isinstance(config, Mapping) else getattr(config, "_name_or_path", None)
+    return str(place) if isinstance(place, str | os.PathLike) and str(place) else None
+
+
+@functools.lru_cache(maxsize=64)
+def _of_scheduler_beside(place: str) -> Statement | None:
+    for file in _scheduler_files(place):
+        try:
+            config = read_json(file)
+        except OSError:  # which FileError is
+            continue
+        name = str(config.get("_class_name", "")) if isinstance(config, dict) else ""
+        if not name or name.startswith(_PRECONDITIONED):
+            return None
+        kind = "flow_prediction" if name.startswith("FlowMatch") else config.get("prediction_type")
+        kind = "sample" if kind == "original_sample" else kind
+        return Statement(kind, f"the {name} beside it, {file}") if kind in PREDICTION_TYPES else None
+    return None
+
+
+def _scheduler_files(place: str) -> list[Path]:
+    """Where the scheduler may lie: in the folder of the pipeline, or in the hub's cache; nothing is fetched."""
+    name = Path("scheduler", "scheduler_config.json")
+    found = [Path(place, name), Path(place).parent / name]
+    hub = sys.modules.get("huggingface_hub")
+    if hub is not None and not Path(place).exists():
+        try:
+            cached = hub.try_to_load_from_cache(place, name.as_posix())
+        except Exception:  # not the name of a repository
+            cached = None
+        found += [Path(cached)] if isinstance(cached, str) else []
+    return [file for file in found if file.is_file()]

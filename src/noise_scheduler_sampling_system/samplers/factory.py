@@ -1,0 +1,77 @@
+"""Samplers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import Enum
+from typing import Any
+
+from ..config.registries import SAMPLERS
+from ..config.sampler_aliases import Resolved, resolve
+from ..config.settings import NoiseSchedulerConfig, default_spacing, spacing_of
+from ..schedules.factory import NoiseSchedulerFactory
+from ..schedules.path import NoisePath
+from ..support.class_factory import ClassFactory
+from ..support.errors import ConfigurationError
+from ..support.registry import Registry
+from .base import BaseSampler
+
+__all__ = ["SamplerFactory"]
+
+
+class SamplerFactory(ClassFactory):
+    """Samplers by name."""
+
+    registry = SAMPLERS
+    base = BaseSampler
+
+    @classmethod
+    def create(
+        cls,
+        method: str | Enum | type[BaseSampler] | BaseSampler,
+        scheduler: NoisePath | NoiseSchedulerConfig | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> BaseSampler:
+        """A sampler by member, value, registered name, class or example, on a noise schedule.
+
+        Args:
+            method: which sampler; a sampler object keeps its options. Names of diffusers, k-diffusion,
+                ComfyUI and web interfaces are understood (names.py); one that implies a spacing
+                ("DPM++ 2M Karras") sets it.
+            scheduler: the noise schedule, or the config of one (default: linear).
+            options: the sampler's own options, e.g. ``eta``.
+
+        Raises:
+            ConfigurationError: an unknown name or option.
+        """
+        if not isinstance(scheduler, NoisePath):
+            scheduler = NoiseSchedulerFactory.create(scheduler)
+        if isinstance(method, BaseSampler):
+            return method.on(scheduler, **options)
+        if isinstance(method, type):
+            made: BaseSampler = cls._derived(method, "create")(scheduler, **options)
+            return made
+        meant = resolve(method)
+        if meant.spacing is not None or meant.spacing_options:
+            scheduler = _respaced(scheduler, meant, Registry.key(method))
+        sampler: BaseSampler = SAMPLERS.get(meant.sampler)(scheduler, **{**meant.options, **options})
+        return sampler
+
+
+def _respaced(scheduler: NoisePath, meant: Resolved, name: str) -> NoisePath:
+    """The noise schedule with the spacing that a sampler's name implies."""
+    config = scheduler.config
+    given = config.timestep_spacing
+    chosen_already = given not in ("auto", "leading", default_spacing(config), meant.spacing)
+    if chosen_already and not meant.firm:
+        meant = replace(meant, spacing=None)
+    if chosen_already and meant.spacing is not None:
+        raise ConfigurationError(
+            f"the sampler {name!r} implies the spacing {meant.spacing!r}, and the config asks for {given!r}",
+            where="timestep_spacing",
+            suggestion=f"name the sampler {meant.sampler!r}, or set timestep_spacing={meant.spacing!r} in the config",
+        )
+    chosen = meant.spacing or spacing_of(config, SAMPLERS.get(meant.sampler).spacing)
+    options = {**meant.spacing_options, **config.spacing_options}
+    return scheduler.spaced(chosen, options)

@@ -1,0 +1,145 @@
+"""The settings of published models by the names that users know: ``NoiseSchedulerConfig.preset("sdxl")``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..config.registries import PRESETS
+from ..config.settings import Options
+from .continuous import resolution_shift
+
+__all__ = ["Preset"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What was published with a model.
+
+    Attributes:
+        fields: the config's fields that are not its defaults.
+        sampler, steps: what its authors sample with, where they say so.
+        source: where the settings come from.
+        note: what else is to be known.
+    """
+
+    fields: Mapping[str, Any]
+    source: str
+    sampler: str | None = None
+    steps: int | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", Options(self.fields))
+
+
+_LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+_SD = {**_LATENT, "timestep_spacing": "leading", "steps_offset": 1}
+_COGVIDEO = {
+    **_LATENT, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
+}  # fmt: skip
+_EDM = {"beta_schedule": "edm", "schedule_options": {"sigma_min": 0.002, "sigma_max": 80.0}}
+_RAW_EDM = "for the raw network, wrap it in models.EDMPreconditioned"
+
+
+def _flow(shift: float, **options: float) -> dict[str, Any]:
+    return {"beta_schedule": "flow", "schedule_options": {"shift": shift, **options}}
+
+
+def _add(name: str, fields: Mapping[str, Any], source: str, *aliases: str, **more: Any) -> None:
+    PRESETS.register(name, Preset(fields, source, **more))
+    PRESETS.alias(name, *aliases, of=name)
+
+
+_add(
+    "stable-diffusion-1.5", _SD, "scheduler config of runwayml/stable-diffusion-v1-5", "sd15", "sd-1.5", "sd1",
+    "stable-diffusion-v1-5", "stable-diffusion-1.4", "stable-diffusion-v1-4", "sd14", sampler="pndm", steps=50,
+)  # fmt: skip
+_add(
+    "stable-diffusion-2.1", {**_SD, "prediction_type": "v_prediction"},
+    "scheduler config of stabilityai/stable-diffusion-2-1", "sd21", "sd2", "stable-diffusion-2", sampler="ddim",
+    steps=50,
+)  # fmt: skip
+_add(
+    "stable-diffusion-2.1-base", _SD, "scheduler config of stabilityai/stable-diffusion-2-1-base", "sd21-base",
+    "sd2-base", "stable-diffusion-2-base", sampler="pndm", steps=50,
+)  # fmt: skip
+_add(
+    "sdxl", _SD, "scheduler config of stabilityai/stable-diffusion-xl-base-1.0", "stable-diffusion-xl", "sdxl-base",
+    "stable-diffusion-xl-base-1.0", sampler="euler", steps=50,
+)  # fmt: skip
+_add(
+    "sdxl-turbo", {**_LATENT, "timestep_spacing": "trailing"}, "scheduler config of stabilityai/sdxl-turbo", "sd-turbo",
+    sampler="ancestral", steps=1, note="trained without guidance: guidance_scale=1",
+)  # fmt: skip
+_add(
+    "sdxl-lightning", {**_LATENT, "timestep_spacing": "trailing"}, "model card of ByteDance/SDXL-Lightning",
+    sampler="euler", steps=4, note="trained without guidance: guidance_scale=1",
+)  # fmt: skip
+_add(
+    "pixart-alpha", {"beta_start": 0.0001, "beta_end": 0.02, "timestep_spacing": "linspace",
+                     "variance_type": "learned_range"},
+    "scheduler config of PixArt-alpha/PixArt-XL-2-1024-MS; Chen et al. 2023, arXiv 2310.00426", "pixart",
+    "pixart-sigma", sampler="dpmpp_2m", steps=20, note="the network returns the variance in a second half of channels",
+)  # fmt: skip
+_add(
+    "dit-xl-2", {"beta_start": 0.0001, "beta_end": 0.02, "variance_type": "learned_range"},
+    "Peebles & Xie 2022, arXiv 2212.09748", "dit", "dit-imagenet256", sampler="ddpm", steps=250,
+)  # fmt: skip
+_add(
+    "ddpm-cifar10", {"variance_type": "fixed_large", "clip_sample": True}, "Ho et al. 2020, arXiv 2006.11239, §4",
+    "ddpm", "ddpm-cifar10-32", sampler="ddpm", steps=1000,
+)  # fmt: skip
+_add(
+    "iddpm-imagenet64",
+    {"beta_schedule": "cosine", "num_train_timesteps": 4000, "variance_type": "learned_range", "clip_sample": True},
+    "Nichol & Dhariwal 2021, arXiv 2102.09672", "iddpm", "improved-ddpm", sampler="ddpm", steps=250,
+)  # fmt: skip
+_add(
+    "adm-imagenet256", {"variance_type": "learned_range", "clip_sample": True},
+    "Dhariwal & Nichol 2021, arXiv 2105.05233", "adm", "guided-diffusion", sampler="ddpm", steps=250,
+)  # fmt: skip
+_add(
+    "edm-cifar10", _EDM, "Karras et al. 2022, arXiv 2206.00364, Table 1", "edm", sampler="heun", steps=18,
+    note=_RAW_EDM,
+)  # fmt: skip
+_add(
+    "edm-imagenet64", _EDM, "Karras et al. 2022, arXiv 2206.00364, Table 1", "edm-ffhq", "edm-afhqv2",
+    sampler="heun", steps=40, note=_RAW_EDM,
+)  # fmt: skip
+_add(
+    "edm2-imagenet512", _EDM, "Karras et al. 2023, arXiv 2312.02696", "edm2", "edm2-imagenet64", sampler="heun",
+    steps=32, note=_RAW_EDM,
+)  # fmt: skip
+_add(
+    "cogvideox-2b", {**_COGVIDEO, "schedule_options": {"snr_shift": math.sqrt(3.0)}},
+    "scheduler config of THUDM/CogVideoX-2b (snr_shift_scale 3)", "cogvideox", sampler="ddim", steps=50,
+)  # fmt: skip
+_add("cogvideox-5b", _COGVIDEO, "scheduler config of THUDM/CogVideoX-5b (snr_shift_scale 1)", sampler="ddim", steps=50)
+_add(
+    "stable-cascade", {"beta_schedule": "wuerstchen"}, "DDPMWuerstchenScheduler of diffusers", "wuerstchen",
+    "wuerstchen-v2", sampler="ddpm", steps=20, note="larger images: ShiftedSNR(path, shift)",
+)  # fmt: skip
+_add(
+    "sd3", _flow(3.0), "scheduler config of stabilityai/stable-diffusion-3-medium; Esser et al. 2024, arXiv 2403.03206",
+    "stable-diffusion-3", "sd3.5", "stable-diffusion-3.5", "sd3-medium", "sd3.5-large", sampler="euler", steps=28,
+)  # fmt: skip
+_add(
+    "flux-dev", _flow(resolution_shift(4096), time_scale=1.0),
+    "scheduler config of black-forest-labs/FLUX.1-dev", "flux", "flux.1-dev", sampler="euler", steps=50,
+    note="the shift is that of 1024×1024 (4,096 tokens); others: resolution_shift(tokens)",
+)  # fmt: skip
+_add(
+    "flux-schnell", _flow(1.0, time_scale=1.0), "scheduler config of black-forest-labs/FLUX.1-schnell",
+    "flux.1-schnell", sampler="euler", steps=4, note="trained without guidance: guidance_scale=1",
+)  # fmt: skip
+_add(
+    "wan-2.1-480p", _flow(3.0), "documentation of Wan 2.1 in diffusers (flow_shift 3 for 480p)", "wan-480p",
+    sampler="unipc", steps=50,
+)  # fmt: skip
+_add(
+    "wan-2.1-720p", _flow(5.0), "documentation of Wan 2.1 in diffusers (flow_shift 5 for 720p)", "wan", "wan-720p",
+    "wan-2.1", sampler="unipc", steps=50,
+)  # fmt: skip

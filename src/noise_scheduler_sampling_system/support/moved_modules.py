@@ -1,0 +1,130 @@
+"""Module names of version 1.3: imports and pickles that use them find the modules at their new places.
+
+The names stay for one version.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Final, final
+
+__all__ = ["MOVED", "find_moved_modules"]
+
+_ROOT: Final = __name__.split(".", maxsplit=1)[0]
+
+#: Old name → new name, both below the package's root.
+MOVED: Final = {
+    "adaptive": "pipeline.adaptive_run",
+    "arguments": "support.argument_checks",
+    "batching": "running.batching",
+    "bind": "running.bound_plan",
+    "brownian": "running.brownian",
+    "builder": "plans.builder",
+    "callbacks": "running.callbacks",
+    "check_sampler": "analysis.check_sampler",
+    "cli": "app.command_line",
+    "clipping": "running.clipping",
+    "curves": "support.curves",
+    "demo": "app.demo",
+    "distribution": "analysis.step_probabilities",
+    "early_stopping": "running.early_stopping",
+    "ems": "samplers.model_statistics",
+    "errors": "support.errors",
+    "factory": "samplers.factory",
+    "files": "support.files",
+    "fingerprint": "running.model_fingerprint",
+    "fused": "running.kernels",
+    "guidance.guided": "guidance.evaluate",
+    "guidance.program": "guidance.compile",
+    "guidance.sources": "guidance.directions",
+    "image_start": "grids.image_start",
+    "integrations.diffusers.backbones": "integrations.diffusers.pipelines.backbones",
+    "integrations.diffusers.backbones.base": "integrations.diffusers.pipelines.backbones.base",
+    "integrations.diffusers.backbones.transformers": "integrations.diffusers.pipelines.backbones.transformers",
+    "integrations.diffusers.backbones.unets": "integrations.diffusers.pipelines.backbones.unets",
+    "integrations.diffusers.choice": "integrations.diffusers.scheduler.user_choice",
+    "integrations.diffusers.generate": "integrations.diffusers.pipelines.generate",
+    "integrations.diffusers.handover": "integrations.diffusers.scheduler.handover",
+    "integrations.diffusers.impulses": "plans.tracing.symbolic_tensors",
+    "integrations.diffusers.levels": "plans.tracing.queried_levels",
+    "integrations.diffusers.looks": "integrations.diffusers.scheduler.looks",
+    "integrations.diffusers.output": "integrations.diffusers.scheduler.output",
+    "integrations.diffusers.program": "integrations.diffusers.scheduler.program",
+    "integrations.diffusers.recipe": "integrations.diffusers.scheduler.compile_request",
+    "integrations.diffusers.request": "integrations.diffusers.pipelines.image_request",
+    "integrations.diffusers.runs": "integrations.diffusers.scheduler.run_registry",
+    "integrations.diffusers.splice": "integrations.diffusers.scheduler.splice",
+    "integrations.diffusers.tables": "integrations.diffusers.scheduler.run_tables",
+    "integrations.diffusers.tokens": "integrations.diffusers.scheduler.tokens",
+    "integrations.diffusers.trace": "plans.tracing.trace",
+    "integrations.diffusers.visited": "integrations.diffusers.reading.scheduler_levels",
+    "integrations.diffusers.words": "integrations.diffusers.scheduler.words",
+    "inversion": "analysis.inversion",
+    "job": "pipeline.job",
+    "keys": "running.noise_keys",
+    "keywords": "config.keyword_advice",
+    "likelihood": "analysis.likelihood",
+    "look": "running.output_check",
+    "model": "running.model_adapter",
+    "moments": "plans.gaussian_moments",
+    "names": "config.sampler_aliases",
+    "noise": "running.noise",
+    "options": "config.options",
+    "plan": "plans.plan",
+    "plan_content": "plans.plan_content",
+    "prediction": "config.prediction",
+    "prepare": "pipeline.request",
+    "presets": "schedules.presets",
+    "profiling": "running.profiling",
+    "recommend": "analysis.recommend",
+    "registry": "support.registry",
+    "results": "running.results",
+    "rowwise": "analysis.row_walk",
+    "run": "running.loop",
+    "schedules.checks": "schedules.path_checks",
+    "setup": "pipeline.compiled",
+    "signatures": "pipeline.keyword_types",
+    "spacings": "grids.spacings",
+    "stated": "running.stated_prediction",
+    "stepping": "pipeline.step_only_run",
+    "system": "pipeline.system",
+    "tables": "support.data_files",
+    "tensors": "support.tensor_files",
+    "values": "support.values",
+}  # fmt: skip
+
+
+@final
+class _Finder(MetaPathFinder):
+    """Finds a moved module under its old name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        new = MOVED.get(fullname.removeprefix(f"{_ROOT}."))
+        if new is None or not fullname.startswith(f"{_ROOT}."):
+            return None
+        return ModuleSpec(fullname, _Alias(f"{_ROOT}.{new}"))
+
+
+@final
+class _Alias(Loader):
+    """Loads a module under a second name: both names then stand for the same module object."""
+
+    def __init__(self, new: str) -> None:
+        self._new = new
+
+    def exec_module(self, module: ModuleType) -> None:
+        # the import system returns what stands in sys.modules after this call
+        sys.modules[module.__name__] = importlib.import_module(self._new)
+
+
+def find_moved_modules() -> None:
+    """Make the old names importable. Calling it again changes nothing."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())  # before the finder of files, which takes an emptied folder for a package

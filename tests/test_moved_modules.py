@@ -1,0 +1,47 @@
+"""Module names and pickles of version 1.3, before the modules moved into packages, are found."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from noise_scheduler_sampling_system.support.moved_modules import MOVED
+from test_copies import VALUES, equal
+
+ROOT = "noise_scheduler_sampling_system"
+ARCHIVE = Path(__file__).parent / "data" / "values_of_version_1_3.zip"
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_an_old_module_name_is_the_new_module(old, new):
+    module = importlib.import_module(f"{ROOT}.{old}")
+    assert module is importlib.import_module(f"{ROOT}.{new}")
+    assert module.__name__ == f"{ROOT}.{new}"
+    assert module.__spec__.name == f"{ROOT}.{new}"
+
+
+def test_values_that_version_1_3_pickled_are_read():
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        values = {name: pickle.loads(archive.read(name)) for name in archive.namelist()}
+    assert len(values) > 70
+    measured = {"result"}  # its profile holds times
+    unequal = [name for name, value in values.items() if name not in measured and not equal(value, VALUES[name])]
+    assert unequal == []
+    assert torch.equal(values["result"].samples, VALUES["result"].samples)
+
+
+def test_an_old_name_is_found_where_the_new_one_was_not_imported():
+    code = f"import {ROOT}.cli as old, {ROOT}.app.command_line as new; assert old is new; import {ROOT}.rowwise"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_other_name_is_found():
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(f"{ROOT}.nothing_here")
