@@ -31,11 +31,7 @@ from noise_scheduler_sampling_system.config.registries import SPACINGS
 from noise_scheduler_sampling_system.grids.spacings import AYS_SIGMAS, _beta_quantiles
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
 
-OWN = [
-    n
-    for n in SPACINGS
-    if SPACINGS.get(n).__module__ == "noise_scheduler_sampling_system.grids.time_grid.time_grid.spacings"
-]
+OWN = [n for n in SPACINGS if SPACINGS.get(n).__module__ == "noise_scheduler_sampling_system.grids.spacings"]
 BY_TIMESTEP = ("leading", "leading_dpm", "trailing", "linspace", "sgm_uniform", "beta")
 V = {"prediction_type": "v_prediction"}
 SD = NoiseSchedulerFactory.create(NoiseSchedulerConfig.preset("sd15"))

@@ -276,7 +276,7 @@ def test_twins_whose_noise_is_a_brownian_motion(name, monkeypatch):
     pipe = build("sd", scheduler)
     expected = images(pipe, "sd", steps=5)
     feed = iter(draws)
-    ours = "noise_scheduler_sampling_system.integrations.diffusers.scheduler.plan_scheduler.plan_scheduler.run_registry.randn_tensor"
+    ours = "noise_scheduler_sampling_system.integrations.diffusers.scheduler.run_registry.randn_tensor"
     monkeypatch.setattr(ours, lambda *_, **__: next(feed))
     independent = {"method": "dpmpp_sde", "brownian": False} if name == "DPMSolverSDEScheduler" else {}
     pipe.scheduler = PlanScheduler.from_config(scheduler, **independent)
