@@ -32,9 +32,8 @@ from noise_scheduler_sampling_system import (
     SamplingMethod,
 )
 from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES
+from places import ROOT, SEED
 
-ROOT = Path(__file__).parents[1]
-SEED = Path(__file__).parent / "data" / "seed.md"
 SCHEDULE_NAMES = ("linear", "cosine", "quadratic", "sigmoid", "exponential")
 SAMPLER_NAMES = ("ddpm", "ddim", "pndm", "ancestral", "euler", "heun")
 

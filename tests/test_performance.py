@@ -14,28 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
 from noise_scheduler_sampling_system.running.bound_plan import bind_for
 from noise_scheduler_sampling_system.running.loop import State, run
+from operations import HOST_READS, Count
 
 STEPS = 12
 SMALL, LARGE = (1, 4, 32, 32), (2, 4, 128, 128)
-VIEWS = {"view", "_unsafe_view", "reshape", "unbind", "select", "expand", "slice", "split", "alias", "detach", "chunk"}
-HOST_READS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero"}
-
-
-class Count(TorchDispatchMode):
-    """Every operation that PyTorch dispatches: its name, and the sizes it works on."""
-
-    def __init__(self):
-        super().__init__()
-        self.names: list[str] = []
-        self.largest: list[int] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.__name__.split(".")[0]
-        if name not in VIEWS:
-            self.names.append(name)
-            tensors = [a for a in args if isinstance(a, torch.Tensor)]
-            self.largest.append(max((t.numel() for t in tensors), default=0))
-        return function(*args, **(kwargs or {}))
 
 
 def counted(method, shape, clip=False, **options):

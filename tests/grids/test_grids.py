@@ -30,6 +30,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.config.registries import SPACINGS
 from noise_scheduler_sampling_system.grids.spacings import AYS_SIGMAS, _beta_quantiles
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
+from places import ROOT
 
 OWN = [n for n in SPACINGS if SPACINGS.get(n).__module__ == "noise_scheduler_sampling_system.grids.spacings"]
 BY_TIMESTEP = ("leading", "leading_dpm", "trailing", "linspace", "sgm_uniform", "beta")
@@ -604,11 +605,10 @@ def test_other_libraries_names(alias, name):
 
 
 def test_the_documentation_lists_every_name():
-    from pathlib import Path
 
     from noise_scheduler_sampling_system.config.registries import PRESETS, SCHEDULES
 
-    text = (Path(__file__).parents[1] / "docs" / "paths-and-grids.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "paths-and-grids.md").read_text(encoding="utf-8")
     package = "noise_scheduler_sampling_system."
     paths = [name for name in SCHEDULES if SCHEDULES.get(name).__module__.startswith(package)]
     for kind, names in (("path", paths), ("spacing", OWN), ("preset", list(PRESETS))):

@@ -7,7 +7,6 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.config.options import parameters_of
 from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES, SPACINGS
+from places import ROOT
 
 SAMPLER_OPTIONS = [(name, option) for name in SAMPLERS for option in SAMPLERS.get(name).declared_options]
 SCHEDULE_OPTIONS = [(name, option) for name in SCHEDULES for option in SCHEDULES.get(name).declared_options]
@@ -147,7 +147,7 @@ def test_levels_next_to_pure_noise_are_told_apart(beta_end, spacing, sampler):
 
 def test_random_settings_end_in_samples_or_in_the_own_error():
     """A small part of what ``tools/fuzz_settings.py`` runs."""
-    where = Path(__file__).parents[1] / "tools" / "fuzz_settings.py"
+    where = ROOT / "tools" / "fuzz_settings.py"
     spec = importlib.util.spec_from_file_location("fuzz_settings", where)
     fuzz = importlib.util.module_from_spec(spec)
     sys.modules["fuzz_settings"] = fuzz

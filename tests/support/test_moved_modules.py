@@ -7,16 +7,16 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
 
 from noise_scheduler_sampling_system.support.moved_modules import MOVED
-from test_copies import VALUES, equal
+from places import DATA
+from public_values import VALUES, equal
 
 ROOT = "noise_scheduler_sampling_system"
-ARCHIVE = Path(__file__).parent / "data" / "values_of_version_1_3.zip"
+ARCHIVE = DATA / "values_of_version_1_3.zip"
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())

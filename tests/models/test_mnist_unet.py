@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import sys
 from importlib import import_module, resources
-from pathlib import Path
 
 import mnist_unet as bench
 import numpy as np
@@ -16,8 +15,8 @@ from scipy.linalg import sqrtm
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, models
 from noise_scheduler_sampling_system.models import mnist
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = "noise_scheduler_sampling_system.models"
 CONFIG = NoiseSchedulerConfig(prediction_type="v_prediction", timestep_spacing="kl_optimal")
 MEGABYTE = 1_000_000

@@ -7,7 +7,6 @@ import itertools
 import json
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.support.data_files import read_table, write_table
+from places import ROOT
 
 
 def doubled(levels: int, start: str, line: str) -> str:
@@ -225,7 +225,7 @@ def test_no_plan_of_the_library_is_refused(method, tmp_path):
 
 def test_changed_files_of_every_kind_are_read_or_refused(tmp_path):
     """A small part of what ``tools/fuzz_files.py`` runs."""
-    where = Path(__file__).parents[1] / "tools" / "fuzz_files.py"
+    where = ROOT / "tools" / "fuzz_files.py"
     spec = importlib.util.spec_from_file_location("fuzz_files", where)
     fuzz = importlib.util.module_from_spec(spec)
     sys.modules["fuzz_files"] = fuzz

@@ -9,7 +9,6 @@ import os
 import pickle
 import re
 import stat
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,9 +42,9 @@ from noise_scheduler_sampling_system.running.clipping import clip_of, dynamic_th
 from noise_scheduler_sampling_system.support.data_files import read_table, write_table
 from noise_scheduler_sampling_system.support.files import write_atomic
 from noise_scheduler_sampling_system.support.registry import Registry, did_you_mean
+from places import SEED
 
 Config = NoiseSchedulerConfig
-SEED = Path(__file__).parent / "data" / "seed.md"
 
 
 @pytest.fixture

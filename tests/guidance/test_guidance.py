@@ -41,7 +41,7 @@ from noise_scheduler_sampling_system.guidance import (
 from noise_scheduler_sampling_system.models import GaussianMixtureModel, GaussianModel
 from noise_scheduler_sampling_system.running.clipping import dynamic_threshold
 from noise_scheduler_sampling_system.running.loop import State
-from test_performance import HOST_READS, Count
+from operations import HOST_READS, Count
 
 STEPS, BATCH, SIZE = 5, 3, 6
 MEANS = torch.randn(4, SIZE, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
