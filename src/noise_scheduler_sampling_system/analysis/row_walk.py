@@ -81,8 +81,8 @@ class Rows:
                 f"the sampler {plan.sampler} has only step()", where="sampler", suggestion="use one that writes plans"
             )
         start, network = job.by_hand()
-        steps = (step for program in job.guided.programs if program is not None for step in program.steps)
-        return cls(job.course, network, job.noise, start.x, any(step.memory is not None for step in steps))
+        functions = (each for row in job.guided.rows if row is not None for each in row.functions)
+        return cls(job.course, network, job.noise, start.x, any(each.memory is not None for each in functions))
 
     def after(self, state: State, noise: Noise | None = None) -> State:
         """The state after one more row, with what was asked and answered; everything is checked to be finite."""

@@ -15,10 +15,11 @@ from ..grids.time_grid import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.compile import follows_the_run
 from ..pipeline.pipeline import DiffusionPipeline
-from ..pipeline.request import as_rows, checked_scale, refuse_scale_without_condition
+from ..pipeline.request import as_rows, refuse_scale_without_condition
 from ..running.model_adapter import map_tensors
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
+from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
 from .search import STAGES
 from .table import check_history
@@ -95,7 +96,7 @@ def scale_of(scale: Any, condition: Any) -> float | None:
     """A guidance scale that has something to act on; None: the default, or nothing to guide."""
     if scale is None:
         return None
-    number = checked_scale(scale)
+    number = checked_number(scale, "guidance_scale")
     if not condition:
         refuse_scale_without_condition(number)
         return None

@@ -18,11 +18,12 @@ from torch import Tensor
 from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES, conversion
 from ..plans.builder import Form
 from ..schedules.path import Level
+from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError, shown
 from ..support.registry import did_you_mean
 from ..support.values import ByValue
 
-__all__ = ["Branch", "Formula", "Given", "Guidance", "Made", "Moment", "Scale", "checked_scale", "number", "scale_at"]
+__all__ = ["Branch", "Formula", "Given", "Guidance", "Moment", "Scale", "TensorFunction", "checked_scale", "scale_at"]
 
 
 @dataclass(frozen=True)
@@ -64,24 +65,6 @@ _RAMPS: Mapping[str, Callable[[float], float]] = {
 }
 
 
-def number(value: Any, where: str, low: float = -math.inf, high: float = math.inf, *, finite: bool = True) -> float:
-    """A number within bounds.
-
-    Raises:
-        ConfigurationError: anything else.
-    """
-    try:
-        valid = not isinstance(value, bool | str) and low <= value <= high and not (finite and math.isinf(value))
-        float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        valid = False
-    if not valid:
-        kind = "a finite number" if finite else "a number"
-        bounds = "" if (low, high) == (-math.inf, math.inf) else f" from {low:g} to {high:g}"
-        raise ConfigurationError(f"got {shown(value)}", where=where, suggestion=f"give {kind}{bounds}")
-    return float(value)
-
-
 def checked_scale(scale: Any, where: str) -> Scale:
     """A scale, as far as it can be checked without a run.
 
@@ -97,8 +80,8 @@ def checked_scale(scale: Any, where: str) -> Scale:
                 where=where,
                 suggestion='give ("linear" or "cosine", start, end), e.g. ("linear", 1, 7)',
             )
-        return (scale[0], number(scale[1], where), number(scale[2], where))
-    return number(scale, where)
+        return (scale[0], checked_number(scale[1], where), checked_number(scale[2], where))
+    return checked_number(scale, where)
 
 
 def scale_at(scale: Scale, moment: Moment, where: str) -> float:
@@ -110,7 +93,7 @@ def scale_at(scale: Scale, moment: Moment, where: str) -> float:
     if isinstance(scale, tuple):
         ramp, start, end = scale
         return start + (end - start) * _RAMPS[ramp](moment.fraction)
-    return number(scale(moment), f"{where} at step {moment.step}") if callable(scale) else scale
+    return checked_number(scale(moment), f"{where} at step {moment.step}") if callable(scale) else scale
 
 
 class Given:
@@ -136,7 +119,7 @@ class Branch:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class TensorFunction:
     """A tensor made by a function at run time.
 
     Attributes:
@@ -172,7 +155,7 @@ class Formula:
     opposed: bool
     branches: list[Branch]
     position: int = 0
-    made_so_far: list[Made] = field(default_factory=list)
+    functions: list[TensorFunction] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.x = Form({("x", 0): 1.0})
@@ -238,10 +221,10 @@ class Formula:
         return form * conversion(quantity, self.prediction_type, level.alpha, level.sigma).y_factor
 
     def make(self, function: Callable[..., Any], *forms: Form, memory: str | None = None, tracks: bool = False) -> Form:
-        """What a function makes of the tensors that forms stand for; see :class:`Made`."""
+        """What a function makes of the tensors that forms stand for; see :class:`TensorFunction`."""
         name = None if memory is None else f"{self.position}.{memory}"
-        self.made_so_far.append(Made(function, forms, name, tracks))
-        return Form({("made", len(self.made_so_far) - 1): 1.0})
+        self.functions.append(TensorFunction(function, forms, name, tracks))
+        return Form({("made", len(self.functions) - 1): 1.0})
 
     def _converted(self, source: str, target: str, form: Form) -> Form:
         if source == target:

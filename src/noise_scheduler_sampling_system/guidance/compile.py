@@ -16,9 +16,9 @@ from ..plans.plan import SamplingPlan
 from ..running.kernels import pair
 from ..schedules.path import Level
 from ..support.errors import ConfigurationError, shown
-from .base import Branch, Formula, Given, Guidance, Made, Moment
+from .base import Branch, Formula, Given, Guidance, Moment, TensorFunction
 
-__all__ = ["Program", "checked_sequence", "compiled", "evaluations", "follows_the_run", "programs_of"]
+__all__ = ["RowGuidance", "checked_sequence", "compile_guidance", "evaluations", "follows_the_run", "guidance_of_rows"]
 
 #: A linear form, without its zeros.
 Terms = tuple[tuple[Symbol, float], ...]
@@ -26,8 +26,8 @@ X: Symbol = ("x", 0)
 
 
 @dataclass(frozen=True)
-class Step:
-    """One function to run; see :class:`Made`."""
+class CompiledFunction:
+    """One function to run; see :class:`TensorFunction`."""
 
     symbol: Symbol
     function: Callable[..., Any]
@@ -37,52 +37,52 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class RowGuidance:
     """What happens at one row.
 
     Attributes:
-        asked: the branches that are evaluated, by number.
-        steps: functions, in order.
+        evaluated: the branches that are evaluated, by number.
+        functions: to run, in order.
         value: the guided output.
         null: the unconditional output, where the plan's row reads it.
     """
 
-    asked: tuple[int, ...]
-    steps: tuple[Step, ...]
+    evaluated: tuple[int, ...]
+    functions: tuple[CompiledFunction, ...]
     value: Terms
     null: Terms | None
 
     @property
     def plain(self) -> bool:
         """Whether the output is that of a single branch, as it is."""
-        only = ((("branch", self.asked[0]), 1.0),) if len(self.asked) == 1 else None
-        return not self.steps and self.value == only and self.null in (None, only)
+        only = ((("branch", self.evaluated[0]), 1.0),) if len(self.evaluated) == 1 else None
+        return not self.functions and self.value == only and self.null in (None, only)
 
     @property
     def weight(self) -> float | None:
         """w where the output is the mixture w·first + (1 − w)·second of two branches, and nothing else."""
-        mixes = [symbol for symbol, _ in self.value] == [("branch", i) for i in self.asked]
+        mixes = [symbol for symbol, _ in self.value] == [("branch", i) for i in self.evaluated]
         mixes = mixes and _is_mixture([factor for _, factor in self.value])
-        return self.value[0][1] if mixes and not self.steps and self.null is None else None
+        return self.value[0][1] if mixes and not self.functions and self.null is None else None
 
     @property
     def largest_factor(self) -> float:
         """The largest number that a tensor is multiplied by; NaN where one is not finite."""
-        forms = (self.value, self.null or (), *(form for step in self.steps for form in step.forms))
+        forms = (self.value, self.null or (), *(form for step in self.functions for form in step.forms))
         factors = [abs(factor) for form in forms for _, factor in form]
         return max(factors, default=0.0) if all(map(math.isfinite, factors)) else math.nan
 
     @property
     def tracks(self) -> bool:
         """Whether the branches are differentiated by x."""
-        return any(step.tracks for step in self.steps)
+        return any(step.tracks for step in self.functions)
 
     def combined(
         self, x: Tensor, branches: Mapping[int, Tensor], memory: dict[str, Tensor], *, create_graph: bool
     ) -> tuple[Tensor, Tensor]:
         """The guided output and the unconditional one (the guided one, where the row reads none)."""
         values: dict[Symbol, Tensor] = {X: x, **{("branch", i): output for i, output in branches.items()}}
-        for step in self.steps:
+        for step in self.functions:
             arguments = [linear(form, values, x).to(x.dtype) for form in step.forms]
             function = partial(step.function, create_graph=create_graph) if step.tracks else step.function
             if step.memory is None:
@@ -116,9 +116,9 @@ def _is_mixture(factors: Sequence[float]) -> bool:
     return len(factors) == 2 and abs(sum(factors) - 1.0) < 1e-12
 
 
-def compiled(
+def compile_guidance(
     sequence: Sequence[Guidance], plan: SamplingPlan, prediction_type: str, *, opposed: bool, learned: bool = False
-) -> tuple[tuple[Branch, ...], tuple[Program | None, ...]]:
+) -> tuple[tuple[Branch, ...], tuple[RowGuidance | None, ...]]:
     """Write a sequence of guidance for every row of a plan.
 
     Args:
@@ -129,7 +129,7 @@ def compiled(
         learned: whether a variance is needed from every call.
 
     Returns:
-        The branches (0: the condition, 1: its absence), and a program for each row, None where the
+        The branches (0: the condition, 1: its absence), and the guidance of each row, None where the
         row asks no model.
 
     Raises:
@@ -137,26 +137,26 @@ def compiled(
     """
     branches = [Branch(), Branch(null=True)]
     setters: set[int] = set()
-    programs = programs_of(
+    rows = guidance_of_rows(
         plan, sequence=sequence, prediction_type=prediction_type, branches=branches, opposed=opposed, learned=learned,
         setters=setters,
     )  # fmt: skip
     _refuse_silence(sequence, setters)
-    if not any(program.asked for program in programs if program is not None):
+    if not any(row.evaluated for row in rows if row is not None):
         raise ConfigurationError(
             "the model is never asked",
             where="guidance",
             why=f"the zero-init covers all {plan.steps} steps",
             suggestion="lower zero_steps, or take more steps",
         )
-    return tuple(branches), programs
+    return tuple(branches), rows
 
 
-def programs_of(
+def guidance_of_rows(
     plan: SamplingPlan, moments: Sequence[Moment] | None = None, *, sequence: Sequence[Guidance],
     prediction_type: str, branches: list[Branch], opposed: bool, learned: bool, setters: set[int] | None = None,
-) -> tuple[Program | None, ...]:  # fmt: skip
-    """The programs of a plan's rows; see :func:`compiled`.
+) -> tuple[RowGuidance | None, ...]:  # fmt: skip
+    """Compile the guidance of a plan's rows; see :func:`compile_guidance`.
 
     Args:
         moments: what the guidance is told of each row; None: the plan's own levels and steps.
@@ -164,29 +164,29 @@ def programs_of(
         setters: the places in the sequence of those that set the value, which are added.
     """
     uniform = all(guidance.uniform for guidance in sequence)
-    kept: dict[bool, Program] = {}
-    programs: list[Program | None] = []
+    kept: dict[bool, RowGuidance] = {}
+    rows: list[RowGuidance | None] = []
     for i in range(len(plan)):
         if uniform and i == 1 and plan.null is None and plan.asks is None:  # the same in a thousand rows
-            programs *= len(plan)
+            rows *= len(plan)
             break
         reads_null = plan.null is not None and bool(plan.null[i])
         if not plan.asked[i]:
-            programs.append(None)
+            rows.append(None)
         elif uniform and reads_null in kept:
-            programs.append(kept[reads_null])
+            rows.append(kept[reads_null])
         else:
             level = Level(float(plan.time[i]), float(plan.alpha[i]), float(plan.sigma[i]))
             moment = Moment(level, int(plan.step[i]), plan.steps) if moments is None else moments[i]
-            program = _compiled_row(sequence, moment, prediction_type, branches, opposed, reads_null, learned, setters)
-            programs.append(kept.setdefault(reads_null, program) if uniform else program)
-    return tuple(programs)
+            row = _compiled_row(sequence, moment, prediction_type, branches, opposed, reads_null, learned, setters)
+            rows.append(kept.setdefault(reads_null, row) if uniform else row)
+    return tuple(rows)
 
 
 def _compiled_row(
     sequence: Sequence[Guidance], moment: Moment, prediction_type: str, branches: list[Branch], opposed: bool,
     reads_null: bool, learned: bool, setters: set[int] | None = None,
-) -> Program:  # fmt: skip
+) -> RowGuidance:  # fmt: skip
     formula = Formula(moment, prediction_type, opposed, branches)
     further = any(guidance.conditions for guidance in sequence)
     for position, guidance in enumerate(sequence):
@@ -204,14 +204,14 @@ def _compiled_row(
     value = _terms(formula.value)
     null = _terms(formula.unconditional) if reads_null else None
     needed = {symbol for form in (value, null or ()) for symbol, _ in form}
-    steps: list[Step] = []
-    for k in range(len(formula.made_so_far) - 1, -1, -1):  # what nothing reads is not made
+    steps: list[CompiledFunction] = []
+    for k in range(len(formula.functions) - 1, -1, -1):  # what nothing reads is not made
         if ("made", k) in needed:
-            step = _step(k, formula.made_so_far[k])
+            step = _compiled_function(k, formula.functions[k])
             needed |= {symbol for form in step.forms for symbol, _ in form}
             steps.insert(0, step)
     asked = tuple(sorted(i for kind, i in needed if kind == "branch"))
-    return Program(asked or ((0,) if learned else ()), tuple(steps), value, null)
+    return RowGuidance(asked or ((0,) if learned else ()), tuple(steps), value, null)
 
 
 def _write(guidance: Guidance, formula: Formula) -> None:
@@ -238,8 +238,10 @@ def _refuse_silence(sequence: Sequence[Guidance], setters: set[int]) -> None:
             )
 
 
-def _step(k: int, made: Made) -> Step:
-    return Step(("made", k), made.function, tuple(_terms(form) for form in made.forms), made.memory, made.tracks)
+def _compiled_function(k: int, made: TensorFunction) -> CompiledFunction:
+    return CompiledFunction(
+        ("made", k), made.function, tuple(_terms(form) for form in made.forms), made.memory, made.tracks
+    )
 
 
 def _terms(form: Form) -> Terms:
@@ -282,19 +284,19 @@ def checked_sequence(guidance: Any) -> tuple[Guidance, ...]:
 
 def follows_the_run(sequence: Sequence[Guidance], level: Level, prediction_type: str) -> bool:
     """Whether what a guidance does depends on more than the noise level: on earlier calls, or on the step."""
-    programs = [
+    rows = [
         _compiled_row(
             sequence, Moment(level, step, 10), prediction_type, [Branch(), Branch(null=True)],
             opposed=True, reads_null=False, learned=False,
         )
         for step in (0, 4, 9)
     ]  # fmt: skip
-    told = [(program.asked, program.value, [_numbers(step) for step in program.steps]) for program in programs]
-    remembers = any(step.memory is not None for program in programs for step in program.steps)
+    told = [(row.evaluated, row.value, [_comparable(step) for step in row.functions]) for row in rows]
+    remembers = any(step.memory is not None for row in rows for step in row.functions)
     return remembers or any(each != told[0] for each in told)
 
 
-def _numbers(step: Step) -> tuple[Any, ...]:
+def _comparable(step: CompiledFunction) -> tuple[Any, ...]:
     """What a step computes with, as far as it can be compared: its forms, and the numbers given to its function."""
     given = step.function.args if isinstance(step.function, partial) else ()
     return step.forms, tuple(value for value in given if isinstance(value, int | float))
@@ -310,6 +312,6 @@ def evaluations(guidance: Guidance | Sequence[Guidance], plan: SamplingPlan) -> 
     Raises:
         ConfigurationError: not guidance, or guidance that cannot act on this plan.
     """
-    branches, programs = compiled(checked_sequence(guidance), plan, "v_prediction", opposed=True)
+    branches, rows = compile_guidance(checked_sequence(guidance), plan, "v_prediction", opposed=True)
     counted = [not isinstance(branch.model, Given) for branch in branches]
-    return tuple(0 if program is None else sum(counted[i] for i in program.asked) for program in programs)
+    return tuple(0 if row is None else sum(counted[i] for i in row.evaluated) for row in rows)

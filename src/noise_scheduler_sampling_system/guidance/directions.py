@@ -18,8 +18,9 @@ from torch import Tensor
 from ..plans.builder import Form
 from ..running.model_adapter import ModelAdapter
 from ..running.stated_prediction import refuse_other_prediction, stated_prediction
+from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
-from .base import Formula, Guidance, Scale, checked_quantity, checked_scale, number, per_sample, scale_at
+from .base import Formula, Guidance, Scale, checked_quantity, checked_scale, per_sample, scale_at
 
 __all__ = ["AdaptiveProjected", "AutoGuidance", "CFGZeroStar", "ClassifierFree", "Composed"]
 
@@ -143,12 +144,12 @@ class AdaptiveProjected(Guidance):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", checked_scale(self.scale, "AdaptiveProjected.scale"))
-        number(self.eta, "AdaptiveProjected.eta")
-        if not number(self.norm_threshold, "AdaptiveProjected.norm_threshold", 0.0, finite=False) > 0.0:
+        checked_number(self.eta, "AdaptiveProjected.eta")
+        if not checked_number(self.norm_threshold, "AdaptiveProjected.norm_threshold", 0.0, finite=False) > 0.0:
             raise ConfigurationError(
                 "a norm of 0 is no guidance", where="AdaptiveProjected.norm_threshold", suggestion="give a number > 0"
             )
-        if abs(number(self.momentum, "AdaptiveProjected.momentum", -1.0, 1.0)) == 1.0:
+        if abs(checked_number(self.momentum, "AdaptiveProjected.momentum", -1.0, 1.0)) == 1.0:
             raise ConfigurationError(
                 "would never forget", where="AdaptiveProjected.momentum", suggestion="give a number between −1 and 1"
             )

@@ -14,10 +14,10 @@ from ..running.loop import Branches, Model
 from ..running.model_adapter import ModelAdapter, map_tensors
 from ..support.errors import ConfigurationError
 from .base import Given, Moment
-from .compile import Program
+from .compile import RowGuidance
 from .conditions import joined
 
-__all__ = ["Caller", "Guided", "Memory"]
+__all__ = ["Caller", "Memory", "RunGuidance"]
 
 #: (model, condition, copies) ↦ the network as a function of (x, row), for so many copies of x in one batch.
 Caller = Callable[[ModelAdapter, Mapping[str, Any], int], Model]
@@ -26,35 +26,35 @@ Memory = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Guided:
+class RunGuidance:
     """The guidance of one run.
 
     Attributes:
         branches: each branch's model and condition.
-        programs: what each row does; None where it asks no model.
+        rows: what each row does; None where it asks no model.
         split: whether the model returns a variance in a second half of channels.
         pairs: whether the plan wants the unconditional output beside the guided one.
-        compile: (plan, moments) ↦ the programs of its rows.
+        compile: (plan, moments) ↦ the guidance of its rows.
     """
 
     branches: tuple[tuple[ModelAdapter, Mapping[str, Any]], ...]
-    programs: tuple[Program | None, ...]
+    rows: tuple[RowGuidance | None, ...]
     split: bool
     pairs: bool
-    compile: Callable[[SamplingPlan, Sequence[Moment]], tuple[Program | None, ...]]
+    compile: Callable[[SamplingPlan, Sequence[Moment]], tuple[RowGuidance | None, ...]]
 
-    def on(self, plan: SamplingPlan, moments: Sequence[Moment]) -> Guided:
+    def on(self, plan: SamplingPlan, moments: Sequence[Moment]) -> RunGuidance:
         """The same guidance for the rows of another plan."""
-        programs = self.compile(plan, moments)
-        if any(i >= len(self.branches) for program in programs if program is not None for i in program.asked):
+        rows = self.compile(plan, moments)
+        if any(i >= len(self.branches) for row in rows if row is not None for i in row.evaluated):
             raise ConfigurationError(
                 "asks for a condition or a model that it did not ask for at any level of the grid",
                 where="guidance",
                 suggestion="write every branch at every level, with weight 0 where it does not act",
             )
-        return replace(self, programs=programs)
+        return replace(self, rows=rows)
 
-    def part(self, start: int, stop: int) -> Guided:
+    def part(self, start: int, stop: int) -> RunGuidance:
         """The same for samples start to stop alone."""
 
         def rows(value: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Guided:
     def evaluations(self) -> tuple[int, ...]:
         """How often a network is evaluated for each sample, row by row."""
         counted = [not isinstance(adapter.model, Given) for adapter, _ in self.branches]
-        return tuple(0 if program is None else sum(counted[i] for i in program.asked) for program in self.programs)
+        return tuple(0 if row is None else sum(counted[i] for i in row.evaluated) for row in self.rows)
 
     def model(self, caller: Caller, memory: Memory) -> Model:
         """(x, row) ↦ the guided output.
@@ -79,32 +79,32 @@ class Guided:
         Raises:
             ConfigurationError: conditions that do not fit into one batch.
         """
-        made: dict[Program, Model] = {}
-        for program in dict.fromkeys(self.programs):
-            if program is not None:
-                made[program] = self._runner(program, caller, memory)
+        made: dict[RowGuidance, Model] = {}
+        for guidance in dict.fromkeys(self.rows):
+            if guidance is not None:
+                made[guidance] = self._runner(guidance, caller, memory)
         if len(made) == 1:
             return next(iter(made.values()))
-        rows = [None if program is None else made[program] for program in self.programs]
+        rows = [None if guidance is None else made[guidance] for guidance in self.rows]
         return lambda x, row: rows[row](x, row)  # type: ignore[misc]
 
-    def _runner(self, program: Program, caller: Caller, memory: Memory) -> Model:
-        if program.plain and not self.pairs:
-            return caller(*self.branches[program.asked[0]], 1)
-        weight, own = program.weight, {id(self.branches[i][0]) for i in program.asked}
+    def _runner(self, guidance: RowGuidance, caller: Caller, memory: Memory) -> Model:
+        if guidance.plain and not self.pairs:
+            return caller(*self.branches[guidance.evaluated[0]], 1)
+        weight, own = guidance.weight, {id(self.branches[i][0]) for i in guidance.evaluated}
         if weight is not None and len(own) == 1 and not self.pairs and not self.split:  # the commonest, so the shortest
-            both = self._joined(program.asked, caller)
+            both = self._joined(guidance.evaluated, caller)
 
             def mixed(x: Tensor, row: int) -> Tensor:
                 first, second = both(x, row).chunk(2)
                 return torch.lerp(second, first, weight)
 
             return mixed
-        ask = self._asking(program.asked, caller)
+        ask = self._asking(guidance.evaluated, caller)
 
         def guided(x: Tensor, row: int, create_graph: bool = False) -> Any:
             outputs = ask(x, row)
-            if program.tracks and not all(output.requires_grad for output in outputs.values()):
+            if guidance.tracks and not all(output.requires_grad for output in outputs.values()):
                 raise ConfigurationError(
                     "the model's output has no gradient",
                     where="Energy.through_model",
@@ -115,13 +115,13 @@ class Guided:
             for i, mean in means.items():
                 if mean.shape != x.shape:  # the loop says what is wrong with it
                     return self._answer(outputs[i], outputs[i])
-            value, null = program.combined(x, means, memory, create_graph=create_graph)
+            value, null = guidance.combined(x, means, memory, create_graph=create_graph)
             if self.split:
                 variance = next(iter(outputs.values())).chunk(2, dim=1)[1]
                 value, null = torch.cat([value, variance], dim=1), torch.cat([null, variance], dim=1)
             return self._answer(value, null)
 
-        if not program.tracks:
+        if not guidance.tracks:
             return guided
 
         def tracked(x: Tensor, row: int) -> Any:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..running.clipping import dynamic_threshold
+from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
 from ..support.registry import did_you_mean
-from .base import Formula, Guidance, Moment, checked_quantity, number, per_sample
+from .base import Formula, Guidance, Moment, checked_quantity, per_sample
 
 __all__ = ["DynamicThreshold", "Interval", "Rescale"]
 
@@ -53,8 +54,8 @@ class Interval(Guidance):
             raise ConfigurationError(
                 f"got {self.unit!r}", where="Interval.unit", suggestion=did_you_mean(str(self.unit), list(_UNITS))
             )
-        number(self.low, "Interval.low", finite=False)
-        number(self.high, "Interval.high", self.low, finite=False)
+        checked_number(self.low, "Interval.low", finite=False)
+        checked_number(self.high, "Interval.high", self.low, finite=False)
 
     def write(self, formula: Formula) -> None:
         if not self.low <= _UNITS[self.unit](formula.moment) <= self.high:
@@ -87,7 +88,7 @@ class Rescale(Guidance):
     follows: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        number(self.phi, "Rescale.phi", 0.0, 1.0)
+        checked_number(self.phi, "Rescale.phi", 0.0, 1.0)
         object.__setattr__(self, "of", checked_quantity(self.of, "Rescale.of", "output"))
 
     def write(self, formula: Formula) -> None:
@@ -126,11 +127,11 @@ class DynamicThreshold(Guidance):
     largest: float = math.inf
 
     def __post_init__(self) -> None:
-        if not number(self.ratio, "DynamicThreshold.ratio", 0.0, 1.0) > 0.0:
+        if not checked_number(self.ratio, "DynamicThreshold.ratio", 0.0, 1.0) > 0.0:
             raise ConfigurationError("got 0", where="DynamicThreshold.ratio", suggestion="give a number in (0, 1]")
-        if not number(self.smallest, "DynamicThreshold.smallest", 0.0) > 0.0:
+        if not checked_number(self.smallest, "DynamicThreshold.smallest", 0.0) > 0.0:
             raise ConfigurationError("got 0", where="DynamicThreshold.smallest", suggestion="give a number > 0")
-        number(self.largest, "DynamicThreshold.largest", self.smallest, finite=False)
+        checked_number(self.largest, "DynamicThreshold.largest", self.smallest, finite=False)
 
     def write(self, formula: Formula) -> None:
         limit = partial(dynamic_threshold, ratio=self.ratio, smallest=self.smallest, largest=self.largest)

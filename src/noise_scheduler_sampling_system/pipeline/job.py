@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..guidance.base import Moment
 from ..guidance.conditions import unwrapped
-from ..guidance.evaluate import Caller, Guided, Memory
+from ..guidance.evaluate import Caller, Memory, RunGuidance
 from ..plans.plan import SamplingPlan
 from ..running.brownian import BrownianNoise
 from ..running.callbacks import Callback, Copies, asks_to_stop, refuse_changes
@@ -87,7 +87,7 @@ class Job:
     """
 
     course: Course
-    guided: Guided
+    guided: RunGuidance
     noise: NoiseSource
     initial_noise: Tensor | None
     initial_sample: Tensor | None
@@ -304,7 +304,7 @@ class Job:
 
         return ask
 
-    def _model(self, plan: SamplingPlan, guided: Guided, watch: Stopwatch | None, memory: Memory) -> Model:
+    def _model(self, plan: SamplingPlan, guided: RunGuidance, watch: Stopwatch | None, memory: Memory) -> Model:
         """The network with its conditions, times and guidance, as a function of (x, row)."""
         model = guided.model(self._caller(plan, watch), memory)
         return watch.wrap("guided", model) if watch else model

@@ -16,10 +16,10 @@ from torch import Tensor
 from ..grids.image_start import grid_of_start
 from ..grids.time_grid import TimeGrid, refuse_clean_start
 from ..guidance.base import Branch, Guidance
-from ..guidance.compile import Program, checked_sequence, compiled, programs_of
+from ..guidance.compile import RowGuidance, checked_sequence, compile_guidance, guidance_of_rows
 from ..guidance.conditions import merged, null_counterpart, numbers_as_rows, placed, refuse_foreign_labels
 from ..guidance.directions import ClassifierFree
-from ..guidance.evaluate import Guided
+from ..guidance.evaluate import RunGuidance
 from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..running.brownian import brownian
@@ -34,6 +34,7 @@ from ..support.argument_checks import (
     as_tensor,
     checked_dtype,
     checked_flag,
+    checked_number,
     checked_shape,
     refuse_special,
     refuse_too_large,
@@ -42,7 +43,7 @@ from ..support.errors import ConfigurationError, shown
 from .compiled import Setup
 from .job import Job
 
-__all__ = ["DEFAULT_SCALE", "as_rows", "checked_scale", "prepare", "refuse_scale_without_condition"]
+__all__ = ["DEFAULT_SCALE", "as_rows", "prepare", "refuse_scale_without_condition"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def prepare(
     starts = {name: as_tensor(value, name) for name, value in starts.items() if value is not None}
     device = resolve_device(device, model, next(iter(starts.values()), None))
     shape = _shape_of(shape, starts)
-    scale = asked_scale = checked_scale(scale)
+    scale = asked_scale = checked_number(scale, "guidance_scale")
     classifier_free = checked_flag(classifier_free, "classifier_free_guidance")
     if model is None:
         from ..models import DigitsModel
@@ -151,19 +152,19 @@ def prepare(
             "there is no condition to oppose it to", where="null_condition", suggestion="give condition={...}, too"
         )
     opposed = bool(given) and classifier_free
-    branches, programs = compiled(
+    branches, rows = compile_guidance(
         sequence,
         course.plan,
         config.prediction_type,
         opposed=opposed,
         learned=course.split,
     )
-    _refuse_overflow_of_guidance(programs, dtype, adapter.dtype)
+    _refuse_overflow_of_guidance(rows, dtype, adapter.dtype)
     again = partial(
-        programs_of, sequence=sequence, prediction_type=config.prediction_type, branches=list(branches),
+        guidance_of_rows, sequence=sequence, prediction_type=config.prediction_type, branches=list(branches),
         opposed=opposed, learned=course.split,
     )  # fmt: skip
-    asked = {i for program in set(programs) if program is not None for i in program.asked}
+    asked = {i for row in set(rows) if row is not None for i in row.evaluated}
     if not course.planned:  # it will ask at other levels, too
         asked |= {i for i in range(len(branches)) if i != 1 or opposed}
     conditions = _Conditions(adapter, shape[0], device)
@@ -172,7 +173,7 @@ def prepare(
     resolved = conditions.of(branches, asked, base, null_condition)
     return Job(
         course=course,
-        guided=Guided(resolved, programs, course.split, course.branches, again),
+        guided=RunGuidance(resolved, rows, course.split, course.branches, again),
         noise=_noise(noise, course.plan, NoiseSource(keys, tuple(shape[1:]), dtype, device)),
         initial_noise=starts.get("initial_noise"),
         initial_sample=starts.get("initial_sample"),
@@ -302,32 +303,17 @@ def _refuse_overflow(course: Course, dtype: torch.dtype) -> None:
 
 
 def _refuse_overflow_of_guidance(
-    programs: Sequence[Program | None], dtype: torch.dtype, model_dtype: torch.dtype | None
+    rows: Sequence[RowGuidance | None], dtype: torch.dtype, model_dtype: torch.dtype | None
 ) -> None:
     """Raise where a coefficient of the guidance does not fit the state's type, or the model's."""
     least = min(torch.finfo(each).max for each in (dtype, model_dtype or dtype))
-    for program in dict.fromkeys(programs):
-        if program is not None and not program.largest_factor <= least:  # NaN fails, too
+    for row in dict.fromkeys(rows):
+        if row is not None and not row.largest_factor <= least:  # NaN fails, too
             raise ConfigurationError(
-                f"a coefficient of the guidance, {program.largest_factor:.3g}, is beyond {dtype}",
+                f"a coefficient of the guidance, {row.largest_factor:.3g}, is beyond {dtype}",
                 where="guidance_scale",
                 suggestion="give a scale of ordinary size: 1 to 20",
             )
-
-
-def checked_scale(scale: Any) -> float:
-    """A scale of guidance.
-
-    Raises:
-        ConfigurationError: not one finite number.
-    """
-    try:
-        valid = not isinstance(scale, bool | str) and math.isfinite(scale)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        valid = False
-    if not valid:
-        raise ConfigurationError(f"got {shown(scale)}", where="guidance_scale", suggestion="give a finite number")
-    return float(scale)
 
 
 def refuse_scale_without_condition(scale: float) -> None:

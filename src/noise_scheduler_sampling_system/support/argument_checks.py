@@ -14,8 +14,8 @@ from torch import Tensor
 from .errors import ConfigurationError, OutOfMemoryError, shown
 
 __all__ = [
-    "STATE_TYPES", "as_array", "as_tensor", "checked_dtype", "checked_flag", "checked_shape", "refuse_special",
-    "refuse_too_large",
+    "STATE_TYPES", "as_array", "as_tensor", "checked_dtype", "checked_flag", "checked_number", "checked_shape",
+    "refuse_special", "refuse_too_large",
 ]  # fmt: skip
 
 #: The types that a state may have; narrower ones have no arithmetic in PyTorch.
@@ -35,6 +35,26 @@ def checked_flag(value: Any, where: str) -> bool:
     if isinstance(value, bool | np.bool_) or (isinstance(value, int | np.integer) and value in (0, 1)):
         return bool(value)
     raise ConfigurationError(f"got {shown(value)}", where=where, suggestion="give True or False")
+
+
+def checked_number(
+    value: Any, where: str, low: float = -math.inf, high: float = math.inf, *, finite: bool = True
+) -> float:
+    """A number from low to high, as a float; infinities are allowed with ``finite=False``.
+
+    Raises:
+        ConfigurationError: anything else.
+    """
+    try:
+        valid = not isinstance(value, bool | str) and low <= value <= high and not (finite and math.isinf(value))
+        float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        valid = False
+    if not valid:
+        kind = "a finite number" if finite else "a number"
+        bounds = "" if (low, high) == (-math.inf, math.inf) else f" from {low:g} to {high:g}"
+        raise ConfigurationError(f"got {shown(value)}", where=where, suggestion=f"give {kind}{bounds}")
+    return float(value)
 
 
 def checked_dtype(dtype: Any, model_dtype: torch.dtype | None) -> torch.dtype:

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from ....grids.time_grid import TimeGrid, checked_steps, checked_times
-from ....guidance.base import Guidance, number
+from ....guidance.base import Guidance
 from ....guidance.compile import checked_sequence
-from ....pipeline.request import checked_scale
 from ....plans.plan import SamplingPlan
 from ....plans.plan_set import PlanSet
-from ....support.argument_checks import as_tensor, checked_dtype, checked_flag
+from ....support.argument_checks import as_tensor, checked_dtype, checked_flag, checked_number
 from ....support.errors import ConfigurationError, NoiseSamplingError, shown
 from .backbones import Backbone
 
@@ -56,7 +55,7 @@ class Request:
         if not isinstance(self.output_type, str) or self.output_type not in _OUTPUTS:
             raise _wrong(self.output_type, "output_type", "give 'pil', 'np', 'pt' or 'latent'")
         scale, strength = self.guidance_scale, self.strength
-        if strength is not None and number(strength, "strength", 0.0, 1.0) == 0.0:
+        if strength is not None and checked_number(strength, "strength", 0.0, 1.0) == 0.0:
             raise _wrong(strength, "strength", "give a number in (0, 1]")
         return replace(
             self,
@@ -67,7 +66,7 @@ class Request:
             width=_pixels(self.width, "width"),
             num_images_per_prompt=checked_steps(self.num_images_per_prompt, "num_images_per_prompt"),
             num_inference_steps=checked_steps(self.num_inference_steps),
-            guidance_scale=None if scale is None else checked_scale(scale),
+            guidance_scale=None if scale is None else checked_number(scale, "guidance_scale"),
             guidance=None if self.guidance is None else checked_sequence(self.guidance),
             image=_image(self.image, "image"),
             mask_image=_image(self.mask_image, "mask_image"),
