@@ -1,170 +1,146 @@
 """Noise schedules and samplers for diffusion models, compiled to plans.
 
-Config → noise schedule → grid → sampler → plan → run; see ``docs/design.md``.
+``__all__`` lists the names of every day. The other public names are in subpackages, for example
+``noise_scheduler_sampling_system.analysis.log_likelihood``:
+
+- ``config``: settings, choices, options and registries;
+- ``schedules``: paths, their modifiers, and the presets of published models;
+- ``grids``: the noise levels that a run visits, and the spacings that choose them;
+- ``plans``: the tables of samplers, the builder that writes them, and the tracing of other schedulers;
+- ``models``: exact models and a small trained network;
+- ``running``: what a run returns, and its noise;
+- ``samplers``: the sampling methods;
+- ``guidance``: what combines predictions before the sampler sees them;
+- ``pipeline``: the pipeline, and a system of several;
+- ``analysis``: likelihood, inversion, step probabilities, and the choice of a sampler;
+- ``calibration``: few-step plans fitted to data or to a model;
+- ``integrations``: other libraries;
+- ``app``: the command line and the demo;
+- ``support``: the errors.
+
+``docs/design.md`` shows how the packages work together.
 """
 
 from . import (
+    app as app,
     guidance,
-    integrations,  # noqa: F401  # provides the methods named from_diffusers
+    integrations as integrations,  # provides the methods named from_diffusers
     models,
 )
-from .analysis.check_sampler import SamplerReport, check_sampler
-from .analysis.inversion import ReversibleRun
-from .analysis.likelihood import Likelihood, log_likelihood
-from .analysis.recommend import Recommendation, recommend
-from .analysis.step_probabilities import StepDistribution, step_distribution, trajectory_log_probs
-from .calibration import Spectrum, calibrate, design_plan
-from .config.choices import BetaSchedule, SamplingMethod
-from .config.options import Option
-from .config.settings import NoiseSchedulerConfig
-from .grids import spacings
-from .grids.time_grid import TimeGrid, make_grid, start_at
-from .guidance import Unbatched
-from .pipeline.pipeline import DiffusionPipeline
-from .pipeline.system import AdvancedDiffusionSystem
-from .plans.builder import Form, PlanBuilder, Prediction
-from .plans.plan import SamplingPlan
-from .plans.plan_set import PlanSet
-from .running.brownian import BrownianNoise
-from .running.results import RunState, SamplingResult, SamplingStep
+from .analysis import recommend
+from .calibration import calibrate
+from .config import BetaSchedule, NoiseSchedulerConfig, SamplingMethod
+from .grids import TimeGrid
+from .pipeline import AdvancedDiffusionSystem, DiffusionPipeline
+from .plans import SamplingPlan
+from .running import SamplingResult
 from .samplers import (
-    AdaptiveSampler,
     AncestralSampler,
     BaseSampler,
     DDIMSampler,
     DDPMSampler,
     EulerSampler,
     HeunSampler,
-    MultistepSampler,
     PNDMSampler,
-    SamplerOutput,
-    SingleStepSampler,
-    along,
-    from_noise,
+    SamplerFactory,
 )
-from .samplers.factory import SamplerFactory
-from .samplers.model_statistics import ModelStatistics
 from .schedules import (
     BaseNoiseScheduler,
     CosineNoiseScheduler,
-    CosinePath,
-    EDMPath,
-    ExpAlphaBarNoiseScheduler,
     ExponentialNoiseScheduler,
-    FlowPath,
-    LaplaceNoiseScheduler,
-    Level,
     LinearNoiseScheduler,
-    NoisePath,
+    NoiseSchedulerFactory,
     QuadraticNoiseScheduler,
-    ScaledLinearNoiseScheduler,
-    ShiftedSNR,
-    SigmoidGammaNoiseScheduler,
     SigmoidNoiseScheduler,
-    SubVPPath,
-    VDiffusionPath,
-    VEPath,
-    VPPath,
-    ZeroTerminalSNR,
-    presets,
-    resolution_shift,
 )
-from .schedules.factory import NoiseSchedulerFactory
-from .support.errors import (
-    ConfigurationError,
-    DeviceError,
-    FileError,
-    ModelOutputError,
-    NoiseSamplingError,
-    NumericsError,
-    OutOfMemoryError,
-)
+from .support import ConfigurationError, NoiseSamplingError
 from .support.moved_modules import find_moved_modules
-from .support.version import __version__  # noqa: F401
+from .support.version import __version__ as __version__
 
-find_moved_modules()
-
+# Names that version 1.3 has here. Their home is the subpackage; here they stay for one version. "X as X" exports X.
+from .analysis import (
+    Likelihood as Likelihood,
+    Recommendation as Recommendation,
+    ReversibleRun as ReversibleRun,
+    SamplerReport as SamplerReport,
+    StepDistribution as StepDistribution,
+    check_sampler as check_sampler,
+    log_likelihood as log_likelihood,
+    step_distribution as step_distribution,
+    trajectory_log_probs as trajectory_log_probs,
+)
+from .calibration import Spectrum as Spectrum, design_plan as design_plan
+from .config import Option as Option
+from .grids import make_grid as make_grid, spacings as spacings, start_at as start_at
+from .guidance import Unbatched as Unbatched
+from .plans import Form as Form, PlanBuilder as PlanBuilder, PlanSet as PlanSet, Prediction as Prediction
+from .running import BrownianNoise as BrownianNoise, RunState as RunState, SamplingStep as SamplingStep
+from .samplers import (
+    AdaptiveSampler as AdaptiveSampler,
+    ModelStatistics as ModelStatistics,
+    MultistepSampler as MultistepSampler,
+    SamplerOutput as SamplerOutput,
+    SingleStepSampler as SingleStepSampler,
+    along as along,
+    from_noise as from_noise,
+)
+from .schedules import (
+    CosinePath as CosinePath,
+    EDMPath as EDMPath,
+    ExpAlphaBarNoiseScheduler as ExpAlphaBarNoiseScheduler,
+    FlowPath as FlowPath,
+    LaplaceNoiseScheduler as LaplaceNoiseScheduler,
+    Level as Level,
+    NoisePath as NoisePath,
+    ScaledLinearNoiseScheduler as ScaledLinearNoiseScheduler,
+    ShiftedSNR as ShiftedSNR,
+    SigmoidGammaNoiseScheduler as SigmoidGammaNoiseScheduler,
+    SubVPPath as SubVPPath,
+    VDiffusionPath as VDiffusionPath,
+    VEPath as VEPath,
+    VPPath as VPPath,
+    ZeroTerminalSNR as ZeroTerminalSNR,
+    presets as presets,
+    resolution_shift as resolution_shift,
+)
+from .support import (
+    DeviceError as DeviceError,
+    FileError as FileError,
+    ModelOutputError as ModelOutputError,
+    NumericsError as NumericsError,
+    OutOfMemoryError as OutOfMemoryError,
+)
 
 __all__ = [
-    "AdaptiveSampler",
     "AdvancedDiffusionSystem",
     "AncestralSampler",
     "BaseNoiseScheduler",
     "BaseSampler",
     "BetaSchedule",
-    "BrownianNoise",
     "ConfigurationError",
     "CosineNoiseScheduler",
-    "CosinePath",
     "DDIMSampler",
     "DDPMSampler",
-    "DeviceError",
     "DiffusionPipeline",
-    "EDMPath",
     "EulerSampler",
-    "ExpAlphaBarNoiseScheduler",
     "ExponentialNoiseScheduler",
-    "FileError",
-    "FlowPath",
-    "Form",
     "HeunSampler",
-    "LaplaceNoiseScheduler",
-    "Level",
-    "Likelihood",
     "LinearNoiseScheduler",
-    "ModelOutputError",
-    "ModelStatistics",
-    "MultistepSampler",
-    "NoisePath",
     "NoiseSamplingError",
     "NoiseSchedulerConfig",
     "NoiseSchedulerFactory",
-    "NumericsError",
-    "Option",
-    "OutOfMemoryError",
     "PNDMSampler",
-    "PlanBuilder",
-    "PlanSet",
-    "Prediction",
     "QuadraticNoiseScheduler",
-    "Recommendation",
-    "ReversibleRun",
-    "RunState",
     "SamplerFactory",
-    "SamplerOutput",
-    "SamplerReport",
     "SamplingMethod",
     "SamplingPlan",
     "SamplingResult",
-    "SamplingStep",
-    "ScaledLinearNoiseScheduler",
-    "ShiftedSNR",
-    "SigmoidGammaNoiseScheduler",
     "SigmoidNoiseScheduler",
-    "SingleStepSampler",
-    "Spectrum",
-    "StepDistribution",
-    "SubVPPath",
     "TimeGrid",
-    "Unbatched",
-    "VDiffusionPath",
-    "VEPath",
-    "VPPath",
-    "ZeroTerminalSNR",
-    "along",
     "calibrate",
-    "check_sampler",
-    "design_plan",
-    "from_noise",
     "guidance",
-    "log_likelihood",
-    "make_grid",
     "models",
-    "presets",
     "recommend",
-    "resolution_shift",
-    "spacings",
-    "start_at",
-    "step_distribution",
-    "trajectory_log_probs",
 ]
+
+find_moved_modules()

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-import noise_scheduler_sampling_system as library
 from noise_scheduler_sampling_system import (
     AdvancedDiffusionSystem,
     BaseNoiseScheduler,
@@ -33,12 +32,13 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.analysis import check_sampler, recommend
 from noise_scheduler_sampling_system.analysis.step_probabilities import StepDistribution
-from noise_scheduler_sampling_system.config.options import Option
+from noise_scheduler_sampling_system.config import Option, Options
 from noise_scheduler_sampling_system.config.registries import PRESETS
 from noise_scheduler_sampling_system.running.brownian import brownian
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers import SamplerOutput
 from noise_scheduler_sampling_system.support.values import same
+from public_names import public_names
 
 SHAPE = (2, 1, 8, 8)
 
@@ -59,8 +59,9 @@ def made() -> dict[str, Any]:
     path = NoiseSchedulerConfig()
     pipeline = DiffusionPipeline(path)
     linear = pipeline.scheduler
-    for name in library.__all__:
-        each = getattr(library, name)
+    custom = NoiseSchedulerConfig(beta_schedule="custom", trained_betas=(0.1, 0.2, 0.3))
+    given = {"ShiftedSNR": (linear, 2.0), "ZeroTerminalSNR": (linear,), "CustomNoiseScheduler": (custom,)}
+    for name, each in public_names().items():
         if not inspect.isclass(each) or inspect.isabstract(each):
             continue
         if issubclass(each, BaseSampler):
@@ -68,8 +69,7 @@ def made() -> dict[str, Any]:
         elif issubclass(each, NoiseSamplingError):
             values[name] = each("what", where="here", why="so", suggestion="that")
         elif issubclass(each, NoisePath) and each is not BaseNoiseScheduler:
-            given = {"ShiftedSNR": (linear, 2.0), "ZeroTerminalSNR": (linear,)}.get(name, ())
-            values[name] = each(*given)
+            values[name] = each(*given.get(name, ()))
     steps = list(pipeline.stream(model, SHAPE, 3, seed=0))
     momentum = guidance.AdaptiveProjected(2.0)
     image, mask = torch.zeros(SHAPE), torch.ones(SHAPE)
@@ -90,6 +90,7 @@ def made() -> dict[str, Any]:
         "grid": make_grid(linear, 3),
         "reversed grid": make_grid(linear, 3).reversed(),
         "level": linear.level(3.0),
+        "read-only options": Options({"rho": 7.0}),
         "clean level": make_grid(linear, 3).levels[-1],
         "step": steps[1],
         "last step": steps[-1],

@@ -1,8 +1,8 @@
 """Sampling plans: the table itself, the builder that samplers write it with, and the tracing of other schedulers."""
 
-from . import tracing  # noqa: F401  # provides SamplingPlan.trace
+from . import tracing  # provides SamplingPlan.trace
 from .builder import Form, PlanBuilder, Prediction
 from .plan import SamplingPlan
 from .plan_set import PlanSet
 
-__all__ = ["Form", "PlanBuilder", "PlanSet", "Prediction", "SamplingPlan"]
+__all__ = ["Form", "PlanBuilder", "PlanSet", "Prediction", "SamplingPlan", "tracing"]

@@ -3,9 +3,11 @@
 from .adaptive import AdaptiveSampler
 from .base import BaseSampler, SamplerOutput, SamplerState
 from .dpm_v3 import DPMv3Sampler
+from .factory import SamplerFactory
 from .first_order import AncestralSampler, DDIMSampler, DDPMSampler, EulerSampler
 from .guided import AncestralCFGppSampler, CFGppSampler, DPMpp2MCFGppSampler, GradientEstimationSampler
 from .heun import HeunSampler
+from .model_statistics import ModelStatistics
 from .multistep import (
     AdamsSampler,
     DEISSampler,
@@ -91,6 +93,7 @@ __all__ = [
     "IPNDMvSampler",
     "LCMSampler",
     "LMSSampler",
+    "ModelStatistics",
     "MultistepSampler",
     "PNDMSampler",
     "PredictorCorrectorSampler",
@@ -101,6 +104,7 @@ __all__ = [
     "RungeKuttaSampler",
     "SASolverSampler",
     "SEEDSSampler",
+    "SamplerFactory",
     "SamplerOutput",
     "SamplerState",
     "SingleStepSampler",

@@ -1,5 +1,10 @@
-"""Noise schedules: the forward path from data to noise."""
+"""Noise schedules: paths from data to noise, as functions α(t) and σ(t) or as T betas.
 
+With the factory that makes them from a config, modifiers that change their signal-to-noise ratio, and the presets of
+published models.
+"""
+
+from . import presets
 from .base import BaseNoiseScheduler
 from .betas import (
     CosineNoiseScheduler,
@@ -14,6 +19,7 @@ from .betas import (
     SigmoidNoiseScheduler,
 )
 from .continuous import CosinePath, EDMPath, FlowPath, SubVPPath, VDiffusionPath, VEPath, VPPath, resolution_shift
+from .factory import NoiseSchedulerFactory
 from .modifiers import ShiftedSNR, ZeroTerminalSNR
 from .path import CLEAN, Level, NoisePath
 
@@ -31,6 +37,7 @@ __all__ = [
     "Level",
     "LinearNoiseScheduler",
     "NoisePath",
+    "NoiseSchedulerFactory",
     "QuadraticNoiseScheduler",
     "ScaledLinearNoiseScheduler",
     "ShiftedSNR",
@@ -41,5 +48,6 @@ __all__ = [
     "VEPath",
     "VPPath",
     "ZeroTerminalSNR",
+    "presets",
     "resolution_shift",
 ]

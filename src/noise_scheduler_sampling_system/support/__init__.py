@@ -1,1 +1,24 @@
-"""What every package stands on: errors, files, registries, curves and pictures. It imports nothing of the library."""
+"""What every package builds on: errors, argument checks, files, registries, hooks, curves and pictures.
+
+Its public names are the errors. It imports nothing of the other packages.
+"""
+
+from .errors import (
+    ConfigurationError,
+    DeviceError,
+    FileError,
+    ModelOutputError,
+    NoiseSamplingError,
+    NumericsError,
+    OutOfMemoryError,
+)
+
+__all__ = [
+    "ConfigurationError",
+    "DeviceError",
+    "FileError",
+    "ModelOutputError",
+    "NoiseSamplingError",
+    "NumericsError",
+    "OutOfMemoryError",
+]
