@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,8 @@ PIPELINE = DiffusionPipeline(CONFIG)
 DOORS: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "sample": (lambda **k: PIPELINE.sample(shape=(1, 1, 8, 8), **k), keywords_of(DiffusionPipeline.sample)),
     "stream": (lambda **k: PIPELINE.stream(shape=(1, 1, 8, 8), **k), keywords_of(DiffusionPipeline.stream)),
+    "plan": (PIPELINE.plan, keywords_of(DiffusionPipeline.plan)),
+    "grid": (PIPELINE.grid, keywords_of(DiffusionPipeline.grid)),
     "create_pipeline": (
         lambda **k: AdvancedDiffusionSystem().create_pipeline("a", CONFIG, "heun", **k),
         [*keywords_of(AdvancedDiffusionSystem.create_pipeline), "afs"],
@@ -134,3 +137,16 @@ def test_a_config_that_is_changed_says_how_to_make_another():
         NoiseSchedulerConfig.model_validate({"beta_start": 5})
     for made_anew in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert made_anew == config
+
+
+METHODS = [name for name, kind in vars(DiffusionPipeline).items() if inspect.isfunction(kind) and name[0] != "_"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_a_pipeline_refuses_an_unknown_keyword(method):
+    demanded = {"calibrate": {"nfe": 3, "shape": (1, 8, 8)}}
+    with pytest.raises(ConfigurationError) as raised:
+        getattr(PIPELINE, method)(**demanded.get(method, {}), steps=4)
+    if method != "generate":  # a pipeline without a text encoder refuses the call itself
+        assert raised.value.where == "steps"
+        assert "num_inference_steps" in raised.value.suggestion or "nfe" in raised.value.suggestion

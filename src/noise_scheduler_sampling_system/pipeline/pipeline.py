@@ -44,7 +44,7 @@ from .request import DEFAULT_SCALE, prepare
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from typing_extensions import Unpack
+    from typing_extensions import Never, Unpack
 
     from .keyword_types import GenerateKeywords, RunKeywords
 
@@ -149,7 +149,7 @@ class DiffusionPipeline(ByValue):
             self._setup = setup
         return setup.scheduler.config
 
-    def grid(self, num_inference_steps: int = 50, *, start: float | None = None) -> TimeGrid:
+    def grid(self, num_inference_steps: int = 50, *, start: float | None = None, **unknown: Never) -> TimeGrid:
         """The noise levels that a run of N steps visits.
 
         Args:
@@ -158,21 +158,28 @@ class DiffusionPipeline(ByValue):
                 intervals in either case.
 
         Raises:
-            ConfigurationError: what the spacing cannot do.
+            ConfigurationError: what the spacing cannot do, or an unknown keyword.
         """
+        refuse_unknown(unknown, keywords_of(DiffusionPipeline.grid))
         setup = self._setup
         if start is None:
             return setup.sampler.grid(num_inference_steps)
         return make_grid(setup.scheduler, num_inference_steps, start=start)
 
     def plan(
-        self, num_inference_steps: int = 50, *, timesteps: Sequence[float] | None = None, grid: TimeGrid | None = None
+        self,
+        num_inference_steps: int = 50,
+        *,
+        timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | None = None,
+        **unknown: Never,
     ) -> SamplingPlan:
         """The table that a run of N steps (or on given timesteps, or on a grid) follows.
 
         Raises:
-            ConfigurationError: the sampler has only ``step``, or cannot run so.
+            ConfigurationError: the sampler has only ``step`` or cannot run so, or an unknown keyword.
         """
+        refuse_unknown(unknown, keywords_of(DiffusionPipeline.plan))
         sampler = self._setup.sampler
         if not sampler.writes_plans:
             return sampler.plan(num_inference_steps)  # which says why there is none
