@@ -1,0 +1,272 @@
+"""What a comparison found: entries, cells and references, as values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+from torch import Tensor
+
+from ..pipeline.pipeline import DiffusionPipeline
+from ..plans.plan import SamplingPlan
+from ..support.data_files import write_json
+from ..support.errors import ConfigurationError, FileError, shown
+from ..support.files import checked_path, write_atomic
+from .reference import Reference
+
+__all__ = ["Cell", "Comparison", "Entry"]
+
+_FORMAT = "comparison 1"
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """One row of a comparison: a sampler with its options on a path with a spacing.
+
+    Attributes:
+        name: its name in the comparison.
+        pipeline: what ran.
+        plans: plans by their number of model calls, where plans were given and not a sampler.
+    """
+
+    name: str
+    pipeline: DiffusionPipeline
+    plans: Mapping[int, SamplingPlan] = field(default_factory=dict)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether its plans add noise, so that its samples do not follow the ODE."""
+        if self.plans:
+            return any(plan.stochastic for plan in self.plans.values())
+        sampler = self.pipeline.sampler
+        return bool(sampler.writes_plans and sampler.plan(4).stochastic)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One entry at one budget of model calls.
+
+    Attributes:
+        entry: the entry's name.
+        budget: the number of model calls that was asked for.
+        nfe: the number of model calls that were made: the largest that the sampler can make within the budget.
+        steps: intervals of its grid.
+        evaluations: evaluations of the network for one sample; guidance may double those of a call.
+        evaluations_by_row: the same by row of the plan.
+        rms: root-mean-square error per number against the reference, over all samples and seeds; NaN without one.
+        standard_error: of ``rms``.
+        median: the median over samples of their root-mean-square error.
+        by_seed: ``rms`` of each seed.
+        frechet: Fréchet distance of features to those of the data; NaN where no features were given.
+        seconds: of one run of the batch, by part: model, guidance, noise, sampler, total.
+        peak_memory: bytes; the device's on CUDA, the process's on a CPU.
+        plan: what ran; None for a sampler that has only ``step()``.
+        samples: those of the first seed, on the CPU, shape (B, ...).
+        problem: why the cell could not run; empty where it did.
+    """
+
+    entry: str
+    budget: int
+    nfe: int = 0
+    steps: int = 0
+    evaluations: int = 0
+    evaluations_by_row: tuple[int, ...] = ()
+    rms: float = math.nan
+    standard_error: float = math.nan
+    median: float = math.nan
+    by_seed: tuple[float, ...] = ()
+    frechet: float = math.nan
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory: int = 0
+    plan: SamplingPlan | None = None
+    samples: Tensor | None = field(default=None, repr=False)
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The cell as plain data, with the plan's hash in place of the plan, and without samples."""
+        data = {name: getattr(self, name) for name in _COLUMNS}
+        data["plan"] = None if self.plan is None else self.plan.content_hash
+        numbers = {k: v for k, v in data.items() if not (isinstance(v, float) and math.isnan(v))}
+        return {**{k: None for k in data}, **numbers, "by_seed": list(self.by_seed), "seconds": dict(self.seconds)}
+
+
+_COLUMNS = (
+    "entry", "budget", "nfe", "steps", "evaluations", "rms", "standard_error", "median", "frechet", "peak_memory",
+    "plan", "problem",
+)  # fmt: skip
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Samplers side by side; :func:`compare` makes it.
+
+    Attributes:
+        entries: the rows.
+        budgets: the columns: numbers of model calls.
+        cells: by (entry's name, budget).
+        references: what the errors are measured against, one for each path.
+        about: model, seeds, shape, guidance, device and versions, as plain data.
+    """
+
+    entries: tuple[Entry, ...]
+    budgets: tuple[int, ...]
+    cells: Mapping[tuple[str, int], Cell]
+    references: tuple[Reference, ...]
+    about: Mapping[str, Any]
+
+    def cell(self, entry: str, budget: int) -> Cell:
+        """One cell.
+
+        Raises:
+            ConfigurationError: no such entry or budget.
+        """
+        found = self.cells.get((entry, budget))
+        if found is None:
+            names = ", ".join(each.name for each in self.entries)
+            raise ConfigurationError(
+                f"there is no cell ({shown(entry)}, {shown(budget)})",
+                where="cell",
+                suggestion=f"give one of {names} and one of {', '.join(map(str, self.budgets))}",
+            )
+        return found
+
+    def best(self, budget: int) -> Cell:
+        """The cell with the least error at a budget.
+
+        Raises:
+            ConfigurationError: no cell of that budget has an error.
+        """
+        cells = [self.cell(each.name, budget) for each in self.entries]
+        measured = [cell for cell in cells if not math.isnan(cell.rms)]
+        if not measured:
+            raise ConfigurationError(
+                f"no entry has an error at {budget} model calls", where="budget", suggestion="compare with a reference"
+            )
+        return min(measured, key=lambda cell: cell.rms)
+
+    def order_of(self, entry: str) -> float:
+        """The measured order: minus the slope of log error over log calls; NaN with fewer than two errors."""
+        cells = [self.cell(entry, budget) for budget in self.budgets]
+        points = {cell.nfe: cell.rms for cell in cells if cell.rms > 0.0}
+        if len(points) < 2:
+            return math.nan
+        slope = np.polyfit(np.log(list(points)), np.log(list(points.values())), 1)[0]
+        return -float(slope)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the samples as plain data; the plans are listed by their hash."""
+        plans = {c.plan.content_hash: c.plan.to_dict() for c in self.cells.values() if c.plan is not None}
+        return {
+            "format": _FORMAT,
+            "about": dict(self.about),
+            "entries": [
+                {
+                    "name": each.name,
+                    "sampler": each.pipeline.method,
+                    "options": {name: _plain_option(value) for name, value in each.pipeline.sampler_options.items()},
+                    "spacing": each.pipeline.sampler.run_spacing,
+                    "config": each.pipeline.config.to_dict(),
+                    "order": None if math.isnan(order := self.order_of(each.name)) else order,
+                }
+                for each in self.entries
+            ],
+            "references": [
+                {"kind": r.kind, "path": r.path, "error": r.error, "nfe": r.nfe} for r in self.references
+            ],
+            "cells": [self.cell(each.name, budget).to_dict() for each in self.entries for budget in self.budgets],
+            "plans": plans,
+        }
+
+    def to_csv(self) -> str:
+        """One line for each cell."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [*_COLUMNS, *_PARTS], lineterminator="\n")
+        writer.writeheader()
+        for each in self.entries:
+            for budget in self.budgets:
+                row = self.cell(each.name, budget).to_dict()
+                seconds = row.pop("seconds")
+                row.pop("by_seed")
+                writer.writerow({**row, **{part: seconds.get(part[8:]) for part in _PARTS}})
+        return text.getvalue()
+
+    def to_html(self) -> str:
+        """A page in one file that needs no network; see :mod:`.page`.
+
+        Raises:
+            ConfigurationError: plotly is not installed.
+        """
+        from .page import page
+
+        return page(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the comparison by the file's ending: .html, .json or .csv; whole or not at all.
+
+        Raises:
+            FileError: another ending, or a file that cannot be written.
+        """
+        ending = checked_path(path).suffix.lower()
+        if ending == ".json":
+            write_json(path, self.to_dict())
+        elif ending == ".csv":
+            write_atomic(path, self.to_csv().encode())
+        elif ending in (".html", ".htm"):
+            write_atomic(path, self.to_html().encode())
+        else:
+            raise FileError(
+                f"the ending {shown(ending)} names no format", where=str(path), suggestion="use .html, .json or .csv"
+            )
+
+    def __str__(self) -> str:
+        return table_of(self)
+
+    def _repr_html_(self) -> str:
+        rows = [line.split("  ") for line in table_of(self).splitlines()]
+        return f"<pre>{chr(10).join('  '.join(row) for row in rows)}</pre>"
+
+
+_PARTS = ("seconds_model", "seconds_guidance", "seconds_noise", "seconds_sampler", "seconds_total")
+
+
+def table_of(comparison: Comparison) -> str:
+    """The comparison as text: one line for each entry, with error and calls in each column."""
+    heads = ["sampler", *(f"{budget} calls" for budget in comparison.budgets), "order"]
+    rows = [heads]
+    for each in comparison.entries:
+        cells = [note(comparison.cell(each.name, budget)) for budget in comparison.budgets]
+        order = comparison.order_of(each.name)
+        rows.append([each.name, *cells, "" if math.isnan(order) or each.stochastic else f"{order:.1f}"])
+    lines = columns(rows)
+    references = [f"error against: {reference}" for reference in comparison.references]
+    problems = [f"{cell.entry} cannot run: {cell.problem}" for cell in comparison.cells.values() if cell.problem]
+    return "\n".join([*lines, *dict.fromkeys(references), *dict.fromkeys(problems)])
+
+
+def note(cell: Cell) -> str:
+    """The error of a cell, and its calls where they are fewer than its budget."""
+    if cell.problem:
+        return "cannot run"
+    calls = "" if cell.nfe == cell.budget else f" ({cell.nfe})"
+    if not math.isnan(cell.rms):
+        return f"{cell.rms:.3g}{calls}"
+    return f"FD {cell.frechet:.3g}{calls}" if not math.isnan(cell.frechet) else f"stochastic{calls}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of texts as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _plain_option(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | str | None) else repr(value)
