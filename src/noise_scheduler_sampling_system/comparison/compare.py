@@ -30,6 +30,7 @@ from ..samplers.base import BaseSampler
 from ..schedules.path import NoisePath
 from ..support.argument_checks import checked_shape
 from ..support.errors import ConfigurationError, NoiseSamplingError, shown
+from ..support.registry import Registry
 from ..support.version import __version__
 from .comparison import Cell, Comparison, Entry
 from .reference import KINDS, Reference, References, root_mean_square
@@ -106,9 +107,7 @@ def compare(
             f"got {shown(reference)}", where="reference", suggestion=f"give None or one of {', '.join(KINDS)}"
         )
     if (features is None) != (data is None):
-        raise ConfigurationError(
-            "features and data go together", where="features", suggestion="give both, or neither"
-        )
+        raise ConfigurationError("features and data go together", where="features", suggestion="give both, or neither")
     if shape is None and model is not None:
         raise ConfigurationError("is missing", where="shape", suggestion="give that of a batch, e.g. (64, 3, 32, 32)")
     shape = checked_shape(_DIGITS_SHAPE if shape is None else shape)
@@ -153,13 +152,15 @@ def _entries(samplers: Any, config: Any) -> list[Entry]:
     ):
         samplers = [samplers]
     named = list(samplers.items()) if isinstance(samplers, Mapping) else [(None, each) for each in samplers]
-    entries: list[Entry] = []
-    for name, each in named:
-        entry = _entry(each, config)
-        base = str(name) if name is not None else entry.name
-        number = sum(other.name.split(" #")[0] == base for other in entries)
-        entries.append(replace(entry, name=base if not number else f"{base} #{number + 1}"))
-    return entries
+    entries = [_entry(each, config) for _, each in named]
+    several = len({repr(each.pipeline.scheduler) for each in entries}) > 1
+    made: list[Entry] = []
+    for (name, _), entry in zip(named, entries, strict=True):
+        own = f"{entry.name}, {Registry.key(entry.pipeline.config.beta_schedule)}" if several else entry.name
+        base = own if name is None else str(name)
+        number = sum(other.name.split(" #")[0] == base for other in made)
+        made.append(replace(entry, name=f"{base} #{number + 1}" if number else base))
+    return made
 
 
 def _entry(given: Any, config: Any) -> Entry:
@@ -171,7 +172,7 @@ def _entry(given: Any, config: Any) -> Entry:
         first = next(iter(plans.values()))
         return Entry(f"plan of {first.sampler}", DiffusionPipeline(path, "ddim"), plans)
     if isinstance(given, str | Enum) or (isinstance(given, type) and issubclass(given, BaseSampler)):
-        pipeline = DiffusionPipeline(path, given)
+        pipeline = DiffusionPipeline(path, Registry.key(given) if isinstance(given, str | Enum) else given)
         return Entry(f"{pipeline.method}, {pipeline.sampler.run_spacing}", pipeline)
     raise ConfigurationError(
         f"got {shown(given)}",

@@ -95,7 +95,7 @@ class Cell:
         data = {name: getattr(self, name) for name in _COLUMNS}
         data["plan"] = None if self.plan is None else self.plan.content_hash
         numbers = {k: v for k, v in data.items() if not (isinstance(v, float) and math.isnan(v))}
-        return {**{k: None for k in data}, **numbers, "by_seed": list(self.by_seed), "seconds": dict(self.seconds)}
+        return {**dict.fromkeys(data), **numbers, "by_seed": list(self.by_seed), "seconds": dict(self.seconds)}
 
 
 _COLUMNS = (
@@ -179,9 +179,7 @@ class Comparison:
                 }
                 for each in self.entries
             ],
-            "references": [
-                {"kind": r.kind, "path": r.path, "error": r.error, "nfe": r.nfe} for r in self.references
-            ],
+            "references": [{"kind": r.kind, "path": r.path, "error": r.error, "nfe": r.nfe} for r in self.references],
             "cells": [self.cell(each.name, budget).to_dict() for each in self.entries for budget in self.budgets],
             "plans": plans,
         }
