@@ -206,8 +206,9 @@ def with_tiny_pipelines(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        "README.md", "CONTRIBUTING.md", "docs/design.md", "docs/guidance.md", "docs/paths-and-grids.md",
-        "docs/calibration.md", "docs/diffusers.md", "docs/migration.md", "docs/mnist-unet.md",
+        "README.md", "CONTRIBUTING.md", "docs/guidance.md", "docs/paths-and-grids.md",
+        "docs/analysis.md", "docs/calibration.md", "docs/configuration.md", "docs/diffusers.md", "docs/migration.md",
+        "docs/mnist-unet.md", "docs/plans.md", "docs/running.md",
     ],
 )  # fmt: skip
 def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(
