@@ -20,7 +20,7 @@ from noise_scheduler_sampling_system.config.prediction import quantity
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianMixtureModel, GaussianModel
 from noise_scheduler_sampling_system.models.exact import ExactModel
 from noise_scheduler_sampling_system.running.bound_plan import bind
-from noise_scheduler_sampling_system.running.loop import Branches, State, run
+from noise_scheduler_sampling_system.running.loop import Branches, RowState, run_rows
 from noise_scheduler_sampling_system.samplers.base import BaseSampler
 from noise_scheduler_sampling_system.schedules import EDMPath, FlowPath, LinearNoiseScheduler, VDiffusionPath, VPPath
 from noise_scheduler_sampling_system.schedules.path import NoisePath
@@ -137,7 +137,7 @@ def run_plan(
         return Branches(output, output) if bound.branches else output
 
     silence = torch.zeros_like(x)
-    for state in run(bound, ask, State(0, x, {}), noise or (lambda step, stage: silence)):
+    for state in run_rows(bound, ask, RowState(0, x, {}), noise or (lambda step, stage: silence)):
         x = state.x
     return x
 

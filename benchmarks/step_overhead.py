@@ -27,7 +27,7 @@ from common import interleaved, machine, table
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
 from noise_scheduler_sampling_system.running.bound_plan import bind_for
-from noise_scheduler_sampling_system.running.loop import State, run
+from noise_scheduler_sampling_system.running.loop import RowState, run_rows
 from noise_scheduler_sampling_system.running.noise import NoiseSource
 
 STEPS = 50
@@ -83,7 +83,7 @@ def their_loop(cls, settings, step_options, x, outputs):
 
 def our_loop(bound, x, outputs):
     with torch.no_grad():
-        for _ in run(bound, lambda x, row: outputs[row % 8], State(0, x, {}), lambda step, stage: outputs[0]):
+        for _ in run_rows(bound, lambda x, row: outputs[row % 8], RowState(0, x, {}), lambda step, stage: outputs[0]):
             pass
 
 

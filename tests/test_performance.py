@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
 from noise_scheduler_sampling_system.running.bound_plan import bind_for
-from noise_scheduler_sampling_system.running.loop import State, run
+from noise_scheduler_sampling_system.running.loop import RowState, run_rows
 from operations import HOST_READS, Count
 
 STEPS = 12
@@ -27,7 +27,7 @@ def counted(method, shape, clip=False, **options):
     bound = bind_for(plan, config)
     x, noise, *outputs = (torch.randn(shape) for _ in range(10))
     with torch.no_grad(), Count() as count:
-        for _ in run(bound, lambda x, row: outputs[row % 8], State(0, x, {}), lambda step, stage: noise):
+        for _ in run_rows(bound, lambda x, row: outputs[row % 8], RowState(0, x, {}), lambda step, stage: noise):
             pass
     return count, plan
 
@@ -92,8 +92,8 @@ def test_allocations_a_step(method, kept):
     plan = DiffusionPipeline(config, method).plan(STEPS)
     x, noise, *outputs = (torch.randn(LARGE) for _ in range(10))
     with torch.no_grad(), Allocations(x, noise, *outputs) as memory:
-        for _ in run(
-            bind_for(plan, config), lambda x, row: outputs[row % 8], State(0, x, {}), lambda step, stage: noise
+        for _ in run_rows(
+            bind_for(plan, config), lambda x, row: outputs[row % 8], RowState(0, x, {}), lambda step, stage: noise
         ):
             pass
     assert memory.made <= (1 + kept) * plan.nfe

@@ -16,7 +16,7 @@ from noise_scheduler_sampling_system.analysis.step_probabilities import (
 )
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianModel
 from noise_scheduler_sampling_system.running.bound_plan import bind_for
-from noise_scheduler_sampling_system.running.loop import State
+from noise_scheduler_sampling_system.running.loop import RowState
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers.base import BaseSampler
 
@@ -77,7 +77,7 @@ def test_a_ddpm_step_is_the_posterior(variance_type):
     row = 400
     t = round(float(plan.time[row]))
     output = model(x, torch.full((2,), t)).detach()
-    drawn = step_distribution(bind_for(plan, config), State(row, x, {}), output)
+    drawn = step_distribution(bind_for(plan, config), RowState(row, x, {}), output)
 
     betas = torch.linspace(config.beta_start, config.beta_end, config.num_train_timesteps, dtype=torch.float64)
     bar = (1 - betas).cumprod(0)
@@ -94,7 +94,7 @@ def test_a_ddpm_step_is_the_posterior(variance_type):
     assert torch.allclose(drawn.mean, mean, atol=1e-9)
     assert torch.allclose(torch.as_tensor(drawn.std, dtype=torch.float64), std, atol=1e-9)
     noise = torch.randn(2, 1, 4, 4, dtype=torch.float64)
-    after = bind_for(plan, config).advance(State(row, x, {}), output, lambda step, stage: noise).x
+    after = bind_for(plan, config).advance(RowState(row, x, {}), output, lambda step, stage: noise).x
     assert torch.allclose(drawn.sample(noise), after, atol=1e-12)
 
 
@@ -220,7 +220,7 @@ def test_multistep_and_correlated_noise(sampler):
     assert torch.allclose(trajectory_log_probs(pipeline, model, states, steps=[4])[0], found[4])
     if sampler is Correlated:
         with pytest.raises(ConfigurationError, match="noise of earlier rows"):
-            step_distribution(bind_for(plan, pipeline.config), State(2, states[2], {}), states[2])
+            step_distribution(bind_for(plan, pipeline.config), RowState(2, states[2], {}), states[2])
 
 
 class TwoNoises(BaseSampler):

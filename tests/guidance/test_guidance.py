@@ -40,7 +40,7 @@ from noise_scheduler_sampling_system.guidance import (
 )
 from noise_scheduler_sampling_system.models import GaussianMixtureModel, GaussianModel
 from noise_scheduler_sampling_system.running.clipping import dynamic_threshold
-from noise_scheduler_sampling_system.running.loop import State
+from noise_scheduler_sampling_system.running.loop import RowState
 from operations import HOST_READS, Count
 
 STEPS, BATCH, SIZE = 5, 3, 6
@@ -635,7 +635,7 @@ def test_learned_variances_are_the_conditional_branchs(guidance):
     states = list(run.stream(doubled, **FROM, seed=1, **with_null))
     first = next(run.stream(lambda x, t: torch.cat([x, x], 1), **FROM, seed=1)).state
     start = START * run.plan(STEPS).prior_scale
-    state = RunState(first.plan, State(0, start, {}), first.keys, first.settings)
+    state = RunState(first.plan, RowState(0, start, {}), first.keys, first.settings)
     for step in states:
         x = state.state.x
         guided = guided_once(pipeline("epsilon"), model, x, step.index, guidance)
@@ -659,7 +659,7 @@ def guided_once(run: DiffusionPipeline, model: Any, x: Tensor, step: int, guidan
     outputs = levels.stream(model, initial_sample=x, dtype=torch.float64, grid=grid, guidance=guidance, **CONDITION)
     if step:
         first = next(levels.stream(lambda x, t: x, initial_sample=x, grid=grid, seed=0)).state
-        there = RunState(first.plan, State(step, x, {}), first.keys, first.settings)
+        there = RunState(first.plan, RowState(step, x, {}), first.keys, first.settings)
         outputs = levels.stream(model, resume=there, guidance=guidance, **CONDITION)
     seen.clear()
     next(outputs)

@@ -25,7 +25,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.calibration import checkpoint as checkpoints
 from noise_scheduler_sampling_system.models import DigitsModel
-from noise_scheduler_sampling_system.running.loop import State
+from noise_scheduler_sampling_system.running.loop import RowState
 from noise_scheduler_sampling_system.running.profiling import measured
 from noise_scheduler_sampling_system.support.files import write_atomic
 
@@ -116,7 +116,7 @@ def test_a_changed_state_is_refused_and_one_of_an_earlier_version_is_read(tmp_pa
 def test_states_are_checked_when_they_are_made():
     state = steps_of()[1].state
     with pytest.raises(ConfigurationError, match=r"RunState\.row"):
-        RunState(state.plan, State(99, state.state.x, {}), state.keys, state.settings)
+        RunState(state.plan, RowState(99, state.state.x, {}), state.keys, state.settings)
 
 
 # Checkpoints

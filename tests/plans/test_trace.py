@@ -18,7 +18,7 @@ from torch import Tensor
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplingPlan
 from noise_scheduler_sampling_system.running.bound_plan import bind
-from noise_scheduler_sampling_system.running.loop import State, run
+from noise_scheduler_sampling_system.running.loop import RowState, run_rows
 
 SHAPE = (2, 3, 4, 4)
 STEPS = 6
@@ -224,8 +224,8 @@ def ours(plan: SamplingPlan, model: Any, quantity: str, x: Tensor, draws: list[T
     keys = [tuple(key) for key in plan.noise_key.tolist() if key[0] >= 0]
     by_key = dict(zip(keys, draws, strict=False))
     bound = bind(plan, quantity)
-    start = State(0, x * plan.prior_scale, {})
-    *_, last = run(bound, lambda x, i: model(x, float(plan.time[i])), start, lambda *key: by_key[key])
+    start = RowState(0, x * plan.prior_scale, {})
+    *_, last = run_rows(bound, lambda x, i: model(x, float(plan.time[i])), start, lambda *key: by_key[key])
     return last.x
 
 
@@ -375,8 +375,8 @@ def of_outputs(plan: SamplingPlan) -> list[np.ndarray]:
     count = len(plan)
     symbols = torch.eye(1 + 2 * count, dtype=torch.float64)
     keys = {tuple(key): 1 + count + i for i, key in enumerate(plan.noise_key.tolist())}
-    states = run(
-        bind(plan, "epsilon"), lambda _, i: symbols[1 + i, None], State(0, symbols[:1], {}),
+    states = run_rows(
+        bind(plan, "epsilon"), lambda _, i: symbols[1 + i, None], RowState(0, symbols[:1], {}),
         lambda *key: symbols[keys[key], None],
     )  # fmt: skip
     return [state.x[0].numpy() for state in states]

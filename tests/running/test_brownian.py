@@ -12,7 +12,7 @@ from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipelin
 from noise_scheduler_sampling_system.models import GaussianMixtureModel
 from noise_scheduler_sampling_system.running.bound_plan import bind_for
 from noise_scheduler_sampling_system.running.brownian import BrownianNoise, brownian
-from noise_scheduler_sampling_system.running.loop import State, run
+from noise_scheduler_sampling_system.running.loop import RowState, run_rows
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
 WHOLE = 2**24
@@ -82,8 +82,8 @@ def final(method, steps, options, shared):
     plan = pipeline.plan(steps)
     source = NoiseSource(resolve_keys(1, None, 200), (2,), torch.float64)
     noise = brownian(plan, source) if shared else source
-    start = State(0, source.initial() * plan.prior_scale, {})
-    *_, last = run(bind_for(plan, pipeline.config), lambda x, i: model(x, float(plan.time[i])), start, noise)
+    start = RowState(0, source.initial() * plan.prior_scale, {})
+    *_, last = run_rows(bind_for(plan, pipeline.config), lambda x, i: model(x, float(plan.time[i])), start, noise)
     return last.x
 
 

@@ -58,14 +58,14 @@ def ours(config: NoiseSchedulerConfig, method: str, steps: int, x: torch.Tensor,
          timesteps: object = None, **options: object) -> torch.Tensor:  # fmt: skip
     """Our plan in our loop, with the given noise in place of the keyed one."""
     from noise_scheduler_sampling_system.running.bound_plan import bind_for
-    from noise_scheduler_sampling_system.running.loop import State, run
+    from noise_scheduler_sampling_system.running.loop import RowState, run_rows
 
     pipeline = DiffusionPipeline(config, method, **published(method), **options)
     plan = pipeline.plan(steps, timesteps=timesteps)
     times = torch.tensor(plan.time)
     bound = bind_for(plan, config)
-    for step in run(
-        bound, lambda x, i: network(x, times[i].expand(SHAPE[0])), State(0, x, {}), lambda step, stage: draws[step]
+    for step in run_rows(
+        bound, lambda x, i: network(x, times[i].expand(SHAPE[0])), RowState(0, x, {}), lambda step, stage: draws[step]
     ):
         x = step.x
     return x
@@ -187,7 +187,7 @@ def test_euler_ancestral(prediction, monkeypatch):
 def test_learned_range(prediction, monkeypatch):
     """DDPM with a variance that the model interpolates (the second half of channels)."""
     from noise_scheduler_sampling_system.running.bound_plan import bind_for
-    from noise_scheduler_sampling_system.running.loop import State, run
+    from noise_scheduler_sampling_system.running.loop import RowState, run_rows
 
     steps, x = 10, noises(1)[0]
     draws = noises(steps)
@@ -208,7 +208,7 @@ def test_learned_range(prediction, monkeypatch):
     plan = DiffusionPipeline(settings, "ddpm").plan(steps)
     times = torch.tensor(plan.time)
     bound = bind_for(plan, settings)
-    for step in run(bound, lambda x, i: wide(x, times[i].expand(2)), State(0, x, {}), lambda s, _: draws[s]):
+    for step in run_rows(bound, lambda x, i: wide(x, times[i].expand(2)), RowState(0, x, {}), lambda s, _: draws[s]):
         x = step.x
     assert relative(x, expected) < TOLERANCE
 

@@ -26,7 +26,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.models.exact import ExactModel
 from noise_scheduler_sampling_system.running.bound_plan import bind_for
-from noise_scheduler_sampling_system.running.loop import State, run
+from noise_scheduler_sampling_system.running.loop import RowState, run_rows
 
 TOLERANCE = 1e-9
 SHAPE = (2, 1, 8, 8)
@@ -83,7 +83,7 @@ def ours(method: str, options: Mapping[str, Any], problem: Problem) -> Tensor:
     path = problem.model.path
     plan = SamplerFactory.create(method, path, **published(method), **options).plan(grid=problem.grid)
     bound, x = bind_for(plan, path.config), problem.x
-    for state in run(bound, lambda x, i: problem.model(x, float(plan.time[i])), State(0, x, {}), noise):
+    for state in run_rows(bound, lambda x, i: problem.model(x, float(plan.time[i])), RowState(0, x, {}), noise):
         x = state.x
     return x
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..config.prediction import conversion
 from ..plans.plan import SamplingPlan
 from ..running.kernels import affine
-from ..running.loop import State
+from ..running.loop import RowState
 from ..support.errors import ConfigurationError
 from ..support.values import ByValue
 from .row_walk import Rows
@@ -96,12 +96,12 @@ class ReversibleRun(ByValue):
         """
         rows = self._rows(noise)
         before, x = (
-            (rows.start, rows.after(State(0, rows.start, {})).x)
+            (rows.start, rows.after(RowState(0, rows.start, {})).x)
             if isinstance(noise, Tensor)
             else (rows.start, noise.beside.to(rows.start))
         )
         for i in range(1, len(self.plan)):
-            before, x = x, rows.after(State(i, x, {})).x.add_(before, alpha=self._back[i])
+            before, x = x, rows.after(RowState(i, x, {})).x.add_(before, alpha=self._back[i])
         return Ends(x, before)
 
     @torch.no_grad()
@@ -120,7 +120,7 @@ class ReversibleRun(ByValue):
         after = rows.start
         x = self._noised(after, last) if isinstance(samples, Tensor) else samples.beside.to(after)
         for i in range(last, 0, -1):
-            older = (after - rows.after(State(i, x, {})).x).div_(self._back[i])
+            older = (after - rows.after(RowState(i, x, {})).x).div_(self._back[i])
             after, x = x, older
         return Ends(x, after)
 
@@ -142,7 +142,7 @@ class ReversibleRun(ByValue):
         scale = to[0] / end[0]
         asked = samples * scale
         rows = Rows.of(self._pipeline, self.plan.readout(), self._model, asked, **self._settings)
-        epsilon = affine(conversion(self.plan.space, "epsilon", *to), asked, rows.after(State(i, asked, {})).x)
+        epsilon = affine(conversion(self.plan.space, "epsilon", *to), asked, rows.after(RowState(i, asked, {})).x)
         return asked + (to[1] - scale * end[1]) * epsilon
 
 

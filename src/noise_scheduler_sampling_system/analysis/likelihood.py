@@ -25,7 +25,7 @@ from torch import Tensor
 from ..grids.time_grid import TimeGrid, make_grid
 from ..plans.builder import PlanBuilder
 from ..plans.plan import SamplingPlan
-from ..running.loop import State
+from ..running.loop import RowState
 from ..running.noise import Seed
 from ..samplers.base import BaseSampler
 from ..schedules.path import Level, NoisePath
@@ -153,7 +153,7 @@ def log_likelihood(
     for i in range(len(plan)):
         with torch.enable_grad():
             asked = x.detach().requires_grad_()
-            after = rows.after(State(i, asked, {}))
+            after = rows.after(RowState(i, asked, {}))
             if i == 0:
                 _check_differentiable(asked, after.output)
             clean = after.x

@@ -13,7 +13,7 @@ from ..guidance.base import Guidance
 from ..pipeline.request import DEFAULT_SCALE, prepare
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan
-from ..running.loop import Model, ModelStoppedError, Noise, State, run
+from ..running.loop import Model, ModelStoppedError, Noise, RowState, run_rows
 from ..running.noise import NoiseSource, Seed
 from ..support.errors import ConfigurationError
 
@@ -76,17 +76,17 @@ class Rows:
             initial_sample=x, timesteps=None, plan=plan, device=device,
             dtype=dtype or torch.promote_types(torch.float32, x.dtype),
         )  # fmt: skip
-        if not isinstance(job.course, BoundPlan):
+        if not isinstance(job.run, BoundPlan):
             raise ConfigurationError(
                 f"the sampler {plan.sampler} has only step()", where="sampler", suggestion="use one that writes plans"
             )
         start, network = job.by_hand()
         functions = (each for row in job.guided.rows if row is not None for each in row.functions)
-        return cls(job.course, network, job.noise, start.x, any(each.memory is not None for each in functions))
+        return cls(job.run, network, job.noise, start.x, any(each.memory is not None for each in functions))
 
-    def after(self, state: State, noise: Noise | None = None) -> State:
+    def after(self, state: RowState, noise: Noise | None = None) -> RowState:
         """The state after one more row, with what was asked and answered; everything is checked to be finite."""
-        steps = run(self.bound, self.model, state, noise or self.source, inspect=True, check_every_row=True)
+        steps = run_rows(self.bound, self.model, state, noise or self.source, inspect=True, check_every_row=True)
         try:
             return next(steps)
         except ModelStoppedError as stopped:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan
-from ..running.loop import State
+from ..running.loop import RowState
 from ..support.errors import ConfigurationError
 from ..support.registry import did_you_mean
 from ..support.values import ByValue
@@ -95,7 +95,7 @@ def _reduced(each: Tensor, reduction: Reduction) -> Tensor:
     return flat.sum(1) if reduction == "sum" else flat.mean(1)
 
 
-def step_distribution(bound: BoundPlan, state: State, output: Tensor) -> StepDistribution:
+def step_distribution(bound: BoundPlan, state: RowState, output: Tensor) -> StepDistribution:
     """What the next state is drawn from, in a row of a bound plan.
 
     Args:
@@ -194,7 +194,7 @@ class _Walk:
         """
         plan, fresh = self.plan, list[int]()
         variance: Tensor | float = 0.0
-        state = State(0, before, self.history)
+        state = RowState(0, before, self.history)
 
         def noise(of_step: int, stage: int) -> Tensor:
             if of_step != step and (of_step, stage) not in self.noises:

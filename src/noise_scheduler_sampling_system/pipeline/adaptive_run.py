@@ -14,11 +14,11 @@ from ..grids.time_grid import TimeGrid
 from ..guidance.base import Moment
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan, bind
-from ..running.loop import Ask, Course, Model, Noise, Reached, State, StepControlError, Tally, run
+from ..running.loop import Model, ModelMaker, Noise, Reached, RowState, Run, StepControlError, StepsFound, run_rows
 from ..samplers.adaptive import AdaptiveSampler, level_at, place
 from ..schedules.path import Level
 
-__all__ = ["AdaptiveCourse"]
+__all__ = ["AdaptiveRun"]
 
 #: Steps shorter than this share of the whole way have been made so by rounding.
 _SHORTEST = 1e-9
@@ -36,13 +36,13 @@ class _Trial(NamedTuple):
 
     first: Any
     memory: Mapping[str, Tensor]
-    state: State
+    state: RowState
     other: Tensor
 
 
 @final
 @dataclass(frozen=True)
-class AdaptiveCourse(Course):
+class AdaptiveRun(Run):
     """The steps of an embedded pair, as long as its tolerance allows.
 
     A failed step costs its model calls but the first, whose answer stays right; so does one whose first answer the
@@ -76,8 +76,8 @@ class AdaptiveCourse(Course):
 
     def steps(
         self,
-        ask: Ask,
-        state: State,
+        make_model: ModelMaker,
+        state: RowState,
         noise: Noise,
         memory: dict[str, Tensor],
         *,
@@ -91,7 +91,7 @@ class AdaptiveCourse(Course):
         start, end = place(frame, levels[0]), place(frame, last)
         length = abs(sampler.options["first_step"] or place(frame, levels[1]) - start) if last is not levels[0] else 0.0
         x, now, known, previous = state.x, levels[0], None, 1.0
-        tally = Tally((now,), 0, 0, 0)
+        found = StepsFound((now,), 0, 0, 0)
         while now is not levels[-1]:
             here = place(frame, now)
             taken = min(length, abs(end - here))
@@ -102,16 +102,16 @@ class AdaptiveCourse(Course):
             else:
                 after = level_at(sampler.scheduler, frame, here + math.copysign(taken, end - start))
             bound = bind(
-                sampler.trial(len(tally.levels) - 1, now, after, frame),
+                sampler.trial(len(found.levels) - 1, now, after, frame),
                 sampler.config.prediction_type, self.bound.clip, learned_variance=self.split,
             )  # fmt: skip
-            model, evaluations = ask(bound, self._moments(bound.plan, frame))
+            model, evaluations = make_model(bound, self._moments(bound.plan, frame))
             new = int(known is None)  # whether the first answer is
-            tally = tally._replace(
-                calls=tally.calls + bound.plan.nfe - 1 + new,
-                evaluations=tally.evaluations + sum(evaluations[1:]) + evaluations[0] * new,
+            found = found._replace(
+                calls=found.calls + bound.plan.nfe - 1 + new,
+                evaluations=found.evaluations + sum(evaluations[1:]) + evaluations[0] * new,
             )
-            self._refuse_more(tally, now, now is last or taken > _SHORTEST * abs(end - start))
+            self._refuse_more(found, now, now is last or taken > _SHORTEST * abs(end - start))
             trial = _tried(bound, model, x, known, noise, memory, check_every_row)
             error = 0.0 if now is last else self._error(trial)
             length = taken * sampler.controller.factor(error, previous)
@@ -119,12 +119,12 @@ class AdaptiveCourse(Course):
                 memory.clear()
                 memory.update(trial.memory)
                 known = trial.first
-                tally = tally._replace(rejected=tally.rejected + 1)
+                found = found._replace(rejected=found.rejected + 1)
                 continue
             x, now, previous = trial.state.x, after, error
             known = trial.state.output if sampler.pair.reads_end else None
-            tally = tally._replace(levels=(*tally.levels, now))
-            yield Reached(bound, trial.state, tally)
+            found = found._replace(levels=(*found.levels, now))
+            yield Reached(bound, trial.state, found)
 
     def _error(self, trial: _Trial) -> float:
         """The error over the tolerance, of the sample where it is largest."""
@@ -146,14 +146,14 @@ class AdaptiveCourse(Course):
             moments.append(Moment(level, max(passed - 1, 0), self.grid.steps))
         return moments
 
-    def _refuse_more(self, tally: Tally, now: Level, long_enough: bool) -> None:
+    def _refuse_more(self, found: StepsFound, now: Level, long_enough: bool) -> None:
         """Raise where the run would come to no end."""
         most, options = self.sampler.options["max_calls"], self.sampler.options
-        if tally.calls <= most and long_enough:
+        if found.calls <= most and long_enough:
             return
         raise StepControlError(
             f"the tolerance needs more than max_calls = {most} model calls" if long_enough else "the steps shrink to 0",
-            where=f"t = {now.t:g}, σ = {now.sigma:.4g} (steps: {len(tally.levels) - 1}, failed: {tally.rejected})",
+            where=f"t = {now.t:g}, σ = {now.sigma:.4g} (steps: {len(found.levels) - 1}, failed: {found.rejected})",
             why=f"rtol = {options['rtol']:g} and atol = {options['atol']:g} are below what this run allows",
             suggestion="raise rtol or max_calls, run in dtype=torch.float64, or take a fixed number of steps",
         )
@@ -173,8 +173,8 @@ def _tried(
     def asked(x: Tensor, row: int) -> Any:
         return model(x, row) if row or known is None else known
 
-    before, after = State(0, x, {}), None
-    for state in run(bound, asked, before, noise, inspect=True, check_every_row=check_every_row):
+    before, after = RowState(0, x, {}), None
+    for state in run_rows(bound, asked, before, noise, inspect=True, check_every_row=check_every_row):
         if state.row == 1:
             first, remembered = state.output, dict(memory)
         before, after = after or before, state

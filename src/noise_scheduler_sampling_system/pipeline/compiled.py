@@ -18,14 +18,14 @@ from ..grids.time_grid import TimeGrid, checked_steps, checked_times
 from ..plans.gaussian_moments import typical_spread
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import bind_for
-from ..running.loop import Course, Runnable
+from ..running.loop import PlannedRun, Run
 from ..samplers.adaptive import AdaptiveSampler
 from ..samplers.base import BaseSampler
 from ..samplers.factory import SamplerFactory
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import Level, NoisePath
 from ..support.errors import ConfigurationError, NoiseSamplingError
-from .adaptive_run import AdaptiveCourse
+from .adaptive_run import AdaptiveRun
 from .step_only_run import levels_of, stepped
 
 __all__ = ["Setup", "refuse_other_settings", "warn_of_amplification"]
@@ -48,7 +48,7 @@ class Setup:
     scheduler: NoisePath
     sampler: BaseSampler
     options: Mapping[str, Any] = field(default_factory=dict)
-    _made: dict[Any, Course] = field(default_factory=dict, compare=False)
+    _made: dict[Any, Run] = field(default_factory=dict, compare=False)
 
     @classmethod
     def make(cls, config: NoiseSchedulerConfig | NoisePath, method: Any, options: Mapping[str, Any]) -> Setup:
@@ -77,9 +77,9 @@ class Setup:
             "options": {name: repr(value) for name, value in sorted(self.options.items())},
         }
 
-    def course(
+    def run_on(
         self, num_inference_steps: int, timesteps: Sequence[float] | None = None, grid: TimeGrid | None = None
-    ) -> Course:
+    ) -> Run:
         """The sampler on N steps, on given timesteps or on a grid, ready for the loop; made once."""
         key = _checked_choice(num_inference_steps, timesteps, grid)
         made = self._made.get(key)
@@ -90,7 +90,7 @@ class Setup:
             else:
                 grid = self.sampler.grid(key) if isinstance(key, int) else self.sampler.grid(timesteps=key)
             if isinstance(self.sampler, AdaptiveSampler):
-                made = AdaptiveCourse(bind_for(self.sampler.on_grid(grid), self.scheduler.config), self.sampler, grid)
+                made = AdaptiveRun(bind_for(self.sampler.on_grid(grid), self.scheduler.config), self.sampler, grid)
             elif self.sampler.writes_plans:
                 made = self.following(self.sampler.plan(grid=grid))
                 warn_of_amplification(made.plan)
@@ -103,7 +103,7 @@ class Setup:
             self._made[key] = made
         return made
 
-    def following(self, plan: SamplingPlan) -> Runnable:
+    def following(self, plan: SamplingPlan) -> PlannedRun:
         """A given plan, ready for the loop; a step-only sampler visits its levels and makes its own steps.
 
         Raises:

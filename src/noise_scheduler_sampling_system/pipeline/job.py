@@ -20,16 +20,16 @@ from ..running.brownian import BrownianNoise
 from ..running.callbacks import Callback, Copies, asks_to_stop, refuse_changes
 from ..running.early_stopping import EarlyStopping
 from ..running.loop import (
-    Ask,
-    Asked,
     Branches,
-    Course,
     Model,
+    ModelMaker,
     ModelStoppedError,
     OutputReusedError,
+    PlannedRun,
     Reached,
-    Runnable,
-    State,
+    RowModel,
+    RowState,
+    Run,
     StepControlError,
     explained,
 )
@@ -76,7 +76,7 @@ class Job:
     """A run that is ready to start: every check is done.
 
     Attributes:
-        course: which way it goes.
+        run: what takes the noise to samples.
         guided: the model with its conditions and guidance.
         noise: where its noise comes from; knows device, dtype and keys.
         initial_noise, initial_sample: what it starts from, where that is given.
@@ -86,7 +86,7 @@ class Job:
         whole: times are rounded to whole timesteps up to this one; None: they are not.
     """
 
-    course: Course
+    run: Run
     guided: RunGuidance
     noise: NoiseSource
     initial_noise: Tensor | None
@@ -148,8 +148,13 @@ class Job:
             logger.warning("the result is not finite; running again with a check after every model call")
             with torch.no_grad():
                 again: Memory = {}
-                for _ in self.course.steps(
-                    self._ask(None, again), self._start(), self.noise, again, copy_outputs=True, check_every_row=True
+                for _ in self.run.steps(
+                    self._model_maker(None, again),
+                    self._start(),
+                    self.noise,
+                    again,
+                    copy_outputs=True,
+                    check_every_row=True,
                 ):
                     pass
             raise NumericsError(
@@ -171,8 +176,8 @@ class Job:
         noise = watch.wrap("noise", self.noise.__call__) if watch else self.noise
         settled = stopping.start() if stopping else None
         memory: Memory = {}
-        steps = self.course.steps(
-            self._ask(watch, memory), self._start(), noise, memory,
+        steps = self.run.steps(
+            self._model_maker(watch, memory), self._start(), noise, memory,
             inspect=inspect, copy_outputs=copy_outputs, check_every_row=stopping is not None,
         )  # fmt: skip
         stopped = False
@@ -182,21 +187,21 @@ class Job:
             bar.update(self.batch)
             ended = callback is not None and asks_to_stop(callback, self._view(reached, memory))
             if settled is not None:
-                clean = reached.runnable.clean_sample(reached.state)
-                stopped = settled.update(clean, reached.runnable.plan, reached.state.row)
+                clean = reached.run.clean_sample(reached.state)
+                stopped = settled.update(clean, reached.run.plan, reached.state.row)
             stopped = stopped or ended
             if stopped:
                 break
-        runnable, state, _ = reached
-        calls, evaluations, rejected, levels = self._tally(reached)
-        steps_made = int(runnable.plan.step[state.row - 1]) + 1
-        saved = self.course.plan.nfe - calls if stopped and self.course.planned else 0
+        run, state, _ = reached
+        calls, evaluations, rejected, levels = self._counts(reached)
+        steps_made = int(run.plan.step[state.row - 1]) + 1
+        saved = self.run.plan.nfe - calls if stopped and self.run.planned else 0
         if saved:
             logger.info(
                 "stopped after step %d of %d: %d of %d model calls saved",
-                steps_made, self.course.plan.steps, saved, self.course.plan.nfe,
+                steps_made, self.run.plan.steps, saved, self.run.plan.nfe,
             )  # fmt: skip
-        elif stopped and not self.course.planned:
+        elif stopped and not self.run.planned:
             logger.info("stopped after step %d and %d model calls", steps_made, calls)
         return Outcome(
             settled.result(state.x) if settled else state.x,
@@ -209,12 +214,12 @@ class Job:
             levels,
         )
 
-    def _tally(self, reached: Reached) -> tuple[int, int, int, tuple[Level, ...] | None]:
+    def _counts(self, reached: Reached) -> tuple[int, int, int, tuple[Level, ...] | None]:
         """Calls, evaluations, rejected steps, and the levels where they were not known before."""
-        tally, row = reached.tally, reached.state.row
-        if tally is None:
-            return reached.runnable.plan.calls_before(row), sum(self.guided.evaluations[:row]), 0, None
-        return tally.calls, tally.evaluations, tally.rejected, tally.levels
+        found, row = reached.found, reached.state.row
+        if found is None:
+            return reached.run.plan.calls_before(row), sum(self.guided.evaluations[:row]), 0, None
+        return found.calls, found.evaluations, found.rejected, found.levels
 
     def steps(self, resume: RunState | None = None) -> Iterator[SamplingStep]:
         """The run as an iterator, from its start or from a state; every step that is handed out is finite."""
@@ -225,16 +230,16 @@ class Job:
             lambda y: y.to(self.noise.device, copy=True),  # the state is the caller's, and may be changed
             (tuple(resume.state), resume.memory),
         )
-        job, state = replace(self, noise=replace(self.noise, keys=Keys.of(resume.keys))), State(*kept)
-        if state.row == len(resume.plan) and isinstance(self.course, Runnable):  # nothing is left to do but hand it out
-            yield job._view(Reached(self.course, state), memory)
+        job, state = replace(self, noise=replace(self.noise, keys=Keys.of(resume.keys))), RowState(*kept)
+        if state.row == len(resume.plan) and isinstance(self.run, PlannedRun):  # nothing is left to do but hand it out
+            yield job._view(Reached(self.run, state), memory)
             return
-        yield from job._steps(State(state.row, state.x, state.history), memory)
+        yield from job._steps(RowState(state.row, state.x, state.history), memory)
 
-    def _steps(self, state: State, memory: Memory) -> Iterator[SamplingStep]:
+    def _steps(self, state: RowState, memory: Memory) -> Iterator[SamplingStep]:
         with torch.no_grad():
-            steps = self.course.steps(
-                self._ask(None, memory), state, self.noise, memory, inspect=True, check_every_row=True
+            steps = self.run.steps(
+                self._model_maker(None, memory), state, self.noise, memory, inspect=True, check_every_row=True
             )
         step = None
         while True:
@@ -257,8 +262,8 @@ class Job:
 
     def _view(self, reached: Reached, memory: Memory) -> SamplingStep:
         """A step as it is handed out: with copies, so that nothing that is done to them changes the run."""
-        runnable, state, tally = reached
-        plan, row = runnable.plan, state.row
+        run, state, found = reached
+        plan, row = run.plan, state.row
         index = int(plan.step[row - 1])
         first_row = int((plan.step == index).argmax())
         x = state.x.clone()
@@ -267,42 +272,42 @@ class Job:
             x=x,
             t=float(plan.time[first_row]),
             sigma=float(plan.sigma[row]),
-            nfe=plan.calls_before(row) if tally is None else tally.calls,
+            nfe=plan.calls_before(row) if found is None else found.calls,
             first_sample=self.first,
             state=RunState(
                 plan,
-                State(row, x, Copies(state.history), *(_last_call(state) if row == len(plan) else ())),
+                RowState(row, x, Copies(state.history), *(_last_call(state) if row == len(plan) else ())),
                 self.noise.keys,
                 self.settings,
                 Copies(memory),
                 "brownian" if isinstance(self.noise, BrownianNoise) else "independent",
                 self.fingerprint,
             ),
-            _clean=lambda: runnable.clean_sample(state),
+            _clean=lambda: run.clean_sample(state),
         )
 
-    def by_hand(self) -> tuple[State, Model]:
+    def by_hand(self) -> tuple[RowState, Model]:
         """Where the run starts, and its model: for those who walk through its rows themselves."""
-        return self._start(), self._model(self.course.plan, self.guided, None, {})
+        return self._start(), self._model(self.run.plan, self.guided, None, {})
 
-    def _start(self) -> State:
+    def _start(self) -> RowState:
         if self.initial_sample is not None:
             # a copy: the state is handed out, and the caller's tensor is the caller's
-            return State(0, self.initial_sample.to(self.noise.device, self.noise.dtype, copy=True), {})
+            return RowState(0, self.initial_sample.to(self.noise.device, self.noise.dtype, copy=True), {})
         if self.initial_noise is None:
             noise = self.noise.initial()
         else:
             noise = self.initial_noise.to(self.noise.device, self.noise.dtype)
-        return State(0, noise * self.course.plan.prior_scale, {})
+        return RowState(0, noise * self.run.plan.prior_scale, {})
 
-    def _ask(self, watch: Stopwatch | None, memory: Memory) -> Ask:
+    def _model_maker(self, watch: Stopwatch | None, memory: Memory) -> ModelMaker:
         """Makes the network's calls for the rows of whatever is run."""
 
-        def ask(runnable: Runnable, moments: Sequence[Moment] | None) -> Asked:
-            guided = self.guided if moments is None else self.guided.on(runnable.plan, moments)
-            return Asked(self._model(runnable.plan, guided, watch, memory), guided.evaluations)
+        def make_model(run: PlannedRun, moments: Sequence[Moment] | None) -> RowModel:
+            guided = self.guided if moments is None else self.guided.on(run.plan, moments)
+            return RowModel(self._model(run.plan, guided, watch, memory), guided.evaluations)
 
-        return ask
+        return make_model
 
     def _model(self, plan: SamplingPlan, guided: RunGuidance, watch: Stopwatch | None, memory: Memory) -> Model:
         """The network with its conditions, times and guidance, as a function of (x, row)."""
@@ -373,9 +378,9 @@ def _hinting(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return call
 
 
-def _last_call(state: State) -> tuple[Tensor | None, Tensor | None]:
+def _last_call(state: RowState) -> tuple[Tensor | None, Tensor | None]:
     """What the last call was about and what it returned, so that the last step can be had again from its state.
 
     The run is over and needs neither, so that they are no copies.
     """
-    return state.asked, state.output.guided if isinstance(state.output, Branches) else state.output
+    return state.evaluated_x, state.output.guided if isinstance(state.output, Branches) else state.output

@@ -183,7 +183,7 @@ class DiffusionPipeline(ByValue):
         sampler = self._setup.sampler
         if not sampler.writes_plans:
             return sampler.plan(num_inference_steps)  # which says why there is none
-        return self._setup.course(num_inference_steps, timesteps, grid).plan
+        return self._setup.run_on(num_inference_steps, timesteps, grid).plan
 
     @overload
     def sample(
@@ -323,7 +323,7 @@ class DiffusionPipeline(ByValue):
         def one_batch(start: int, stop: int) -> Outcome:
             return job.part(start, stop).complete(callback, bar, stopping, watch)
 
-        total = job.batch * job.course.plan.steps if job.course.planned else None
+        total = job.batch * job.run.plan.steps if job.run.planned else None
         began = time.perf_counter()
         with (
             torch.set_grad_enabled(differentiable),
@@ -344,10 +344,10 @@ class DiffusionPipeline(ByValue):
             steps=longest.steps,
             nfe=longest.nfe,
             evaluations=longest.evaluations,
-            stopped_early=longest.stopped and (longest.saved > 0 or not job.course.planned),
+            stopped_early=longest.stopped and (longest.saved > 0 or not job.run.planned),
             calls_saved=longest.saved,
             profile=report,
-            plan=job.course.plan_through(longest.levels),
+            plan=job.run.plan_through(longest.levels),
             rejected=longest.rejected,
             grid=None if longest.levels is None else TimeGrid(longest.levels),
         )

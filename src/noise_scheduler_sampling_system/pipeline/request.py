@@ -23,7 +23,7 @@ from ..guidance.evaluate import RunGuidance
 from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..running.brownian import brownian
-from ..running.loop import Course
+from ..running.loop import Run
 from ..running.model_adapter import ModelAdapter, map_tensors, resolve_device
 from ..running.noise import NoiseSource, Seed, resolve_keys
 from ..running.output_check import Look
@@ -122,8 +122,8 @@ def prepare(
             scheduler, num_inference_steps, start=start, strength=strength, initial_sample=initial_sample, beside=beside
         )
         grid = grid if begun is None else begun
-    course = setup.course(num_inference_steps, timesteps, grid) if plan is None else setup.following(plan)
-    if course.plan.null is not None and guidance is None:  # CFG++: λ interpolates, so that it is at most 1
+    run = setup.run_on(num_inference_steps, timesteps, grid) if plan is None else setup.following(plan)
+    if run.plan.null is not None and guidance is None:  # CFG++: λ interpolates, so that it is at most 1
         if scale == DEFAULT_SCALE:
             scale = _CFG_PP_SCALE
         elif scale > 1.0:
@@ -131,12 +131,12 @@ def prepare(
     if resumed:
         setup.refuse_to_resume()
     if initial_noise is None and initial_sample is None and not resumed:
-        first = course.plan
+        first = run.plan
         refuse_clean_start(first.time[0], first.alpha[0], first.sigma[0])
     dtype = checked_dtype(dtype, adapter.dtype)
     refuse_too_large(shape, dtype, device)
     starts = {name: _placed(start, device, dtype, name) for name, start in starts.items()}
-    _refuse_overflow(course, dtype)
+    _refuse_overflow(run, dtype)
     keys = resolve_keys(seed, generator, shape[0])
     given = _fitted({} if condition is None else condition, shape[0], device, "condition")
     if guidance is None and classifier_free and not given:
@@ -145,7 +145,7 @@ def prepare(
     for each in sequence:
         each.refuse_shape(shape)
     if guidance is None and given:
-        _warn_of_other_guidance(course.plan, scale if classifier_free else 1.0)
+        _warn_of_other_guidance(run.plan, scale if classifier_free else 1.0)
     further = next((condition for each in sequence for condition in each.conditions), None)
     if not given and null_condition is not None and further is None:
         raise ConfigurationError(
@@ -154,31 +154,31 @@ def prepare(
     opposed = bool(given) and classifier_free
     branches, rows = compile_guidance(
         sequence,
-        course.plan,
+        run.plan,
         config.prediction_type,
         opposed=opposed,
-        learned=course.split,
+        learned=run.split,
     )
     _refuse_overflow_of_guidance(rows, dtype, adapter.dtype)
     again = partial(
         guidance_of_rows, sequence=sequence, prediction_type=config.prediction_type, branches=list(branches),
-        opposed=opposed, learned=course.split,
+        opposed=opposed, learned=run.split,
     )  # fmt: skip
     asked = {i for row in set(rows) if row is not None for i in row.evaluated}
-    if not course.planned:  # it will ask at other levels, too
+    if not run.planned:  # it evaluates the model at other levels, too
         asked |= {i for i in range(len(branches)) if i != 1 or opposed}
     conditions = _Conditions(adapter, shape[0], device)
     alone = not given and further is not None  # further conditions stand against the null one
     base = conditions.null(conditions.fitted(further), null_condition) if alone else conditions.completed(given)
     resolved = conditions.of(branches, asked, base, null_condition)
     return Job(
-        course=course,
-        guided=RunGuidance(resolved, rows, course.split, course.branches, again),
-        noise=_noise(noise, course.plan, NoiseSource(keys, tuple(shape[1:]), dtype, device)),
+        run=run,
+        guided=RunGuidance(resolved, rows, run.split, run.branches, again),
+        noise=_noise(noise, run.plan, NoiseSource(keys, tuple(shape[1:]), dtype, device)),
         initial_noise=starts.get("initial_noise"),
         initial_sample=starts.get("initial_sample"),
         settings=setup.identity,
-        integral=scheduler.discrete and course.planned,
+        integral=scheduler.discrete and run.planned,
         whole=_last_timestep(scheduler) if checked_flag(round_timesteps, "round_timesteps") else None,
         look=None if said else Look(model, config.prediction_type, scheduler.sigma_is_absolute),
     )
@@ -290,13 +290,13 @@ class _Conditions:
         return tuple((adapter, conditions[i]) for i, adapter in enumerate(adapters))
 
 
-def _refuse_overflow(course: Course, dtype: torch.dtype) -> None:
+def _refuse_overflow(run: Run, dtype: torch.dtype) -> None:
     """Raise where a coefficient does not fit the state's type, as with a schedule that ends all but without signal."""
-    if not course.largest_factor <= torch.finfo(dtype).max:  # NaN fails, too
+    if not run.largest_factor <= torch.finfo(dtype).max:  # NaN fails, too
         raise ConfigurationError(
-            f"a coefficient of the plan, {course.largest_factor:.3g}, is beyond {dtype}",
+            f"a coefficient of the plan, {run.largest_factor:.3g}, is beyond {dtype}",
             where="beta_schedule",
-            why=f"the noisiest level has almost no signal (α = {course.plan.alpha.min():.3g}), and what the model "
+            why=f"the noisiest level has almost no signal (α = {run.plan.alpha.min():.3g}), and what the model "
             "predicts is divided by it",
             suggestion="use prediction_type='v_prediction' or 'sample', a schedule with less noise, or a wider dtype",
         )

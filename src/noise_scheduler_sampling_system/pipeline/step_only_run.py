@@ -13,19 +13,19 @@ from torch import Tensor
 from ..grids.time_grid import TimeGrid
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan
-from ..running.loop import Noise, Runnable, State
+from ..running.loop import Noise, PlannedRun, RowState
 from ..samplers.base import BaseSampler
 from ..samplers.first_order import EulerSampler
 from ..support.errors import ConfigurationError, ModelOutputError
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["SteppedSampler", "levels_of", "stepped"]
+__all__ = ["StepOnlyRun", "levels_of", "stepped"]
 
 
 @final
 @dataclass(frozen=True)
-class SteppedSampler(Runnable):
+class StepOnlyRun(PlannedRun):
     """A grid's levels, with a custom sampler's ``step`` between them.
 
     ``step(model_output, timestep, sample)`` also receives, where its signature names them:
@@ -60,10 +60,10 @@ class SteppedSampler(Runnable):
     def largest_factor(self) -> float:
         return self.levels.largest_factor
 
-    def clean_sample(self, state: State) -> Tensor:
+    def clean_sample(self, state: RowState) -> Tensor:
         return self.levels.clean_sample(state)
 
-    def advance(self, state: State, output: Tensor, noise: Noise) -> State:
+    def advance(self, state: RowState, output: Tensor, noise: Noise) -> RowState:
         i, x = state.row, state.x
         extra = {name: _OFFERS[name](self, state, output, noise) for name in self.accepts}
         step: Callable[..., Any] = self.sampler.step
@@ -78,13 +78,13 @@ class SteppedSampler(Runnable):
                 where=f"{type(self.sampler).__name__}.step, step {i}",
                 suggestion=f"return the next sample, of shape {tuple(x.shape)}, or an object with .prev_sample",
             )
-        return State(i + 1, after, {})
+        return RowState(i + 1, after, {})
 
-    def predicted_clean(self, state: State, output: Tensor) -> Tensor:
+    def predicted_clean(self, state: RowState, output: Tensor) -> Tensor:
         """The clean sample that an output about this state predicts, clipped."""
-        return self.levels.clean_sample(state._replace(row=state.row + 1, asked=state.x, output=output))
+        return self.levels.clean_sample(state._replace(row=state.row + 1, evaluated_x=state.x, output=output))
 
-    def predicted_noise(self, state: State, output: Tensor) -> Tensor:
+    def predicted_noise(self, state: RowState, output: Tensor) -> Tensor:
         """ε, consistent with the clipped clean sample."""
         alpha, sigma = float(self.plan.alpha[state.row]), float(self.plan.sigma[state.row])
         return (state.x - alpha * self.predicted_clean(state, output)) / sigma
@@ -95,7 +95,7 @@ class SteppedSampler(Runnable):
 
 
 #: What a custom step may name to be given it.
-_OFFERS: dict[str, Callable[[SteppedSampler, State, Tensor, Noise], Any]] = {
+_OFFERS: dict[str, Callable[[StepOnlyRun, RowState, Tensor, Noise], Any]] = {
     "next_timestep": lambda run, state, output, noise: run.next_time(state.row),
     "step_index": lambda run, state, output, noise: state.row,
     "num_inference_steps": lambda run, state, output, noise: len(run.plan),
@@ -115,7 +115,7 @@ def _next_sample(result: Any) -> Any:
     return result if isinstance(result, Tensor) else getattr(result, "prev_sample", None)
 
 
-def stepped(sampler: BaseSampler, levels: BoundPlan) -> SteppedSampler:
+def stepped(sampler: BaseSampler, levels: BoundPlan) -> StepOnlyRun:
     """Prepare a step-only sampler for the loop through the levels of a plan.
 
     Raises:
@@ -145,7 +145,7 @@ def stepped(sampler: BaseSampler, levels: BoundPlan) -> SteppedSampler:
             "%s.step takes neither pred_original_sample nor epsilon: clipping and thresholding do not act on what it "
             "is given", type(sampler).__name__,
         )  # fmt: skip
-    return SteppedSampler(levels, sampler, accepts)
+    return StepOnlyRun(levels, sampler, accepts)
 
 
 def levels_of(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:

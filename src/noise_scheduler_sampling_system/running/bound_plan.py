@@ -17,7 +17,7 @@ from ..plans.plan import SamplingPlan
 from ..support.errors import ConfigurationError
 from .clipping import clip_of
 from .kernels import affine, pair, pair_into
-from .loop import Branches, Noise, Runnable, State
+from .loop import Branches, Noise, PlannedRun, RowState
 
 __all__ = ["BoundPlan", "Clip", "bind", "bind_for"]
 
@@ -47,7 +47,7 @@ class _Row:
 
 @final
 @dataclass(frozen=True)
-class BoundPlan(Runnable):
+class BoundPlan(PlannedRun):
     """A plan that knows what kind of model it runs.
 
     Attributes:
@@ -85,16 +85,18 @@ class BoundPlan(Runnable):
         ]  # fmt: skip
         return max(factors) if all(map(math.isfinite, factors)) else math.nan
 
-    def clean_sample(self, state: State) -> Tensor:
+    def clean_sample(self, state: RowState) -> Tensor:
         last = next((i for i in range(state.row - 1, -1, -1) if self.rows[i].asks), None)
-        if last is None and state.asked is not None:  # an analytic first step
+        if last is None and state.evaluated_x is not None:  # an analytic first step
             alpha, sigma = float(self.plan.alpha[0]), float(self.plan.sigma[0])
-            return state.asked * (alpha / (alpha**2 + sigma**2))
-        if state.output is None or state.asked is None or last is None:
+            return state.evaluated_x * (alpha / (alpha**2 + sigma**2))
+        if state.output is None or state.evaluated_x is None or last is None:
             raise ConfigurationError(
-                "the run was not asked to keep its predictions", where="clean_sample", suggestion="run(inspect=True)"
+                "the run did not keep its predictions",
+                where="clean_sample",
+                suggestion="run_rows(inspect=True)",
             )
-        return self._clean(self.rows[last], state.asked, self._mean(state.output))
+        return self._clean(self.rows[last], state.evaluated_x, self._mean(state.output))
 
     def _clean(self, row: _Row, x: Tensor, output: Tensor) -> Tensor:
         clean = affine(row.to_clean, x, output)
@@ -104,11 +106,11 @@ class BoundPlan(Runnable):
         output = output.guided if isinstance(output, Branches) else output
         return output.chunk(2, dim=1)[0] if self.split else output
 
-    def advance(self, state: State, output: Any, noise: Noise) -> State:
+    def advance(self, state: RowState, output: Any, noise: Noise) -> RowState:
         i, x, history, _, _ = state
         row = self.rows[i]
         if row.is_pair:
-            return State(i + 1, pair(x, row.a, output, row.of_output), history)
+            return RowState(i + 1, pair(x, row.a, output, row.of_output), history)
         if row.is_linear:
             y = None
             if row.keep:
@@ -123,7 +125,7 @@ class BoundPlan(Runnable):
                 history = {j: past for j, past in history.items() if j not in row.forget}
                 if y is not None:
                     history[i] = y
-            return State(i + 1, after, history)
+            return RowState(i + 1, after, history)
         # clipping, learned variances, both branches of a guidance
         unconditional = output.unconditional if isinstance(output, Branches) else None
         output = output.guided if isinstance(output, Branches) else output
@@ -152,7 +154,7 @@ class BoundPlan(Runnable):
         history = {j: past for j, past in history.items() if j not in row.forget}
         if y is not None:
             history[i] = y
-        return State(i + 1, after, history)
+        return RowState(i + 1, after, history)
 
     def noise_std(self, i: int, output: Tensor | Branches | None) -> Tensor | float:
         """The factor of the unit noise that row i brings in; a tensor where the model says how much.

@@ -19,8 +19,8 @@ from ..schedules.path import Level
 from ..support.errors import ModelOutputError, NumericsError
 
 __all__ = [
-    "Ask", "Asked", "Branches", "Course", "Model", "ModelStoppedError", "Noise", "OutputReusedError", "Reached",
-    "Runnable", "State", "StepControlError", "Tally", "explained", "run",
+    "Branches", "Model", "ModelMaker", "ModelStoppedError", "Noise", "OutputReusedError", "PlannedRun", "Reached",
+    "RowModel", "RowState", "Run", "StepControlError", "StepsFound", "explained", "run_rows",
 ]  # fmt: skip
 
 #: (x, row) ↦ the network's output, guided, for the time of that row (:class:`Branches` where a plan wants both).
@@ -36,25 +36,29 @@ class Branches(NamedTuple):
     unconditional: Tensor
 
 
-class State(NamedTuple):
+class RowState(NamedTuple):
     """A run between two rows, as a value.
 
     Attributes:
         row: the row to come.
         x: the current state.
         history: the predictions of earlier rows that are still to be read, by row.
-        asked, output: what the last call was about, and what the model returned; kept only
+        evaluated_x, output: the state that the model was evaluated at last, and what it returned; kept only
             where the run inspects, and not needed to go on.
     """
 
     row: int
     x: Tensor
     history: Mapping[int, Tensor]
-    asked: Tensor | None = None
+    evaluated_x: Tensor | None = None
     output: Tensor | None = None
 
 
-class Asked(NamedTuple):
+#: The name of :class:`RowState` in pickles of earlier versions.
+State = RowState
+
+
+class RowModel(NamedTuple):
     """A model made ready for the rows of a plan.
 
     Attributes:
@@ -67,10 +71,10 @@ class Asked(NamedTuple):
 
 
 #: (what is run, for each row the moment that guidance is told; None: the plan's) ↦ the model for its rows.
-Ask = Callable[["Runnable", Sequence[Any] | None], Asked]
+ModelMaker = Callable[["PlannedRun", Sequence[Any] | None], RowModel]
 
 
-class Tally(NamedTuple):
+class StepsFound(NamedTuple):
     """What a run has come to that finds its steps on the way.
 
     Attributes:
@@ -89,24 +93,24 @@ class Reached(NamedTuple):
     """Where a run is after a row.
 
     Attributes:
-        runnable: what ``state.row`` counts the rows of.
+        run: what ``state.row`` counts the rows of.
         state: the state there.
-        tally: what its plan does not tell, where the steps are found on the way.
+        found: what its plan does not tell, where the steps are found on the way.
     """
 
-    runnable: Runnable
-    state: State
-    tally: Tally | None = None
+    run: PlannedRun
+    state: RowState
+    found: StepsFound | None = None
 
     @property
     def ends_step(self) -> bool:
         """Whether a step of the grid is done."""
-        row, step = self.state.row, self.runnable.plan.step
+        row, step = self.state.row, self.run.plan.step
         return row == len(step) or bool(step[row] != step[row - 1])
 
 
-class Course(ABC):
-    """A way from noise to samples: a plan, or a rule that finds the steps of one.
+class Run(ABC):
+    """What takes noise to samples: a plan, or a rule that finds the steps of one.
 
     Attributes:
         plan: the table; where steps are found on the way, one through the grid from which the search begins.
@@ -128,8 +132,8 @@ class Course(ABC):
     @abstractmethod
     def steps(
         self,
-        ask: Ask,
-        state: State,
+        make_model: ModelMaker,
+        state: RowState,
         noise: Noise,
         memory: dict[str, Tensor],
         *,
@@ -137,20 +141,20 @@ class Course(ABC):
         copy_outputs: bool = False,
         check_every_row: bool = False,
     ) -> Iterator[Reached]:
-        """Go to the end, yielding after every row, or after every step found; arguments as for :func:`run`.
+        """Go to the end, yielding after every row, or after every step found; arguments as for :func:`run_rows`.
 
         Args:
-            ask: makes the model.
+            make_model: makes the model.
             memory: what the guidance remembers from call to call.
         """
 
     def plan_through(self, levels: Sequence[Level] | None) -> SamplingPlan:
-        """The plan that was run, given the levels of a :class:`Tally`."""
+        """The plan that was run, given the levels of a :class:`StepsFound`."""
         return self.plan
 
 
-class Runnable(Course):
-    """What :func:`run` runs: levels to ask the model at, and a way from one to the next.
+class PlannedRun(Run):
+    """What :func:`run_rows` runs: levels to ask the model at, and a way from one to the next.
 
     Attributes:
         plan: the levels; for a compiled sampler also the way.
@@ -161,31 +165,31 @@ class Runnable(Course):
     hides: tuple[str | None, ...]
 
     def steps(
-        self, ask: Ask, state: State, noise: Noise, memory: dict[str, Tensor], **checks: bool
+        self, make_model: ModelMaker, state: RowState, noise: Noise, memory: dict[str, Tensor], **checks: bool
     ) -> Iterator[Reached]:
-        states = run(self, ask(self, None).model, state, noise, **checks)
+        states = run_rows(self, make_model(self, None).model, state, noise, **checks)
         del state  # whose memory is the run's to free
         return (Reached(self, after) for after in states)
 
     @abstractmethod
-    def advance(self, state: State, output: Tensor, noise: Noise) -> State:
+    def advance(self, state: RowState, output: Tensor, noise: Noise) -> RowState:
         """The next state from this one and the model's output about it."""
 
     @abstractmethod
-    def clean_sample(self, state: State) -> Tensor:
+    def clean_sample(self, state: RowState) -> Tensor:
         """The clean sample that the call before an inspected state predicts, clipped. A new tensor."""
 
 
-def run(
-    bound: Runnable,
+def run_rows(
+    bound: PlannedRun,
     model: Model,
-    state: State,
+    state: RowState,
     noise: Noise,
     *,
     inspect: bool = False,
     copy_outputs: bool = False,
     check_every_row: bool = False,
-) -> Iterator[State]:
+) -> Iterator[RowState]:
     """Run a bound plan from a state to its end, yielding after every row.
 
     Values that are not finite are found at the end, at no cost on the way: a linear step
@@ -195,9 +199,9 @@ def run(
     Args:
         bound: the plan.
         model: (x, row) ↦ guided output.
-        state: where to start: ``State(0, x_T, {})``, or one that an earlier run yielded.
+        state: where to start: ``RowState(0, x_T, {})``, or one that an earlier run yielded.
         noise: (step, stage) ↦ unit noise.
-        inspect: keep what was asked and answered in the states, at the cost of their memory.
+        inspect: keep the model's input and output in the states, at the cost of their memory.
         copy_outputs: copy what the model returns, for models that return the same memory at
             every call; always done with ``inspect``.
         check_every_row: read back after every row, to name the first that is not finite.
@@ -213,7 +217,7 @@ def run(
     watch, hides, split = _Watch(), bound.hides, bound.split
     copies = inspect or copy_outputs
 
-    def ask(state: State) -> Any:
+    def evaluate(state: RowState) -> Any:
         i, x, history, _, _ = state
         tracked = not x.is_inference()  # tensors of inference mode do not count their changes
         version = x._version if tracked else 0
@@ -248,13 +252,15 @@ def run(
     asked_rows = bound.plan.asked
     for i in range(state.row, len(bound.plan)):
         if not asked_rows[i]:
-            known = (state.x if state.asked is None else state.asked, state.output) if inspect else (None, None)
-            state = bound.advance(state, _NOTHING, noise)._replace(asked=known[0], output=known[1])
+            known = (
+                (state.x if state.evaluated_x is None else state.evaluated_x, state.output) if inspect else (None, None)
+            )
+            state = bound.advance(state, _NOTHING, noise)._replace(evaluated_x=known[0], output=known[1])
         elif inspect:
-            asked, output = state.x, ask(state)
-            state = bound.advance(state, output, noise)._replace(asked=asked, output=output)
+            x, output = state.x, evaluate(state)
+            state = bound.advance(state, output, noise)._replace(evaluated_x=x, output=output)
         else:  # no name here holds the output, so that advance can free it
-            state = bound.advance(state, ask(state), noise)
+            state = bound.advance(state, evaluate(state), noise)
         if check_every_row and not _is_finite(state.x):
             raise NumericsError(
                 f"the state after {_where(bound.plan, i)} is not finite, though the model's output is",
@@ -325,7 +331,7 @@ def _is_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(_sum(value))) or bool(torch.isfinite(value.detach()).all())
 
 
-def _check_shape(output: Tensor, x: Tensor, bound: Runnable, i: int) -> None:
+def _check_shape(output: Tensor, x: Tensor, bound: PlannedRun, i: int) -> None:
     if output.shape == x.shape and not bound.split:
         return
     expected = list(x.shape)

@@ -17,7 +17,7 @@ from ..support.errors import ConfigurationError, shown
 from ..support.files import of_file
 from ..support.tensor_files import read_tensors, write_tensors
 from ..support.values import ByValue
-from .loop import State
+from .loop import RowState
 from .noise_keys import Key, Keys
 from .profiling import Profile
 
@@ -45,7 +45,7 @@ class RunState(ByValue):
     """
 
     plan: SamplingPlan
-    state: State
+    state: RowState
     keys: Sequence[Key]
     settings: dict[str, Any]
     memory: Mapping[str, Tensor] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class RunState(ByValue):
         from safetensors.torch import save
 
         state = self.state
-        last = {"asked": state.asked, "output": state.output} if state.row == len(self.plan) else {}
+        last = {"asked": state.evaluated_x, "output": state.output} if state.row == len(self.plan) else {}
         keys = Keys.of(self.keys).array.view(np.int64)  # a large batch is too much for a text
         tensors = {
             "x": state.x,
@@ -119,8 +119,8 @@ def _checked_keys(keys: Any) -> Keys:
 def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
     """What in a state no run can have: the field, what it is, and what is allowed."""
     state = run.state
-    if not isinstance(run.plan, SamplingPlan) or not isinstance(state, State):
-        yield "state", f"got {type(run.plan).__name__} and {type(state).__name__}", "give a SamplingPlan and a State"
+    if not isinstance(run.plan, SamplingPlan) or not isinstance(state, RowState):
+        yield "state", f"got {type(run.plan).__name__} and {type(state).__name__}", "give a SamplingPlan and a RowState"
         return
     row, x, rows = state.row, state.x, len(run.plan)
     if type(row) is not int or not 0 <= row <= rows:
@@ -184,7 +184,7 @@ def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.devi
             parts[kind][rest] = tensor.to(device)
     history: dict[int, Tensor] = {int(j): y for j, y in parts["history"].items()}
     last = parts["last"]
-    state = State(about["row"], tensors["x"].to(device), history, last.get("asked"), last.get("output"))
+    state = RowState(about["row"], tensors["x"].to(device), history, last.get("asked"), last.get("output"))
     kind = about.get("noise", "independent")  # which older files do not say
     plan = SamplingPlan.from_dict(about["plan"])
     return RunState(plan, state, about["keys"], about["settings"], parts["memory"], kind, about.get("model"))

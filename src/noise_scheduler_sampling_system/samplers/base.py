@@ -19,7 +19,7 @@ from ..grids.time_grid import TimeGrid, checked_times, make_grid, refuse_clean_s
 from ..plans.builder import PlanBuilder
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan, bind_for
-from ..running.loop import Branches, State
+from ..running.loop import Branches, RowState
 from ..running.noise import NoiseSource, resolve_keys
 from ..running.noise_keys import Keys
 from ..schedules.path import CLEAN, NoisePath
@@ -35,7 +35,7 @@ class SamplerState:
     """Where a hand-written loop stands: the plan it follows, the state of the run, and noise that is read again."""
 
     bound: BoundPlan
-    run: State
+    run: RowState
     drawn: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
@@ -222,7 +222,7 @@ class BaseSampler(ByValue, ABC):
     ) -> SamplerState:
         """The state before the first :meth:`step` of a hand-written loop."""
         plan = self.plan(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
-        return SamplerState(self._bind(plan), State(0, sample, {}))
+        return SamplerState(self._bind(plan), RowState(0, sample, {}))
 
     def step(
         self,
@@ -296,8 +296,8 @@ class BaseSampler(ByValue, ABC):
             )
         # the history may keep the output, and the caller may reuse its memory
         output = model_output if not plan.history else _copied(model_output)
-        after = state.bound.advance(State(row, sample, state.run.history), output, draw)
-        clean = state.bound.clean_sample(after._replace(asked=sample, output=model_output))  # type: ignore[arg-type]
+        after = state.bound.advance(RowState(row, sample, state.run.history), output, draw)
+        clean = state.bound.clean_sample(after._replace(evaluated_x=sample, output=model_output))  # type: ignore[arg-type]
         return SamplerOutput(after.x, clean, SamplerState(state.bound, after, drawn if plan.c.shape[1] > 1 else {}))
 
     def _single_step(self, time: float, next_timestep: float | None, sample: Tensor) -> SamplerState:
@@ -309,7 +309,7 @@ class BaseSampler(ByValue, ABC):
                 where="state",
                 suggestion="state = sampler.start(num_inference_steps, sample), then hand on output.state",
             )
-        return SamplerState(self._bind(plan), State(0, sample, {}))
+        return SamplerState(self._bind(plan), RowState(0, sample, {}))
 
     def _bind(self, plan: SamplingPlan) -> BoundPlan:
         return bind_for(plan, self.config)

@@ -18,7 +18,7 @@ from ....grids.time_grid import TimeGrid
 from ....plans.plan import SamplingPlan
 from ....running.bound_plan import BoundPlan, bind_for
 from ....running.kernels import pair
-from ....running.loop import Noise, State
+from ....running.loop import Noise, RowState
 from ....samplers.base import BaseSampler
 from ....samplers.factory import SamplerFactory
 from ....support.errors import ConfigurationError
@@ -186,7 +186,7 @@ class Program:
         reaches = [min(_oldest(self.plan, i), i) for i in range(len(self.plan))]
         return tuple(call.row >= 0 and min(reaches[call.row :]) < call.row for call in self.calls)
 
-    def step(self, state: State, call: Call, output: Tensor, noise: Noise) -> State:
+    def step(self, state: RowState, call: Call, output: Tensor, noise: Noise) -> RowState:
         """From a model call to the next, or to the end."""
         bound = self.bound
         if call.row < 0:
@@ -213,13 +213,13 @@ class Program:
             output = output[:, : x.shape[1]]
         if now.out != 1.0:
             output = pair(x, now.skip, output, now.out)
-        return self.bound.clean_sample(State(now.row + 1, x, {}, x, output))
+        return self.bound.clean_sample(RowState(now.row + 1, x, {}, x, output))
 
     def unnoised(self, call: int, x: Tensor, output: Tensor) -> Tensor:
         """The state after a step that reads no other one, before its noise was added."""
         now = self.calls[call]
         factor = float(np.hypot.reduce(self.plan.c[now.row]))
-        after = self.step(State(now.row, x, {}), now, output, lambda *_: torch.zeros_like(x)).x
+        after = self.step(RowState(now.row, x, {}), now, output, lambda *_: torch.zeros_like(x)).x
         return after / math.sqrt(1.0 - factor**2)
 
     @functools.lru_cache(maxsize=128)  # noqa: B019 - a program is kept for as long as its scheduler

@@ -10,7 +10,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ....running.loop import Noise, State
+from ....running.loop import Noise, RowState
 from ....support.errors import ConfigurationError, ModelOutputError
 from .compile_request import Told
 from .handover import STOPPED, Run, may_be_inside, taken_on
@@ -119,7 +119,7 @@ class Table:
         x = sample.float() if kind in _HALF else sample
         now = program.calls[call]
         draw = _noise(run, output, sample, generator, noise) if program.stochastic else _no_noise
-        state = program.step(State(now.row, x, run.history), now, output, draw)
+        state = program.step(RowState(now.row, x, run.history), now, output, draw)
         if program.draws_in_vain is not None and program.draws_in_vain[call]:
             randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=output.dtype)
         after = state.x if state.x.dtype == kind else state.x.to(kind)
