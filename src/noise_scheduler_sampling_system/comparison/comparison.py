@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -18,11 +18,14 @@ from ..plans.plan import SamplingPlan
 from ..support.data_files import write_json
 from ..support.errors import ConfigurationError, FileError, shown
 from ..support.files import checked_path, write_atomic
+from ..support.hooks import Hook
 from .reference import Reference
 
 __all__ = ["Cell", "Comparison", "Entry"]
 
 _FORMAT = "comparison 1"
+#: Makes a comparison a page; the module ``page`` provides it.
+PAGE: Hook[Callable[[Comparison], str]] = Hook("Comparison.to_html")
 
 
 @final
@@ -203,9 +206,7 @@ class Comparison:
         Raises:
             ConfigurationError: plotly is not installed.
         """
-        from .page import page
-
-        return page(self)
+        return PAGE.function(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the comparison by the file's ending: .html, .json or .csv; whole or not at all.

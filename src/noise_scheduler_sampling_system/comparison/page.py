@@ -17,7 +17,7 @@ from ..plans.plan import SamplingPlan
 from ..schedules.path import NoisePath
 from ..support.errors import ConfigurationError
 from ..support.figures import figure_class, mosaic
-from .comparison import Cell, Comparison, Entry, note
+from .comparison import PAGE, Cell, Comparison, Entry, note
 from .snippets import as_diffusers, as_python, as_yaml
 
 __all__ = ["page"]
@@ -28,6 +28,7 @@ _SHOWN = 10
 _POINTS = 201
 
 
+@PAGE.provide
 def page(comparison: Comparison) -> str:
     """The page's HTML, about 5 MB: plotly's JavaScript is inlined.
 
