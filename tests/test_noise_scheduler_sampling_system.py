@@ -226,7 +226,7 @@ def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(
     capsys.readouterr()
     for i, (language, block) in enumerate(everything):
         if language == "python":
-            exec(compile(block, f"{document} block {i}", "exec"), names)
+            exec(compile(block, f"{document} block {i}", "exec", dont_inherit=True), names)
             shown = everything[i + 1] if i + 1 < len(everything) else ("", "")
             printed = capsys.readouterr().out
             if shown[0] == "text":
