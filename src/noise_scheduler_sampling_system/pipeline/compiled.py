@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-import numpy as np
-
 from ..config.keyword_advice import refuse_unknown
 from ..config.sampler_aliases import resolve
 from ..config.settings import NoiseSchedulerConfig
@@ -23,6 +21,7 @@ from ..samplers.adaptive import AdaptiveSampler
 from ..samplers.base import BaseSampler
 from ..samplers.factory import SamplerFactory
 from ..schedules.factory import NoiseSchedulerFactory
+from ..schedules.foreign_levels import refuse_foreign_levels
 from ..schedules.path import Level, NoisePath
 from ..support.errors import ConfigurationError, NoiseSamplingError
 from .adaptive_run import AdaptiveRun
@@ -85,7 +84,9 @@ class Setup:
         made = self._made.get(key)
         if made is None:
             if isinstance(key, TimeGrid):
-                self._refuse_foreign_levels([level for level in key.levels if not math.isnan(level.t)])
+                refuse_foreign_levels(
+                    self.scheduler, [level for level in key.levels if not math.isnan(level.t)], "grid"
+                )
                 grid = key
             else:
                 grid = self.sampler.grid(key) if isinstance(key, int) else self.sampler.grid(timesteps=key)
@@ -136,36 +137,12 @@ class Setup:
         """A plan's levels must be this schedule's, or the model would be asked about other noise than x has."""
         rows = zip(plan.time, plan.alpha, plan.sigma, plan.asked, strict=False)  # without the end
         levels = [Level(*level) for *level, asked in rows if asked]
-        self._refuse_foreign_levels(levels, "plan", rounded="scheduler" in plan.provenance)
+        refuse_foreign_levels(self.scheduler, levels, "plan", rounded="scheduler" in plan.provenance)
         if plan.order == 0 and self._runs_plans:
             raise ConfigurationError(
                 f"it holds the levels that the step-only sampler {plan.sampler} visited, not its steps",
                 where="plan",
                 suggestion="run it on a pipeline with that sampler",
-            )
-
-    def _refuse_foreign_levels(self, levels: Sequence[Level], where: str = "grid", *, rounded: bool = False) -> None:
-        """Raise unless this schedule has these levels; ``rounded``: to single precision and whole timesteps."""
-        path, given = self.scheduler, np.array([level[1:] for level in levels])
-        slack, tolerance = (0.51 if path.discrete else 0.0, 1e-3) if rounded else (0.0, 1e-6)
-        t = np.array([level.t for level in levels])
-        ends = [[level[1:] for level in path.levels(np.clip(t + d, path.t_min, path.t_max))] for d in (-slack, slack)]
-        low, high = np.sort(ends, axis=0) * (1.0 + np.array([-tolerance, tolerance])[:, None, None])
-        try:
-            path.levels(t)  # which refuses times that it does not have
-        except ConfigurationError as error:
-            raise ConfigurationError(
-                f"its times are not those of {self.scheduler!r}",
-                where=where,
-                why=f"it was made on another noise schedule: {error.what}",
-                suggestion="run it on a pipeline of the schedule it was made on",
-            ) from None
-        if not ((low - 1e-9 <= given) & (given <= high + 1e-9)).all():
-            raise ConfigurationError(
-                f"its noise levels are not those of {self.scheduler!r} at its times",
-                where=where,
-                why="it was made on another noise schedule",
-                suggestion="run it on a pipeline of the schedule it was made on",
             )
 
 

@@ -776,7 +776,7 @@ def test_plans_are_given_saved_and_asked_for(tmp_path):
     with pytest.raises(ConfigurationError, match=r"no plan for 5 steps[\s\S]*\[6\]"):
         pipe.scheduler.set_timesteps(5)
     other = PlanScheduler.from_plan(plans[6], scheduler_of("DDIMScheduler", beta_end=0.02, beta_schedule="linear"))
-    with pytest.raises(ConfigurationError, match="is not that of"):
+    with pytest.raises(ConfigurationError, match="are not those of"):
         other.set_timesteps(6)
 
 

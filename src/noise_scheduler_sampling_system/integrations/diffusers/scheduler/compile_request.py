@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, final
@@ -17,7 +16,8 @@ from ....samplers.base import BaseSampler
 from ....samplers.factory import SamplerFactory
 from ....samplers.steps import from_noise, is_noise
 from ....schedules.factory import NoiseSchedulerFactory
-from ....schedules.path import CLEAN, NoisePath
+from ....schedules.foreign_levels import refuse_foreign_levels
+from ....schedules.path import CLEAN, Level, NoisePath
 from ....support.errors import ConfigurationError, NumericsError
 from ..reading.reading import OURS, Reading, read, scheduler_class
 from ..reading.scheduler_levels import Visited, made, visited
@@ -307,19 +307,11 @@ def _order(plan: SamplingPlan) -> int:
 
 
 def _refuse_foreign(plan: SamplingPlan, path: NoisePath) -> None:
-    """A plan's levels must be the path's, but for the rounding of other libraries' tables."""
-    for i, t in enumerate(plan.time):
-        if not plan.asked[i] or not path.t_min <= t <= path.t_max:
-            continue
-        level = path.level(float(t))
-        angle = math.atan2(level.sigma, level.alpha) - math.atan2(plan.sigma[i], plan.alpha[i])
-        if abs(angle) > 1e-2:
-            raise ConfigurationError(
-                f"its noise level at t = {t:g} is not that of {path!r}",
-                where="plan",
-                why="it was made on another noise schedule",
-                suggestion="make it on NoiseSchedulerConfig.from_diffusers(pipe.scheduler)",
-            )
+    """Raise unless a plan's levels are the path's. Times beyond its ends, which rounded tables have, do not count."""
+    rows = zip(plan.time, plan.alpha, plan.sigma, plan.asked, strict=False)  # without the end
+    levels = [Level(*level) for *level, asked in rows if asked and path.t_min <= level[0] <= path.t_max]
+    suggestion = "make it on NoiseSchedulerConfig.from_diffusers(pipe.scheduler)"
+    refuse_foreign_levels(path, levels, "plan", rounded=True, suggestion=suggestion)
 
 
 def _is_pipelines_own(sigmas: Sequence[float]) -> bool:
