@@ -195,6 +195,17 @@ def test_thresholding_without_room_warns_at_the_callers_line():
     assert caught[0].filename == __file__
 
 
+def test_json_text_is_read_with_errors_of_the_library():
+    config = NoiseSchedulerConfig(beta_schedule="flow", schedule_options={"shift": 3.0})
+    for text in (config.model_dump_json(), config.model_dump_json().encode()):
+        assert NoiseSchedulerConfig.model_validate_json(text) == config
+    for text, where in (('{"beta_start": 5}', "beta_start"), ('{"beta_strat": 0.1}', "beta_strat"), ("[1]", ""),
+                        ('{"beta_start": 1', "json_data"), (b"\xff", "json_data"), (None, "json_data")):  # fmt: skip
+        with pytest.raises(ConfigurationError) as raised:
+            NoiseSchedulerConfig.model_validate_json(text)
+        assert raised.value.where == where
+
+
 def test_a_config_is_frozen_and_a_value():
     config = Config(beta_schedule="cosine")
     for change in (lambda: setattr(config, "beta_end", 0.5), lambda: delattr(config, "beta_end")):

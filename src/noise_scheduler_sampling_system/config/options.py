@@ -15,7 +15,7 @@ from ..support.errors import ConfigurationError, shown
 from ..support.registry import did_you_mean
 from .keyword_advice import advice
 
-__all__ = ["Option", "checked_options", "declared_by", "parameters_of"]
+__all__ = ["Option", "Options", "checked_options", "declared_by", "parameters_of"]
 
 #: The largest number that arithmetic in float64 can take.
 _LARGEST = sys.float_info.max
@@ -193,6 +193,26 @@ def declared_by(cls: type, *, inherits: bool, plain: Callable[[Any], Option] = O
     else:
         mine = {} if inherits else dict(getattr(cls, "declared_options", {}))
     return {**known, **mine} if inherits else mine
+
+
+class Options(dict[str, Any]):
+    """Options by name, read-only, so that a config can be shared, hashed and pickled. Lists become tuples."""
+
+    def __init__(self, options: Mapping[str, Any] = {}) -> None:
+        super().__init__({str(k): tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise ConfigurationError(
+            "a config cannot be changed", where="options", suggestion="config.replace(..._options={...}) makes a copy"
+        )
+
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Options, (dict(self),)
 
 
 @functools.lru_cache(maxsize=256)

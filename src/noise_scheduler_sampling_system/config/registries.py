@@ -5,17 +5,25 @@ Each table is filled by the package that defines its entries.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 from ..support.registry import Registry
 
-__all__ = ["PRESETS", "SAMPLERS", "SCHEDULES", "SPACINGS"]
+__all__ = ["PRESETS", "SAMPLERS", "SCHEDULES", "SPACINGS", "defaults_of_schedule"]
 
 #: Noise schedules by name (classes derived from ``NoisePath``).
 SCHEDULES: Registry[Any] = Registry("noise schedule")
-#: Spacings by name (functions of a noise schedule and a number of steps, that return times or levels).
+#: Spacings by name (functions of a path and a number of steps that return times or levels).
 SPACINGS: Registry[Any] = Registry("timestep spacing")
 #: Settings of published models by name (see presets.py).
 PRESETS: Registry[Any] = Registry("preset")
 #: Samplers by name (classes derived from ``BaseSampler``).
 SAMPLERS: Registry[Any] = Registry("sampler")
+
+
+def defaults_of_schedule(name: Any) -> Mapping[str, Any]:
+    """The config fields that have another default with this noise schedule; empty for an unknown name."""
+    known = SCHEDULES.canonical(name) if isinstance(name, str | Enum) else ""
+    return SCHEDULES.get(known).defaults if known in SCHEDULES else {}

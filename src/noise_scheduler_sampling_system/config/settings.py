@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-import warnings
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -21,17 +18,26 @@ from pydantic import (
     model_validator,
 )
 
-from ..support.data_files import read_table, write_table
+from ..support.data_files import parse_json, read_table, write_table
 from ..support.errors import ConfigurationError, shown
 from ..support.files import cut
 from ..support.hooks import Hook
 from ..support.registry import Registry, did_you_mean
 from .choices import BetaSchedule
-from .keyword_advice import advice
+from .combinations import (
+    check_beta_range,
+    check_steps_offset,
+    check_threshold_range,
+    check_trained_betas,
+    evaluated_betas,
+    refuse_two_limits,
+)
+from .options import Options
 from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES
-from .registries import PRESETS, SCHEDULES, SPACINGS
+from .pydantic_errors import configuration_error
+from .registries import PRESETS, SCHEDULES, SPACINGS, defaults_of_schedule
 
-__all__ = ["SCHEDULE_FIELDS", "NoiseSchedulerConfig", "default_spacing", "spacing_of"]
+__all__ = ["SCHEDULE_FIELDS", "NoiseSchedulerConfig"]
 
 #: Fields that say what the noise schedule is, beside its name and its own options.
 SCHEDULE_FIELDS = frozenset({
@@ -44,26 +50,6 @@ FROM_DIFFUSERS: Hook[Callable[[Any, float | None], NoiseSchedulerConfig]] = Hook
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 
 
-class Options(dict[str, Any]):
-    """Options by name, read-only, so that a config can be shared, hashed and pickled."""
-
-    def __init__(self, options: Mapping[str, Any] = {}) -> None:
-        super().__init__({str(k): tuple(v) if isinstance(v, list) else v for k, v in options.items()})
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise ConfigurationError(
-            "a config cannot be changed", where="options", suggestion="config.replace(..._options={...}) makes a copy"
-        )
-
-    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self.items()))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Options, (dict(self),)
-
-
 class NoiseSchedulerConfig(BaseModel):
     """Everything that defines a noise schedule and how its samplers read a model.
 
@@ -74,18 +60,18 @@ class NoiseSchedulerConfig(BaseModel):
         num_train_timesteps: T, the number of noise levels the model was trained on.
         beta_start: β at the first (cleanest) level.
         beta_end: β at the last (noisiest) level. The cosine schedule needs neither.
-        beta_schedule: a :class:`BetaSchedule`, its value, or any name of a noise schedule, those
-            without betas ("edm", "flow", ...) included.
+        beta_schedule: a :class:`BetaSchedule`, its value, or any name of a noise schedule, also
+            of one without betas ("edm", "flow", ...).
         schedule_options: the noise schedule's own options by name, e.g. {"shift": 3.0} of "flow".
         trained_betas: the T betas of ``beta_schedule="custom"``: an array, or a function
             β(u) of u = i/(T−1) in [0, 1], which is evaluated at once and kept as numbers.
         rescale_betas_zero_snr: shift and scale √ᾱ so that the last level has no signal
             (Lin et al. 2023, arXiv 2305.08891, Algorithm 1).
         prediction_type: what the model returns: "epsilon" (the noise ε), "sample" (the
-            clean x₀), "v_prediction" (v = α·ε − σ·x₀) or "flow_prediction" (ε − x₀). Some
-            schedules have another default: "flow" the last, "edm" "sample".
+            clean x₀), "v_prediction" (v = α·ε − σ·x₀) or "flow_prediction" (ε − x₀). The default of "flow" is
+            "flow_prediction", that of "edm" is "sample".
         clip_sample: clip the predicted clean sample to ±``clip_sample_range``. For data
-            with that range only; off by default, for it destroys latents.
+            with that range only. Off by default, because it destroys latents.
         clip_sample_range: the largest absolute value of the data.
         thresholding: dynamic thresholding of the predicted clean sample (Imagen, Saharia
             et al. 2022, arXiv 2205.11487, §2.3): with s the ``dynamic_thresholding_ratio``
@@ -98,13 +84,13 @@ class NoiseSchedulerConfig(BaseModel):
             the quantile (0.0 leaves none out).
         timestep_spacing: which levels a run of N steps visits: "leading", "trailing",
             "linspace", "karras", ... or a registered name. "auto", the default, is the spacing that suits
-            the sampler (its ``spacing``), or "leading" beside ``steps_offset`` or ``spacing_options``.
-            Schedules without betas have a default of their own.
+            the sampler (its ``spacing``). With ``steps_offset`` or ``spacing_options`` it is "leading".
+            Schedules without betas have their own default.
         spacing_options: the spacing's own options by name, e.g. {"rho": 5.0} of "karras".
         steps_offset: added to every timestep of the "leading" spacing.
-        use_clipped_model_output: with clipping or thresholding on, take the noise direction
-            from the clipped clean sample (as guided-diffusion does) or, where False, from
-            the raw model output (DDIM only; the default of diffusers).
+        use_clipped_model_output: where the noise direction comes from when clipping or thresholding is on:
+            True: from the clipped clean sample (as in guided-diffusion); False: from the raw model output (DDIM
+            only; the default of diffusers).
         variance_type: the variance of DDPM's noise: "fixed_small" (the posterior's),
             "fixed_large" (β), their "_log" spellings, "learned" (the model's second half of
             channels is the log-variance) or "learned_range" (it interpolates between the
@@ -142,7 +128,7 @@ class NoiseSchedulerConfig(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise _configuration_error(error) from None
+            raise configuration_error(error, type(self).model_fields) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_"):
@@ -172,8 +158,23 @@ class NoiseSchedulerConfig(BaseModel):
         return obj if isinstance(obj, cls) else cls.from_dict(obj)
 
     @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> NoiseSchedulerConfig:
+        """A config from JSON text, as :meth:`from_dict`.
+
+        Raises:
+            ConfigurationError: the text is not valid JSON, or a setting in it is wrong.
+        """
+        try:
+            fields = parse_json(json_data if isinstance(json_data, str) else bytes(json_data).decode("utf-8-sig"))
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"is not valid JSON: {cut(error)}", where="json_data", suggestion="give the text of one JSON object"
+            ) from None
+        return cls.from_dict(fields)
+
+    @classmethod
     def preset(cls, name: str, **changes: Any) -> NoiseSchedulerConfig:
-        """The settings of a published model, e.g. "sdxl" or "edm-cifar10"; see :mod:`..presets`.
+        """The settings of a published model, e.g. "sdxl" or "edm-cifar10"; see :mod:`..schedules.presets`.
 
         Args:
             name: the preset's name or an alias.
@@ -204,7 +205,7 @@ class NoiseSchedulerConfig(BaseModel):
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], where: str = "") -> NoiseSchedulerConfig:
-        """A config from a mapping, as a file holds it; ``where`` is named in errors."""
+        """A config from a mapping, as a file holds it; errors begin with ``where``."""
         if not isinstance(fields, Mapping):
             raise ConfigurationError(
                 f"expected a table of settings, got {type(fields).__name__}",
@@ -232,19 +233,25 @@ class NoiseSchedulerConfig(BaseModel):
         return cls.from_dict(read_table(path), where=str(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write every field as YAML or JSON, by the file's ending, whole or not at all."""
+        """Write every field as YAML or JSON, by the file's ending, whole or not at all.
+
+        Raises:
+            FileError: another ending, or a file that cannot be written.
+        """
         write_table(path, self.to_dict())
 
     def replace(self, **changes: Any) -> NoiseSchedulerConfig:
         """A copy with some fields changed, validated as a whole.
 
-        A new schedule brings its own defaults: options and defaults of the old one are dropped.
+        A new schedule has its own defaults: the options and defaults of the old one are dropped.
         """
         kept = {name: getattr(self, name) for name in self.model_fields_set}
-        if "beta_schedule" in changes and _other(SCHEDULES, changes["beta_schedule"], self.beta_schedule):
-            old = {"schedule_options": self.schedule_options, **_defaults_of(self.beta_schedule)}
+        if "beta_schedule" in changes and _names_differ(SCHEDULES, changes["beta_schedule"], self.beta_schedule):
+            old = {"schedule_options": self.schedule_options, **defaults_of_schedule(self.beta_schedule)}
             kept = {name: value for name, value in kept.items() if name not in old or value != old[name]}
-        if "timestep_spacing" in changes and _other(SPACINGS, changes["timestep_spacing"], self.timestep_spacing):
+        if "timestep_spacing" in changes and _names_differ(
+            SPACINGS, changes["timestep_spacing"], self.timestep_spacing
+        ):
             kept.pop("spacing_options", None)
             if not str(changes["timestep_spacing"]).startswith(("leading", "auto")):
                 kept.pop("steps_offset", None)  # of the old spacing
@@ -257,7 +264,7 @@ class NoiseSchedulerConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_schedule(cls, data: Any) -> Any:
-        return {**_defaults_of(data.get("beta_schedule")), **data} if isinstance(data, dict) else data
+        return {**defaults_of_schedule(data.get("beta_schedule")), **data} if isinstance(data, dict) else data
 
     @field_validator("schedule_options", "spacing_options")
     @classmethod
@@ -270,7 +277,7 @@ class NoiseSchedulerConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_many_timesteps_as_betas(cls, data: Any) -> Any:
+    def _timesteps_of_the_betas(cls, data: Any) -> Any:
         betas: Any = data.get("trained_betas") if isinstance(data, dict) else None
         if np.ndim(betas) == 1 and data.get("num_train_timesteps") is None:
             return {**data, "num_train_timesteps": len(betas)}
@@ -281,7 +288,7 @@ class NoiseSchedulerConfig(BaseModel):
     def _betas_as_numbers(cls, betas: Any, info: ValidationInfo) -> Any:
         if callable(betas):
             count = info.data.get("num_train_timesteps")  # missing where it is refused
-            return None if count is None else _evaluate(betas, count)
+            return None if count is None else evaluated_betas(betas, count)
         return betas.tolist() if hasattr(betas, "tolist") else betas
 
     @field_validator("beta_schedule", mode="before")
@@ -310,145 +317,15 @@ class NoiseSchedulerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _combinations(self) -> NoiseSchedulerConfig:
-        if self.beta_start > self.beta_end:
-            raise ConfigurationError(
-                f"beta_start ({self.beta_start}) is larger than beta_end ({self.beta_end})",
-                where="beta_start",
-                why="noise grows with the timestep",
-                suggestion="swap the two",
-            )
-        custom, given = self.beta_schedule is BetaSchedule.CUSTOM, self.trained_betas is not None
-        if custom != given:
-            raise ConfigurationError(
-                "beta_schedule='custom' needs trained_betas"
-                if custom
-                else "trained_betas is given but beta_schedule is not 'custom'",
-                where="trained_betas",
-                why="the betas would be missing" if custom else "the betas would be ignored",
-                suggestion="give both, or register a schedule class and use its name",
-            )
-        if self.trained_betas is not None:
-            _check_betas(self.trained_betas, self.num_train_timesteps)
-        if self.steps_offset and self.timestep_spacing not in ("auto", "leading", "leading_dpm"):
-            raise ConfigurationError(
-                f"steps_offset={self.steps_offset} does nothing with timestep_spacing={self.timestep_spacing!r}",
-                where="steps_offset",
-                why="only the 'leading' spacings are shifted by it",
-                suggestion="set steps_offset=0",
-            )
-        if self.clip_sample and self.thresholding:
-            raise ConfigurationError(
-                "clip_sample and thresholding are both on",
-                where="thresholding",
-                why="each limits the predicted clean sample in its own way, and only one can have the last word",
-                suggestion="turn one off",
-            )
-        self._check_threshold_range()
+        check_beta_range(self.beta_start, self.beta_end)
+        custom = self.beta_schedule is BetaSchedule.CUSTOM
+        check_trained_betas(self.trained_betas, self.num_train_timesteps, custom=custom)
+        check_steps_offset(self.steps_offset, self.timestep_spacing)
+        refuse_two_limits(self.clip_sample, self.thresholding)
+        check_threshold_range(self.sample_padding_norm, self.sample_max_value, thresholding=self.thresholding)
         return self
 
-    def _check_threshold_range(self) -> None:
-        if self.sample_padding_norm > self.sample_max_value:
-            raise ConfigurationError(
-                f"sample_padding_norm ({self.sample_padding_norm}) is above sample_max_value ({self.sample_max_value})",
-                where="sample_padding_norm",
-                why="they are the smallest and the largest dynamic threshold",
-                suggestion="raise sample_max_value or lower sample_padding_norm",
-            )
-        if self.thresholding and self.sample_padding_norm == self.sample_max_value:
-            warnings.warn(
-                f"dynamic thresholding is pinned to {self.sample_max_value}: sample_max_value and sample_padding_norm "
-                "leave the quantile no room, so it is plain clipping; raise sample_max_value (Imagen has no limit)",
-                stacklevel=5,
-            )
 
-
-def _other(registry: Registry[Any], new: Any, old: Any) -> bool:
-    """Whether two names are those of different entries."""
+def _names_differ(registry: Registry[Any], new: Any, old: Any) -> bool:
+    """Whether two names stand for different entries."""
     return registry.canonical(new) != registry.canonical(old)
-
-
-def default_spacing(config: NoiseSchedulerConfig) -> str:
-    """The value of ``timestep_spacing`` that a config has where none is chosen."""
-    own: str = _defaults_of(config.beta_schedule).get("timestep_spacing", "auto")
-    return own
-
-
-def spacing_of(config: NoiseSchedulerConfig, suits: str = "leading") -> str:
-    """The name of the spacing that a run has.
-
-    Args:
-        config: the settings.
-        suits: the spacing that suits the sampler; it stands where the config leaves the choice open.
-    """
-    if config.timestep_spacing != "auto":
-        return config.timestep_spacing
-    return "leading" if config.steps_offset or config.spacing_options else suits
-
-
-def _defaults_of(schedule: Any) -> Mapping[str, Any]:
-    """Fields whose default is another one for this schedule."""
-    name = SCHEDULES.canonical(schedule) if isinstance(schedule, str | Enum) else ""
-    return SCHEDULES.get(name).defaults if name in SCHEDULES else {}
-
-
-def _check_betas(betas: tuple[float, ...], count: int) -> None:
-    if len(betas) != count:
-        raise ConfigurationError(
-            f"{len(betas)} betas for {count} training timesteps",
-            where="trained_betas",
-            suggestion=f"set num_train_timesteps={len(betas)} or give {count} betas",
-        )
-    for i, beta in enumerate(betas):
-        if not (0.0 < beta < 1.0 or (beta == 1.0 and i == count - 1)):
-            raise ConfigurationError(
-                f"beta {beta} at index {i} is outside (0, 1)",
-                where="trained_betas",
-                why="each step must add some noise and keep some signal (1.0 is allowed at the last index only)",
-                suggestion="check the function or the array",
-            )
-
-
-def _evaluate(function: Callable[[float], Any], count: int) -> list[float]:
-    try:
-        betas = [float(function(i / (count - 1))) for i in range(count)]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(
-            "the beta function failed",
-            where="trained_betas",
-            why=str(error),
-            suggestion="it is called with one number u = i/(T−1) at a time and must return one number β in (0, 1)",
-        ) from None
-    if not all(map(math.isfinite, betas)):
-        raise ConfigurationError(
-            "the beta function is not finite everywhere on [0, 1]",
-            where="trained_betas",
-            suggestion="it is called with u = i/(T−1) and must return β in (0, 1)",
-        )
-    return betas
-
-
-def _configuration_error(error: ValidationError) -> ConfigurationError:
-    """Pydantic's report in the form of this library's own errors."""
-    problems = error.errors()
-    first = problems[0]
-    cause = first.get("ctx", {}).get("error")
-    where = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if isinstance(cause, ConfigurationError):
-        return ConfigurationError(
-            cause.what + more, where=cause.where or where, why=cause.why, suggestion=cause.suggestion
-        )
-    if first["type"] == "extra_forbidden":
-        return ConfigurationError(
-            f"unknown setting {shown(where)}{more}",
-            where=cut(where, 60),
-            suggestion=advice(where, NoiseSchedulerConfig.model_fields),
-        )
-    return ConfigurationError(
-        f"{first['msg']}, got {shown(first['input'])}{more}", where=where, suggestion=_advice(where)
-    )
-
-
-def _advice(field: str) -> str:
-    info = NoiseSchedulerConfig.model_fields.get(field.split(".")[0])
-    return f"the default is {info.default!r}" if info is not None else "see NoiseSchedulerConfig"

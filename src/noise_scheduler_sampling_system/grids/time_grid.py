@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..config.options import Option, checked_options, parameters_of
 from ..config.registries import SPACINGS
-from ..config.settings import spacing_of
+from ..config.spacing_choice import spacing_of
 from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.errors import ConfigurationError, shown
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..config.options import Option, checked_options, declared_by
 from ..config.registries import SAMPLERS
-from ..config.settings import NoiseSchedulerConfig, spacing_of
+from ..config.settings import NoiseSchedulerConfig
+from ..config.spacing_choice import spacing_of
 from ..grids.time_grid import TimeGrid, checked_times, make_grid, refuse_clean_start
 from ..plans.builder import PlanBuilder
 from ..plans.plan import SamplingPlan

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..config.registries import SAMPLERS
 from ..config.sampler_aliases import Resolved, resolve
-from ..config.settings import NoiseSchedulerConfig, default_spacing, spacing_of
+from ..config.settings import NoiseSchedulerConfig
+from ..config.spacing_choice import default_spacing, spacing_of
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
 from ..support.class_factory import ClassFactory

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.options import Options
 from ..config.registries import PRESETS
-from ..config.settings import Options
 from .continuous import resolution_shift
 
 __all__ = ["Preset"]
