@@ -5,11 +5,13 @@ k-diffusion on each of their grids, from the same noise at t = 999 of linear bet
 exact, so the error is the sampler's: root mean square per pixel to the exact solution.
 
     python benchmarks/accuracy_per_nfe.py [--quick] [--out results.json|results.csv]
+    python benchmarks/accuracy_per_nfe.py --listed
 
 The errors of few calls have heavy tails, for a trajectory may end at another digit: the geometric
 mean over the samples is given, too. All candidates are measured on 16 of the digits' samples with 6,
 12 and 30 calls. The best of them by number of calls, in either mean, and the best of every sampler,
-go on to all numbers of calls; from there in the same way to all samples, and at last to MNIST.
+go on to all numbers of calls; from there in the same way to all samples, and at last to MNIST. The
+second command measures again what docs/accuracy.md lists of ours.
 """
 
 from __future__ import annotations
@@ -335,6 +337,7 @@ def _options(cls: type[BaseSampler], quick: bool) -> Iterator[tuple[tuple[str, A
     """The defaults, every single change of them (the analytic first step is one), and ``TOGETHER``."""
     base = {name: 0.0 for name in NOISY if name in cls.option_defaults}
     changes: list[dict[str, Any]] = [{}, {"afs": True}]
+    published = [{"guarded": False}, {"guarded": False, "afs": True}] if cls.guards else []
     for name, default in cls.option_defaults.items():
         if isinstance(default, bool):
             changes.append({name: not default})
@@ -342,7 +345,8 @@ def _options(cls: type[BaseSampler], quick: bool) -> Iterator[tuple[tuple[str, A
             changes += [{name: value} for value in (2, 3, 4) if value != default]
         else:
             changes += [{name: value} for value in cls.choices.get(name, ()) if value != default]
-    changes += TOGETHER.get(SAMPLERS.name_of(cls) or "", [])
+    together = TOGETHER.get(SAMPLERS.name_of(cls) or "", [])
+    changes += [*together, *published, *({**each, "guarded": False} for each in together if cls.guards)]
     for change in changes[:2] if quick else changes:
         yield tuple({**base, **change}.items())
 
@@ -359,6 +363,30 @@ def _pipeline(sampler: str, options: tuple[tuple[str, Any], ...], grid: str) -> 
     spacing, chosen = GRIDS[grid]
     config = NoiseSchedulerConfig(timestep_spacing=spacing, spacing_options=chosen)
     return DiffusionPipeline(config, sampler, **dict(options))
+
+
+LISTED = Path(__file__).parents[1] / "docs" / "accuracy.md"
+
+
+def listed(problem: Problem) -> Iterator[tuple[Candidate, int, float]]:
+    """What docs/accuracy.md lists of ours for a problem: candidate, model calls and error."""
+    known = {f"{each}, {each.grid}": each for each in ours(quick=False)}
+    sections = LISTED.read_text().split("\n## ")
+    section = next(text for text in sections if text.lower().startswith(problem.name))
+    for line in section.splitlines():
+        cells = [cell.strip(" ¹") for cell in line.strip("| ").split(" | ")]
+        if len(cells) == 6 and cells[0].isdigit():
+            yield known[cells[3]], int(cells[0]), float(cells[4].split()[0])
+
+
+def report_listed(problem: Problem) -> str:
+    """The listed errors beside those of today's code."""
+    rows = list(listed(problem))
+    results = measure(problem, [(candidate, nfe) for candidate, nfe, _ in rows])
+    cells = [
+        (r.nfe, _label(r), f"{error:.3g}", _figure(r)) for (_, _, error), (_, r) in zip(rows, results, strict=True)
+    ]
+    return f"\n{problem.name}\n\n" + table(("NFE", "ours", "listed", "measured again"), cells)
 
 
 # measuring
@@ -471,11 +499,16 @@ def save(file: Path, results: Sequence[Result]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three numbers of calls, default options only")
+    parser.add_argument("--listed", action="store_true", help="measure again what docs/accuracy.md lists of ours")
     parser.add_argument("--out", type=Path, help="write all measurements to a .json or .csv file")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # both sides have remarks on some of the grids
     torch.set_num_threads(1)  # two processes with a thread each
+    if arguments.listed:
+        print(report_listed(digits()), flush=True)
+        print(report_listed(mnist()))
+        return
     quick, began = arguments.quick, time.perf_counter()
     candidates = [*peers(), *ours(quick)]
     print(f"{len(candidates)} candidates", flush=True)
