@@ -1,11 +1,21 @@
-"""Sampling methods: each writes the rows of a plan."""
+"""Samplers: each writes the rows of a plan.
+
+first_order.py    DDIM, Euler, ancestral, DDPM
+heun.py           Heun
+multistep/        one model call a step; earlier predictions are read again
+single_step.py    several model calls a step; tableaux.py and schemes.py have their numbers
+adaptive.py       step sizes that a tolerance determines
+stochastic/       noise that is part of the method
+cfg_pp.py         CFG++
+reversible.py     steps with an exact inverse
+"""
 
 from .adaptive import AdaptiveSampler
-from .base import BaseSampler, SamplerOutput, SamplerState
-from .dpm_v3 import DPMv3Sampler
+from .base import BaseSampler
+from .by_hand import SamplerOutput, SamplerState
+from .cfg_pp import AncestralCFGppSampler, CFGppSampler, DPMpp2MCFGppSampler
 from .factory import SamplerFactory
 from .first_order import AncestralSampler, DDIMSampler, DDPMSampler, EulerSampler
-from .guided import AncestralCFGppSampler, CFGppSampler, DPMpp2MCFGppSampler, GradientEstimationSampler
 from .heun import HeunSampler
 from .model_statistics import ModelStatistics
 from .multistep import (
@@ -17,16 +27,18 @@ from .multistep import (
     DPMpp2MSDESampler,
     DPMpp3MSampler,
     DPMpp3MSDESampler,
+    DPMv3Sampler,
     ERSDESampler,
+    GradientEstimationSampler,
     IPNDMSampler,
     IPNDMvSampler,
     LMSSampler,
     MultistepSampler,
+    PNDMSampler,
     RESMultistepSampler,
     SASolverSampler,
     UniPCSampler,
 )
-from .pndm import PNDMSampler
 from .reversible import BDIASampler, BELMSampler
 from .single_step import (
     DPM2AncestralSampler,

@@ -18,7 +18,7 @@ from ..schedules.path import Level, NoisePath
 from ..support.errors import ConfigurationError
 from ..support.registry import did_you_mean
 from .base import BaseSampler
-from .single_step import Scheme, exponential_scheme, run_scheme, runge_kutta_scheme
+from .schemes import Scheme, exponential_scheme, run_scheme, runge_kutta_scheme
 from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau, phi
 
 __all__ = ["AdaptiveSampler", "Controller", "Pair"]

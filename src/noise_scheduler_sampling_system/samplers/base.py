@@ -1,4 +1,4 @@
-"""What every sampler is: a writer of plans, and a single step for those who loop themselves."""
+"""The base class of samplers: options, plans, and single steps for hand-written loops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import math
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,71 +20,47 @@ from ..plans.builder import PlanBuilder
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan, bind_for
 from ..running.loop import Branches, RowState
-from ..running.noise import NoiseSource, resolve_keys
-from ..running.noise_keys import Keys
 from ..schedules.path import CLEAN, NoisePath
 from ..support.errors import ConfigurationError, NumericsError
 from ..support.values import ByValue
+from .by_hand import SamplerOutput, SamplerState, apply_row
 from .spread import SpreadGuard
 
 __all__ = ["BaseSampler", "SamplerOutput", "SamplerState"]
 
 
-@dataclass(frozen=True)
-class SamplerState:
-    """Where a hand-written loop stands: the plan it follows, the state of the run, and noise that is read again."""
-
-    bound: BoundPlan
-    run: RowState
-    drawn: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class SamplerOutput(ByValue):
-    """What one call of :meth:`BaseSampler.step` gives.
-
-    Attributes:
-        prev_sample: the next state, one model call closer to the clean sample.
-        pred_original_sample: the clean sample that the model output predicts, clipped.
-        state: to hand to the next call; None for a custom sampler that keeps none.
-    """
-
-    prev_sample: Tensor
-    pred_original_sample: Tensor | None = None
-    state: SamplerState | None = None
-
-
 class BaseSampler(ByValue, ABC):
     """A sampling method on a noise schedule.
 
-    A built-in sampler writes a plan: it overrides :meth:`write`. A custom one may do the
-    same, or override :meth:`step` alone; it then runs in the same pipeline, one call a step.
+    A sampler writes a plan: it overrides :meth:`write`. A custom sampler may override :meth:`step` instead. It then
+    runs in the same pipeline, with one model call a step.
 
     Args:
         scheduler: the noise schedule.
-        options: the options that ``declared_options`` names.
+        options: values of the options in ``declared_options``.
 
     Attributes:
         order: order of convergence of the deterministic part, with these options.
-        calls_per_step: model calls in a step, with these options (the last step may take one).
+        calls_per_step: model calls in a step, with these options (the last step may take fewer).
         stochastic: whether noise is added with the default options.
-        declared_options: the sampler's own options, each with its default, type and range (:class:`~..options.Option`).
-            Every sampler that writes plans has ``afs`` besides: the analytic first step, which saves the first
-            model call. A class that declares none has those of its base.
-        option_defaults: their defaults. A class may write these instead, as plain values whose types say what is
-            allowed: True or False, a whole number ≥ 1, a number ≥ 0, or one of ``choices``.
-        choices: what an option that is a word may be.
-        reads: config fields that not every sampler reads and this one does.
-        space: the quantity that a plan's history is kept in.
-        spacing: the timestep spacing that suits the sampler: of runs whose config says "auto".
+        declared_options: the sampler's own options, each with its default, type and range
+            (:class:`~.config.options.Option`). A class that declares none has those of its base. Every sampler that
+            writes plans also has ``afs``, the analytic first step, which saves the first model call.
+        option_defaults: the defaults of the options. A class may write them instead of ``declared_options``. The type
+            of a plain value then says what is allowed: True or False, a whole number ≥ 1, a number ≥ 0, or one of
+            ``choices``.
+        choices: the values of an option that is a word.
+        reads: the config fields that this sampler reads and not every sampler does.
+        space: the quantity of the plan's history: "sample", "epsilon", "v_prediction" or "flow_prediction".
+        spacing: the spacing of runs whose config says "auto".
         guards: whether the sampler offers its steps to the guard of the data's spread
-            (:meth:`~..builder.PlanBuilder.settle`); it then has the option ``guarded``.
-        carries_constants: whether a step of constant data from level to level is exact, with these
-            options; plans are then checked for it.
+            (:meth:`~.plans.builder.PlanBuilder.settle`). It then has the option ``guarded``.
+        carries_constants: whether steps are exact for constant data, with these options. If so, plans are checked for
+            it.
 
     Raises:
-        ConfigurationError: an unknown option, or a config field set that this sampler would
-            ignore.
+        ConfigurationError: an unknown option, a value that is not allowed, or a config field that was set and that
+            this sampler would ignore.
     """
 
     order: int = 1
@@ -127,15 +102,15 @@ class BaseSampler(ByValue, ABC):
 
     @property
     def run_spacing(self) -> str:
-        """The name of the spacing of runs of N steps: the config's or, where it says "auto", the sampler's own."""
+        """The name of the spacing: the config's or, if that is "auto", the sampler's own."""
         return spacing_of(self.config, self.spacing)
 
     def on(self, scheduler: NoisePath, **options: Any) -> BaseSampler:
-        """This sampler, with its options, on another noise schedule.
+        """This sampler with its options on another noise schedule.
 
         Raises:
-            ConfigurationError: further options (make a new sampler for them), or a setting that
-                this sampler would ignore.
+            ConfigurationError: options are given (make a new sampler for them), or the config has a setting that this
+                sampler would ignore.
         """
         if options:
             raise ConfigurationError(
@@ -155,22 +130,27 @@ class BaseSampler(ByValue, ABC):
 
     @property
     def guarded(self) -> bool:
-        """Whether steps give up order where the full order would widen or narrow the data (:mod:`.spread`)."""
+        """Whether steps lower their order where the full order would widen or narrow the data (:mod:`.spread`)."""
         as_published = self.options.get("solver_type") == "as_published"
         return self.guards and bool(self.options.get("guarded", not as_published))
 
     @property
     def first_order_eta(self) -> float:
-        """η of the first-order method that steps are compared with: 0 is DDIM, 1 is ancestral sampling."""
+        """η of the first-order method that the guard compares steps with: 0 is DDIM, 1 is ancestral sampling."""
         return float(self.options.get("eta", 1.0 if self.stochastic else 0.0))
 
     @property
     def writes_plans(self) -> bool:
-        """Whether the sampler is compiled to a plan (otherwise it is stepped)."""
+        """Whether the sampler has a plan; otherwise it has only :meth:`step`."""
         return type(self).write is not BaseSampler.write
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
-        """Write the rows of a plan through a grid; see :mod:`..builder`."""
+        """Write the rows of a plan on a grid; see :mod:`.plans.builder`.
+
+        Args:
+            build: makes predictions and noise (symbols), and takes the states.
+            grid: the levels; ``grid.intervals()`` yields (i, level, next level).
+        """
         raise ConfigurationError(
             f"{type(self).__name__} has only step(), which cannot be compiled",
             where="plan",
@@ -181,21 +161,20 @@ class BaseSampler(ByValue, ABC):
         self, num_inference_steps: int | None = None, *, timesteps: Sequence[float] | None = None,
         grid: TimeGrid | None = None,
     ) -> SamplingPlan:  # fmt: skip
-        """Compile the sampler: on N steps of the config's spacing, on given timesteps, or on a grid.
+        """Compile the sampler on N steps of the config's spacing, on given timesteps, or on a grid.
 
         Args:
             num_inference_steps: N.
-            timesteps: the times to ask the model at, strictly decreasing, used as they are;
-                the run ends at the clean sample.
+            timesteps: the times of the model calls, strictly decreasing; the run ends at the clean sample.
             grid: any grid.
 
         Raises:
-            ConfigurationError: none or several of the three, a grid that cannot be, or a
-                sampler that only has ``step``.
-            NumericsError: the sampler has no finite coefficients on this grid.
+            ConfigurationError: none or several of the three are given, the grid is not valid, or the sampler has only
+                ``step``.
+            NumericsError: a coefficient is not finite on this grid.
         """
         chosen = self.grid(num_inference_steps, timesteps=timesteps, grid=grid)
-        plan = _compile(self, chosen)  # checked, as the one with an analytic first step cannot be
+        plan = _compile(self, chosen)  # with afs, too: only a plan without it is checked for carrying constants
         if not self.options.get("afs", False):
             return plan
         refuse_clean_start(*chosen.levels[0], where="afs", suggestion="use it on runs from pure noise, or afs=False")
@@ -221,7 +200,7 @@ class BaseSampler(ByValue, ABC):
     def start(
         self, num_inference_steps: int, sample: Tensor, *, timesteps: Sequence[float] | None = None
     ) -> SamplerState:
-        """The state before the first :meth:`step` of a hand-written loop."""
+        """The state before the first :meth:`step` of a hand-written loop; the arguments are those of :meth:`plan`."""
         plan = self.plan(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
         return SamplerState(self._bind(plan), RowState(0, sample, {}))
 
@@ -236,70 +215,38 @@ class BaseSampler(ByValue, ABC):
         noise: Tensor | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> SamplerOutput:
-        """Apply one row: from the model's output about ``sample`` to the next state.
+        """Apply one row: compute the next state from the model's output for ``sample``.
 
-        Two ways to call it. With ``state`` (from :meth:`start` or the last output) it follows
-        a plan, and works for every sampler. Without, it makes the single step from
-        ``timestep`` to ``next_timestep`` (``None``: the clean sample); this needs a
-        sampler with one model call a step and no history.
+        With ``state`` (from :meth:`start` or from the last output) the step is the next row of a plan; every sampler
+        has one. Without ``state`` the step goes from ``timestep`` to ``next_timestep``; this needs a sampler with one
+        model call a step and no history.
 
         Args:
-            model_output: what the network returned, shape (B, ...); for CFG++ samplers ``Branches`` of the
-                guided and the unconditional one.
-            timestep: the time it was asked at.
-            sample: the state it was asked about.
-            next_timestep: the time to go to, ``None`` for the clean sample.
-            state: where the loop stands.
-            noise: unit noise of the sample's shape, if the step adds any; else it is drawn
-                from ``generator`` (one, or one a sample; default: PyTorch's global one).
+            model_output: the network's output, shape (B, ...); for CFG++ samplers ``Branches`` of the guided and the
+                unconditional output.
+            timestep: the time of the model call.
+            sample: the state that the model was evaluated at, shape (B, ...).
+            next_timestep: the time that the step ends at; None for the clean sample.
+            state: the state of the loop.
+            noise: unit noise of the sample's shape, where the step adds noise; None: noise drawn from ``generator``.
+            generator: one, or one for each sample; None: PyTorch's global one.
 
         Raises:
-            ConfigurationError: a timestep that is not the plan's next one, or a sampler that
-                needs ``state``.
+            ConfigurationError: the timestep is not the plan's next one, or the sampler needs ``state``.
         """
         time = _time(timestep)
         if state is None:
             if isinstance(next_timestep, str):
                 raise ConfigurationError(
-                    "neither next_timestep nor state says where the step goes",
+                    "neither next_timestep nor state is given",
                     where="next_timestep",
                     suggestion="give the grid's next time (None for the clean sample), or the state of the last output",
                 )
             state = self._single_step(time, None if next_timestep is None else _time(next_timestep), sample)
         elif not isinstance(next_timestep, str):
             raise ConfigurationError("is known from the state", where="next_timestep", suggestion="give one of the two")
-        plan, row = state.bound.plan, state.run.row
-        if row >= len(plan):
-            raise ConfigurationError(
-                f"all {len(plan)} rows of the plan are done", where="state", suggestion="start() a new run"
-            )
-        if time != float(plan.time[row]):
-            raise ConfigurationError(
-                f"model call {row + 1} of the plan is at t = {plan.time[row]:g}, not {time:g}",
-                where="timestep",
-                suggestion="loop over plan.time, one step a row",
-            )
-
-        drawn = dict(state.drawn)
-
-        def draw(step: int, stage: int) -> Tensor:
-            if (step, stage) not in drawn:
-                keys = resolve_keys(None, generator, sample.shape[0]) if noise is None else Keys.of(())
-                source = NoiseSource(keys, tuple(sample.shape[1:]), sample.dtype, sample.device)
-                drawn[step, stage] = source(step, stage) if noise is None else noise
-            return drawn[step, stage]
-
-        if state.bound.branches and not isinstance(model_output, Branches):
-            raise ConfigurationError(
-                f"{type(self).__name__} needs the unconditional prediction beside the guided one",
-                where="model_output",
-                suggestion="give Branches(guided, unconditional)",
-            )
-        # the history may keep the output, and the caller may reuse its memory
-        output = model_output if not plan.history else _copied(model_output)
-        after = state.bound.advance(RowState(row, sample, state.run.history), output, draw)
-        clean = state.bound.clean_sample(after._replace(evaluated_x=sample, output=model_output))  # type: ignore[arg-type]
-        return SamplerOutput(after.x, clean, SamplerState(state.bound, after, drawn if plan.c.shape[1] > 1 else {}))
+        sampler = type(self).__name__
+        return apply_row(state, model_output, time, sample, noise=noise, generator=generator, sampler=sampler)
 
     def _single_step(self, time: float, next_timestep: float | None, sample: Tensor) -> SamplerState:
         levels = self.scheduler.levels([time] if next_timestep is None else [time, next_timestep])
@@ -317,10 +264,10 @@ class BaseSampler(ByValue, ABC):
 
     def _refuse_unread_settings(self) -> None:
         if type(self).step is not BaseSampler.step:
-            return  # what a custom step reads is not known
+            return  # the settings that a custom step reads are not known
         for name in ("use_clipped_model_output", "variance_type"):
             value, default = getattr(self.config, name), type(self.config).model_fields[name].default
-            learned = isinstance(value, str) and value.startswith("learned")  # says what the model returns
+            learned = isinstance(value, str) and value.startswith("learned")  # describes the model's output
             if value != default and not learned and name not in self.reads:
                 raise ConfigurationError(
                     f"{type(self).__name__} does not use {name} (set to {value!r})",
@@ -356,7 +303,7 @@ def _compile(sampler: BaseSampler, grid: TimeGrid, afs: bool = False) -> Samplin
 
 
 def _guard(sampler: BaseSampler, grid: TimeGrid, afs: bool) -> SpreadGuard | None:
-    """What keeps the data's spread, where the sampler wants it and the run goes from noise to data."""
+    """The guard of the data's spread; None where the sampler has none, or where the run goes from data to noise."""
     first, last = grid.levels[0], grid.levels[-1]
     if not sampler.guarded or last.noise_to_signal > first.noise_to_signal:
         return None
@@ -364,13 +311,9 @@ def _guard(sampler: BaseSampler, grid: TimeGrid, afs: bool) -> SpreadGuard | Non
     return SpreadGuard(grid, sampler.first_order_eta, scale, analytic_first=afs)
 
 
-def _copied(output: Tensor | Branches) -> Tensor | Branches:
-    return Branches(*(part.clone() for part in output)) if isinstance(output, Branches) else output.clone()
-
-
 def _time(value: float | Tensor) -> float:
     return float(value.flatten()[0] if isinstance(value, Tensor) else value)
 
 
-#: Options of every sampler that writes plans; they do not show where they are at their default.
+#: Options of every sampler that writes plans; ``options`` holds them only where they differ from the default.
 _COMMON_OPTIONS: Mapping[str, Option] = {"afs": Option(False), "guarded": Option(True)}

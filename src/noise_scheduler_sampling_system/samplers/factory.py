@@ -22,7 +22,7 @@ __all__ = ["SamplerFactory"]
 
 
 class SamplerFactory(ClassFactory):
-    """Samplers by name."""
+    """Creates samplers by name, and registers new ones."""
 
     registry = SAMPLERS
     base = BaseSampler
@@ -34,17 +34,17 @@ class SamplerFactory(ClassFactory):
         scheduler: NoisePath | NoiseSchedulerConfig | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> BaseSampler:
-        """A sampler by member, value, registered name, class or example, on a noise schedule.
+        """Create a sampler on a noise schedule.
 
         Args:
-            method: which sampler; a sampler object keeps its options. Names of diffusers, k-diffusion,
-                ComfyUI and web interfaces are understood (names.py); one that implies a spacing
-                ("DPM++ 2M Karras") sets it.
+            method: an enum member, a registered name, a class, or a sampler, which keeps its options. Names of
+                diffusers, k-diffusion, ComfyUI and web interfaces are also known (config/sampler_aliases.py). A name
+                that implies a spacing ("DPM++ 2M Karras") sets it.
             scheduler: the noise schedule, or the config of one (default: linear).
             options: the sampler's own options, e.g. ``eta``.
 
         Raises:
-            ConfigurationError: an unknown name or option.
+            ConfigurationError: an unknown name or option, or a name whose spacing contradicts the config's.
         """
         if not isinstance(scheduler, NoisePath):
             scheduler = NoiseSchedulerFactory.create(scheduler)
@@ -69,7 +69,7 @@ def _respaced(scheduler: NoisePath, meant: Resolved, name: str) -> NoisePath:
         meant = replace(meant, spacing=None)
     if chosen_already and meant.spacing is not None:
         raise ConfigurationError(
-            f"the sampler {name!r} implies the spacing {meant.spacing!r}, and the config asks for {given!r}",
+            f"the sampler {name!r} implies the spacing {meant.spacing!r}, and the config sets {given!r}",
             where="timestep_spacing",
             suggestion=f"name the sampler {meant.sampler!r}, or set timestep_spacing={meant.spacing!r} in the config",
         )

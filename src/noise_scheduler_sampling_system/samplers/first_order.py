@@ -1,12 +1,12 @@
-"""One model call a step, no memory: DDIM, Euler, ancestral sampling and DDPM are one formula.
+"""Samplers with one model call a step and no history: DDIM, Euler, ancestral sampling and DDPM share one formula.
 
 From (α, σ) to (α', σ'), with the predicted clean sample x₀ and noise ε,
 
     x' = α'·x₀ + √(σ'² − n²)·ε + n·ξ,    n = η·(σ'/σ)·√(σ² − (α·σ'/α')²)   (at most σ').
 
-n is the standard deviation of the posterior q(x'|x, x₀) at η = 1 (Song et al. 2021, arXiv
-2010.02502, eq. 12 and 16; written for any α, σ). The same split is the "ancestral" step of
-k-diffusion in the coordinate σ/α; η = 0 is Euler's method on the probability-flow ODE there.
+At η = 1, n is the standard deviation of the posterior q(x'|x, x₀) (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16,
+here for any α and σ). In the coordinate σ/α this is the "ancestral" step of k-diffusion, and η = 0 is Euler's method on
+the probability-flow ODE.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ..config.registries import SAMPLERS
 from ..grids.time_grid import TimeGrid
 from ..plans.builder import Form, PlanBuilder, Prediction
 from .base import BaseSampler
-from .ranges import ETA
+from .shared_options import ETA
 from .steps import ancestral, posterior_std
 
 __all__ = ["AncestralSampler", "DDIMSampler", "DDPMSampler", "EulerSampler", "FirstOrderSampler"]
 
 
 class FirstOrderSampler(BaseSampler, ABC):
-    """The formula above with η from the options (none: 0)."""
+    """The formula above with η from the options; without such an option η is 0."""
 
     def direction(self, p: Prediction) -> Form:
         """ε of the step."""
-        # only DDIM has the choice; for the others the setting is refused
+        # for every sampler but DDIM the setting is refused, so it has its default
         return p.epsilon if self.config.use_clipped_model_output else p.raw_epsilon
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
@@ -49,8 +49,8 @@ class DDIMSampler(FirstOrderSampler):
     """Denoising diffusion implicit models (Song et al. 2021, arXiv 2010.02502, eq. 12).
 
     Options:
-        eta: η ≥ 0, the noise: 0 is deterministic (and equals Euler), 1 equals DDPM with
-            ``variance_type="fixed_small"``. n never exceeds σ', where no direction is left.
+        eta: η ≥ 0, the amount of noise: 0 is deterministic (and equals Euler), 1 equals DDPM with
+            ``variance_type="fixed_small"``. n is at most σ'; the factor of ε is then 0.
 
     With clipping on, ``use_clipped_model_output=False`` takes ε from the raw prediction.
     """
@@ -72,8 +72,8 @@ class AncestralSampler(FirstOrderSampler):
     """Euler ancestral sampling (Song et al. 2021, arXiv 2011.13456, App. F; k-diffusion's ``euler_ancestral``).
 
     Options:
-        eta: η ≥ 0, how much of the posterior's noise is added back; 0 equals Euler. n never
-            exceeds σ', where no direction is left.
+        eta: η ≥ 0, the share of the posterior's noise that is added; 0 equals Euler. n is at most σ'; the factor of
+            ε is then 0.
     """
 
     stochastic = True
@@ -85,9 +85,8 @@ class AncestralSampler(FirstOrderSampler):
 class DDPMSampler(BaseSampler):
     """Denoising diffusion probabilistic models (Ho et al. 2020, arXiv 2006.11239, Algorithm 2).
 
-    The mean is the posterior's; ``variance_type`` chooses the variance. With skipped
-    timesteps β is that of the whole interval, 1 − ᾱ/ᾱ'. No noise is added to the final
-    sample.
+    The mean is the posterior's; ``variance_type`` chooses the variance. Where timesteps are skipped, β belongs to the
+    whole interval: 1 − ᾱ/ᾱ'. The final sample gets no noise.
     """
 
     stochastic = True
@@ -102,11 +101,11 @@ class DDPMSampler(BaseSampler):
             if after.sigma == 0.0:
                 build.advance(x)
                 continue
-            # β of the interval: the variance of q(x|x'), (1 − (α/α')²) in a variance-preserving path
+            # √β of the interval: the standard deviation of q(x|x'); β is 1 − (α/α')² on a variance-preserving path
             large = math.sqrt(now.sigma**2 - (now.alpha * after.sigma / after.alpha) ** 2)
             if kind == "learned_range":
                 build.advance(x + build.learned_noise(i, (2 * math.log(small), 2 * math.log(large))))
-            elif kind == "learned":  # the model's value is the log-variance: from −1 to 1, itself
+            elif kind == "learned":  # the model's value, from −1 to 1, is the log-variance
                 build.advance(x + build.learned_noise(i, (-1.0, 1.0)))
             else:
                 std = small if kind.startswith("fixed_small") else large

@@ -19,8 +19,8 @@ __all__ = ["HeunSampler"]
 class HeunSampler(BaseSampler):
     """Heun's method on dx̄/dσ̄ = ε (Karras et al. 2022, arXiv 2206.00364, Algorithm 1).
 
-    Two calls a step; one in the step to the clean sample, where ε is not defined, and in a
-    step from zero signal or next to it, where σ̄ is infinite or huge: these are DDIM steps, 2N − 1 calls in all.
+    Two calls a step. The step to the clean sample, where ε is not defined, and a step from (nearly) zero signal, where
+    σ̄ is infinite or huge, are DDIM steps with one call. So N steps from a level with signal take 2N − 1 calls.
     """
 
     order = 2

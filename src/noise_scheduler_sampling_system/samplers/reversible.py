@@ -1,11 +1,11 @@
-"""Samplers whose every step can be undone exactly: explicit two-step formulas in the states.
+"""Samplers whose steps have an exact inverse: explicit two-step formulas in the states.
 
-x'' = A·x + f(x') with A ≠ 0, where x, x', x'' are the states at three levels in a row and the model
-is asked at the middle one only: x follows from x' and x'' by the same model call. inversion.py
-does that. A run starts with one DDIM step.
+A step is x'' = A·x + f(x') with A ≠ 0, where x, x', x'' are the states at three consecutive levels, and the model is
+evaluated at the middle one only. So x follows from x' and x'' by the same model call (analysis/inversion.py). A run
+starts with one DDIM step.
 
-As rows of a plan (one state, and predictions) these formulas read every earlier prediction: a run
-of the pipeline holds N of them. :class:`~..inversion.ReversibleRun` holds two states.
+A row of a plan has one state and predictions. Written so, these formulas read every earlier prediction, and a run of
+the pipeline holds N of them. :class:`~.analysis.inversion.ReversibleRun` holds two states instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .steps import first_order
 
 __all__ = ["BDIASampler", "BELMSampler"]
 
-#: Shares of γ that the guard may leave; a step with none of it cannot be undone.
+#: Shares of γ that the guard chooses from; a step with share 0 has no inverse.
 _SHARES = (1.0, 1.0 / 16.0, 0.0)
 
 
@@ -41,7 +41,7 @@ class _TwoStepSampler(BaseSampler, ABC):
 
     @abstractmethod
     def _next(self, before: Level, x_before: Form, p: Prediction, after: Level) -> Sequence[Form]:
-        """The next state from the last one, the current one and what the model says of it, in falling order."""
+        """The next state from the last state and the current prediction: forms of falling order."""
 
 
 @final
@@ -49,18 +49,17 @@ class _TwoStepSampler(BaseSampler, ABC):
 class BDIASampler(_TwoStepSampler):
     """Bi-directional integration approximation of DDIM (Zhang et al. 2023, arXiv 2307.10829).
 
-    x'' = DDIM(x' → after) + γ·(x − DDIM(x' → before)): the last step, as seen from its end, is
-    corrected by γ of its error. Where steps change smoothly in size it is of second order for γ = 1
-    (and then the same formula backwards), of first for γ < 1. The way back divides by γ in every
-    step, so that rounding grows as γ^−N: N = 50 needs γ above 0.9 in float32. (The authors' page also
-    writes γ for what is 1 − γ here.)
+    x'' = DDIM(x' → after) + γ·(x − DDIM(x' → before)). The term in γ corrects the error of the last step. Where step
+    sizes change smoothly, the method is of second order for γ = 1, where the inverse is the same formula backwards, and
+    of first order for γ < 1. The inverse divides by γ in every step, so that rounding grows as γ^−N: N = 50 needs γ
+    above 0.9 in float32. (The authors' page also writes γ for what is 1 − γ here.)
 
-    Where the correction would widen the data, the guard lowers γ of single steps (:mod:`.spread`), to γ/16 and,
-    where that is too much, to 0. Exact inversion divides by γ of every step, so
-    :class:`~..inversion.ReversibleRun` keeps γ in every step, as ``guarded=False`` does.
+    Where the correction would widen the data, the guard lowers γ of a step (:mod:`.spread`) to γ/16 or to 0. Such a
+    step has no exact inverse, so :class:`~.analysis.inversion.ReversibleRun` keeps γ in every step, as
+    ``guarded=False`` does.
 
     Options:
-        gamma: γ in (0, 1]; 0 would be DDIM, which cannot be undone.
+        gamma: γ in (0, 1]; 0 would be DDIM, which has no exact inverse.
     """
 
     guards = True
@@ -84,8 +83,8 @@ class BELMSampler(_TwoStepSampler):
 
         x̄'' = (h/k)²·x̄ + (1 − (h/k)²)·x̄' + h·(1 − h/k)·ε(x'),
 
-    the only such formula that is exact for solutions quadratic in σ̄: second order on any grid. From
-    zero signal, where k is infinite, this is a DDIM step, which cannot be undone.
+    the only such formula that is exact for solutions quadratic in σ̄: second order on any grid. From zero signal, where
+    k is infinite, it is a DDIM step, which has no exact inverse.
     """
 
     order = 2

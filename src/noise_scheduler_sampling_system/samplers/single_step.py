@@ -1,58 +1,41 @@
-"""Single-step methods: several model calls in each interval, nothing remembered from the one before.
+"""Single-step samplers: several model calls in each interval; no step reads the predictions of another.
 
-A step is a :class:`Scheme`: where the model is asked and how the states follow, as numbers. Every
-method may be made ancestral (η > 0): it then steps to less noise than the next level has, and the
-rest is added fresh (Song et al. 2021, arXiv 2011.13456, App. F; as in k-diffusion).
+A new sampler is a tableau (tableaux.py) with a name: :class:`DPM2Sampler` is an example. A step is a
+:class:`~.schemes.Scheme` of numbers: where the model is evaluated, and the weights. With η > 0 every method is
+ancestral: it steps to less noise than the next level has, and adds the rest as fresh noise (Song et al. 2021, arXiv
+2011.13456, App. F; as in k-diffusion).
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
 from ..config.options import Option
 from ..config.registries import SAMPLERS
 from ..grids.time_grid import TimeGrid
-from ..plans.builder import Form, PlanBuilder, Prediction
+from ..plans.builder import Form, PlanBuilder
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
-from .ranges import ETA
-from .steps import ancestral, first_order, from_noise, straight_distance
+from .schemes import Scheme, between, exponential_scheme, run_scheme, runge_kutta_scheme
+from .shared_options import ETA
+from .steps import ancestral, first_order, from_noise
 from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau
 
 __all__ = [
     "DPM2AncestralSampler", "DPM2Sampler", "DPM3SSampler", "DPMFastSampler", "DPMpp2SAncestralSampler",
     "DPMpp2SSampler", "DPMpp3SSampler", "ExponentialRKSampler", "FlowHeunSampler", "RES2SSampler", "RES3SSampler",
-    "RungeKuttaSampler", "Scheme", "SingleStepSampler", "exponential_scheme", "runge_kutta_scheme",
+    "RungeKuttaSampler", "SingleStepSampler",
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """One step: state k = of_x[k]·x + Σ_j weights[k][j]·prediction j, k = 1, ..., the last being the result.
-
-    Attributes:
-        quantity: the prediction that is combined.
-        levels: where the model is asked after the first call.
-        of_x, weights: of the states at these levels and of the result.
-    """
-
-    quantity: str
-    levels: tuple[Level, ...]
-    of_x: tuple[float, ...]
-    weights: tuple[tuple[float, ...], ...]
-
-
 class SingleStepSampler(BaseSampler, ABC):
-    """A scheme in every interval; one DDIM step where it is not defined: to the clean sample, from zero signal.
+    """A scheme in every interval. A DDIM step replaces it to the clean sample and from zero signal.
 
     Options:
-        eta: η ≥ 0, how much of the posterior's noise is added back; 0 is the ODE.
+        eta: η ≥ 0, the share of the posterior's noise that is added; 0 is the ODE.
     """
 
     guards = True
@@ -62,7 +45,7 @@ class SingleStepSampler(BaseSampler, ABC):
 
     @abstractmethod
     def scheme(self, now: Level, after: Level) -> Scheme:
-        """The step between two levels with signal and noise; ``after`` need not be on the path."""
+        """The step between two levels that have signal and noise; ``after`` may be off the path."""
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         eta = self.options.get("eta", 0.0)
@@ -78,99 +61,8 @@ class SingleStepSampler(BaseSampler, ABC):
                 build.settle(after, (rung + fresh for rung in rungs))
 
 
-def run_scheme(build: PlanBuilder, i: int, scheme: Scheme, p: Prediction) -> tuple[Form, list[Prediction]]:
-    """Write the rows of a scheme whose first prediction is made.
-
-    Returns:
-        The state that the step ends with, and the predictions of all stages.
-    """
-    x, predictions = build.x, [p]
-    for k, (of_x, weights) in enumerate(zip(scheme.of_x, scheme.weights, strict=True)):
-        state = of_x * x
-        for weight, prediction in zip(weights, predictions, strict=True):
-            state = state + weight * prediction.of(scheme.quantity)
-        if k < len(scheme.levels):
-            build.advance(state)
-            predictions.append(build.predict(scheme.levels[k], i))
-    return state, predictions
-
-
-def between(path: NoisePath, now: Level, after: Level, fraction: float) -> Level:
-    """The level this far along an interval of log-SNR; at its end, the end itself, if the model knows it."""
-    lam = now.half_log_snr + fraction * (after.half_log_snr - now.half_log_snr)
-    return path.level_at(2.0 * lam)
-
-
-def exponential_scheme(path: NoisePath, tableau: ExponentialTableau, space: str, now: Level, after: Level) -> Scheme:
-    """A step of an exponential Runge-Kutta method over log-SNR.
-
-    With λ for time, x/α has L = −1 and N = x₀, and x/σ has L = 1 and N = −ε.
-    """
-    h = after.half_log_snr - now.half_log_snr
-    stages = [between(path, now, after, c) for c in tableau.c[1:]]
-    of_x, rows = [], []
-    for level, weights in zip([*stages, after], tableau.weights, strict=True):
-        if space == "sample":
-            factor, scale, total, z = level.sigma / now.sigma, level.alpha * h, 0.0, -h
-            total = level.alpha - factor * now.alpha
-        else:
-            factor, scale, z = level.alpha / now.alpha, -level.sigma * h, h
-            total = level.sigma - factor * now.sigma
-        others = [scale * w for w in weights(z)]
-        of_x.append(factor)
-        rows.append((total - math.fsum(others), *others))
-    return Scheme(space, tuple(stages), tuple(of_x), _padded(rows))
-
-
-def _padded(rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
-    """Each row with as many weights as there are predictions by then."""
-    return tuple((*row, *[0.0] * (k + 1 - len(row))) for k, row in enumerate(rows))
-
-
-def runge_kutta_scheme(path: NoisePath, tableau: ButcherTableau, frame: str, now: Level, after: Level) -> Scheme:
-    """A step of a Runge-Kutta method in one of the forms of the ODE that have no linear term.
-
-    "sigma": d(x/α)/d(σ/α) = ε. "flow": with w = α + σ, d(x/w)/d(σ/w) = ε − x₀. "log_snr": x₀ over
-    λ = log α/σ after the flow of the first prediction, frozen, is taken off, d(z − z₁)/dλ =
-    (α/σ)·(x₀ − x₀₁) for z = x/σ: so that constants are exact and the order is the tableau's.
-    """
-    if frame == "log_snr":
-        h = after.half_log_snr - now.half_log_snr
-        stages = [between(path, now, after, c) for c in tableau.c[1:]]
-        ends, quantity = [*stages, after], "sample"
-        ratios = [math.exp(level.half_log_snr) for level in [now, *stages]]
-        of_x = [level.sigma / now.sigma for level in ends]
-        rows = []
-        for level, factor, row in zip(ends, of_x, [*tableau.a[1:], tableau.b], strict=True):
-            others = [level.sigma * h * w * r for w, r in zip(row[1:], ratios[1:], strict=False)]
-            rows.append((level.alpha - factor * now.alpha - math.fsum(others), *others))
-        return Scheme(quantity, tuple(stages), tuple(of_x), tuple(rows))
-
-    def scale(level: Level) -> float:
-        """What x and σ are divided by in this form; σ then is the variable of integration."""
-        return level.alpha if frame == "sigma" else level.alpha + level.sigma
-
-    # α over the scale, too, is linear in that variable: near pure noise it says what σ, which is 1 there, cannot
-    signal, noise = ((a / scale(now), b / scale(after)) for a, b in zip(now[1:], after[1:], strict=True))
-    stages = []
-    for c in tableau.c[1:]:
-        alpha, sigma = (start + c * (end - start) for start, end in (signal, noise))
-        stages.append(path.level_at(2.0 * math.log(alpha / sigma)))
-    ends = [*stages, after]
-    length = noise[1] - noise[0] if frame == "sigma" else straight_distance(now, after)
-    return Scheme(
-        "epsilon" if frame == "sigma" else "flow_prediction",
-        tuple(stages),
-        tuple(scale(level) / scale(now) for level in ends),
-        tuple(
-            tuple(scale(level) * length * w for w in row)
-            for level, row in zip(ends, [*tableau.a[1:], tableau.b], strict=True)
-        ),
-    )
-
-
 class _Exponential(SingleStepSampler, ABC):
-    """A named exponential method."""
+    """A named exponential tableau over log-SNR."""
 
     tableau: ExponentialTableau
 
@@ -312,7 +204,7 @@ class RungeKuttaSampler(SingleStepSampler):
 class FlowHeunSampler(SingleStepSampler):
     """Heun's method on dx/dσ = ε − x₀ along the straight path (diffusers' ``FlowMatchHeunDiscreteScheduler``).
 
-    On other paths the same, x scaled onto the straight one. Defined from zero signal, too.
+    On another path x is scaled onto the straight one. The method is defined from zero signal, too.
     """
 
     order, calls_per_step, space, from_zero_signal = 2, 2, "flow_prediction", True
@@ -326,21 +218,21 @@ class FlowHeunSampler(SingleStepSampler):
 class DPMFastSampler(BaseSampler):
     """DPM-Solver-fast (Lu et al. 2022, arXiv 2206.00927, §3.4): N model calls in steps of order 3, even in log-SNR.
 
-    Of the grid only N and its ends count; the last step, to the clean sample, is one more call.
+    It uses N and the ends of the grid, and no level between them. The step to the clean sample takes one more call.
     """
 
     order, calls_per_step, space, guards = 2, 1, "epsilon", True
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
-        asked = [level for level in grid.levels if level.sigma > 0.0]
-        if len(asked) > 1 and from_noise(*asked[:2]):  # log-SNR begins at the second level
-            p = build.predict(asked[0], 0)
-            asked = asked[1:]
-            build.advance(first_order(p, asked[0]))
-        first, last, calls = asked[0], asked[-1], len(asked) - 1
+        noisy = [level for level in grid.levels if level.sigma > 0.0]
+        if len(noisy) > 1 and from_noise(*noisy[:2]):  # log-SNR is finite, or moderate, from the second level on
+            p = build.predict(noisy[0], 0)
+            noisy = noisy[1:]
+            build.advance(first_order(p, noisy[0]))
+        first, last, calls = noisy[0], noisy[-1], len(noisy) - 1
         ends_clean = grid.levels[-1].sigma == 0.0
         now, step = first, grid.steps - calls - ends_clean
-        orders = self._orders(calls)
+        orders = _orders(calls)
         for k, order in enumerate(orders, start=1):
             after = last if k == len(orders) else between(self.scheduler, first, last, k / len(orders))
             ways = [self._whole, self._split] if order > 1 else [self._split]
@@ -350,7 +242,7 @@ class DPMFastSampler(BaseSampler):
             build.advance(build.predict(now, grid.steps - 1).sample)
 
     def _whole(self, build: PlanBuilder, step: int, order: int, now: Level, after: Level) -> list[Form]:
-        """One step of this order."""
+        """Write one step of this order."""
         p = build.predict(now, step)
         tableau = EXPONENTIAL["midpoint2" if order == 2 else "etd3"]
         scheme = exponential_scheme(self.scheduler, tableau, "epsilon", now, after)
@@ -358,17 +250,18 @@ class DPMFastSampler(BaseSampler):
         return [result, first_order(predictions[-1], after)]
 
     def _split(self, build: PlanBuilder, step: int, order: int, now: Level, after: Level) -> list[Form]:
-        """As many steps of first order."""
+        """Write first-order steps with the same number of model calls."""
         levels = [now, *(between(self.scheduler, now, after, k / order) for k in range(1, order))]
         for level, following in itertools.pairwise(levels):
             build.advance(first_order(build.predict(level, step), following))
         return [first_order(build.predict(levels[-1], step), after)]
 
-    def _orders(self, calls: int) -> list[int]:
-        """Of each step: 3, and what is left at the end."""
-        orders = [3] * (calls // 3)
-        if calls % 3:
-            orders.append(calls % 3)
-        elif orders:
-            orders[-1:] = [2, 1]
-        return orders
+
+def _orders(calls: int) -> list[int]:
+    """The orders of the steps, which add up to the number of calls: 3, and at the end 1, 2, or 2 and 1."""
+    orders = [3] * (calls // 3)
+    if calls % 3:
+        orders.append(calls % 3)
+    elif orders:
+        orders[-1:] = [2, 1]
+    return orders

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import final
 
-from ..config.choices import SamplingMethod
-from ..config.options import Option
-from ..config.registries import SAMPLERS
-from ..grids.time_grid import TimeGrid
-from ..plans.builder import Form, PlanBuilder
-from ..schedules.path import Level
-from ..support.errors import ConfigurationError
-from .base import BaseSampler
-from .integrals import adams
-from .steps import along, from_noise
+from ...config.choices import SamplingMethod
+from ...config.options import Option
+from ...config.registries import SAMPLERS
+from ...grids.time_grid import TimeGrid
+from ...plans.builder import Form, PlanBuilder
+from ...schedules.path import Level
+from ...support.errors import ConfigurationError
+from ..base import BaseSampler
+from ..integrals import adams
+from ..steps import along, from_noise
 
 __all__ = ["PNDMSampler"]
 

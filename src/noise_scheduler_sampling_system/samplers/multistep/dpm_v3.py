@@ -9,15 +9,15 @@ from typing import Any, final
 
 import numpy as np
 
-from ..config.options import Option
-from ..config.registries import SAMPLERS
-from ..grids.time_grid import TimeGrid
-from ..plans.builder import Form, PlanBuilder, Prediction
-from ..schedules.path import Level, NoisePath
-from .base import BaseSampler
-from .integrals import gauss, lagrange
-from .model_statistics import ModelStatistics
-from .ranges import ORDER
+from ...config.options import Option
+from ...config.registries import SAMPLERS
+from ...grids.time_grid import TimeGrid
+from ...plans.builder import Form, PlanBuilder, Prediction
+from ...schedules.path import Level, NoisePath
+from ..base import BaseSampler
+from ..integrals import gauss, lagrange
+from ..model_statistics import ModelStatistics
+from ..shared_options import ORDER
 
 __all__ = ["DPMv3Sampler"]
 
