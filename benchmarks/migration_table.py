@@ -190,9 +190,9 @@ def change(name: str, flags: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def flags_section() -> str:
     parts = [
-        "## Settings of diffusers\n\nEvery class was read with every one of these that it accepts; listed is what "
-        "changes. A class that is missing in a row does not have the setting, or its numbers do not depend on it; a "
-        "traced one follows all of its own.\n\n"
+        "## Settings of diffusers\n\nEvery class was read with each of these settings that it accepts, and the tables "
+        "list what changes. A class is missing in a row if it does not have the setting, or if its numbers do not "
+        "depend on it. A traced class follows all of its own settings.\n\n"
     ]
     for subject, all_flags in NOTABLE.items():
         rows = []
@@ -219,11 +219,11 @@ def names_section() -> str:
     ]
     of_spacings = [[f"`{name}`", f"`{SPACINGS.canonical(name)}`"] for name in SPACING_NAMES]
     return (
-        "## Names of k-diffusion, ComfyUI and others\n\nUnderstood wherever a sampler's name is; letters' case, spaces "
-        "and punctuation do not count.\n\n" + table(["theirs", "sampler", "spacing"], of_names)
+        "## Names of k-diffusion, ComfyUI and others\n\nThese names are accepted wherever a sampler's name is. Case, "
+        "spaces and punctuation are ignored.\n\n" + table(["theirs", "sampler", "spacing"], of_names)
         + "\n\n## Labels of web interfaces\n\n" + table(["label", "sampler", "spacing"], of_labels)
-        + "\n\n## Names of spacings\n\nk-diffusion's `get_sigmas_...`, ComfyUI's `scheduler`; how their numbers "
-        "differ: [paths and grids](paths-and-grids.md#grids).\n\n"
+        + "\n\n## Names of spacings\n\nk-diffusion's `get_sigmas_...` and ComfyUI's `scheduler`. How their numbers "
+        "differ: [paths and grids](paths-and-grids.md#where-other-libraries-grids-differ).\n\n"
         + table(["theirs", "`timestep_spacing`"], of_spacings) + "\n"
     )  # fmt: skip
 

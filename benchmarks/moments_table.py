@@ -29,18 +29,18 @@ STEPS, WIDTH = (10, 50), 0.3
 TITLE = "## Which grid suits which sampler"
 INTRO = f"""{TITLE}
 
-Made by `python benchmarks/moments_table.py`. Scaled-linear betas, Gaussian data of standard deviation {WIDTH}, exact
-model: the standard deviation of the result over the data's, at {STEPS[0]} / {STEPS[1]} steps, exact from the plan
-(`plan.gaussian_moments({WIDTH})`). 1 is right. More than 1 is noise that is left in, less is detail that is lost. Steps
-give up order where they would widen or narrow the data (`guarded=True`, the default of every sampler with an order
-above 1); "unguarded" is the largest value of the row without that. `lcm` and `tcd` are for distilled models, which
-answer otherwise than the exact model.
+Made by `python benchmarks/moments_table.py`. A cell is the standard deviation of the result over that of the data, at
+{STEPS[0]} / {STEPS[1]} steps, for Gaussian data of standard deviation {WIDTH}, scaled-linear betas and the
+exact model. It is computed exactly from the plan (`plan.gaussian_moments({WIDTH})`). 1 is right. Above 1, noise is left
+in; below 1, detail is lost. A guarded step gives up order where it would widen or narrow the data (`guarded=True`, the
+default of every sampler with an order above 1). The last column is the largest value of the row without the guard.
+`lcm` and `tcd` are for distilled models, whose output differs from that of the exact model.
 
 """
 
 
 def ratio(name: str, spacing: str, steps: int, **options: bool) -> float | None:
-    """The standard deviation after a run over that of the data; None where the sampler has no plan."""
+    """Return the standard deviation after a run over that of the data; None if the sampler has no plan there."""
     try:
         sampler = SamplerFactory.create(name, NoiseSchedulerFactory.create(CONFIG).spaced(spacing), **options)
         return float(sampler.plan(steps).gaussian_moments(WIDTH).std / WIDTH)

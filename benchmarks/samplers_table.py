@@ -5,8 +5,8 @@
 Order: the least slope over paths (VP, cosine, EDM, flow) and models (Gaussian, mixture, digits) of
 log error over log steps, through the real loop. Weak order: of the variance of Gaussian data,
 computed from the table, on EDM and flow. Error: RMS per pixel to the exact solution of the digits
-(linear schedule, bandwidth 0.15, 64 starts) within so many model calls, with the best of four
-spacings. --check measures nothing and fails where the file does not list what is registered.
+(linear schedule, bandwidth 0.15, 64 starts) within N model calls, with the best of four spacings.
+--check measures nothing. It fails if a registered sampler is missing in the file.
 """
 
 from __future__ import annotations
@@ -43,15 +43,17 @@ Made by `python benchmarks/samplers_table.py`; do not edit. {machine}
 
 """
 
-INTRO = """Every sampler but `adaptive` writes a plan. Every number below is measured through the loop that runs plans.
+INTRO = """Every sampler except `adaptive` writes a plan. The numbers are measured through the loop that runs plans.
+[methods.md](methods.md) says how the families work.
 
 - **order**: declared → least measured, over four paths (VP, cosine, EDM, flow) and three exact models (Gaussian,
-  mixture, digits), between two levels with signal and noise. A test holds it to no more than 0.2 below the declared
-  one on four of these twelve; on some others fourth-order methods and SA-Solver have not settled at the largest number
-  of steps (128 and 320). For stochastic samplers it is the order of the deterministic limit, at the options named.
-- **weak**: for stochastic samplers, the order at which the variance of Gaussian data is met (EDM, flow).
-- **calls**: model calls a step. The step to the clean sample, and the one from a level without signal, take one
-  call where the method is not defined there.
+  mixture, digits), between two levels with signal and noise. A test requires at least the declared order minus 0.2 on
+  four of these twelve pairs. On some others fourth-order methods and SA-Solver have not converged to their order at the
+  largest number of steps (128 and 320). For stochastic samplers it is the order of the deterministic limit, with the
+  options named.
+- **weak**: for stochastic samplers, the order of convergence of the variance of Gaussian data (EDM, flow).
+- **calls**: model calls a step. A step to the clean sample, or from a level without signal, takes one call where the
+  method is not defined there.
 - **error**: RMS per pixel to the exact solution for the digits (linear schedule) within N model calls, with the best of
   the spacings {spacings}. A dash: the sampler is stochastic, or cannot use between 80 and 100 % of
   the calls.
@@ -140,8 +142,8 @@ def names_section() -> str:
         options, more = text(dict(meant.options)), text(dict(meant.spacing_options))
         rows.append([f"`{name}`", f"`{meant.sampler}`", options, meant.spacing or "", more])
     head = (
-        "## Names of other libraries\n\nUnderstood wherever a sampler's name is; letters' case, spaces and punctuation "
-        'do not count. A label may end with a spacing: "DPM++ 2M Karras".\n\n'
+        "## Names of other libraries\n\nThese names are accepted wherever a sampler's name is. Case, spaces and "
+        'punctuation are ignored. A label may end with a spacing: "DPM++ 2M Karras".\n\n'
     )
     return head + table(["theirs", "ours", "options", "spacing", "spacing options"], rows) + "\n"
 
