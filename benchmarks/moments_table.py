@@ -66,6 +66,11 @@ def section() -> str:
     return INTRO + table(["sampler", *SPACINGS, "unguarded"], rows) + "\n\n"
 
 
+def with_intro(page: str) -> str:
+    """The page with the words of its section written again."""
+    return re.sub(re.escape(TITLE) + r".*?(?=^\| sampler)", lambda _: INTRO, page, flags=re.DOTALL | re.MULTILINE)
+
+
 def main() -> None:
     text, new = OUT.read_text(), section()
     pattern = re.compile(re.escape(TITLE) + r".*?(?=^## )", re.DOTALL | re.MULTILINE)

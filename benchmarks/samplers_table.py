@@ -1,12 +1,13 @@
 """Write docs/samplers.md: every registered sampler, what it declares, and what is measured.
 
-    python benchmarks/samplers_table.py [--check]
+    python benchmarks/samplers_table.py [--words | --check]
 
 Order: the least slope over paths (VP, cosine, EDM, flow) and models (Gaussian, mixture, digits) of
 log error over log steps, through the real loop. Weak order: of the variance of Gaussian data,
 computed from the table, on EDM and flow. Error: RMS per pixel to the exact solution of the digits
 (linear schedule, bandwidth 0.15, 64 starts) within N model calls, with the best of four spacings.
---check measures nothing. It fails if a registered sampler is missing in the file.
+--words measures nothing: it writes the sections of words again and keeps the tables of numbers. --check
+fails if a registered sampler is missing in the file, or if its sections of words are out of date.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ INTRO = """Every sampler except `adaptive` writes a plan. The numbers are measur
   the calls.
 
 """
+
+
+WORDS = "## What each one is"
 
 
 def text(options: dict[str, Any]) -> str:
@@ -124,16 +128,22 @@ def written() -> str:
         for (n, o), cells in zip([*defaults, *PUBLISHED], errors, strict=True)
     ]
     lines.append(table(["sampler", *(f"N = {n}" for n in NFES)], body) + "\n\n")
-    lines.append("## What each one is\n\n")
-    lines.append(
-        table(
-            ["name", "what", "options"],
-            [[f"`{n}`", source(n), f"`{dict(SAMPLERS.get(n).option_defaults)}`"] for n in sorted(SAMPLERS)],
-        )
-        + "\n\n"
-    )
-    lines.append(names_section())
+    lines.append(words_section())
     return "".join(lines)
+
+
+def words_section() -> str:
+    """What each sampler is, from its docstring, and its names in other libraries."""
+    rows = [[f"`{n}`", source(n), f"`{dict(SAMPLERS.get(n).option_defaults)}`"] for n in sorted(SAMPLERS)]
+    return f"{WORDS}\n\n{table(['name', 'what', 'options'], rows)}\n\n{names_section()}"
+
+
+def with_words(page: str) -> str:
+    """The page with its sections of words written again."""
+    head, intro_and_numbers = page.split("\n\n", 2)[1], page[page.index("\n## Orders") + 1 :]
+    numbers = intro_and_numbers[: intro_and_numbers.index(WORDS)]
+    numbers = moments_table.with_intro(numbers)
+    return f"# Samplers\n\n{head}\n\n{INTRO.format(spacings=', '.join(SPACINGS))}{numbers}{words_section()}"
 
 
 def names_section() -> str:
@@ -150,12 +160,19 @@ def names_section() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--words", action="store_true")
     parser.add_argument("--check", action="store_true")
-    if parser.parse_args().check:
-        here = OUT.read_text()
+    chosen = parser.parse_args()
+    if chosen.words or chosen.check:
+        here = OUT.read_text(encoding="utf-8")
         missing = [name for name in SAMPLERS if f"`{name}`" not in here and f"`{name}(" not in here]
-        if missing or names_section() not in here:
-            sys.exit(f"{OUT.name} is out of date ({', '.join(missing) or 'names'}): run {Path(__file__).name}")
+        if missing:
+            sys.exit(f"{OUT.name} does not list {', '.join(missing)}: run {Path(__file__).name}")
+        up_to_date = with_words(here)
+        if chosen.check and here != up_to_date:
+            sys.exit(f"{OUT.name} is out of date: run {Path(__file__).name} --words")
+        if chosen.words:
+            OUT.write_text(up_to_date, encoding="utf-8")
         return
     OUT.write_text(HEAD.format(machine=f"PyTorch {torch.__version__}.") + written())
     print(f"wrote {OUT}")
