@@ -1,0 +1,10 @@
+"""Figures of schedules, grids, plans and runs, drawn with matplotlib (the ``plot`` extra).
+
+Each function returns a ``matplotlib.figure.Figure``; ``figure.savefig("a.png")`` writes it.
+"""
+
+from .levels import plot_grids, plot_schedules
+from .plans import plot_plan, plot_plan_difference
+from .runs import animate, film_strip
+
+__all__ = ["animate", "film_strip", "plot_grids", "plot_plan", "plot_plan_difference", "plot_schedules"]
