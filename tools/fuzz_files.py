@@ -47,6 +47,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.models import GaussianModel
 from noise_scheduler_sampling_system.running.stated_prediction import stated_prediction
+from noise_scheduler_sampling_system.support.tensor_files import parts_of
 
 #: Seconds of the processor that a file may take, and seconds after which it is given up.
 SLOW, HANGS = 1.0, 60
@@ -223,8 +224,7 @@ def _changed_value(kind: Kind, data: bytes, draw: random.Random) -> bytes:
 
 
 def _changed_tensors(beside: str, data: bytes, draw: random.Random) -> bytes:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata, tensors = dict(header.get("__metadata__", {})), load(data)
+    metadata, tensors = parts_of(data)[0], load(data)
     how = draw.random()
     if beside and how < 0.6:
         metadata[beside] = json.dumps(_edited(json.loads(metadata[beside]), draw))

@@ -28,6 +28,7 @@ from noise_scheduler_sampling_system.models import DigitsModel
 from noise_scheduler_sampling_system.running.loop import RowState
 from noise_scheduler_sampling_system.running.profiling import measured
 from noise_scheduler_sampling_system.support.files import write_atomic
+from noise_scheduler_sampling_system.support.tensor_files import parts_of
 
 SHAPE = (2, 1, 8, 8)
 
@@ -43,7 +44,7 @@ def steps_of(method: str = "dpmpp_2m") -> list[Any]:
 def rewritten(path: Path, name: str, change: Any, drop: bool = True) -> None:
     """Change what a safetensors file holds, as someone does by hand: ``change(about, tensors)``."""
     data = path.read_bytes()
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    header = parts_of(data)[0]
     about, tensors = json.loads(header[name]), load(data)
     change(about, tensors)
     metadata = {**({} if drop else header), name: json.dumps(about)}
@@ -145,11 +146,7 @@ def parts(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def test_a_checkpoint_with_a_part_of_another_type_is_refused(checkpoint, tmp_path):
     """Every part of it, of every type that it does not have: success where it may be so, else FileError."""
     source, _ = checkpoint
-    stored = json.loads(
-        json.loads(source.read_bytes()[8 : 8 + int.from_bytes(source.read_bytes()[:8], "little")])["__metadata__"][
-            "calibration"
-        ]
-    )
+    stored = json.loads(parts_of(source.read_bytes())[0]["calibration"])
     places = [
         p for p in parts(stored) if not {"provenance", "options"} & set(p) and not (p[0] == "about" and len(p) > 1)
     ]

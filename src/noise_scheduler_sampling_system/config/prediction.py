@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar, final
+
+from torch import Tensor
 
 from ..support.errors import ConfigurationError
 from ..support.registry import did_you_mean
 
-__all__ = ["IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "conversion", "quantity"]
+__all__ = ["IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "Preconditioning", "conversion", "quantity"]
+
+
+Sigma = TypeVar("Sigma", float, Tensor)
 
 
 class Affine(NamedTuple):
@@ -80,3 +86,34 @@ def conversion(source: str, target: str, alpha: float, sigma: float) -> Affine:
         )
     of_clean, of_noise = quantity(target, alpha, sigma)
     return Affine((of_clean * r - of_noise * p) / determinant, (of_noise * alpha - of_clean * sigma) / determinant)
+
+
+@final
+@dataclass(frozen=True)
+class Preconditioning:
+    """That of EDM (Karras et al. 2022, arXiv 2206.00364, eq. 7): x₀ = c_skip·x + c_out·F(c_in·x, c_noise).
+
+    With s the ``sigma_data``: c_skip = s²/(σ² + s²), c_out = σ·s/√(σ² + s²) and c_in = 1/√(σ² + s²) (Table 1). Each
+    is a method of σ, a number or a tensor, and returns the same kind.
+
+    Attributes:
+        sigma_data: s, the standard deviation of the data.
+        sign: of c_out: −1 for networks that diffusers says to predict v.
+    """
+
+    sigma_data: float
+    sign: float = 1.0
+
+    def c_in(self, sigma: Sigma) -> Sigma:
+        width: Sigma = (sigma**2 + self.sigma_data**2) ** 0.5
+        return 1.0 / width
+
+    def c_skip(self, sigma: Sigma) -> Sigma:
+        return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
+
+    def c_out(self, sigma: Sigma) -> Sigma:
+        return self.sign * sigma * self.sigma_data * self.c_in(sigma)
+
+    def output_of(self, clean: Any, x: Any, sigma: float) -> Any:
+        """The network's output that stands for this clean sample."""
+        return (clean - self.c_skip(sigma) * x) / self.c_out(sigma)

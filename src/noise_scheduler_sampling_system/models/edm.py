@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from ..config.prediction import Preconditioning
 from ..support.errors import ConfigurationError
 
 __all__ = ["EDMPreconditioned"]
@@ -18,18 +19,18 @@ __all__ = ["EDMPreconditioned"]
 class EDMPreconditioned(torch.nn.Module):
     """D(x; σ) = c_skip·x + c_out·F(c_in·x, ¼·ln σ) (Karras et al. 2022, arXiv 2206.00364, Table 1).
 
-    With s the ``sigma_data``: c_skip = s²/(σ² + s²), c_out = σ·s/√(σ² + s²), c_in = 1/√(σ² + s²).
-    The result is a model of ``prediction_type="sample"`` for the "edm" schedule, whose time is σ.
+    :class:`~..config.prediction.Preconditioning` gives c_skip, c_out and c_in. The result is a model of
+    ``prediction_type="sample"`` for the "edm" schedule, whose time is σ.
 
     Args:
         network: F(x, c_noise, **condition) → a tensor like x, with c_noise of shape (B,) or (1,).
         sigma_data: s, the standard deviation of the training data.
 
     Raises:
-        ConfigurationError: ``network`` is not callable, or ``sigma_data`` is no positive number.
+        ConfigurationError: ``network`` is not callable, or ``sigma_data`` is not a positive number.
     """
 
-    #: What it returns, which a run compares with its config.
+    #: What it returns. A run compares it with its config.
     prediction_type = "sample"
 
     def __init__(self, network: Callable[..., Tensor], sigma_data: float = 0.5) -> None:
@@ -55,7 +56,6 @@ class EDMPreconditioned(torch.nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for σ = 300 squared
         noise = torch.as_tensor(sigma, dtype=wide, device=x.device).reshape(-1)
         level = noise.reshape(-1, *[1] * (x.ndim - 1))
-        total = torch.sqrt(level**2 + self.sigma_data**2)
-        output = self.network((x / total).to(x.dtype), noise.log() / 4.0, **condition)
-        clean = (self.sigma_data / total) ** 2 * x + level * self.sigma_data / total * output
-        return clean.to(x.dtype)
+        of = Preconditioning(self.sigma_data)
+        output = self.network((of.c_in(level) * x).to(x.dtype), noise.log() / 4.0, **condition)
+        return (of.c_skip(level) * x + of.c_out(level) * output).to(x.dtype)

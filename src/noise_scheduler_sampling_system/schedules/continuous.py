@@ -259,7 +259,7 @@ def resolution_shift(
     maximum: float = 1.15,
     kind: str = "exponential",
 ) -> float:
-    """The ``shift`` of :class:`FlowPath` for an image of so many tokens: μ is linear in them, and the shift e^μ or μ.
+    """The ``shift`` of :class:`FlowPath` for an image of this number of tokens: e^μ or μ, with μ linear in the number.
 
     FLUX.1 has 256 tokens at 256×256 and 4,096 at 1024×1024 (Esser et al. 2024, arXiv 2403.03206, §5.3.2;
     the constants are those of FLUX.1's published configuration).

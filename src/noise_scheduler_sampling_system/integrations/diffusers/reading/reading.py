@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ....config.prediction import Preconditioning
 from ....config.registries import SAMPLERS
 from ....config.sampler_aliases import NAMES
 from ....config.settings import FROM_DIFFUSERS, NoiseSchedulerConfig
@@ -31,32 +32,6 @@ OURS = "_plan_scheduler"
 Fields = Mapping[str, Any]
 #: (sampler, options), or why there is none.
 Twin = tuple[str, dict[str, Any]] | str
-
-
-@dataclass(frozen=True)
-class Preconditioning:
-    """That of EDM (Karras et al. 2022, arXiv 2206.00364, eq. 7): x₀ = c_skip·x + c_out·F(c_in·x, c_noise).
-
-    Attributes:
-        sigma_data: standard deviation of the data.
-        sign: of c_out: −1 for networks that diffusers says to predict v.
-    """
-
-    sigma_data: float
-    sign: float = 1.0
-
-    def c_in(self, sigma: float) -> float:
-        return 1.0 / math.hypot(sigma, self.sigma_data)
-
-    def c_skip(self, sigma: float) -> float:
-        return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
-
-    def c_out(self, sigma: float) -> float:
-        return self.sign * sigma * self.sigma_data / math.hypot(sigma, self.sigma_data)
-
-    def output_of(self, clean: Any, x: Any, sigma: float) -> Any:
-        """The network's output that stands for this clean sample."""
-        return (clean - self.c_skip(sigma) * x) / self.c_out(sigma)
 
 
 @dataclass(frozen=True)

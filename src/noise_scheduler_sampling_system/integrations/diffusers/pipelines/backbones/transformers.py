@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .....schedules import resolution_shift
 from .base import Backbone, Condition, Prompt, Wrapped
 
 __all__ = ["DiT", "Flux", "PixArt", "StableDiffusion3"]
@@ -36,7 +37,7 @@ class _Transformer(Backbone):
             return None
         few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         low, high = config.get("base_shift", 0.5), config.get("max_shift", maximum)
-        return float(low + (high - low) * (tokens - few) / (many - few))
+        return resolution_shift(tokens, base_tokens=few, max_tokens=many, base=low, maximum=high, kind="linear")
 
 
 @final
