@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor
 
-from ..guidance.base import Guidance
-from ..pipeline.request import DEFAULT_SCALE, prepare
+from ..config.keyword_advice import refuse_unknown
+from ..pipeline.prepare import prepare
+from ..pipeline.request import Request
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan
 from ..running.loop import Model, ModelStoppedError, Noise, RowState, run_rows
-from ..running.noise import NoiseSource, Seed
+from ..running.noise import NoiseSource
 from ..support.errors import ConfigurationError
 
 if TYPE_CHECKING:  # which imports what uses this file
     from ..pipeline.pipeline import DiffusionPipeline
 
 __all__ = ["Rows"]
+
+#: The arguments of ``sample`` that a walk takes.
+SETTINGS: Final = (
+    "guidance_scale", "classifier_free_guidance", "guidance", "condition", "null_condition", "seed", "device", "dtype",
+)  # fmt: skip
 
 
 @final
@@ -50,39 +55,34 @@ class Rows:
         plan: SamplingPlan,
         model: Any,
         x: Tensor,
-        *,
-        guidance_scale: float = DEFAULT_SCALE,
-        classifier_free_guidance: bool = True,
-        guidance: Guidance | Sequence[Guidance] | None = None,
-        condition: Mapping[str, Any] | None = None,
-        null_condition: Mapping[str, Any] | None = None,
-        seed: Seed | None = None,
-        device: str | torch.device = "auto",
-        dtype: torch.dtype | None = None,
+        **settings: Any,
     ) -> Rows:
-        """Check everything that :meth:`DiffusionPipeline.sample` checks, whose arguments these are.
+        """Check everything that :meth:`DiffusionPipeline.sample` checks.
 
         Args:
+            pipeline: of the run.
+            plan: its table.
+            model: as for ``sample``.
             x: states (B, ...); without ``dtype`` their type is kept, float32 at least.
+            settings: those of ``SETTINGS``, as for ``sample``.
 
         Raises:
             ConfigurationError: as for ``sample``; a sampler that only has ``step``.
         """
-        job = prepare(
-            pipeline._setup,
-            model=model, shape=None, num_inference_steps=plan.steps,
-            scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance,
-            condition=condition, null_condition=null_condition, seed=seed, generator=None, initial_noise=None,
-            initial_sample=x, timesteps=None, plan=plan, device=device,
-            dtype=dtype or torch.promote_types(torch.float32, x.dtype),
-        )  # fmt: skip
+        refuse_unknown(settings.keys() - SETTINGS, SETTINGS)
+        dtype = settings.pop("dtype", None) or torch.promote_types(torch.float32, x.dtype)
+        request = Request(
+            model=model, num_inference_steps=plan.steps, plan=plan, initial_sample=x, dtype=dtype, **settings
+        )
+        job = prepare(pipeline._setup, request)
         if not isinstance(job.run, BoundPlan):
             raise ConfigurationError(
                 f"the sampler {plan.sampler} has only step()", where="sampler", suggestion="use one that writes plans"
             )
-        start, network = job.by_hand()
-        functions = (each for row in job.guided.rows if row is not None for each in row.functions)
-        return cls(job.run, network, job.noise, start.x, any(each.memory is not None for each in functions))
+        network = job.model_maker({})(job.run, None).model
+        functions = (each for row in job.guidance.rows if row is not None for each in row.functions)
+        remembers = any(each.memory is not None for each in functions)
+        return cls(job.run, network, job.noise, job.first_state().x, remembers)
 
     def after(self, state: RowState, noise: Noise | None = None) -> RowState:
         """The state after one more row, with what was asked and answered; everything is checked to be finite."""

@@ -14,8 +14,9 @@ from ..config.settings import NoiseSchedulerConfig
 from ..grids.time_grid import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.compile import follows_the_run
+from ..pipeline.batch_conditions import as_rows
+from ..pipeline.guidance_of_request import refuse_scale_without_condition
 from ..pipeline.pipeline import DiffusionPipeline
-from ..pipeline.request import as_rows, refuse_scale_without_condition
 from ..running.model_adapter import map_tensors
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath

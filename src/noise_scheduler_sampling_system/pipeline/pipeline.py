@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, overload
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..config.choices import SamplingMethod
 from ..config.keyword_advice import keywords_of, refuse_unknown
 from ..config.registries import SAMPLERS
 from ..config.settings import NoiseSchedulerConfig
-from ..grids.time_grid import TimeGrid, checked_steps, make_grid
+from ..grids.time_grid import TimeGrid, make_grid
 from ..guidance.base import Guidance
 from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
-from ..running.batching import in_batches
-from ..running.callbacks import Callback, checked_callback
-from ..running.early_stopping import EarlyStopping
-from ..running.model_fingerprint import refuse_other_model
+from ..running.callbacks import Callback
 from ..running.noise import Seed
-from ..running.profiling import Stopwatch, measured
 from ..running.results import RunState, SamplingResult, SamplingStep
 from ..samplers.base import BaseSampler
 from ..schedules.path import Level, NoisePath
-from ..support.argument_checks import checked_dtype, checked_flag, checked_shape
-from ..support.errors import ConfigurationError, shown
+from ..support.errors import ConfigurationError
 from ..support.hooks import Hook
 from ..support.registry import Registry
 from ..support.values import ByValue
-from .compiled import Setup, refuse_other_settings
-from .job import Outcome
-from .request import DEFAULT_SCALE, prepare
+from .compiled import Setup
+from .execute import execute
+from .prepare import prepare
+from .request import DEFAULT_SCALE, Generators, Request
+from .resume import continued
+from .stream import steps_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -50,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CALIBRATE", "FROM_DIFFUSERS", "PROMPT_KEYWORDS", "DiffusionPipeline"]
 
-logger = logging.getLogger(__name__)
 #: Updates read, change and write; a lock of the module keeps pipelines free to be copied and pickled.
 _UPDATING = threading.Lock()
 
@@ -62,8 +54,6 @@ FROM_DIFFUSERS: Hook[Callable[[Any, Any, Mapping[str, Any]], DiffusionPipeline]]
 CALIBRATE: Hook[Callable[..., Any]] = Hook("DiffusionPipeline.calibrate")
 #: What only pipelines with a text encoder, or with classes, take in ``calibrate``.
 PROMPT_KEYWORDS: Final = ("prompt", "negative_prompt", "class_labels", "height", "width")
-
-Generators = torch.Generator | Sequence[torch.Generator]
 
 
 class DiffusionPipeline(ByValue):
@@ -80,6 +70,9 @@ class DiffusionPipeline(ByValue):
     Raises:
         ConfigurationError: an unknown name or option, or settings that do not go together.
     """
+
+    #: Whether the pipeline has a network of its own, as those made by :meth:`from_diffusers` have.
+    has_own_model: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -160,7 +153,8 @@ class DiffusionPipeline(ByValue):
         Raises:
             ConfigurationError: what the spacing cannot do, or an unknown keyword.
         """
-        refuse_unknown(unknown, keywords_of(DiffusionPipeline.grid))
+        if unknown:
+            refuse_unknown(unknown, keywords_of(DiffusionPipeline.grid))
         setup = self._setup
         if start is None:
             return setup.sampler.grid(num_inference_steps)
@@ -179,7 +173,8 @@ class DiffusionPipeline(ByValue):
         Raises:
             ConfigurationError: the sampler has only ``step`` or cannot run so, or an unknown keyword.
         """
-        refuse_unknown(unknown, keywords_of(DiffusionPipeline.plan))
+        if unknown:
+            refuse_unknown(unknown, keywords_of(DiffusionPipeline.plan))
         sampler = self._setup.sampler
         if not sampler.writes_plans:
             return sampler.plan(num_inference_steps)  # which says why there is none
@@ -237,7 +232,7 @@ class DiffusionPipeline(ByValue):
         max_batch_size: int | None = None,
         differentiable: bool = False,
         return_result: bool = False,
-        **unknown: Any,
+        **unknown: Never,
     ) -> Tensor | SamplingResult:
         """Generate samples.
 
@@ -301,56 +296,10 @@ class DiffusionPipeline(ByValue):
             ModelOutputError: the model returned a wrong shape, NaN or Inf.
             DeviceError, OutOfMemoryError, NumericsError: as they say.
         """
-        refuse_unknown(unknown, keywords_of(DiffusionPipeline.sample))
-        progress, return_result = checked_flag(progress, "progress"), checked_flag(return_result, "return_result")
-        differentiable = checked_flag(differentiable, "differentiable")
-        callback, stopping = checked_callback(callback), EarlyStopping.of(early_stopping)
-        profile = _checked_profile(profile)
-        job = prepare(
-            self._setup,
-            model=model, shape=shape, num_inference_steps=num_inference_steps,
-            scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
-            null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
-            initial_sample=initial_sample,
-            start=start, strength=strength, timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
-            noise=noise, round_timesteps=round_timesteps,
-            borrowed=self.has_own_model,
-        )  # fmt: skip
-        at = job.noise.device
-        watch = Stopwatch(at) if profile else None
-        size = _batch_size(max_batch_size, job.batch)
-
-        def one_batch(start: int, stop: int) -> Outcome:
-            return job.part(start, stop).complete(callback, bar, stopping, watch)
-
-        total = job.batch * job.run.plan.steps if job.run.planned else None
-        began = time.perf_counter()
-        with (
-            torch.set_grad_enabled(differentiable),
-            measured(profile, at),
-            closing(tqdm(total=total, disable=not progress, unit="step")) as bar,
-        ):
-            outcomes = in_batches(one_batch, job.batch, size, at)
-            samples = outcomes[0].samples if len(outcomes) == 1 else torch.cat([o.samples for o in outcomes])
-        report = watch.profile(watch.now() - began) if watch else None
-        if report:
-            logger.info("profile of %d samples:\n%s", job.batch, report)
-        if not return_result:
-            return samples
-        longest = max(outcomes, key=lambda o: o.nfe)
-        return SamplingResult(
-            samples=samples,
-            keys=job.noise.keys,
-            steps=longest.steps,
-            nfe=longest.nfe,
-            evaluations=longest.evaluations,
-            stopped_early=longest.stopped and (longest.saved > 0 or not job.run.planned),
-            calls_saved=longest.saved,
-            profile=report,
-            plan=job.run.plan_through(longest.levels),
-            rejected=longest.rejected,
-            grid=None if longest.levels is None else TimeGrid(longest.levels),
-        )
+        if unknown:
+            refuse_unknown(unknown, keywords_of(DiffusionPipeline.sample))
+        request = Request.of(locals())
+        return execute(prepare(self._setup, request, own_model=self.has_own_model), request)
 
     @overload
     def generate(
@@ -398,11 +347,6 @@ class DiffusionPipeline(ByValue):
             where="generate",
             suggestion="make it by DiffusionPipeline.from_diffusers(pipe), or call sample(model=...)",
         )
-
-    @property
-    def has_own_model(self) -> bool:
-        """Whether it was made by :meth:`from_diffusers` and has a network of its own."""
-        return False
 
     @overload
     def calibrate(
@@ -479,7 +423,7 @@ class DiffusionPipeline(ByValue):
         noise: str = "independent",
         round_timesteps: bool = False,
         resume: RunState | str | os.PathLike[str] | None = None,
-        **unknown: Any,
+        **unknown: Never,
     ) -> Iterator[SamplingStep]:
         """Generate step by step: an iterator of :class:`SamplingStep`, the last one with the samples.
 
@@ -487,74 +431,12 @@ class DiffusionPipeline(ByValue):
         (or the file it was saved to), bit for bit; give the same model, condition and guidance again.
         Other arguments as for :meth:`sample`; no gradients are recorded.
         """
-        refuse_unknown(unknown, keywords_of(DiffusionPipeline.stream))
-        saved = None
+        if unknown:
+            refuse_unknown(unknown, keywords_of(DiffusionPipeline.stream))
+        request, saved = Request.of(locals()), None
         if resume is not None:
-            for name, value in {
-                "seed": seed, "generator": generator, "initial_noise": initial_noise, "plan": plan,
-                "timesteps": timesteps, "grid": grid, "initial_sample": initial_sample, "start": start,
-                "strength": strength,
-            }.items():  # fmt: skip
-                if value is not None:
-                    raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
-            if not isinstance(resume, RunState | str | os.PathLike) or resume == "":
-                raise ConfigurationError(
-                    f"got {shown(resume)}", where="resume", suggestion="give a step's state, or the file it is saved in"
-                )
-            saved = resume if isinstance(resume, RunState) else RunState.load(resume)
-            refuse_other_settings(saved.settings, self._setup.identity)
-            refuse_other_model(saved.model, model, self.scheduler)
-            _refuse_other_run(saved, shape=shape, dtype=dtype, num_inference_steps=num_inference_steps)
-            if not isinstance(noise, str) or noise not in ("independent", saved.noise):
-                raise ConfigurationError(
-                    f"the run was started with {saved.noise} noise", where="noise", suggestion="leave it out"
-                )
-            shape, plan, dtype, noise = tuple(saved.state.x.shape), saved.plan, saved.state.x.dtype, saved.noise
-        job = prepare(
-            self._setup,
-            model=model, shape=shape, num_inference_steps=num_inference_steps,
-            scale=guidance_scale, classifier_free=classifier_free_guidance, guidance=guidance, condition=condition,
-            null_condition=null_condition, seed=seed, generator=generator, initial_noise=initial_noise,
-            initial_sample=initial_sample,
-            start=start, strength=strength, timesteps=timesteps, grid=grid, plan=plan, device=device, dtype=dtype,
-            noise=noise, round_timesteps=round_timesteps,
-            resumed=saved is not None, borrowed=self.has_own_model,
-        )  # fmt: skip
-        return job.steps(saved)
+            request, saved = continued(self._setup, request)
+        return steps_of(prepare(self._setup, request, own_model=self.has_own_model), saved)
 
     def __repr__(self) -> str:
         return f"DiffusionPipeline({self.sampler!r}, timestep_spacing={self.sampler.run_spacing!r})"
-
-
-def _refuse_other_run(saved: RunState, *, shape: Any, dtype: Any, num_inference_steps: Any) -> None:
-    """What is given beside a state that says it itself must agree with it."""
-    plan, x = saved.plan, saved.state.x
-    steps = checked_steps(num_inference_steps)
-    given = {
-        "shape": (shape is not None and checked_shape(shape) != tuple(x.shape), shape, tuple(x.shape)),
-        "dtype": (dtype is not None and checked_dtype(dtype, None) is not x.dtype, dtype, x.dtype),
-        "num_inference_steps": (steps not in (50, plan.steps, plan.nfe), steps, plan.steps),
-    }
-    for name, (differs, here, there) in given.items():
-        if differs:
-            raise ConfigurationError(
-                f"got {shown(here)}, and the state to resume has {there!r}",
-                where=name, why="a run goes on as it was begun", suggestion="leave it out",
-            )  # fmt: skip
-
-
-def _batch_size(max_batch_size: int | None, batch: int) -> int:
-    if max_batch_size is None:
-        return batch
-    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int | np.integer) or max_batch_size < 1:
-        raise ConfigurationError(
-            f"got {shown(max_batch_size)}", where="max_batch_size", suggestion="give a whole number ≥ 1"
-        )
-    return min(int(max_batch_size), batch)
-
-
-def _checked_profile(profile: Any) -> bool | str | os.PathLike[str]:
-    """Whether to measure, or the file that a trace is written to."""
-    if isinstance(profile, str | os.PathLike) and os.fspath(profile):
-        return profile
-    return checked_flag(profile, "profile")

@@ -78,7 +78,7 @@ MOVED: Final = {
     "plan": "plans.plan",
     "plan_content": "plans.plan_content",
     "prediction": "config.prediction",
-    "prepare": "pipeline.request",
+    "prepare": "pipeline.prepare",
     "presets": "schedules.presets",
     "profiling": "running.profiling",
     "recommend": "analysis.recommend",

@@ -26,10 +26,7 @@ class DiffusersPipeline(DiffusionPipeline):
 
     _borrowed: Borrowed
 
-    @property
-    def has_own_model(self) -> bool:
-        """True: the network is the pipeline's own."""
-        return True
+    has_own_model = True
 
     def generate(
         self,

@@ -1,0 +1,144 @@
+"""The conditions of a batch: a user's tensors, arrays, lists and numbers as one row a sample, for each branch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..guidance.base import Branch
+from ..guidance.conditions import merged, null_counterpart, numbers_as_rows, placed, refuse_foreign_labels
+from ..running.model_adapter import ModelAdapter, map_tensors, resolve_device
+from ..support.argument_checks import as_array, refuse_special
+from ..support.errors import ConfigurationError, shown
+
+__all__ = ["BatchConditions", "as_rows"]
+
+
+@final
+@dataclass(frozen=True)
+class BatchConditions:
+    """Turns what a user gave into the conditions of a batch.
+
+    Attributes:
+        adapter: the model.
+        batch: B, the number of samples.
+        device: of the run.
+    """
+
+    adapter: ModelAdapter
+    batch: int
+    device: torch.device
+
+    def fitted(self, condition: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+        """A condition on the device, every tensor with B rows.
+
+        Raises:
+            ConfigurationError: not a mapping of texts, or a tensor with neither one row nor B.
+        """
+        if condition is None:
+            return {}
+        if not isinstance(condition, Mapping):
+            raise ConfigurationError(
+                f"got {type(condition).__name__}", where=where, suggestion="give a mapping of keywords for the model"
+            )
+        for name in condition:
+            if not isinstance(name, str):
+                raise ConfigurationError(
+                    f"has the key {shown(name)}",
+                    where=where,
+                    why="its keys are keywords of the model",
+                    suggestion="give a mapping of text, e.g. {'class_labels': labels}",
+                )
+
+        def fit(value: Tensor) -> Tensor:
+            refuse_special(value, where)
+            if value.ndim and value.shape[0] not in (1, self.batch):
+                raise ConfigurationError(
+                    f"a tensor of shape {tuple(value.shape)} for a batch of {self.batch}",
+                    where=where,
+                    suggestion="give one row a sample, or one for all; if it has no batch dimension, "
+                    "noise_scheduler_sampling_system.Unbatched(tensor)",
+                )
+            value = value.to(self.device)
+            return value.expand(self.batch, *value.shape[1:]) if value.ndim and len(value) != self.batch else value
+
+        rows = {name: as_rows(value, self.batch, f"{where}[{name!r}]") for name, value in condition.items()}
+        return placed(map_tensors(fit, rows), self.device)
+
+    def completed(self, condition: Mapping[str, Any]) -> dict[str, Any]:
+        """A condition with zeros for the text inputs that the model demands and the condition lacks."""
+        return self.adapter.completed(condition, self.batch, self.device)
+
+    def null(self, condition: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The null condition: the given entries over those of the condition, or the counterpart of the condition."""
+        null = null_counterpart(self.adapter.model, condition) if given is None else given
+        fitted = self.fitted(null, "null_condition")
+        return self.completed(fitted if given is None else merged(condition, fitted))
+
+    def of_branches(
+        self, branches: Sequence[Branch], evaluated: set[int], base: Mapping[str, Any], null: Mapping[str, Any] | None
+    ) -> tuple[tuple[ModelAdapter, Mapping[str, Any]], ...]:
+        """The model and the condition of each branch; a branch that is not evaluated has an empty condition.
+
+        Args:
+            branches: of the run's guidance.
+            evaluated: the numbers of those that are evaluated.
+            base: the condition that branches without one of their own have.
+            null: the null condition, as the user gave it.
+        """
+        adapters = self._adapters(branches)
+        conditions: dict[int, dict[str, Any]] = {i: {} for i in range(len(branches))}
+        for i in sorted(evaluated):
+            branch, adapter = branches[i], adapters[i]
+            if branch.condition is not None:
+                conditions[i] = adapter.completed(self.fitted(branch.condition, "guidance"), self.batch, self.device)
+            else:
+                conditions[i] = self.null(base, null) if branch.null else dict(base)
+            where = "null_condition" if branch.null else "condition"
+            adapter.refuse_call(conditions[i], where)
+            refuse_foreign_labels(adapter.model, conditions[i], where)
+        own = {i: conditions[i] for i in sorted(evaluated) if adapters[i] is self.adapter}
+        if len(own) > 1:
+            conditions |= numbers_as_rows(own, self.batch, self.device)
+        return tuple((adapter, conditions[i]) for i, adapter in enumerate(adapters))
+
+    def _adapters(self, branches: Sequence[Branch]) -> list[ModelAdapter]:
+        """The model of each branch; branches of one further model share its adapter."""
+        others: dict[int, ModelAdapter] = {}
+        adapters = []
+        for branch in branches:
+            if branch.model is None:
+                adapters.append(self.adapter)
+                continue
+            resolve_device(self.device, branch.model)
+            adapters.append(others.setdefault(id(branch.model), ModelAdapter(branch.model)))
+        return adapters
+
+
+def as_rows(value: Any, batch: int | None = None, where: str = "condition") -> Any:
+    """An array, or a list of one number a sample, as a tensor with a row each; any other value as it is.
+
+    Args:
+        value: the value of a condition.
+        batch: the length that a list must have; None: any.
+        where: the name of the value, for errors.
+
+    Raises:
+        ConfigurationError: an array that no tensor can hold, or whole numbers beyond 64 bits.
+    """
+    if isinstance(value, np.ndarray):
+        return as_array(value, where)
+    fits = isinstance(value, list | tuple) and len(value) == (batch or len(value)) and bool(value)
+    if fits and all(isinstance(v, int | float) for v in value):
+        try:
+            return torch.tensor(value, device="cpu")
+        except (RuntimeError, ValueError, OverflowError) as error:
+            raise ConfigurationError(
+                f"got {shown(value)}", where=where, why=str(error), suggestion="give numbers of at most 64 bits"
+            ) from error
+    return value

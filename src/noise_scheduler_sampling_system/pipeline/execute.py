@@ -1,0 +1,63 @@
+"""A whole batch run to its end: in parts that fit into memory, measured, with a progress bar, and put together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import closing
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..grids.time_grid import TimeGrid
+from ..running.batching import in_batches
+from ..running.profiling import Profile, Stopwatch, measured
+from ..running.results import SamplingResult
+from .complete import Outcome, complete
+from .job import Job
+from .request import Request
+
+__all__ = ["execute"]
+
+logger = logging.getLogger(__name__)
+
+
+def execute(job: Job, request: Request) -> Tensor | SamplingResult:
+    """The samples of a job, shape (B, ...), or a :class:`SamplingResult` where the request wants one."""
+    run, batch, device = job.run, job.batch, job.noise.device
+    watch = Stopwatch(device) if request.profile else None
+    size = batch if request.max_batch_size is None else min(request.max_batch_size, batch)
+    total = batch * run.plan.steps if run.planned and request.progress else None
+    began = time.perf_counter()
+    with (
+        torch.set_grad_enabled(request.differentiable),
+        measured(request.profile, device),
+        closing(tqdm(total=total, disable=not request.progress, unit="step")) as bar,
+    ):
+        outcomes = in_batches(
+            lambda start, stop: complete(job.part(start, stop), request, bar, watch), batch, size, device
+        )
+        samples = outcomes[0].samples if len(outcomes) == 1 else torch.cat([each.samples for each in outcomes])
+    report = watch.profile(watch.now() - began) if watch else None
+    if report:
+        logger.info("profile of %d samples:\n%s", batch, report)
+    return _result(job, outcomes, samples, report) if request.return_result else samples
+
+
+def _result(job: Job, outcomes: list[Outcome], samples: Tensor, report: Profile | None) -> SamplingResult:
+    """The samples with what the longest of the parts took."""
+    longest = max(outcomes, key=lambda each: each.nfe)
+    return SamplingResult(
+        samples=samples,
+        keys=job.noise.keys,
+        steps=longest.steps,
+        nfe=longest.nfe,
+        evaluations=longest.evaluations,
+        stopped_early=longest.stopped and (longest.saved > 0 or not job.run.planned),
+        calls_saved=longest.saved,
+        profile=report,
+        plan=job.run.plan_through(longest.levels),
+        rejected=longest.rejected,
+        grid=None if longest.levels is None else TimeGrid(longest.levels),
+    )

@@ -1,0 +1,85 @@
+"""What a run starts from: the shape of the batch, and given noise or a given sample."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..support.argument_checks import as_tensor, checked_shape
+from ..support.errors import ConfigurationError
+from .request import Request
+
+__all__ = ["GivenStart"]
+
+
+class GivenStart(NamedTuple):
+    """The tensor that a user gave for the first state.
+
+    Attributes:
+        name: "initial_noise" or "initial_sample".
+        tensor: shape (B, ...); None: the seed determines the noise.
+    """
+
+    name: str
+    tensor: Tensor | None
+
+    @classmethod
+    def of(cls, request: Request) -> GivenStart:
+        """The start of a request.
+
+        Raises:
+            ConfigurationError: both are given, or what is given is not an array of numbers.
+        """
+        name, value = "initial_noise", request.initial_noise
+        if request.initial_sample is not None:
+            if value is not None:
+                raise ConfigurationError(
+                    "is given beside initial_noise", where="initial_sample", suggestion="give the one or the other"
+                )
+            name, value = "initial_sample", request.initial_sample
+        return cls(name, None if value is None else as_tensor(value, name))
+
+    def batch_shape(self, shape: Any) -> tuple[int, ...]:
+        """The shape of the batch: as given, or that of the tensor.
+
+        Raises:
+            ConfigurationError: a wrong shape, none, or another one than the tensor's.
+        """
+        if shape is None:
+            if self.tensor is None:
+                raise ConfigurationError(
+                    "is missing", where="shape", suggestion="give (batch, channels, height, width)"
+                )
+            shape = tuple(self.tensor.shape)
+        checked = checked_shape(shape)
+        if self.tensor is not None and tuple(self.tensor.shape) != checked:
+            raise ConfigurationError(
+                f"has shape {tuple(self.tensor.shape)}, the samples {checked}",
+                where=self.name,
+                suggestion="leave shape out, or make them the same",
+            )
+        return checked
+
+    def placed(self, device: torch.device, dtype: torch.dtype) -> GivenStart:
+        """The start on the device and in the type of the run.
+
+        Raises:
+            ConfigurationError: it is not finite there.
+        """
+        if self.tensor is None:
+            return self
+        placed = self.tensor.to(device, dtype)
+        if not torch.isfinite(placed.detach()).all():
+            finite = bool(torch.isfinite(self.tensor.detach()).all())
+            raise ConfigurationError(
+                f"holds values beyond {dtype}" if finite else "holds NaN or Inf",
+                where=self.name,
+                suggestion="give a wider dtype" if finite else "check how it was made",
+            )
+        return GivenStart(self.name, placed)
+
+    def part(self, start: int, stop: int) -> GivenStart:
+        """The start of samples start to stop alone."""
+        return self if self.tensor is None else GivenStart(self.name, self.tensor[start:stop])

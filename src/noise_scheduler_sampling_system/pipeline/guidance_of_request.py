@@ -1,0 +1,152 @@
+"""The guidance of a request: its scale, its condition and its guidance objects as the branches of one run."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import torch
+
+from ..guidance.base import Guidance
+from ..guidance.compile import RowGuidance, checked_sequence, compile_guidance, guidance_of_rows
+from ..guidance.directions import ClassifierFree
+from ..guidance.evaluate import RunGuidance
+from ..plans.plan import SamplingPlan
+from ..running.loop import Run
+from ..support.errors import ConfigurationError
+from .batch_conditions import BatchConditions
+from .request import DEFAULT_SCALE, Request
+
+__all__ = ["guidance_of", "refuse_scale_without_condition"]
+
+logger = logging.getLogger(__name__)
+
+#: λ of CFG++ where no scale is given (Chung et al. 2024 use 0.6 for 7.5 of ordinary guidance).
+_CFG_PP_SCALE: Final = 0.6
+
+
+def guidance_of(
+    request: Request, run: Run, conditions: BatchConditions, shape: tuple[int, ...], dtype: torch.dtype, kind: str
+) -> RunGuidance:
+    """Compile the guidance of a request for the rows of a run.
+
+    Args:
+        request: what the user asks for.
+        run: whose rows are guided.
+        conditions: the model and the batch.
+        shape, dtype: of the state.
+        kind: the prediction type of the model.
+
+    Raises:
+        ConfigurationError: guidance that cannot act, or would do nothing.
+    """
+    given = conditions.fitted(request.condition, "condition")
+    sequence = _sequence(request, run.plan, bool(given))
+    for each in sequence:
+        each.refuse_shape(shape)
+    further = next((condition for each in sequence for condition in each.conditions), None)
+    if not given and request.null_condition is not None and further is None:
+        raise ConfigurationError(
+            "there is no condition to oppose it to", where="null_condition", suggestion="give condition={...}, too"
+        )
+    opposed = bool(given) and request.classifier_free_guidance
+    branches, rows = compile_guidance(sequence, run.plan, kind, opposed=opposed, learned=run.split)
+    _refuse_overflow(rows, dtype, conditions.adapter.dtype)
+    evaluated = {i for row in set(rows) if row is not None for i in row.evaluated}
+    if not run.planned:  # further levels may evaluate further branches
+        evaluated |= {i for i in range(len(branches)) if i != 1 or opposed}
+    if given or further is None:
+        base = conditions.completed(given)
+    else:  # further conditions stand against the null one
+        base = conditions.null(conditions.fitted(further, "guidance"), request.null_condition)
+    of_branches = conditions.of_branches(branches, evaluated, base, request.null_condition)
+    again = partial(
+        guidance_of_rows, sequence=sequence, prediction_type=kind, branches=list(branches), opposed=opposed,
+        learned=run.split,
+    )  # fmt: skip
+    return RunGuidance(of_branches, rows, run.split, run.branches, again)
+
+
+def _sequence(request: Request, plan: SamplingPlan, conditional: bool) -> tuple[Guidance, ...]:
+    """The guidance objects of a request, from left to right; ``guidance_scale`` stands for :class:`ClassifierFree`."""
+    scale, classifier_free = request.guidance_scale, request.classifier_free_guidance
+    if request.guidance is None:
+        scale = _scale_for(plan, scale)
+        if not conditional:
+            if classifier_free:
+                refuse_scale_without_condition(request.guidance_scale)
+            return ()
+        _warn_of_other_scale(plan, scale if classifier_free else 1.0)
+        return (ClassifierFree(scale),) if classifier_free else ()
+    sequence = checked_sequence(request.guidance)
+    for name, given in {
+        "guidance_scale": scale != DEFAULT_SCALE,
+        "classifier_free_guidance": not classifier_free,
+    }.items():
+        if given:
+            raise ConfigurationError(
+                "is given beside guidance, which says everything",
+                where=name,
+                suggestion="leave it out, and put ClassifierFree(scale) into guidance",
+            )
+    for each in sequence:
+        if each.contrasts and not conditional:
+            raise ConfigurationError(
+                f"{type(each).__name__} opposes the condition to its absence, and there is none",
+                where="guidance",
+                suggestion="give condition={...}, or guidance that needs none",
+            )
+    return sequence
+
+
+def _scale_for(plan: SamplingPlan, scale: float) -> float:
+    """The scale, or λ for a plan of CFG++, which interpolates: λ is at most 1."""
+    if plan.null is None:
+        return scale
+    if scale == DEFAULT_SCALE:
+        return _CFG_PP_SCALE
+    if scale > 1.0:
+        logger.warning("CFG++ takes guidance_scale as λ from 0 to 1; %g goes far beyond the condition", scale)
+    return scale
+
+
+def _warn_of_other_scale(plan: SamplingPlan, scale: float) -> None:
+    """Warn where a calibrated plan runs at another scale than its own (docs/calibration.md)."""
+    tuned = plan.provenance.get("guidance_scale")
+    if isinstance(tuned, int | float) and not math.isclose(tuned, scale):
+        logger.warning(
+            "the plan was calibrated at guidance_scale=%g, this run has %g: its errors are larger, and some samples "
+            "may diverge; give guidance_scale=%g, or calibrate at %g",
+            tuned, scale, tuned, scale,
+        )  # fmt: skip
+
+
+def _refuse_overflow(rows: Sequence[RowGuidance | None], dtype: torch.dtype, model_dtype: torch.dtype | None) -> None:
+    """Raise where a coefficient of the guidance does not fit the state's type or the model's."""
+    largest = min(torch.finfo(each).max for each in (dtype, model_dtype or dtype))
+    for row in dict.fromkeys(rows):
+        if row is not None and not row.largest_factor <= largest:  # NaN fails, too
+            raise ConfigurationError(
+                f"a coefficient of the guidance, {row.largest_factor:.3g}, is beyond {dtype}",
+                where="guidance_scale",
+                suggestion="give a scale of ordinary size: 1 to 20",
+            )
+
+
+def refuse_scale_without_condition(scale: float) -> None:
+    """Raise for a chosen scale that has no condition to act on; the default and 1 count as not chosen.
+
+    Raises:
+        ConfigurationError: another scale.
+    """
+    if scale not in (DEFAULT_SCALE, 1.0):
+        raise ConfigurationError(
+            f"guidance needs a condition, and there is none for a scale of {scale:g}",
+            where="guidance_scale",
+            why="it would do nothing",
+            suggestion='give condition={...}, e.g. {"class_labels": labels} (on the command line --labels), or leave '
+            "the scale out",
+        )

@@ -1,0 +1,117 @@
+"""How a run calls its networks: with the time of each row, a condition, and the type that the network computes in."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..guidance.conditions import unwrapped
+from ..guidance.evaluate import Caller
+from ..plans.plan import SamplingPlan
+from ..running.loop import Model, explained
+from ..running.model_adapter import ModelAdapter
+from ..running.output_check import Look
+from ..running.profiling import Stopwatch
+from ..schedules.path import Level
+
+__all__ = ["NetworkCalls"]
+
+#: How PyTorch says that a real time cannot index a table.
+_OF_A_TABLE = ("scalar types: Long, Int", "must be long", "must be integers", "used as indices", "for embedding")
+
+
+@final
+@dataclass(frozen=True)
+class NetworkCalls:
+    """What the calls of all networks of a run have in common.
+
+    Attributes:
+        model: the model of the run, the one that ``look`` looks at; guidance may bring others.
+        dtype, device: of the state.
+        integral: whether whole times are passed as integers, where all times of a plan are whole.
+        last_timestep: times are rounded to whole timesteps from 0 to this one; None: they are not rounded.
+        look: compares the first output with the config; None: the model states its prediction type itself.
+    """
+
+    model: ModelAdapter
+    dtype: torch.dtype
+    device: torch.device
+    integral: bool
+    last_timestep: int | None
+    look: Look | None
+
+    def caller(self, plan: SamplingPlan, batch: int, watch: Stopwatch | None) -> Caller:
+        """The function that makes a network under a condition a function of (x, row).
+
+        Args:
+            plan: the rows.
+            batch: B, the samples of x.
+            watch: measures the time inside the networks.
+        """
+        factors = None if plan.input_scale is None else plan.input_scale.tolist()
+        times = self._times(plan)
+
+        @functools.cache
+        def times_of_rows(size: int) -> tuple[Tensor, ...]:
+            return times[:, None].expand(-1, size).unbind(0)
+
+        def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
+            network: Callable[..., Tensor] = adapter.__call__
+            network = watch.wrap("model", network) if watch else network
+            network = _explaining(network) if times.is_floating_point() else network
+            rows, condition = times_of_rows(copies * batch), unwrapped(condition)
+            wanted = adapter.dtype or self.dtype
+
+            if factors is None and wanted == self.dtype and copies == 1:  # the most frequent case, so the shortest
+
+                def call(x: Tensor, row: int) -> Tensor:
+                    return network(x, rows[row], condition)
+
+            else:
+
+                def call(x: Tensor, row: int) -> Tensor:
+                    x = (x if factors is None else x * factors[row]).to(wanted)
+                    return network(x if copies == 1 else torch.cat([x] * copies), rows[row], condition)
+
+            if self.look is None or adapter is not self.model:
+                return call
+            return self.look.around(call, lambda row: _level(plan, row))
+
+        return caller
+
+    def _times(self, plan: SamplingPlan) -> Tensor:
+        """The time of each row as the networks are told it, shape (M,)."""
+        if self.last_timestep is not None:
+            # a row without a model call may have no time (NaN)
+            rounded = np.rint(np.nan_to_num(plan.time)).clip(0, self.last_timestep)
+            return torch.from_numpy(rounded).to(self.device, torch.int64)
+        kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
+        return torch.from_numpy(plan.time.copy()).to(self.device, kind)
+
+
+def _level(plan: SamplingPlan, row: int) -> Level:
+    return Level(float(plan.time[row]), float(plan.alpha[row]), float(plan.sigma[row]))
+
+
+def _explaining(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The network, whose error about a real time comes with a note on what to do."""
+
+    def call(x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        try:
+            return network(x, t, condition)
+        except (RuntimeError, TypeError, IndexError) as error:
+            if any(sign in str(error) for sign in _OF_A_TABLE):
+                explained(
+                    error,
+                    f"t is real here ({float(t[0]):g}); for a network with a table of whole timesteps give "
+                    "round_timesteps=True, or a spacing of whole timesteps ('leading', 'trailing')",
+                )
+            raise
+
+    return call

@@ -1,0 +1,141 @@
+"""From a request to a job: every check that needs more than one argument, before the first model call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..grids.image_start import grid_of_start
+from ..grids.time_grid import refuse_clean_start
+from ..plans.plan_set import PlanSet
+from ..running.brownian import brownian
+from ..running.loop import Run
+from ..running.model_adapter import ModelAdapter, resolve_device
+from ..running.noise import NoiseSource, resolve_keys
+from ..running.output_check import Look
+from ..running.stated_prediction import refuse_other_prediction
+from ..schedules.path import NoisePath
+from ..support.argument_checks import checked_dtype, refuse_too_large
+from ..support.errors import ConfigurationError
+from .batch_conditions import BatchConditions
+from .compiled import Setup
+from .first_state import GivenStart
+from .guidance_of_request import guidance_of
+from .job import Job
+from .network_calls import NetworkCalls
+from .request import Request
+
+__all__ = ["prepare"]
+
+
+def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
+    """Resolve a request.
+
+    Args:
+        setup: the noise schedule and the sampler.
+        request: the arguments.
+        own_model: whether the model belongs to a pipeline of diffusers; its config was then read off the scheduler
+            in use, and a scheduler that lies beside the model's file says nothing.
+
+    Raises:
+        ConfigurationError: arguments that do not go together, or not with the setup.
+        DeviceError, OutOfMemoryError: the device cannot run it.
+    """
+    path, kind = setup.scheduler, setup.scheduler.config.prediction_type
+    given = GivenStart.of(request)
+    device = resolve_device(request.device, request.model, given.tensor)
+    shape = given.batch_shape(request.shape)
+    model = ModelAdapter(_embedded_model(path) if request.model is None else request.model)
+    stated = refuse_other_prediction(model.model, kind, beside=not own_model)
+    run = _run(setup, request)
+    dtype = checked_dtype(request.dtype, model.dtype)
+    refuse_too_large(shape, dtype, device)
+    given = given.placed(device, dtype)
+    _refuse_overflow(run, dtype)
+    noise = NoiseSource(resolve_keys(request.seed, request.generator, shape[0]), shape[1:], dtype, device)
+    return Job(
+        setup=setup,
+        run=run,
+        guidance=guidance_of(request, run, BatchConditions(model, shape[0], device), shape, dtype, kind),
+        calls=NetworkCalls(
+            model,
+            dtype,
+            device,
+            integral=path.discrete and run.planned,
+            last_timestep=_last_timestep(path) if request.round_timesteps else None,
+            look=None if stated else Look(model.model, kind, path.sigma_is_absolute),
+        ),
+        noise=brownian(run.plan, noise) if request.noise == "brownian" else noise,
+        given=given,
+    )
+
+
+def _embedded_model(path: NoisePath) -> Callable[..., Any]:
+    """The exact model of handwritten digits.
+
+    Raises:
+        ConfigurationError: the config wants a model with a learned variance.
+    """
+    from ..models import DigitsModel
+
+    if path.config.variance_type.startswith("learned"):
+        raise ConfigurationError(
+            "no model is given, and the embedded one has no learned variance",
+            where="variance_type",
+            suggestion="give a model, or config.replace(variance_type='fixed_small')",
+        )
+    return DigitsModel(path)
+
+
+def _run(setup: Setup, request: Request) -> Run:
+    """What is executed: the sampler on the levels that the request names, or the plan that it brings.
+
+    Raises:
+        ConfigurationError: several of ``plan``, ``timesteps``, ``grid`` and ``start``, or one that cannot run.
+    """
+    plan, grid, steps = request.plan, request.grid, request.num_inference_steps
+    if isinstance(plan, PlanSet):
+        plan = plan.pick(steps)
+    if plan is not None:
+        for name in ("timesteps", "grid"):
+            if getattr(request, name) is not None:
+                raise ConfigurationError("a plan has its own timesteps", where=name, suggestion="give one of the two")
+    if request.resume is not None:
+        setup.refuse_to_resume()
+    else:
+        beside = {"timesteps": request.timesteps, "grid": grid, "plan": plan}
+        begun = grid_of_start(
+            setup.scheduler, steps, start=request.start, strength=request.strength,
+            initial_sample=request.initial_sample, beside=beside,
+        )  # fmt: skip
+        grid = grid if begun is None else begun
+    run = setup.run_on(steps, request.timesteps, grid) if plan is None else setup.following(plan)
+    if request.initial_noise is None and request.initial_sample is None and request.resume is None:
+        refuse_clean_start(run.plan.time[0], run.plan.alpha[0], run.plan.sigma[0])
+    return run
+
+
+def _last_timestep(path: NoisePath) -> int:
+    """The largest timestep that a network with a table of them knows."""
+    if not path.discrete:
+        raise ConfigurationError(
+            f"{path!r} has no whole timesteps",
+            where="round_timesteps",
+            why="a rounded time would be another noise level",
+            suggestion="leave it out; networks of such schedules take real times",
+        )
+    return path.config.num_train_timesteps - 1
+
+
+def _refuse_overflow(run: Run, dtype: torch.dtype) -> None:
+    """Raise where a coefficient does not fit the state's type, as with a schedule that ends nearly without signal."""
+    if not run.largest_factor <= torch.finfo(dtype).max:  # NaN fails, too
+        raise ConfigurationError(
+            f"a coefficient of the plan, {run.largest_factor:.3g}, is beyond {dtype}",
+            where="beta_schedule",
+            why=f"the noisiest level has almost no signal (α = {run.plan.alpha.min():.3g}), and what the model "
+            "predicts is divided by it",
+            suggestion="use prediction_type='v_prediction' or 'sample', a schedule with less noise, or a wider dtype",
+        )

@@ -1,0 +1,59 @@
+"""A job as an iterator of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from ..guidance.evaluate import Memory
+from ..running.callbacks import refuse_changes
+from ..running.loop import ModelStoppedError, PlannedRun, Reached, RowState
+from ..running.model_adapter import map_tensors
+from ..running.noise_keys import Keys
+from ..running.results import RunState, SamplingStep
+from ..support.errors import ModelOutputError
+from .job import Job
+from .step_view import view
+
+__all__ = ["steps_of"]
+
+
+def steps_of(job: Job, resume: RunState | None = None) -> Iterator[SamplingStep]:
+    """Run a job step by step, from its start or from a stopped run; every step that is handed out is finite."""
+    if resume is None:
+        yield from _steps(job, job.first_state(), {})
+        return
+    kept, memory = map_tensors(
+        lambda y: y.to(job.noise.device, copy=True),  # the user's state must stay as it is
+        (tuple(resume.state), resume.memory),
+    )
+    job, state = replace(job, noise=replace(job.noise, keys=Keys.of(resume.keys))), RowState(*kept)
+    if state.row == len(resume.plan) and isinstance(job.run, PlannedRun):  # the run is over: hand out its last step
+        yield view(job, Reached(job.run, state), memory)
+        return
+    yield from _steps(job, RowState(state.row, state.x, state.history), memory)
+
+
+def _steps(job: Job, state: RowState, memory: Memory) -> Iterator[SamplingStep]:
+    with torch.no_grad():
+        rows = job.run.steps(job.model_maker(memory), state, job.noise, memory, inspect=True, check_every_row=True)
+    step = None
+    while True:
+        try:
+            with torch.no_grad():  # not around the yield, where it would act on the caller's own work
+                reached = next(rows, None)
+        except ModelStoppedError as stopped:  # an iterator that raises StopIteration ends
+            raise ModelOutputError(
+                "the model raised StopIteration",
+                where="the model call after " + ("the start" if step is None else f"step {step.index}"),
+                suggestion="end a stream by leaving its loop, and let the model return a prediction",
+            ) from stopped.error
+        if reached is None:
+            return
+        if step is not None:  # a change after the last step is harmless
+            refuse_changes(step, "stream")
+        if reached.ends_step:
+            step = view(job, reached, memory)
+            yield step
