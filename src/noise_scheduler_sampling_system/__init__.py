@@ -15,6 +15,8 @@
 - ``analysis``: likelihood, inversion, step probabilities, and the choice of a sampler;
 - ``calibration``: few-step plans fitted to data or to a model;
 - ``integrations``: other libraries;
+- ``plots``: figures of schedules, grids, plans and runs;
+- ``comparison``: samplers side by side at equal model calls;
 - ``app``: the command line and the demo;
 - ``support``: the errors.
 
@@ -23,9 +25,11 @@
 
 from . import (
     app as app,
+    comparison as comparison,
     guidance,
     integrations as integrations,  # provides the methods named from_diffusers
     models,
+    plots as plots,
 )
 from .analysis import recommend
 from .calibration import calibrate
