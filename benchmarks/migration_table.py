@@ -24,7 +24,7 @@ from noise_scheduler_sampling_system import ConfigurationError, NoiseSchedulerCo
 from noise_scheduler_sampling_system.config.registries import SPACINGS
 from noise_scheduler_sampling_system.config.sampler_aliases import NAMES, Resolved, resolve
 from noise_scheduler_sampling_system.integrations.diffusers import Reading, read
-from noise_scheduler_sampling_system.integrations.diffusers.reading.reading import scheduler_class
+from noise_scheduler_sampling_system.integrations.diffusers.reading.diffusers_classes import scheduler_class
 
 OUT = Path(__file__).parents[1] / "docs" / "migration.md"
 MARK = "<!-- Made by python benchmarks/migration_table.py from here on; do not edit. -->\n"

@@ -22,10 +22,8 @@ import torch
 from common import interleaved, machine, table
 from step_overhead import keep_memory
 
-from noise_scheduler_sampling_system.integrations.diffusers.scheduler.plan_scheduler import PlanScheduler
-from noise_scheduler_sampling_system.integrations.diffusers.scheduler.plan_scheduler import (
-    run_registry as ours_module,
-)
+from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
+from noise_scheduler_sampling_system.integrations.diffusers.scheduler import timestep_list as ours_module
 
 STEPS = 50
 SHAPES = [(1, 4, 8, 8), (1, 4, 64, 64)]

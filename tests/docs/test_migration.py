@@ -11,7 +11,7 @@ import pytest
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
 from noise_scheduler_sampling_system.config.sampler_aliases import NAMES
 from noise_scheduler_sampling_system.integrations.diffusers import read
-from noise_scheduler_sampling_system.integrations.diffusers.reading.reading import _KINDS, _NO_PATH
+from noise_scheduler_sampling_system.integrations.diffusers.reading.class_table import NO_PATH, READERS
 
 PAGE = made.OUT.read_text(encoding="utf-8")
 
@@ -32,16 +32,16 @@ def test_the_page_is_what_its_command_writes():
 def test_every_class_of_diffusers_is_read_traced_or_refused_with_the_reason():
     found = {cells[0].strip("`"): cells[1] for cells in rows("Classes of diffusers, with their defaults")}
     for name in made.classes():
-        if name in _NO_PATH:
-            assert found[name] == _NO_PATH[name]
+        if name in NO_PATH:
+            assert found[name] == NO_PATH[name]
             continue
         reading = read({"_class_name": name})
         if reading.sampler is not None:
             assert found[name].startswith(f"`{reading.sampler}`")
         else:
             assert found[name] == f"{'traced' if reading.traceable else 'none'}: {reading.refusal}"
-    assert set(found) - {"class"} == set(made.classes()) >= set(_KINDS)
-    assert f"the settings of {len(_KINDS)} of its schedulers" in (made.OUT.parents[1] / "README.md").read_text("utf-8")
+    assert set(found) - {"class"} == set(made.classes()) >= set(READERS)
+    assert f"the settings of {len(READERS)} of its schedulers" in (made.OUT.parents[1] / "README.md").read_text("utf-8")
 
 
 def test_every_notable_setting_is_accepted_by_some_class():
@@ -61,7 +61,7 @@ def test_every_name_of_others_is_listed():
 
 def test_what_is_listed_can_be_typed():
     """Samplers and settings of the table of classes make a pipeline."""
-    for name, sampler, settings, _ in rows("Classes of diffusers, with their defaults")[1 : 1 + len(_KINDS)]:
+    for name, sampler, settings, _ in rows("Classes of diffusers, with their defaults")[1 : 1 + len(READERS)]:
         words = re.findall(r"`([^`]*)`", sampler)
         if not settings or not words:
             continue

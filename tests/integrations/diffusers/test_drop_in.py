@@ -17,8 +17,8 @@ import torch
 from diffusers.utils import BaseOutput
 
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler, read
-from noise_scheduler_sampling_system.integrations.diffusers.scheduler.looks import LACKING
-from noise_scheduler_sampling_system.integrations.diffusers.scheduler.words import words_of
+from noise_scheduler_sampling_system.integrations.diffusers.scheduler.class_signature import signature_of
+from noise_scheduler_sampling_system.integrations.diffusers.scheduler.scheduler_attributes import LACKING
 from noise_scheduler_sampling_system.support.errors import ConfigurationError
 
 ROOT = Path(diffusers.__file__).parent
@@ -100,12 +100,12 @@ def test_every_call_is_taken_or_refused_by_our_own_error(method, placed, names):
         pytest.skip("for schedulers that PlanScheduler does not stand for")
     accepted = []
     for name in TWINS:
-        words = words_of(name)
+        own = signature_of(name)
         if method == "step":
-            names_in_place = [*("model_output", "timestep", "sample"), *words.step][:placed]
-            known = {*words.step, "model_output", "timestep", "sample", "eta", "use_clipped_model_output"}
+            names_in_place = [*("model_output", "timestep", "sample"), *own.step][:placed]
+            known = {*own.step, "model_output", "timestep", "sample", "eta", "use_clipped_model_output"}
         elif method == "set_timesteps":
-            names_in_place, known = list(words.run)[:placed], {*words.run}
+            names_in_place, known = list(own.set_timesteps)[:placed], {*own.set_timesteps}
         else:
             signature = inspect.signature(getattr(theirs_and_ours(name)[1], method))
             names_in_place = list(signature.parameters)[:placed]
@@ -187,9 +187,9 @@ def test_values_by_place_mean_what_they_mean_in_the_class():
                 after = after / float((theirs.sigmas[theirs.step_index] ** 2 + 1) ** 0.5)
             states.append(after)
         torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-4)
-    with pytest.raises(ConfigurationError, match="given by place and by name"):
+    with pytest.raises(ConfigurationError, match="given by position and by name"):
         ours.step(output, ours.timesteps[0], x, 0.0, s_churn=0.0)
-    with pytest.raises(ConfigurationError, match="given by place, and EulerDiscreteScheduler takes 6"):
+    with pytest.raises(ConfigurationError, match="positional values are given, and EulerDiscreteScheduler takes 6"):
         ours.step(output, ours.timesteps[0], x, *range(7))
 
 

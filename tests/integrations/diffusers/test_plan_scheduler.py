@@ -35,7 +35,8 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
 )
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler, read
-from noise_scheduler_sampling_system.integrations.diffusers.reading.reading import _KINDS, _NO_PATH, named_by
+from noise_scheduler_sampling_system.integrations.diffusers.reading.class_table import NO_PATH, READERS
+from noise_scheduler_sampling_system.integrations.diffusers.reading.scheduler_fields import possible_classes
 from noise_scheduler_sampling_system.support.registry import Registry
 from tiny_pipelines import LATENT, arguments, build, clip_tokenizer
 
@@ -276,7 +277,7 @@ def test_twins_whose_noise_is_a_brownian_motion(name, monkeypatch):
     pipe = build("sd", scheduler)
     expected = images(pipe, "sd", steps=5)
     feed = iter(draws)
-    ours = "noise_scheduler_sampling_system.integrations.diffusers.scheduler.run_registry.randn_tensor"
+    ours = "noise_scheduler_sampling_system.integrations.diffusers.scheduler.timestep_list.randn_tensor"
     monkeypatch.setattr(ours, lambda *_, **__: next(feed))
     independent = {"method": "dpmpp_sde", "brownian": False} if name == "DPMSolverSDEScheduler" else {}
     pipe.scheduler = PlanScheduler.from_config(scheduler, **independent)
@@ -801,7 +802,7 @@ def test_a_config_without_a_class():
         PlanScheduler.from_config(several)
     assert PlanScheduler.from_config(several, method="heun").order == 2
     assert PlanScheduler.from_config({**several, "_class_name": "KDPM2DiscreteScheduler"}).order == 2
-    with pytest.raises(ConfigurationError, match="names no class"):
+    with pytest.raises(ConfigurationError, match="does not name its class"):
         PlanScheduler.from_config({"beta_start": 0.1})
 
 
@@ -810,14 +811,14 @@ def test_a_config_made_of_another_ones_is_that_of_the_class_that_made_it():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         schedulers = {}
-        for name in _KINDS:
+        for name in READERS:
             short = {"num_train_timesteps": 20} if "num_train_timesteps" in read_fields(name) else {}
             schedulers[name] = scheduler_of(name, bare=True, **short)
         for name, scheduler in schedulers.items():
             for other in schedulers.values():
                 config = type(scheduler).from_config(dict(other.config)).config
                 assert "_class_name" not in config
-                found = named_by(config)
+                found = possible_classes(config)
                 assert name in found, (name, type(other).__name__)
                 assert all(read_fields(one) == read_fields(name) for one in found)
 
@@ -958,7 +959,7 @@ def test_what_a_step_would_ignore_is_an_error():
     scheduler.set_timesteps(4)
     x, t = start(1), scheduler.timesteps[0]
     for word in ("eta", "s_churn", "pred_orginal_sample"):
-        with pytest.raises(ConfigurationError, match=f"^{word}: (got 0.5|no step is told)"):
+        with pytest.raises(ConfigurationError, match=f"^{word}: (got 0.5|no step takes)"):
             scheduler.step(x, t, x, **{word: 0.5})
     scheduler.step(x, t, x, eta=0.0)
     assert "eta" not in inspect.signature(scheduler.step).parameters
@@ -1070,10 +1071,10 @@ CLASSES = sorted(
 
 
 def test_every_scheduler_of_diffusers_is_read_or_refused():
-    assert set(CLASSES) == (set(_KINDS) | set(_NO_PATH)) - {"ConsistencyDecoderScheduler"}  # which is not exported
+    assert set(CLASSES) == (set(READERS) | set(NO_PATH)) - {"ConsistencyDecoderScheduler"}  # which is not exported
 
 
-@pytest.mark.parametrize("name", sorted(_NO_PATH))
+@pytest.mark.parametrize("name", sorted(NO_PATH))
 def test_those_without_a_path_are_refused_with_the_reason(name):
     with pytest.raises(ConfigurationError, match=f"{name} is not read: "):
         NoiseSchedulerConfig.from_diffusers({"_class_name": name})
@@ -1121,7 +1122,7 @@ FLAGS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "flags"), [*((n, {}) for n in CLASSES if n in _KINDS), *FLAGS], ids=lambda v: str(v) if v else ""
+    ("name", "flags"), [*((n, {}) for n in CLASSES if n in READERS), *FLAGS], ids=lambda v: str(v) if v else ""
 )
 def test_the_path_is_theirs(name, flags):
     scheduler = scheduler_of(name, bare=True, **flags)
@@ -1136,7 +1137,7 @@ def test_the_path_is_theirs(name, flags):
     np.testing.assert_allclose(path.sigma(times), sigma, rtol=2e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSES if name in _KINDS])
+@pytest.mark.parametrize("name", [name for name in CLASSES if name in READERS])
 def test_what_is_read_makes_a_sampler_or_says_why_not(name):
     reading = read(scheduler_of(name, bare=True))
     if reading.sampler is None:

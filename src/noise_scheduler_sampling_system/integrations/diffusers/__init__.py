@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .pipelines.diffusers_pipeline import DiffusersPipeline
-from .reading.reading import Preconditioning, Reading, read, require_diffusers
+from .reading import Preconditioning, Reading, config_of, read
+from .reading.diffusers_classes import require_diffusers
 
 if TYPE_CHECKING:
     from .scheduler import PlanScheduler, PlanSchedulerOutput
 
-__all__ = ["DiffusersPipeline", "PlanScheduler", "PlanSchedulerOutput", "Preconditioning", "Reading", "read"]
+__all__ = [
+    "DiffusersPipeline",
+    "PlanScheduler",
+    "PlanSchedulerOutput",
+    "Preconditioning",
+    "Reading",
+    "config_of",
+    "read",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,8 +27,9 @@ from ....running.noise_keys import Keys
 from ....schedules.path import Level, NoisePath
 from ....support.argument_checks import checked_flag, refuse_too_large
 from ....support.errors import ConfigurationError
-from ..reading.reading import Reading, read
-from ..reading.scheduler_levels import visited
+from ..reading.reading import read
+from ..reading.scheduler_levels import levels_of
+from ..reading.scheduler_reading import Reading
 from .backbones import Backbone, Prompt, backbone_of
 from .backbones.base import Condition
 from .image_request import Request, checked_run, refused_by_diffusers
@@ -250,7 +251,7 @@ class Borrowed:
                 where="from_diffusers", why=self.reading.refusal, suggestion="from_diffusers(pipe, method=...)",
             )  # fmt: skip
         # what clips is no plan alone: the same sampler at the same levels
-        found = visited(self.reading, path, request)
+        found = levels_of(self.reading, path, request)
         levels = found.grid.levels[len(found.grid.levels) - 1 - left :]
         plan = replace(runner.sampler.plan(grid=TimeGrid(levels)), provenance={"scheduler": self.reading.class_name})
         return _Course({"plan": plan}, levels[0], found.scale if left == steps and strength is None else None)

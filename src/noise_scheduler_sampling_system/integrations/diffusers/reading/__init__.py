@@ -1,5 +1,7 @@
 """A scheduler of diffusers as settings of this library."""
 
-from .reading import Preconditioning, Reading, read
+from ....config.prediction import Preconditioning
+from .reading import config_of, read
+from .scheduler_reading import Reading
 
-__all__ = ["Preconditioning", "Reading", "read"]
+__all__ = ["Preconditioning", "Reading", "config_of", "read"]

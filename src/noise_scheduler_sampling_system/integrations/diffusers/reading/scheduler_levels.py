@@ -1,4 +1,4 @@
-"""The levels that a diffusers scheduler visits, as a grid: its own ``set_timesteps`` is asked."""
+"""The grid of a scheduler of diffusers, found by calling its own ``set_timesteps``."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ import torch
 from ....grids.time_grid import TimeGrid
 from ....schedules.path import CLEAN, Level, NoisePath
 from ....support.errors import ConfigurationError
-from .reading import Reading, scheduler_class
+from .diffusers_classes import scheduler_class
+from .scheduler_reading import LevelList, Reading
 
-__all__ = ["Visited", "made", "visited"]
+__all__ = ["SchedulerLevels", "levels_of", "new_scheduler"]
 
 
 @dataclass(frozen=True)
-class Visited:
-    """Where a diffusers scheduler would ask the model.
+class SchedulerLevels:
+    """The levels at which a scheduler of diffusers calls the model.
 
     Attributes:
-        grid: its levels, in the path's coordinates; the end is in the scheduler's own.
-        scale: what its pipelines multiply unit noise by, in the path's coordinates.
+        grid: the levels, in the path's coordinates; the last is in the scheduler's own.
+        scale: the factor of unit noise in its pipelines, in the path's coordinates.
         dtype: of its timesteps.
-        idle: which of its intervals go from a level to the same one; the grid is without.
+        idle: the numbers of the intervals that lead from a level to the same one; the grid leaves them out.
         times: its list of timesteps.
     """
 
@@ -39,67 +40,49 @@ class Visited:
     times: tuple[float, ...] = ()
 
     @property
-    def stays(self) -> bool:
-        """Whether the last step goes nowhere."""
+    def last_is_idle(self) -> bool:
+        """Whether the last step stays at its level."""
         return self.grid.steps + len(self.idle) - 1 in self.idle
 
 
-def made(reading: Reading, **changes: Any) -> Any:
-    """The scheduler that was read, new."""
+def new_scheduler(reading: Reading, **changes: Any) -> Any:
+    """A new object of the class that was read, with some fields changed."""
     cls = scheduler_class(reading.class_name)
     fields = {key: value for key, value in {**reading.fields, **changes}.items() if key in reading.fields}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of algorithms that are to go there
+        warnings.simplefilter("ignore", FutureWarning)  # of algorithms that diffusers will remove
         return cls(**fields)
 
 
-def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any], *, own: bool = True) -> Visited:
-    """The grid of a scheduler.
+def levels_of(
+    reading: Reading, path: NoisePath, arguments: Mapping[str, Any], *, own_sampler: bool = True
+) -> SchedulerLevels:
+    """The levels that a scheduler visits.
 
     Args:
         reading: the scheduler.
         path: its path.
-        request: what its ``set_timesteps`` is asked.
-        own: whether the class's own sampler is to run on it: PNDM takes its times for even, and so its end, too,
-            whatever the level there. For any other sampler the end has the time of its level.
+        arguments: of its ``set_timesteps``; None stands for the default.
+        own_sampler: whether the class's own sampler will run on the grid. PNDM counts its times as evenly spaced, the
+            end included, whatever the level there. For any other sampler the end has the time of its level.
 
     Raises:
-        ConfigurationError: it refuses, or visits levels that are no grid.
+        ConfigurationError: the class refuses the arguments, or its levels do not make a grid.
     """
-    scheduler = made(reading)
+    scheduler = new_scheduler(reading)
     accepted = inspect.signature(scheduler.set_timesteps).parameters
-    given = {name: value for name, value in request.items() if value is not None}
+    given = {name: value for name, value in arguments.items() if value is not None}
     if "shift" in given:
         scheduler.set_shift(given.pop("shift"))
     for name in ("timesteps", "sigmas"):
         if name in given:
             _refuse_unordered(name, given[name])
-        if name in given and name not in accepted:  # the class takes none, the path does
-            return _custom(path, name, given[name], scheduler, given.get("num_inference_steps"))
+        if name in given and name not in accepted:  # the class does not take them, the path does
+            return _given_levels(path, name, given[name], scheduler, given.get("num_inference_steps"))
     if "mu" in given and "mu" not in accepted:
         del given["mu"]
-    try:
-        scheduler.set_timesteps(**given)
-    except (ValueError, AssertionError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"{reading.class_name}.set_timesteps: {error or type(error).__name__}",
-            where="set_timesteps",
-            suggestion="ask for what that class can do, or choose a timestep_spacing",
-        ) from error
-    try:
-        levels, scale = _FAMILIES[reading.family](scheduler, path, reading)
-    except AttributeError as error:
-        raise ConfigurationError(
-            f"{reading.class_name} keeps no list of levels: {error}",
-            where="set_timesteps",
-            suggestion="choose a timestep_spacing: from_config(config, method=..., timestep_spacing='karras')",
-        ) from error
-    if len(levels) > 2:
-        before, last = levels[-2].noise_to_signal, levels[-1].noise_to_signal
-        if last > before:
-            del levels[-2]
-        elif last == before:  # the end may be in other coordinates
-            levels[-2] = levels[-1]._replace(t=levels[-2].t)
+    levels, scale = _listed(scheduler, path, reading, given)
+    _mend_end(levels)
     idle = tuple(i for i, (now, after) in enumerate(itertools.pairwise(levels)) if now[1:] == after[1:])
     kept = [level for i, level in enumerate(levels) if i - 1 not in idle]
     if len(kept) < 2 or (idle and idle[0] == 0):
@@ -109,17 +92,50 @@ def visited(reading: Reading, path: NoisePath, request: Mapping[str, Any], *, ow
             suggestion="take another number of steps, or choose a timestep_spacing",
         )
     end = kept[-1]
-    if reading.family == "pndm" and own and not idle and len(kept) > 2:
+    if reading.level_list == "pndm" and own_sampler and not idle and len(kept) > 2:
         kept[-1] = end._replace(t=math.nan)
-    elif end.sigma > 0.0 and math.isnan(end.t):  # samplers that ask twice in a step ask there, too
+    elif end.sigma > 0.0 and math.isnan(end.t):  # samplers with two model calls in a step make one there
         kept[-1] = end._replace(t=min(max(_time(path, end), path.t_min), path.t_max))
-    return Visited(
-        TimeGrid(tuple(kept)), scale, scheduler.timesteps.dtype, idle, tuple(map(float, scheduler.timesteps.tolist()))
-    )
+    times = tuple(map(float, scheduler.timesteps.tolist()))
+    return SchedulerLevels(TimeGrid(tuple(kept)), scale, scheduler.timesteps.dtype, idle, times)
+
+
+def _listed(scheduler: Any, path: NoisePath, reading: Reading, arguments: Mapping[str, Any]) -> _Levels:
+    """The levels that a scheduler lists after ``set_timesteps``, and the factor of unit noise.
+
+    Raises:
+        ConfigurationError: it refuses the arguments, or does not list levels.
+    """
+    try:
+        scheduler.set_timesteps(**arguments)
+    except (ValueError, AssertionError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"{reading.class_name}.set_timesteps: {error or type(error).__name__}",
+            where="set_timesteps",
+            suggestion="give arguments that the class accepts, or choose a timestep_spacing",
+        ) from error
+    try:
+        return _READ_LEVELS[reading.level_list](scheduler, path, reading)
+    except AttributeError as error:
+        raise ConfigurationError(
+            f"{reading.class_name} does not keep a list of levels: {error}",
+            where="set_timesteps",
+            suggestion="choose a timestep_spacing: from_config(config, method=..., timestep_spacing='karras')",
+        ) from error
+
+
+def _mend_end(levels: list[Level]) -> None:
+    """Remove, in-place, a level before the end that the end does not lie below."""
+    if len(levels) > 2:
+        before, last = levels[-2].noise_to_signal, levels[-1].noise_to_signal
+        if last > before:
+            del levels[-2]
+        elif last == before:  # the end may be in other coordinates
+            levels[-2] = levels[-1]._replace(t=levels[-2].t)
 
 
 def _refuse_unordered(name: str, values: Sequence[float]) -> None:
-    """Raise for times or σ that a user gives and that do not fall."""
+    """Raise for times or σ, given by the user, that do not decrease."""
     for i, (now, after) in enumerate(itertools.pairwise(values)):
         if not after < now:
             ordered = sorted(set(values), reverse=True)
@@ -132,21 +148,25 @@ def _refuse_unordered(name: str, values: Sequence[float]) -> None:
             )
 
 
-def _custom(path: NoisePath, name: str, values: Sequence[float], scheduler: Any, steps: int | None) -> Visited:
+def _given_levels(
+    path: NoisePath, name: str, values: Sequence[float], scheduler: Any, steps: int | None
+) -> SchedulerLevels:  # fmt: skip
+    """The levels of times or σ that the user gives to a class that does not take them."""
     grid = TimeGrid.from_times(path, values) if name == "timesteps" else TimeGrid.from_sigmas(path, values)
     if steps is not None and steps != grid.steps:
         raise ConfigurationError(
             f"got {steps}, and {name} are {grid.steps} steps", where="num_inference_steps", suggestion="leave it out"
         )
     first = grid.levels[0]
-    return Visited(grid, math.hypot(first.alpha, first.sigma), scheduler.timesteps.dtype)
+    return SchedulerLevels(grid, math.hypot(first.alpha, first.sigma), scheduler.timesteps.dtype)
 
 
+#: Levels, and the factor of unit noise.
 _Levels = tuple[list[Level], float]
 
 
 def _times(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
-    """Whole timesteps, whose levels the path knows."""
+    """Of classes that list whole timesteps; the path knows their levels."""
     return [*path.levels(scheduler.timesteps.tolist()), _end(path, reading)], 1.0
 
 
@@ -158,11 +178,16 @@ def _end(path: NoisePath, reading: Reading) -> Level:
     return path.level(path.t_min) if reading.config.spacing_options.get("end") == "lowest" else CLEAN
 
 
-def _ratios(scheduler: Any, path: NoisePath, reading: Reading, stride: int = 1) -> _Levels:
-    """σ/α, for schedulers that keep x/α."""
+def _times_and_sigmas(scheduler: Any, stride: int) -> tuple[list[float], list[float]]:
+    """Its timesteps and its σ, one a step, where its lists have ``stride`` entries a step; and the σ of the end."""
     times = scheduler.timesteps[::stride].tolist()
-    ratios = scheduler.sigmas.double().tolist()
-    ratios = ([ratios[0], *ratios[1::stride]] if stride > 1 else ratios)[: len(times) + 1]
+    sigmas = scheduler.sigmas.double().tolist()
+    return times, ([sigmas[0], *sigmas[1::stride]] if stride > 1 else sigmas)[: len(times) + 1]
+
+
+def _ratios(scheduler: Any, path: NoisePath, reading: Reading, stride: int = 1) -> _Levels:
+    """Of classes that keep x/α and list σ/α."""
+    times, ratios = _times_and_sigmas(scheduler, stride)
     levels = []
     for t, ratio in zip(times, ratios, strict=False):
         width = math.hypot(1.0, ratio)
@@ -181,7 +206,7 @@ def _last(sigma: float, alpha: float) -> Level:
 
 
 def _dpm(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
-    """σ/α, or σ on the straight path, for schedulers that keep x."""
+    """Of classes that keep x and list σ/α, or σ on the straight path."""
     straight = path.sigma_is_absolute
 
     def level(t: float, sigma: float) -> Level:
@@ -196,9 +221,7 @@ def _dpm(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
 
 
 def _flow(scheduler: Any, path: NoisePath, reading: Reading, stride: int = 1) -> _Levels:
-    times = scheduler.timesteps[::stride].tolist()
-    sigmas = scheduler.sigmas.double().tolist()
-    sigmas = ([sigmas[0], *sigmas[1::stride]] if stride > 1 else sigmas)[: len(times) + 1]
+    times, sigmas = _times_and_sigmas(scheduler, stride)
     levels = [Level(t, 1.0 - sigma, sigma) for t, sigma in zip(times, sigmas, strict=False)]
     return [*levels, _last(sigmas[-1], 1.0 - sigmas[-1])], 1.0
 
@@ -209,12 +232,12 @@ def _edm(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
 
 
 def _own(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
-    """IPNDM's: what it calls betas and alphas are σ and α."""
+    """Of IPNDM; what it calls betas and alphas are σ and α."""
     rows = zip(scheduler.timesteps.tolist(), scheduler.alphas.tolist(), scheduler.betas.tolist(), strict=False)
     return [*(Level(*row) for row in rows), CLEAN], 1.0
 
 
-_FAMILIES: dict[str, Callable[[Any, NoisePath, Reading], _Levels]] = {
+_READ_LEVELS: dict[LevelList, Callable[[Any, NoisePath, Reading], _Levels]] = {
     "times": _times,
     "pndm": _pndm,
     "ratios": _ratios,

@@ -1,4 +1,4 @@
-"""What a user asks of a :class:`PlanScheduler`, as plain data within a config of diffusers."""
+"""The choices of a :class:`PlanScheduler`'s user, as plain data within a config of diffusers."""
 
 from __future__ import annotations
 
@@ -7,39 +7,38 @@ from typing import Any
 
 from ....config.registries import SAMPLERS
 from ....config.sampler_aliases import resolve
-from ....grids.time_grid import checked_steps
-from ....plans.plan import SamplingPlan
 from ....support.errors import ConfigurationError
 from ....support.registry import Registry, did_you_mean
-from ..reading.reading import OURS, SIGMA_FLAGS, config_fields, named_by, read
+from ..reading.field_settings import SIGMA_FLAGS
+from ..reading.reading import read
+from ..reading.scheduler_fields import OURS, config_fields, possible_classes
+from .given_plans import Plans, plans_as_data
 
-__all__ = ["Plans", "chosen"]
-
-#: A plan, or plans by their number of steps; as objects or as plain data.
-Plans = SamplingPlan | Mapping[Any, Any]
+__all__ = ["registered_fields"]
 
 
-def chosen(
+def registered_fields(
     config: Any, method: Any, timestep_spacing: str | None, spacing_options: Mapping[str, Any] | None,
     plan: Plans | None, options: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """The fields to register: those of the class in whose place the scheduler is, and what is ours under ``OURS``.
+    """The fields to register: those of the replaced class, and the user's choices under :data:`OURS`.
 
     Arguments as for :class:`PlanScheduler`.
 
     Raises:
-        ConfigurationError: arguments that do not go together, or are nothing to the class and the sampler.
+        ConfigurationError: arguments that do not go together, or that neither the class nor the sampler has.
     """
     fields = config_fields(config)
     made_by = fields.pop("_class_name", "PlanScheduler")
     saved = fields.pop(OURS, {})
-    if made_by != "PlanScheduler":  # a scheduler of diffusers was made of a config of ours: it is another choice
+    if made_by != "PlanScheduler":  # a scheduler of diffusers was made of a config of ours, so our choices are void
         saved = {}
     ours = {"method": None, "options": {}, "plans": None, **saved}
-    name = ours["scheduler"] if "scheduler" in ours else _class_of(config, method is not None or plan is not None)
+    determined = method is not None or plan is not None
+    name = ours["scheduler"] if "scheduler" in ours else _replaced_class(config, determined)
     if plan is not None:
         _refuse_beside_plan(method=method)
-        ours = {"method": None, "options": {}, "plans": _plain_plans(plan)}
+        ours = {"method": None, "options": {}, "plans": plans_as_data(plan)}
     elif method is not None:
         ours |= {"method": _method_name(method), "options": {}, "plans": None}
     if ours["plans"]:
@@ -68,7 +67,7 @@ def _refuse_beside_plan(**arguments: Any) -> None:
 
 
 def _method_name(method: Any) -> str:
-    """A sampler's name; of a class, the one that it is registered under: a config is plain data."""
+    """A sampler's name; of a class, the name that it is registered under, because a config is plain data."""
     if isinstance(method, type):
         name = SAMPLERS.name_of(method)
         if name is None:
@@ -81,21 +80,25 @@ def _method_name(method: Any) -> str:
     return Registry.key(method)
 
 
-def _class_of(config: Any, settled: bool) -> str:
-    """The class in whose place the scheduler is; ``settled``: what it does is said by other arguments.
+def _replaced_class(config: Any, determined: bool) -> str:
+    """The class that the scheduler replaces.
+
+    Args:
+        config: as for :class:`PlanScheduler`.
+        determined: whether other arguments determine the sampler.
 
     Raises:
-        ConfigurationError: the config may be that of several classes that do not do the same.
+        ConfigurationError: the config may be that of several classes that do different things.
     """
     if not isinstance(config, Mapping):
         return read(config).class_name
-    names = named_by(config)
+    names = possible_classes(config)
     if not names:
-        return read(config).class_name  # which says what is wrong
+        return read(config).class_name  # raises, and says what is wrong
     readings = [read({**config, "_class_name": name}) for name in names]
-    if not settled and any((r.sampler, r.options) != (readings[0].sampler, readings[0].options) for r in readings):
+    if not determined and any((r.sampler, r.options) != (readings[0].sampler, readings[0].options) for r in readings):
         raise ConfigurationError(
-            f"the config names no class, and may be that of {', '.join(names)}",
+            f"the config does not name its class, and may be that of {', '.join(names)}",
             where="config._class_name",
             suggestion="give the scheduler itself, from_config(pipe.scheduler), or a method",
         )
@@ -103,10 +106,10 @@ def _class_of(config: Any, settled: bool) -> str:
 
 
 def _changed_fields(name: str, ours: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that are fields of the class, and no options of the sampler.
+    """The options that are fields of the class and not options of the sampler.
 
     Raises:
-        ConfigurationError: neither.
+        ConfigurationError: an option that is neither.
     """
     reading, own = read({"_class_name": name}), set[str]()
     sampler = resolve(ours["method"]).sampler if ours["method"] is not None else reading.sampler
@@ -123,18 +126,3 @@ def _changed_fields(name: str, ours: Mapping[str, Any], options: Mapping[str, An
                 suggestion=f"timestep_spacing={spacing[0]!r}" if spacing else did_you_mean(option, known),
             )
     return {k: v for k, v in options.items() if k not in own}
-
-
-def _plain_plans(plan: Plans) -> dict[str, Any]:
-    """Plans by their number of steps, as plain data."""
-    if isinstance(plan, SamplingPlan):
-        return {str(plan.steps): plan.to_dict()}
-    if "space" in plan:  # the dictionary of one
-        return _plain_plans(SamplingPlan.from_dict(plan))
-    found: dict[str, Any] = {}
-    for steps, one in plan.items():
-        made = one if isinstance(one, SamplingPlan) else SamplingPlan.from_dict(one)
-        found[str(checked_steps(int(steps), "plan"))] = made.to_dict()
-    if not found:
-        raise ConfigurationError("there is none", where="plan", suggestion="give a SamplingPlan, or {steps: plan}")
-    return found

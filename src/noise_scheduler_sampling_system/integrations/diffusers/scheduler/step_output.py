@@ -10,62 +10,60 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from .program import Program
+from .call_plan import CallPlan
 
-__all__ = ["Later", "PlanSchedulerOutput", "StepTuple"]
+__all__ = ["LazyPrediction", "PlanSchedulerOutput", "StepTuple"]
 
 _CLEAN = "pred_original_sample"
 
 
 @final
-class Later:
-    """The clean sample that a network predicted in a model call, computed when it is asked for.
+class LazyPrediction:
+    """The clean sample that a network predicted in a model call, computed on demand.
 
     Args:
-        program, call: what was followed, and how far.
-        x, output: the state that the network was asked about, and its answer.
-        kind: of the state that is handed out.
+        plan, call: the plan of the run, and the number of the call.
+        x, output: the state, and the network's output for it.
+        dtype: of the state that the step returns.
     """
 
-    __slots__ = ("_call", "_kind", "_output", "_program", "_x")
+    __slots__ = ("_call", "_dtype", "_output", "_plan", "_x")
 
-    def __init__(self, program: Program, call: int, x: Tensor, output: Tensor, kind: torch.dtype) -> None:
-        self._program, self._call, self._x, self._output, self._kind = program, call, x, output, kind
+    def __init__(self, plan: CallPlan, call: int, x: Tensor, output: Tensor, dtype: torch.dtype) -> None:
+        self._plan, self._call, self._x, self._output, self._dtype = plan, call, x, output, dtype
 
     def __call__(self, name: str) -> Tensor:
-        """The value of this name, of the state's type.
+        """The value that diffusers' classes return under this name, in the state's dtype.
 
-        Args:
-            name: as diffusers' classes call what they return beside the next state. That of LCM and TCD is the
-                state before its noise is added.
+        LCM and TCD return, under another name than the clean sample's, the state before its noise is added.
         """
-        program = self._program
-        unnoised = name != _CLEAN and program.plan.sampler in ("lcm", "tcd")
-        made = (program.unnoised if unnoised else program.clean)(self._call, self._x, self._output)
-        return made.to(self._kind)
+        plan = self._plan
+        noiseless = name != _CLEAN and plan.plan.sampler in ("lcm", "tcd")
+        made = (plan.without_noise if noiseless else plan.clean_sample)(self._call, self._x, self._output)
+        return made.to(self._dtype)
 
 
-# its fields are those of each class of diffusers: there is nothing for a dataclass to generate
+# not a dataclass, as diffusers' outputs are: its fields differ with the class that the scheduler replaces
 class PlanSchedulerOutput(SchedulerOutput):
-    """What a step gives, with the keys that the scheduler's own class gives.
+    """The result of a step, with the keys of the class that the scheduler replaces.
 
     Attributes:
-        prev_sample: the next state, of the sample's shape and type.
-        pred_original_sample: the clean sample that the network predicts, computed when it is asked for; also where
-            the class has no such key.
+        prev_sample: the next state, of the sample's shape and dtype.
+        pred_original_sample: the clean sample that the network predicts, computed on demand. It is there even if the
+            class does not have such a key.
 
     Args:
         prev_sample: the next state.
-        later: makes the other values, by their names.
-        names: of the other keys.
-        values: other keys and their values.
+        prediction: computes the other values by their names.
+        names: the other keys.
+        values: further keys and their values.
     """
 
     def __init__(
-        self, prev_sample: Tensor, later: Later | None = None, names: Sequence[str] = (), **values: Tensor
+        self, prev_sample: Tensor, prediction: LazyPrediction | None = None, names: Sequence[str] = (), **values: Tensor
     ) -> None:  # fmt: skip
         OrderedDict.__init__(self)
-        self.__dict__["_later"] = later
+        self.__dict__["_prediction"] = prediction
         for name in names:
             OrderedDict.__setitem__(self, name, None)
         for name, value in {"prev_sample": prev_sample, **values}.items():
@@ -74,10 +72,10 @@ class PlanSchedulerOutput(SchedulerOutput):
             OrderedDict.move_to_end(self, "prev_sample", last=False)
 
     def __getattr__(self, name: str) -> Any:
-        later = self.__dict__.get("_later")
-        if later is None or not (name == _CLEAN or OrderedDict.__contains__(self, name)):
+        prediction = self.__dict__.get("_prediction")
+        if prediction is None or not (name == _CLEAN or OrderedDict.__contains__(self, name)):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        value = later(name)
+        value = prediction(name)
         if name in self:
             self[name] = value
         else:
@@ -109,29 +107,30 @@ class PlanSchedulerOutput(SchedulerOutput):
 
 
 def _again(values: dict[str, Any]) -> PlanSchedulerOutput:
+    """Unpickles; pickles of version 1.3 hold this name."""
     return PlanSchedulerOutput(**values)
 
 
 @final
 class StepTuple(tuple[Tensor, Tensor]):
-    """The pair (next state, what the class returns beside it); the latter is computed when it is asked for.
+    """The pair (next state, what the class returns beside it), the second computed on demand.
 
-    Most pipelines take the first and drop the rest.
+    Most pipelines use only the first.
     """
 
-    _later: Later
+    _prediction: LazyPrediction
     _name: str
 
     @classmethod
-    def of(cls, after: Tensor, later: Later, name: str) -> StepTuple:
+    def of(cls, after: Tensor, prediction: LazyPrediction, name: str) -> StepTuple:
         """A pair.
 
         Args:
             after: the next state.
-            later, name: what makes the other value, and what it is called.
+            prediction, name: what computes the second value, and the name of that value.
         """
         made = tuple.__new__(cls, (after, after))
-        made._later, made._name = later, name
+        made._prediction, made._name = prediction, name
         return made
 
     def __getitem__(self, index: Any) -> Any:
@@ -141,7 +140,7 @@ class StepTuple(tuple[Tensor, Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         yield tuple.__getitem__(self, 0)
-        yield self._later(self._name)
+        yield self._prediction(self._name)
 
     def __repr__(self) -> str:
         return repr(tuple(self))

@@ -1,4 +1,4 @@
-"""A plan that is entered inside one of its steps."""
+"""First-order steps in front of the rest of a plan."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from ....config.prediction import conversion
 from ....plans.plan import SamplingPlan
 
-__all__ = ["first_order"]
+__all__ = ["first_order_head"]
 
-#: Columns with an entry for every row.
-_BY_ROW = ("time", "step", "a", "raw", "asks", "null", "input_scale")
-#: Columns with several numbers for every row.
+#: Columns with one number a row.
+_NARROW = ("time", "step", "a", "raw", "asks", "null", "input_scale")
+#: Columns with several numbers a row.
 _WIDE = ("b", "c", "noise_key", "noise_span", "log_variance")
 
 
-def first_order(
+def first_order_head(
     plan: SamplingPlan, rows: Sequence[tuple[int, tuple[float, float]]], tail: SamplingPlan | None, begin: int
 ) -> SamplingPlan:
-    """Steps of first order at some rows of a plan, and then the rows of another one.
+    """First-order steps at some rows of a plan, and then the rows of another plan.
 
     Args:
-        plan: at whose rows the model is asked.
-        rows: which, each with the level (α, σ) that it leads to.
-        tail: the plan that goes on, in the same space and with as many columns; None: nothing does.
-        begin: the row of ``tail`` that is next. Neither it nor a later one reads from before it.
+        plan: the plan whose rows say where the model is called.
+        rows: the numbers of these rows, each with the level (α, σ) that its step leads to.
+        tail: the plan that follows, in the same space and with the same number of columns; None: nothing follows.
+        begin: the first row of ``tail``. Neither it nor a later row reads from before it.
     """
     count = len(rows)
     head: dict[str, list[Any]] = {name: [] for name in ("a", "b")}
@@ -42,7 +42,7 @@ def first_order(
     columns: dict[str, Any] = {}
     for column in fields(SamplingPlan):
         name, value = column.name, getattr(source, column.name)
-        if name in (*_BY_ROW, *_WIDE) and value is not None:
+        if name in (*_NARROW, *_WIDE) and value is not None:
             rest = value[len(value) if tail is None else begin :]
             first = np.zeros((count, *value.shape[1:]), dtype=value.dtype)
             if name in ("time", "input_scale"):
