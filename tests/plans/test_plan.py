@@ -21,7 +21,8 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
 )
 from noise_scheduler_sampling_system.config.prediction import conversion
-from noise_scheduler_sampling_system.plans.builder import Form, PlanBuilder
+from noise_scheduler_sampling_system.plans.builder import PlanBuilder
+from noise_scheduler_sampling_system.plans.linear_form import Form
 from noise_scheduler_sampling_system.samplers.steps import along
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
 from noise_scheduler_sampling_system.support.errors import ConfigurationError

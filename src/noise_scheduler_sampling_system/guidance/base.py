@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES, conversion
-from ..plans.builder import Form
+from ..plans.linear_form import Form
 from ..schedules.path import Level
 from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError, shown

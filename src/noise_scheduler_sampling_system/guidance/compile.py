@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..plans.builder import Form, Symbol
+from ..plans.linear_form import Form, Symbol
 from ..plans.plan import SamplingPlan
 from ..running.kernels import pair
 from ..schedules.path import Level

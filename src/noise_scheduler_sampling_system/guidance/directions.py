@@ -15,7 +15,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from ..plans.builder import Form
+from ..plans.linear_form import Form
 from ..running.model_adapter import ModelAdapter
 from ..running.stated_prediction import refuse_other_prediction, stated_prediction
 from ..support.argument_checks import checked_number

@@ -1,7 +1,8 @@
-"""Sampling plans: the table itself, the builder that samplers write it with, and the tracing of other schedulers."""
+"""Sampling plans: the table, the builder that samplers write it with, and the tracing of other schedulers."""
 
 from . import tracing  # provides SamplingPlan.trace
-from .builder import Form, PlanBuilder, Prediction
+from .builder import PlanBuilder, Prediction
+from .linear_form import Form
 from .plan import SamplingPlan
 from .plan_set import PlanSet
 

@@ -1,55 +1,26 @@
-"""What samplers do to Gaussian data, exactly: no random numbers, no model.
+"""The exact result of a plan on Gaussian data, without random numbers and without a model.
 
-For data N(μ, s²) the best prediction is linear in the state, x̂₀ = μ + αs²/S²·(x − αμ) with
-S² = α²s² + σ², and plans are linear in states, predictions and noise. So the result of a plan is
-Gaussian too, and its mean and standard deviation follow from the table alone
-(:func:`gaussian_moments`). The same algebra on the rows that a sampler is about to write tells
-whether a step leaves noise in the data, or takes too much out (:class:`SpreadGuard`).
+For data N(μ, s²) the best prediction is linear in the state, x̂₀ = μ + αs²/S²·(x − αμ) with S² = α²s² + σ². A plan is
+linear in states, predictions and noise. Its result is therefore Gaussian, and its mean and standard deviation follow
+from the table alone. ``samplers/spread.py`` uses the same algebra on the rows that a sampler is about to write.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..config.prediction import quantity
 from ..schedules.path import Level
 from ..support.errors import ConfigurationError, shown
+from .plan_rows import Array, PlanRows
 
 __all__ = ["GaussianMoments", "gaussian_moments", "response", "typical_spread"]
 
-Array = npt.NDArray[np.float64]
-#: A standard deviation that values of images in [−1, 1] have.
+#: A typical standard deviation of image values in [−1, 1].
 _TYPICAL = 0.3
-
-
-class PlanRows(Protocol):
-    """The columns of a plan that decide its result for Gaussian data; see ``SamplingPlan`` for each."""
-
-    @property
-    def time(self) -> Array: ...
-    @property
-    def alpha(self) -> Array: ...
-    @property
-    def sigma(self) -> Array: ...
-    @property
-    def a(self) -> Array: ...
-    @property
-    def b(self) -> Array: ...
-    @property
-    def c(self) -> Array: ...
-    @property
-    def raw(self) -> Array: ...
-    @property
-    def null(self) -> Array | None: ...
-    @property
-    def asked(self) -> tuple[bool, ...]: ...
-    @property
-    def prior_scale(self) -> float: ...
-    def space_of(self, row: int) -> str: ...
 
 
 class GaussianMoments(NamedTuple):
@@ -60,25 +31,25 @@ class GaussianMoments(NamedTuple):
 
 
 def response(space: str, level: Level, widths: Array) -> tuple[Array, Array]:
-    """The exact prediction for data N(μ, s²), as (of_x, of_mean): y = of_x·x + of_mean·μ.
+    """The exact prediction for data N(μ, s²) as (of_x, of_mean), where y = of_x·x + of_mean·μ.
 
     Args:
         space: the quantity y.
-        level: where the model is evaluated; σ > 0.
+        level: of the evaluation; σ > 0.
         widths: the standard deviations s.
     """
     of_clean, of_noise = quantity(space, level.alpha, level.sigma)
     square = level.alpha**2 * widths**2 + level.sigma**2
-    clean = level.alpha * widths**2 / square  # of x, in the predicted clean sample
+    clean = level.alpha * widths**2 / square  # the coefficient of x in the predicted clean sample
     of_x = of_clean * clean + of_noise * level.sigma / square
     return of_x, of_clean - level.alpha * of_x
 
 
 def gaussian_moments(plan: PlanRows, std: Any, mean: Any = 0.0) -> GaussianMoments:
-    """Mean and standard deviation of what a plan makes of unit noise, for data N(mean, std²) and the exact model.
+    """Mean and standard deviation of a plan's result for data N(mean, std²) and the exact model.
 
-    A good plan returns ``mean`` and ``std`` themselves. A larger standard deviation is noise that is
-    left in; a smaller one is detail that is lost.
+    A good plan returns ``mean`` and ``std`` themselves. A result with a larger standard deviation holds noise; one with
+    a smaller standard deviation has lost detail.
 
     Args:
         plan: any plan; clipping and guidance are left out.
@@ -89,17 +60,17 @@ def gaussian_moments(plan: PlanRows, std: Any, mean: Any = 0.0) -> GaussianMomen
         Two arrays of the broadcast shape.
 
     Raises:
-        ConfigurationError: a ``std`` that is not above 0, or numbers that are not finite.
+        ConfigurationError: a ``std`` is not above 0, or a number is not finite.
 
     Example:
         >>> pipeline.plan(20).gaussian_moments(0.3).std
     """
-    widths, means = np.broadcast_arrays(_numbers("std", std), _numbers("mean", mean))
+    widths, means = np.broadcast_arrays(_finite("std", std), _finite("mean", mean))
     if not (widths > 0.0).all():
         raise ConfigurationError("is not above 0", where="std", suggestion="give standard deviations of the data")
     shape, widths, means = widths.shape, widths.ravel(), means.ravel()
     count = len(plan.time)
-    # columns: what is left of the data's mean, the initial noise, and the noise of each row
+    # the columns are the mean, and the factors of the initial noise and of each row's noise
     state = np.zeros((widths.size, 2 + count))
     state[:, 1] = plan.prior_scale
     predictions: list[Array] = []
@@ -123,11 +94,11 @@ def gaussian_moments(plan: PlanRows, std: Any, mean: Any = 0.0) -> GaussianMomen
 
 
 def typical_spread(plan: PlanRows) -> float:
-    """The standard deviation of Gaussian data after a plan over the data's own, for data as narrow as images: 0.3."""
+    """The spread of a plan for data as narrow as images (standard deviation 0.3)."""
     return float(gaussian_moments(plan, _TYPICAL).std) / _TYPICAL
 
 
-def _numbers(name: str, values: Any) -> Array:
+def _finite(name: str, values: Any) -> Array:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Plans for several budgets of model calls, in one file."""
+"""Plans for several numbers of model calls, in one file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _FORMAT = "sampling plans 1"
 class PlanSet(Mapping[int, SamplingPlan]):
     """Plans by their number of model calls; immutable.
 
-    Give it to ``pipeline.sample(plan=...)``, which takes the one for ``num_inference_steps``.
+    ``pipeline.sample(plan=...)`` takes the plan with ``num_inference_steps`` model calls.
 
     Attributes:
         plans: the plans by number of calls, in rising order.
 
     Raises:
-        ConfigurationError: no plan, or one that makes another number of calls than its key says.
+        ConfigurationError: there is no plan, or a plan makes another number of calls than its key says.
     """
 
     plans: Mapping[int, SamplingPlan]
@@ -39,7 +39,7 @@ class PlanSet(Mapping[int, SamplingPlan]):
         wrong = [key for key, plan in given.items() if not isinstance(plan, SamplingPlan) or plan.nfe != key]
         if not given or wrong:
             raise ConfigurationError(
-                f"the plan under {wrong[0]!r} is none of so many model calls" if wrong else "holds no plan",
+                f"the plan under {wrong[0]!r} does not make that number of model calls" if wrong else "holds no plan",
                 where="plans",
                 suggestion="give {plan.nfe: plan, ...}",
             )
@@ -55,14 +55,14 @@ class PlanSet(Mapping[int, SamplingPlan]):
         return len(self.plans)
 
     def pick(self, num_inference_steps: int) -> SamplingPlan:
-        """The plan of so many model calls.
+        """The plan with this number of model calls.
 
         Raises:
-            ConfigurationError: there is none; the message says which there are.
+            ConfigurationError: there is none; the message lists the numbers that there are.
         """
         if num_inference_steps not in self.plans:
             raise ConfigurationError(
-                f"there is no plan of {num_inference_steps!r} model calls",
+                f"there is no plan with {num_inference_steps!r} model calls",
                 where="num_inference_steps",
                 suggestion=f"give one of {', '.join(map(str, self.plans))}, or calibrate one",
             )
@@ -74,10 +74,10 @@ class PlanSet(Mapping[int, SamplingPlan]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlanSet:
-        """Plans from :meth:`to_dict`.
+        """Make plans from the data of :meth:`to_dict`.
 
         Raises:
-            FileError: something else.
+            FileError: the data are something else.
         """
         if not isinstance(data, Mapping) or data.get("format") != _FORMAT or not isinstance(data.get("plans"), Mapping):
             raise FileError("holds no sampling plans", where="plans", suggestion="give a file of PlanSet.save")
@@ -87,18 +87,18 @@ class PlanSet(Mapping[int, SamplingPlan]):
         """Write all plans as ``.json``, whole or not at all.
 
         Raises:
-            FileError: another ending, or a file that cannot be written.
+            FileError: the name has another ending, or the file cannot be written.
         """
         if checked_path(path).suffix != ".json":
-            raise FileError("is no name for plans", where=str(path), suggestion="use .json")
+            raise FileError("is not a name for plans", where=str(path), suggestion="use .json")
         write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PlanSet:
-        """Read what :meth:`save` wrote; the file of a single plan is a set of one.
+        """Read what :meth:`save` wrote; the file of a single plan becomes a set of one.
 
         Raises:
-            FileError: missing, malformed, or something else.
+            FileError: the file is missing, malformed, or holds something else.
         """
         data = read_json(path)
         with of_file(path, "holds no sampling plans", "give a file of PlanSet.save"):
@@ -121,7 +121,7 @@ class PlanSet(Mapping[int, SamplingPlan]):
 
 
 def _calls(key: Any) -> int:
-    """The number of calls that a file writes as a key."""
+    """The number of calls of a key in a file."""
     if not isinstance(key, str) or not key.isdecimal() or str(int(key)) != key:
-        raise FileError(f"the key {shown(key)} is no number of calls", where="plans", suggestion="write it as '8'")
+        raise FileError(f"the key {shown(key)} is not a number of calls", where="plans", suggestion="write it as '8'")
     return int(key)

@@ -7,7 +7,8 @@ from typing import final
 
 from ..config.registries import SAMPLERS
 from ..grids.time_grid import TimeGrid
-from ..plans.builder import Form, PlanBuilder, Prediction
+from ..plans.builder import PlanBuilder, Prediction
+from ..plans.linear_form import Form
 from .base import BaseSampler
 from .first_order import FirstOrderSampler
 from .multistep.adams import GradientEstimationSampler

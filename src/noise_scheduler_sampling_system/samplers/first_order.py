@@ -18,7 +18,8 @@ from typing import final
 from ..config.choices import SamplingMethod
 from ..config.registries import SAMPLERS
 from ..grids.time_grid import TimeGrid
-from ..plans.builder import Form, PlanBuilder, Prediction
+from ..plans.builder import PlanBuilder, Prediction
+from ..plans.linear_form import Form
 from .base import BaseSampler
 from .shared_options import ETA
 from .steps import ancestral, posterior_std

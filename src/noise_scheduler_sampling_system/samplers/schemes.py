@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from ..plans.builder import Form, PlanBuilder, Prediction
+from ..plans.builder import PlanBuilder, Prediction
+from ..plans.linear_form import Form
 from ..schedules.path import Level, NoisePath
 from .steps import straight_distance
 from .tableaux import ButcherTableau, ExponentialTableau

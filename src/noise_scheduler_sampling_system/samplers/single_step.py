@@ -16,7 +16,8 @@ from typing import Any, final
 from ..config.options import Option
 from ..config.registries import SAMPLERS
 from ..grids.time_grid import TimeGrid
-from ..plans.builder import Form, PlanBuilder
+from ..plans.builder import PlanBuilder
+from ..plans.linear_form import Form
 from ..schedules.path import Level, NoisePath
 from .base import BaseSampler
 from .schemes import Scheme, between, exponential_scheme, run_scheme, runge_kutta_scheme

@@ -29,8 +29,8 @@ import numpy.typing as npt
 
 from ..config.prediction import conversion
 from ..grids.time_grid import TimeGrid
-from ..plans.builder import Form, Symbol
 from ..plans.gaussian_moments import response
+from ..plans.linear_form import Form, Symbol
 from ..schedules.path import Level
 from .steps import ancestral
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ..plans.builder import Form, Prediction
+from ..plans.builder import Prediction
+from ..plans.linear_form import Form
 from ..schedules.path import Level
 from ..support.errors import ConfigurationError
 

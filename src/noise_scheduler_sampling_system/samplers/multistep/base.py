@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...grids.time_grid import TimeGrid
-from ...plans.builder import Form, PlanBuilder
+from ...plans.builder import PlanBuilder
+from ...plans.linear_form import Form
 from ...schedules.path import Level, NoisePath
 from ..base import BaseSampler
 from ..integrals import Kernel, Move, interpolated, power

@@ -12,7 +12,8 @@ import numpy as np
 from ...config.options import Option
 from ...config.registries import SAMPLERS
 from ...grids.time_grid import TimeGrid
-from ...plans.builder import Form, PlanBuilder, Prediction
+from ...plans.builder import PlanBuilder, Prediction
+from ...plans.linear_form import Form
 from ...schedules.path import Level, NoisePath
 from ..base import BaseSampler
 from ..integrals import gauss, lagrange

@@ -8,7 +8,8 @@ from ...config.choices import SamplingMethod
 from ...config.options import Option
 from ...config.registries import SAMPLERS
 from ...grids.time_grid import TimeGrid
-from ...plans.builder import Form, PlanBuilder
+from ...plans.builder import PlanBuilder
+from ...plans.linear_form import Form
 from ...schedules.path import Level
 from ...support.errors import ConfigurationError
 from ..base import BaseSampler

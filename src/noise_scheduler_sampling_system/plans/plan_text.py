@@ -1,0 +1,40 @@
+"""A plan as text."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .plan_rows import Array, PlanRows
+
+__all__ = ["plan_table"]
+
+
+def plan_table(plan: PlanRows, max_rows: int) -> str:
+    """The columns of a plan under each other, one line a row; the middle of a longer plan is left out."""
+    extra = [("raw", plan.raw)] if plan.raw.any() else []
+    extra += [] if plan.null is None else [("null", plan.null)]
+    times = zip(np.round(plan.time, 3), plan.asked, strict=True)
+    columns = [
+        ("row", [str(i) for i in range(len(plan))]),
+        ("step", [str(i) for i in plan.step]),
+        ("t", [f"{t:g}" if evaluates else "-" for t, evaluates in times]),
+        *((name, _cells(values)) for name, values in (("α", plan.alpha[:-1]), ("σ", plan.sigma[:-1]))),
+        ("a", _cells(plan.a)),
+        *((f"b[{k}]", _cells(plan.b[:, k])) for k in range(plan.b.shape[1])),
+        *((name, _cells(values)) for name, values in extra),
+        *((f"c[{k}]", _cells(plan.c[:, k])) for k in range(plan.c.shape[1]) if plan.stochastic),
+    ]
+    widths = [max(len(name), *map(len, cells)) for name, cells in columns]
+    lines = ["  ".join(name.rjust(w) for (name, _), w in zip(columns, widths, strict=True))]
+    keep = max_rows // 2
+    for i in range(len(plan)):
+        if len(plan) > max_rows and keep <= i < len(plan) - keep:
+            if i == keep:
+                lines.append(f"... {len(plan) - 2 * keep} rows ...".center(sum(widths)))
+            continue
+        lines.append("  ".join(cells[i].rjust(w) for (_, cells), w in zip(columns, widths, strict=True)))
+    return "\n".join(lines)
+
+
+def _cells(values: Array) -> list[str]:
+    return [f"{v:.5g}" if v else "0" for v in values]
