@@ -1,0 +1,37 @@
+"""Lists of names in the documentation are complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from noise_scheduler_sampling_system import SamplingMethod, guidance
+from noise_scheduler_sampling_system.config.registries import SAMPLERS
+
+ROOT = Path(__file__).parents[2]
+
+
+def missing(page: str, names: list[str]) -> list[str]:
+    """The names that a page does not mention in backticks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [name for name in names if f"`{name}`" not in text and f"`{name}(" not in text]
+
+
+def test_every_sampler_is_a_member_and_is_in_the_readme():
+    assert {member.value for member in SamplingMethod} == set(SAMPLERS), "config/choices.py"
+    assert missing("README.md", list(SAMPLERS)) == []
+
+
+def test_every_guidance_is_in_its_page():
+    public = {name: getattr(guidance, name) for name in guidance.__all__}
+    kinds = [name for name, kind in public.items() if isinstance(kind, type) and issubclass(kind, guidance.Guidance)]
+    kinds.remove("Guidance")
+    assert missing("docs/guidance.md", kinds) == []
+
+
+def test_the_rooms_of_the_design_page_are_the_layers_in_order():
+    (listed,) = re.findall(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S)
+    layers = re.findall(r'"(\w+)"', listed)
+    rows = (ROOT / "docs/design.md").read_text(encoding="utf-8").split("## The rooms")[1].split("\n## ")[0]
+    rooms = [line.split("`")[1] for line in rows.splitlines() if line.startswith("| `")]
+    assert rooms == layers[::-1]
