@@ -476,12 +476,19 @@ def test_a_point_mass_and_a_single_call():
 def test_a_calibrated_plan_inside_a_pipeline_of_diffusers(kind):
     pipe = tiny_pipelines.build(kind)
     pipeline = DiffusionPipeline.from_diffusers(pipe)
-    told = {"prompt": ["a cat", "a dog"], "height": 32, "width": 32, "guidance_scale": 3.0}
+    told = {
+        "prompt": ["a cat", "a dog"],
+        "height": tiny_pipelines.SIDE,
+        "width": tiny_pipelines.SIDE,
+        "guidance_scale": 3.0,
+    }
     plans = pipeline.calibrate(**told, nfe=(2, 3), trajectories=8, held_out=8, teacher_calls=24, passes=12)
-    x = torch.randn((2, 4, 16, 16), generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        (2, 4, tiny_pipelines.SIDE // 2, tiny_pipelines.SIDE // 2), generator=torch.Generator().manual_seed(0)
+    )
 
     def packed(x):
-        return x if kind == "sd" else pipe._pack_latents(x, 2, 4, 16, 16)
+        return x if kind == "sd" else pipe._pack_latents(x, 2, 4, tiny_pipelines.SIDE // 2, tiny_pipelines.SIDE // 2)
 
     asked = {**told, "num_inference_steps": 3, "output_type": "latent"}
     images = pipeline.generate(**asked, plan=plans, initial_noise=x)

@@ -1,7 +1,7 @@
 """Real diffusers pipelines of small random weights, made here: nothing is downloaded.
 
 Every builder returns a new pipeline object around components that are made once a process, from a
-seed of their own. Images are 32×32, latents 16×16. ``arguments(kind)`` says what to call each with.
+seed of their own. Images are 16×16, latents 8×8. ``arguments(kind)`` says what to call each with.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from transformers import (
     T5Tokenizer,
 )
 
-__all__ = ["BUILDERS", "FLOW", "LATENT", "arguments", "build", "image", "mask"]
+__all__ = ["BUILDERS", "FLOW", "LATENT", "SIDE", "arguments", "build", "image", "mask"]
 
+#: Height and width of images; latents have half of it.
+SIDE = 16
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!'"
 #: Settings of Stable Diffusion's noise schedule.
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -113,7 +115,7 @@ def flow_vae() -> diffusers.AutoencoderKL:
 
 def _unet(**more: Any) -> diffusers.UNet2DConditionModel:
     return diffusers.UNet2DConditionModel(**{
-        "sample_size": 16, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
+        "sample_size": SIDE // 2, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
         "cross_attention_dim": 32, "attention_head_dim": 8, "in_channels": 4, "out_channels": 4,
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), **more,
@@ -141,7 +143,7 @@ def xl_unet() -> diffusers.UNet2DConditionModel:
 @_seeded
 def image_unet() -> diffusers.UNet2DModel:
     return diffusers.UNet2DModel(
-        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=8,
+        sample_size=SIDE // 2, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=8,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
 
@@ -149,7 +151,7 @@ def image_unet() -> diffusers.UNet2DModel:
 @_seeded
 def sd3_transformer() -> diffusers.SD3Transformer2DModel:
     return diffusers.SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+        sample_size=SIDE // 2, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
         num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64,
     )  # fmt: skip
 
@@ -165,7 +167,7 @@ def flux_transformer() -> diffusers.FluxTransformer2DModel:
 @_seeded
 def pixart_transformer() -> diffusers.PixArtTransformer2DModel:
     return diffusers.PixArtTransformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8,
+        sample_size=SIDE // 2, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8,
         num_attention_heads=4, cross_attention_dim=32, caption_channels=64, num_embeds_ada_norm=1000,
         use_additional_conditions=False,
     )  # fmt: skip
@@ -266,13 +268,13 @@ def build(kind: str, scheduler: Any = None) -> Any:
 
 
 def image(batch: int = 1, seed: int = 11) -> torch.Tensor:
-    """An image in [0, 1], shape (B, 3, 32, 32)."""
-    return torch.rand((batch, 3, 32, 32), generator=torch.Generator().manual_seed(seed))
+    """An image in [0, 1], shape (B, 3, 16, 16)."""
+    return torch.rand((batch, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
 
 
 def mask(batch: int = 1) -> torch.Tensor:
-    """1 in the right half, shape (B, 1, 32, 32)."""
-    return (torch.arange(32) >= 16).float().expand(batch, 1, 32, 32).clone()
+    """1 in the right half, shape (B, 1, 16, 16)."""
+    return (torch.arange(SIDE) >= SIDE // 2).float().expand(batch, 1, SIDE, SIDE).clone()
 
 
 def arguments(kind: str, *, steps: int = 5, seed: int | None = 0, batch: int = 1, **more: Any) -> dict[str, Any]:
@@ -286,7 +288,7 @@ def arguments(kind: str, *, steps: int = 5, seed: int | None = 0, batch: int = 1
     if kind in ("ddpm", "ddim"):
         return {**given, "batch_size": batch, "output_type": "np", **more}
     given |= {
-        "prompt": [_PROMPT] * batch, "guidance_scale": 3.0, "output_type": "latent", "height": 32, "width": 32,
+        "prompt": [_PROMPT] * batch, "guidance_scale": 3.0, "output_type": "latent", "height": SIDE, "width": SIDE,
     }  # fmt: skip
     if kind == "pixart":
         given |= {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 16}

@@ -149,7 +149,13 @@ def test_any_value_of_any_argument_of_generate(name, kind, borrowed):
     pipeline, calls = borrowed[kind], []
     hook = pipeline._borrowed.backbone.pipe.unet.register_forward_hook(lambda *_: calls.append(1))
     for label, value in VALUES.items():
-        run: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent", "height": 32, "width": 32, "seed": 0}
+        run: dict[str, Any] = {
+            "num_inference_steps": 2,
+            "output_type": "latent",
+            "height": tiny.SIDE,
+            "width": tiny.SIDE,
+            "seed": 0,
+        }
         run |= {"prompt": "a"} if kind == "sd" else {}
         if name in ("strength", "mask_image"):
             run["image"] = tiny.image()

@@ -224,7 +224,7 @@ class ExactModel(ABC):
                 where="t",
                 suggestion="give one time, or one a sample: shape (B,)",
             )
-        both = (self.path.alpha(times), self.path.sigma(times))
+        both = self.path.alpha_and_sigma(times)
         alpha, sigma = (c.to(x.device, working_dtype(x.device)).reshape(-1, 1) for c in both)
         return alpha, sigma
 

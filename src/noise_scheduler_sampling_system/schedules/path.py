@@ -304,6 +304,10 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         """The noise's factor σ(t); times as for ``log_snr``."""
         return in_kind(lambda u: self._alpha_sigma(self._log_snr(self._forward_times(u)))[1], t)
 
+    def alpha_and_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α(t) and σ(t) of floating-point times in one pass, in their type; times as for ``log_snr``."""
+        return self._factors(t, t.dtype)
+
     def level(self, t: float) -> Level:
         """The noise level at time t."""
         return self.levels([t])[0]

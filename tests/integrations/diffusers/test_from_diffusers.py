@@ -24,7 +24,7 @@ STEPS = 5
 
 
 def noise(batch: int = 2, channels: int = 4, seed: int = 3) -> Tensor:
-    return torch.randn(batch, channels, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(batch, channels, tiny.SIDE // 2, tiny.SIDE // 2, generator=torch.Generator().manual_seed(seed))
 
 
 def extra(kind: str) -> dict[str, Any]:
@@ -32,13 +32,20 @@ def extra(kind: str) -> dict[str, Any]:
 
 
 def asked(kind: str, **more: Any) -> dict[str, Any]:
-    return {"height": 32, "width": 32, "num_inference_steps": STEPS, "output_type": "pt", **extra(kind), **more}
+    return {
+        "height": tiny.SIDE,
+        "width": tiny.SIDE,
+        "num_inference_steps": STEPS,
+        "output_type": "pt",
+        **extra(kind),
+        **more,
+    }
 
 
 def theirs(kind: str, pipe: Any, x: Tensor, **more: Any) -> Tensor:
     given = tiny.arguments(kind, steps=STEPS, batch=len(x), **{"output_type": "pt", **more})
     given = {k: v for k, v in given.items() if v is not None}
-    latents = x if kind != "flux" else pipe._pack_latents(x, len(x), 4, 16, 16)
+    latents = x if kind != "flux" else pipe._pack_latents(x, len(x), 4, tiny.SIDE // 2, tiny.SIDE // 2)
     return pipe(**given, latents=latents).images
 
 
@@ -65,7 +72,7 @@ def test_text_to_image_is_the_pipelines_own(kind, scale):
         ["a cat", "two dogs"], guidance_scale=scale, initial_noise=x, **asked(kind)
     )
     expected = theirs(kind, pipe, x, prompt=["a cat", "two dogs"], guidance_scale=scale)
-    assert got.shape == (2, 3, 32, 32)
+    assert got.shape == (2, 3, tiny.SIDE, tiny.SIDE)
     assert difference(got, expected) < 1e-4
 
 
@@ -115,7 +122,7 @@ def test_with_the_pipelines_scheduler_whichever_it_is(scheduler):
 def test_unconditional_pixels_with_clipping_and_noise_draw_by_draw(cls, monkeypatch):
     kind = "ddpm" if cls is diffusers.DDPMScheduler else "ddim"
     pipe, x = tiny.build(kind, cls()), noise(2, 3)
-    source = NoiseSource(resolve_keys(7, None, 2), (3, 16, 16))
+    source = NoiseSource(resolve_keys(7, None, 2), (3, tiny.SIDE // 2, tiny.SIDE // 2))
     draws = iter([x, *(source(step, 0) for step in range(STEPS))])
     draw(monkeypatch, f"pipelines.{kind}.pipeline_{kind}", draws.__next__)
     draw(monkeypatch, "schedulers.scheduling_ddpm", draws.__next__)
@@ -132,14 +139,14 @@ def test_classes_of_dit(labels):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         network = diffusers.DiTTransformer2DModel(
-            sample_size=16, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8,
-            num_attention_heads=4, num_embeds_ada_norm=1000,
+            sample_size=tiny.SIDE // 2, patch_size=2, in_channels=4, out_channels=8, num_layers=2,
+            attention_head_dim=8, num_attention_heads=4, num_embeds_ada_norm=1000,
         ).eval()  # fmt: skip
     pipe = diffusers.DiTPipeline(network, tiny.vae(), diffusers.DDIMScheduler(clip_sample=False))
     pipe.set_progress_bar_config(disable=True)
     count = len(labels) if isinstance(labels, list) else 1
     keys = resolve_keys(5, None, count)
-    start = NoiseSource(keys, (4, 16, 16)).initial()
+    start = NoiseSource(keys, (4, tiny.SIDE // 2, tiny.SIDE // 2)).initial()
     with pytest.MonkeyPatch.context() as patch:
         draw(patch, "pipelines.dit.pipeline_dit", lambda: start)
         given = labels if isinstance(labels, list) else [labels]
@@ -192,7 +199,9 @@ def test_with_a_plan_scheduler_in_the_pipeline():
 def test_image_to_image_of_a_text_pipeline_keeps_more_of_the_image_the_lower_the_strength():
     pipe, image = tiny.build("sd3"), tiny.image()
     ours = DiffusionPipeline.from_diffusers(pipe, "dpmpp_2m")
-    clean = ours._borrowed.backbone.encode(image, ours._borrowed._prompt(_request(height=32, width=32), 1.0))
+    clean = ours._borrowed.backbone.encode(
+        image, ours._borrowed._prompt(_request(height=tiny.SIDE, width=tiny.SIDE), 1.0)
+    )
     far = [
         difference(
             ours.generate(
@@ -234,8 +243,8 @@ def test_inpainting_is_the_pipelines_own(kind, posterior_mean, monkeypatch):
 def test_inpainting_keeps_what_is_known_to_the_last_bit_and_changes_the_rest(kind, method):
     pipe = tiny.build(kind)
     ours = DiffusionPipeline.from_diffusers(pipe, method, **({"clip_sample": False} if kind == "ddim" else {}))
-    side = {} if kind == "ddim" else {"height": 32, "width": 32}
-    size = 16 if kind == "ddim" else 32
+    side = {} if kind == "ddim" else {"height": tiny.SIDE, "width": tiny.SIDE}
+    size = tiny.SIDE // 2 if kind == "ddim" else tiny.SIDE
     image = tiny.image()[..., :size, :size]
     mask = torch.zeros(1, 1, size, size)
     mask[..., size // 2 :] = 1.0
@@ -310,7 +319,7 @@ def test_flux_takes_true_guidance_and_the_scale_that_its_network_is_told(monkeyp
 def test_any_sampler_runs(kind, method):
     ours = DiffusionPipeline.from_diffusers(tiny.build(kind), method)
     images = ours.generate("a red cat", seed=0, **asked(kind))
-    assert images.shape == (1, 3, 32, 32)
+    assert images.shape == (1, 3, tiny.SIDE, tiny.SIDE)
     assert 0.0 <= float(images.min()) < float(images.max()) <= 1.0
 
 
@@ -366,7 +375,7 @@ def test_what_cannot_work_is_refused_before_the_network_is_asked(kind, arguments
     ours = DiffusionPipeline.from_diffusers(pipe)
     monkeypatch.setattr(type(pipe.unet), "forward", lambda *_, **__: pytest.fail("the network was asked"))
     with pytest.raises(ConfigurationError) as refused:
-        ours.generate(**{"height": 32, "width": 32, "num_inference_steps": STEPS, **arguments})
+        ours.generate(**{"height": tiny.SIDE, "width": tiny.SIDE, "num_inference_steps": STEPS, **arguments})
     assert refused.value.where == where
     assert refused.value.suggestion
 

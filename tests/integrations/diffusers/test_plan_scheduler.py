@@ -458,7 +458,7 @@ def test_flow_pipelines_own_sigmas_give_way_to_a_chosen_spacing_and_others_do_no
     pipe.scheduler = PlanScheduler.from_config(base, method="dpmpp_2m", timestep_spacing="karras")
     images(pipe, "flux", steps=6)
     karras = pipe.scheduler.sigmas
-    mu = 0.5 + (1.15 - 0.5) * (64 - 256) / (4096 - 256)  # as Flux computes it for 64 tokens
+    mu = 0.5 + (1.15 - 0.5) * (16 - 256) / (4096 - 256)  # as Flux computes it for 16 tokens
     own = NoiseSchedulerConfig.from_diffusers(base, mu=mu).replace(timestep_spacing="karras")
     expected = DiffusionPipeline(own, "dpmpp_2m").plan(6)
     torch.testing.assert_close(karras, torch.tensor(expected.sigma, dtype=torch.float32))
