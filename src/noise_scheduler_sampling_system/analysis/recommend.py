@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..config.settings import NoiseSchedulerConfig
-from ..grids.time_grid import checked_steps
+from ..grids.time_grid import TimeGrid, checked_steps
 from ..plans.gaussian_moments import typical_spread
+from ..plans.plan import SamplingPlan
 from ..samplers.base import BaseSampler
 from ..samplers.factory import SamplerFactory
 from ..schedules.factory import NoiseSchedulerFactory
@@ -24,7 +25,7 @@ from ..support.errors import ConfigurationError, NumericsError
 if TYPE_CHECKING:
     from ..pipeline.pipeline import DiffusionPipeline
 
-__all__ = ["Recommendation", "family_of", "recommend", "steps_within"]
+__all__ = ["Recommendation", "family_of", "plan_within", "recommend", "steps_within"]
 
 #: A plan that leaves data wider than this is not recommended.
 _WIDEST = 1.15
@@ -75,20 +76,32 @@ def steps_within(sampler: BaseSampler, nfe: int) -> int:
     Raises:
         ConfigurationError: no plan of the sampler does.
     """
+    return plan_within(sampler, nfe)[0]
+
+
+def plan_within(
+    sampler: BaseSampler, nfe: int, grid: Callable[[int], TimeGrid] | None = None
+) -> tuple[int, SamplingPlan]:
+    """The largest number of steps whose plan makes at most so many model calls, and this plan.
+
+    Args:
+        sampler: a sampler that writes plans.
+        nfe: model calls.
+        grid: returns the grid of a number of steps; default: the sampler's own.
+
+    Raises:
+        ConfigurationError: no plan of the sampler does.
+    """
     for steps in range(nfe // sampler.calls_per_step + 2, 0, -1):
-        if _calls(sampler, steps) <= nfe:
-            return steps
+        try:
+            plan = sampler.plan(grid=(grid or sampler.grid)(steps))
+        except (ConfigurationError, NumericsError):  # no plan of so many steps
+            continue
+        if plan.nfe <= nfe:
+            return steps, plan
     raise ConfigurationError(
         f"{sampler!r} has no plan of at most {nfe} calls", where="nfe", suggestion="allow more, or another sampler"
     )
-
-
-def _calls(sampler: BaseSampler, steps: int) -> float:
-    """The model calls of a plan; infinite where there is no plan."""
-    try:
-        return sampler.plan(steps).nfe
-    except (ConfigurationError, NumericsError):
-        return math.inf
 
 
 def recommend(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from ..analysis.recommend import steps_within
+from ..analysis.recommend import plan_within
 from ..config.registries import SAMPLERS
+from ..grids.time_grid import TimeGrid, make_grid
 from ..plans.plan import SamplingPlan
 from ..samplers.adaptive import AdaptiveSampler
 from ..samplers.base import BaseSampler
@@ -59,16 +60,15 @@ def baselines(path: NoisePath, nfe: int) -> list[Baseline]:
 def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> tuple[Baseline, ...]:
     found: dict[str, Baseline] = {}
     most: dict[tuple[str, Any], int] = {}  # steps, which depend on where a grid ends, but on no other option of it
-    for sampler, spacing, name in _samplers(path):
+    for sampler, grid_of, spacing, name in _samplers(path):
         try:
             alike = (name, sampler.scheduler.config.spacing_options.get("end"))
-            if alike not in most:
-                most[alike] = steps_within(sampler, nfe)
-            grid = sampler.grid(most[alike])
-            plan = sampler.plan(grid=grid)
-            if plan.nfe > nfe:
-                grid = sampler.grid(steps_within(sampler, nfe))
-                plan = sampler.plan(grid=grid)
+            if alike in most and (plan := sampler.plan(grid=grid_of(most[alike]))).nfe <= nfe:
+                steps = most[alike]
+            else:
+                steps, plan = plan_within(sampler, nfe, grid_of)
+                most.setdefault(alike, steps)
+            grid = grid_of(steps)
         except (NoiseSamplingError, ArithmeticError, ValueError):  # not on this path, or not with so few calls
             continue
         if plan.stochastic or plan.null is not None or plan.fingerprint in found:
@@ -81,7 +81,13 @@ def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> tuple[
     return tuple(found.values())
 
 
-def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, str, str]]:
+def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, Callable[[int], TimeGrid], str, str]]:
+    """Samplers with a function that returns the grid of a number of steps; samplers share the grids of a spacing."""
+    places = []
+    for spacing, chosen in _SPACINGS:
+        place = path.spaced(spacing, chosen)
+        told = "".join(f" {k}={v}" for k, v in chosen.items())
+        places.append((place, functools.cache(functools.partial(make_grid, place)), f"{spacing}{told}"))
     for name in sorted(SAMPLERS, key=lambda name: name not in _STRONG):
         cls = SAMPLERS.get(name)
         if issubclass(cls, AdaptiveSampler):
@@ -89,10 +95,9 @@ def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, str, str]]:
         silent = {option: 0.0 for option in _SILENT if option in cls.option_defaults}
         for changes in ({}, {"afs": True}):
             options = {**silent, **changes}
-            for spacing, chosen in _SPACINGS:
+            for place, grid_of, spacing in places:
                 try:
-                    sampler = SamplerFactory.create(name, path.spaced(spacing, chosen), **options)
+                    sampler = SamplerFactory.create(name, place, **options)
                 except NoiseSamplingError:
                     continue
-                told = "".join(f" {k}={v}" for k, v in chosen.items())
-                yield sampler, f"{spacing}{told}", name + (" afs" if changes else "")
+                yield sampler, grid_of, spacing, name + (" afs" if changes else "")
