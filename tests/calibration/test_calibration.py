@@ -388,11 +388,11 @@ def test_several_budgets_share_the_time(monkeypatch):
 
     monkeypatch.setattr(time, "monotonic", lambda: 1e-3 * calls[0])  # a call takes a millisecond
     asked = {"shape": SHAPE, "trajectories": 64, "held_out": 64, "teacher_calls": 32, "passes": 1e4}
-    plans = calibrate(counted, pipeline, nfe=(3, 5, 4), budget_seconds=10.0, **asked)
+    plans = calibrate(counted, pipeline, nfe=(3, 5, 4), budget_seconds=5.0, **asked)
     assert list(plans) == [3, 4, 5]
     assert all(plan.provenance["iterations"] > 3 for plan in plans.values())
     assert all(plan.provenance["kind"] == "fit" for plan in plans.values())
-    assert 5_000 < calls[0] < 15_000
+    assert 2_500 < calls[0] < 7_500
     errors = [plan.provenance["held_out_error"]["rms"] for plan in plans.values()]
     assert errors == sorted(errors, reverse=True)
 
@@ -482,7 +482,7 @@ def test_a_calibrated_plan_inside_a_pipeline_of_diffusers(kind):
         "width": tiny_pipelines.SIDE,
         "guidance_scale": 3.0,
     }
-    plans = pipeline.calibrate(**told, nfe=(2, 3), trajectories=8, held_out=8, teacher_calls=24, passes=12)
+    plans = pipeline.calibrate(**told, nfe=(2, 3), trajectories=4, held_out=4, teacher_calls=24, passes=12)
     x = torch.randn(
         (2, 4, tiny_pipelines.SIDE // 2, tiny_pipelines.SIDE // 2), generator=torch.Generator().manual_seed(0)
     )
@@ -726,7 +726,7 @@ def test_refine_leaves_no_gradients_in_the_model():
 def test_an_interrupt_is_gone_on_with_from_the_checkpoint(tmp_path, monkeypatch):
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
     model, file = mixture(pipeline.scheduler), tmp_path / "state.safetensors"
-    asked = {"shape": SHAPE, "nfe": (3, 4, 5), "trajectories": 64, "held_out": 32, "teacher_calls": 32, "passes": 80}
+    asked = {"shape": SHAPE, "nfe": (3, 4, 5), "trajectories": 32, "held_out": 32, "teacher_calls": 32, "passes": 80}
     whole = calibrate(model, pipeline, **asked)
     keep, kept = Checkpoint.keep, []
 
