@@ -1,7 +1,7 @@
 """Real diffusers pipelines of small random weights, made here: nothing is downloaded.
 
 Every builder returns a new pipeline object around components that are made once a process, from a
-seed of their own. Images are 16×16, latents 8×8. ``arguments(kind)`` says what to call each with.
+seed of their own. Images are 16×16, latents 8×8; videos are as small. ``arguments(kind)`` says what to call each with.
 """
 
 from __future__ import annotations
@@ -173,6 +173,61 @@ def pixart_transformer() -> diffusers.PixArtTransformer2DModel:
     )  # fmt: skip
 
 
+@_seeded
+def auraflow_transformer() -> diffusers.AuraFlowTransformer2DModel:
+    return diffusers.AuraFlowTransformer2DModel(
+        sample_size=SIDE // 2, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
+        num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=32, pos_embed_max_size=64,
+    )  # fmt: skip
+
+
+@_seeded
+def cogvideox_transformer() -> diffusers.CogVideoXTransformer3DModel:
+    return diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=2,
+        text_embed_dim=64, num_layers=1, sample_width=4, sample_height=4, sample_frames=9, max_text_seq_length=16,
+    )  # fmt: skip
+
+
+@_seeded
+def cogvideox_vae() -> diffusers.AutoencoderKLCogVideoX:
+    return diffusers.AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8,) * 4, latent_channels=4, layers_per_block=1, norm_num_groups=2,
+    )  # fmt: skip
+
+
+@_seeded
+def ltx_transformer() -> diffusers.LTXVideoTransformer3DModel:
+    return diffusers.LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
+        num_layers=1, caption_channels=64,
+    )  # fmt: skip
+
+
+@_seeded
+def ltx_vae() -> diffusers.AutoencoderKLLTXVideo:
+    return diffusers.AutoencoderKLLTXVideo(
+        latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
+        layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, patch_size=1,
+    )  # fmt: skip
+
+
+@_seeded
+def wan_transformer() -> diffusers.WanTransformer3DModel:
+    return diffusers.WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=64, freq_dim=32,
+        ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+    )  # fmt: skip
+
+
+@_seeded
+def wan_vae() -> diffusers.AutoencoderKLWan:
+    return diffusers.AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1] * 4, num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+
+
 def _beta_scheduler(scheduler: Any) -> Any:
     return diffusers.DDIMScheduler(**LATENT, clip_sample=False) if scheduler is None else scheduler
 
@@ -245,6 +300,42 @@ def ddim(scheduler: Any = None) -> diffusers.DDIMPipeline:
     return diffusers.DDIMPipeline(unet=image_unet(), scheduler=scheduler or diffusers.DDIMScheduler())
 
 
+def _t5_parts() -> dict[str, Any]:
+    return {"tokenizer": t5_tokenizer(), "text_encoder": t5()}
+
+
+def auraflow(scheduler: Any = None) -> diffusers.AuraFlowPipeline:
+    return diffusers.AuraFlowPipeline(
+        **_t5_parts(), vae=flow_vae(), transformer=auraflow_transformer(), scheduler=_flow_scheduler(scheduler)
+    )
+
+
+def cogvideox(scheduler: Any = None) -> diffusers.CogVideoXPipeline:
+    usual = diffusers.CogVideoXDDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction", rescale_betas_zero_snr=True,
+        snr_shift_scale=3.0, timestep_spacing="trailing",
+    )  # fmt: skip
+    return diffusers.CogVideoXPipeline(
+        **_t5_parts(), vae=cogvideox_vae(), transformer=cogvideox_transformer(), scheduler=scheduler or usual
+    )
+
+
+def ltx(scheduler: Any = None) -> diffusers.LTXPipeline:
+    usual = diffusers.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, shift_terminal=0.1, base_shift=0.95, max_shift=2.05
+    )
+    return diffusers.LTXPipeline(
+        **_t5_parts(), vae=ltx_vae(), transformer=ltx_transformer(), scheduler=scheduler or usual
+    )
+
+
+def wan(scheduler: Any = None) -> diffusers.WanPipeline:
+    usual = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return diffusers.WanPipeline(
+        **_t5_parts(), vae=wan_vae(), transformer=wan_transformer(), scheduler=scheduler or usual
+    )
+
+
 #: Pipelines by kind; each builder takes a scheduler, or uses the one that is usual for the kind.
 BUILDERS: dict[str, Callable[..., Any]] = {
     "sd": stable_diffusion,
@@ -257,7 +348,13 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "pixart": pixart,
     "ddpm": ddpm,
     "ddim": ddim,
+    "auraflow": auraflow,
+    "cogvideox": cogvideox,
+    "ltx": ltx,
+    "wan": wan,
 }
+#: Height and width in pixels and the number of frames, of those that make videos.
+_FRAMES = {"cogvideox": (16, 9), "ltx": (32, 9), "wan": (16, 5)}
 
 
 def build(kind: str, scheduler: Any = None) -> Any:
@@ -278,7 +375,7 @@ def mask(batch: int = 1) -> torch.Tensor:
 
 
 def arguments(kind: str, *, steps: int = 5, seed: int | None = 0, batch: int = 1, **more: Any) -> dict[str, Any]:
-    """What to call a pipeline of this kind with; the result's ``.images`` are a tensor or an array.
+    """What to call a pipeline of this kind with; the result's first value is a tensor or an array.
 
     Latents come back where the pipeline can return them, so that no decoder is between them and a comparison.
     """
@@ -292,8 +389,11 @@ def arguments(kind: str, *, steps: int = 5, seed: int | None = 0, batch: int = 1
     }  # fmt: skip
     if kind == "pixart":
         given |= {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 16}
-    if kind in ("sd3", "flux"):
+    if kind in ("sd3", "flux", "auraflow", *_FRAMES):
         given["max_sequence_length"] = 16
+    if kind in _FRAMES:
+        size, frames = _FRAMES[kind]
+        given |= {"height": size, "width": size, "num_frames": frames}
     if "img2img" in kind or "inpaint" in kind:
         given |= {"image": image(batch), "strength": 0.7}
         if "inpaint" in kind:
