@@ -222,14 +222,21 @@ def test_what_cannot_be(tmp_path):
     for options in ({}, {"shape": (2, 4), "data": torch.zeros(2, 4)}, {"shape": (2, 4), "levels": 3}):
         with pytest.raises(ConfigurationError):
             ModelStatistics.measure(pipeline, GaussianModel(VPPath()), **options)
+    for wrong in (3, b"ems.safetensors", True, {"l": [1.0]}, np.ones(3)):
+        with pytest.raises(
+            ConfigurationError, match="give a value of type ModelStatistics or str or PathLike, or None"
+        ):
+            DiffusionPipeline(VPPath(), "dpm_v3", statistics=wrong)
     with pytest.raises(ConfigurationError, match="path of a file"):
-        DiffusionPipeline(VPPath(), "dpm_v3", statistics=3)
+        ModelStatistics.of(3)
     with pytest.raises(ConfigurationError):
         ModelStatistics(np.array([0.0, 0.0]), np.ones(2), np.ones(2))
     with pytest.raises(ConfigurationError):
         ModelStatistics.neutral("v_prediction")
     with pytest.raises(FileError):
         DiffusionPipeline(VPPath(), "dpm_v3", statistics=str(tmp_path / "none.safetensors"))
+    with pytest.raises(FileError):
+        DiffusionPipeline(VPPath(), "dpm_v3", statistics=tmp_path)
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(FileError, match="no model statistics"):
         ModelStatistics.load(tmp_path / "bad.safetensors")

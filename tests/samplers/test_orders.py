@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from measure import VARIANTS, final_error, grid_of, measured_order, problem, run_plan, weak_order
 from peers import published
 
-from noise_scheduler_sampling_system import ConfigurationError, SamplerFactory, TimeGrid
+from noise_scheduler_sampling_system import ConfigurationError, SamplerFactory, SamplingPlan, TimeGrid
 from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.models import GaussianMixtureModel
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
@@ -230,6 +232,41 @@ def test_the_conditions_of_order_find_wrong_tableaux():
     assert ButcherTableau(((), (0.5,)), (0.5, 0.5)).order == 1
     for bad in ("rk5", {"a": [[], [1.0]]}, {"a": [[], [1.0]], "b": [1.0]}, {"a": [[], [1.0]], "b": [0.3, 0.3]}, 7):
         with pytest.raises(ConfigurationError):
+            SamplerFactory.create("runge_kutta", tableau=bad)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"a": [[], torch.tensor([0.5])], "b": torch.tensor([0.0, 1.0], requires_grad=True)},
+        {"a": [torch.tensor([]), [torch.tensor(0.5, requires_grad=True)]], "b": [torch.tensor([0.0]), 1]},
+        {"a": [[], [np.array([0.5])]], "b": np.array([0.0, 1.0])},
+        ButcherTableau(((), (torch.tensor(0.5, requires_grad=True),)), torch.tensor([0.0, 1.0])),
+    ],
+)
+def test_a_tableau_of_tensors_and_arrays_is_one_of_numbers(given, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tableau = ButcherTableau.of(given)
+        plan = SamplerFactory.create("runge_kutta", tableau=given).plan(3)
+        plan.save(tmp_path / "plan.json")
+    assert tableau == BUTCHER["midpoint"]
+    assert hash(tableau) == hash(BUTCHER["midpoint"])
+    assert SamplingPlan.load(tmp_path / "plan.json") == plan
+    assert np.array_equal(plan.b, SamplerFactory.create("runge_kutta", tableau="midpoint").plan(3).b)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.tensor([1.0]), {"a": [[], [math.nan]], "b": [0.0, 1.0]}, {"a": [[], [math.inf]], "b": [1.0, 0.0]},
+        {"a": [[], [1j]], "b": [0, 1]}, {"a": torch.zeros(2, 2), "b": torch.tensor([0.0, 1.0])}, {"a": None, "b": 1},
+    ],
+)  # fmt: skip
+def test_a_tableau_that_is_not_one_is_refused(bad):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConfigurationError, match="tableau"):
             SamplerFactory.create("runge_kutta", tableau=bad)
 
 

@@ -39,7 +39,8 @@ class Option:
     Attributes:
         default: the value where none is given. None allows None.
         kind: the type: ``bool``, ``int``, ``float`` (whole numbers are numbers, too), ``str``, ``Callable``
-            for a function, any other class, or ``object`` for no check. None: the type of the default.
+            for a function, any other class, a union of classes, or ``object`` for no check. None: the type of the
+            default.
         minimum, maximum: the least and the largest number; None: no bound. Numbers are finite in any case.
         above, below: bounds that are not allowed themselves.
         choices: the values that are allowed; None: all of the kind.
@@ -83,7 +84,7 @@ class Option:
         if self.choices is not None:
             text = f"one of {', '.join(str(choice) for choice in self.choices)}"
         else:
-            name = _NAMES.get(self.type) or f"a value of type {getattr(self.type, '__name__', self.type)}"
+            name = _NAMES.get(self.type) or f"a value of type {_type_name(self.type)}"
             text = " ".join([name, *self._bounds()])
         return text + (", or None" if self.default is None and self.type is not object else "")
 
@@ -133,6 +134,11 @@ class Option:
         most = _LARGEST if self.maximum is None else self.maximum
         inside = least <= value <= most  # NaN fails; whole numbers of any size are compared exactly
         return inside and (self.above is None or value > self.above) and (self.below is None or value < self.below)
+
+
+def _type_name(kind: Any) -> str:
+    """The name of a class, or the names of the classes of a union."""
+    return " or ".join(_type_name(each) for each in typing.get_args(kind)) or str(getattr(kind, "__name__", kind))
 
 
 def _plain(value: Any) -> Any:

@@ -252,7 +252,7 @@ class AdaptiveSampler(BaseSampler):
                 build.advance(run_scheme(build, first + i, self._scheme(method, now, after, frame), p)[0])
         start = grid.levels[0]
         scale = math.hypot(start.alpha, start.sigma)
-        return build.build(grid.levels[-1], scale, sampler="adaptive", order=self.order, options=_plain(self.options))
+        return build.build(grid.levels[-1], scale, sampler="adaptive", order=self.order, options=_savable(self.options))
 
     def _scheme(self, tableau: ButcherTableau | ExponentialTableau, now: Level, after: Level, frame: str) -> Scheme:
         if isinstance(tableau, ExponentialTableau):
@@ -281,7 +281,7 @@ def level_at(path: NoisePath, frame: str, place: float) -> Level:
     return path.level_at(-2.0 * math.log(place) if frame == "sigma" else 2.0 * math.log(-place / (1.0 + place)))
 
 
-def _plain(options: Any) -> dict[str, Any]:
+def _savable(options: Any) -> dict[str, Any]:
     """Options as plain data, for a plan that may be saved."""
     return {name: value if value is None or isinstance(value, str | int | float) else repr(value)
             for name, value in options.items()}  # fmt: skip

@@ -189,6 +189,8 @@ class RungeKuttaSampler(SingleStepSampler):
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
         self._tableau = ButcherTableau.of(self.options["tableau"])
+        if not isinstance(self.options["tableau"], str):  # plans are written to files
+            self.options = {**self.options, "tableau": self._tableau.data}
         self.order, self.calls_per_step = self._tableau.order, len(self._tableau.b)
         self.from_zero_signal = self.options["frame"] == "flow"
 

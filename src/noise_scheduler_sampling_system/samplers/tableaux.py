@@ -1,14 +1,16 @@
-"""Runge-Kutta methods as data, with the conditions that their order means."""
+"""Runge-Kutta methods as data, with the conditions for their order."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from ..support.errors import ConfigurationError, shown
 
@@ -18,19 +20,20 @@ Array = npt.NDArray[np.float64]
 Rows = tuple[tuple[float, ...], ...]
 
 
+@final
 @dataclass(frozen=True)
 class ButcherTableau:
     """An explicit Runge-Kutta method for dy/dt = f(t, y).
 
     Attributes:
-        a: the stages' weights; row i has the weights of the i stages before it, the first row none.
+        a: the weights of the stages. Row i has a weight for each of the i stages before it; the first row is empty.
         b: the weights of the result.
-        c: the stages' times in the step, the sums of the rows of a.
-        order: found from the order conditions, up to 4.
-        embedded: other weights of the result, for the estimate of an error, or None.
+        c: the times of the stages within the step: the sums of the rows of a.
+        order: found from the order conditions, from 1 to 4.
+        embedded: other weights of the result, for an estimate of the error, or None.
 
     Raises:
-        ConfigurationError: the numbers are no explicit method.
+        ConfigurationError: the numbers are not an explicit method, or not finite.
     """
 
     a: Rows
@@ -38,20 +41,27 @@ class ButcherTableau:
     embedded: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        stages = len(self.b)
-        shapes = [len(row) for row in self.a] == list(range(stages))
-        lengths = self.embedded is None or len(self.embedded) == stages
-        if not (stages and shapes and lengths and self.order >= 1):
+        try:
+            a, b = tuple(_floats(row) for row in self.a), _floats(self.b)
+            embedded = None if self.embedded is None else _floats(self.embedded)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            a, b, embedded = (), (), None
+        for name, value in (("a", a), ("b", b), ("embedded", embedded)):
+            object.__setattr__(self, name, value)
+        stages = len(b)
+        shapes = [len(row) for row in a] == list(range(stages)) and (embedded is None or len(embedded) == stages)
+        finite = all(map(math.isfinite, (*itertools.chain(*a), *b, *(embedded or ()))))
+        if not (stages and shapes and finite and self.order >= 1):
             raise ConfigurationError(
-                "is no explicit Runge-Kutta method",
+                "the numbers are not an explicit Runge-Kutta method",
                 where="tableau",
-                why="row i of a has i weights, b has as many as there are stages and adds up to 1",
+                why="row i of a needs i numbers, and b needs one for each row, with the sum 1; all of them finite",
                 suggestion="give a = [[], [a21], [a31, a32], ...] and b",
             )
 
     @classmethod
     def of(cls, value: Any) -> ButcherTableau:
-        """From a tableau, its name, or {"a": ..., "b": ...}.
+        """Make a tableau from a tableau, its name, or {"a": ..., "b": ...}.
 
         Raises:
             ConfigurationError: none of these.
@@ -60,15 +70,18 @@ class ButcherTableau:
             return value
         if isinstance(value, str) and value in BUTCHER:
             return BUTCHER[value]
-        try:
-            a = tuple(tuple(float(w) for w in row) for row in value["a"])
-            return cls(a, tuple(float(w) for w in value["b"]))
-        except (TypeError, KeyError, ValueError, IndexError, OverflowError, RuntimeError):
-            raise ConfigurationError(
-                f"got {shown(value)}",
-                where="tableau",
-                suggestion=f"give one of {', '.join(BUTCHER)}, or {{'a': [[], [a21], ...], 'b': [...]}}",
-            ) from None
+        if isinstance(value, Mapping) and {"a", "b"} <= value.keys():
+            return cls(value["a"], value["b"])
+        raise ConfigurationError(
+            f"got {shown(value)}",
+            where="tableau",
+            suggestion=f"give one of {', '.join(BUTCHER)}, or {{'a': [[], [a21], ...], 'b': [...]}}",
+        )
+
+    @property
+    def data(self) -> dict[str, list[Any]]:
+        """a and b as plain data, which :meth:`of` reads."""
+        return {"a": [list(row) for row in self.a], "b": list(self.b)}
 
     @property
     def c(self) -> tuple[float, ...]:
@@ -90,6 +103,11 @@ class ButcherTableau:
         ]
         holds = [all(abs(value - wanted) < 1e-9 for value, wanted in level) for level in conditions]
         return holds.index(False) if False in holds else len(holds)
+
+
+def _floats(numbers: Any) -> tuple[float, ...]:
+    """Numbers as Python's; tensors and arrays of one element are numbers, too."""
+    return tuple(float(w.item() if isinstance(w, Tensor | np.ndarray) else w) for w in numbers)
 
 
 def _tableau(
@@ -153,19 +171,20 @@ def phi(k: int, z: float) -> float:
     return value
 
 
-#: (c, z) ↦ the weights of the stages after the first, φ_k being those of c·z; all over the step's length.
+#: z ↦ weights of the predictions after the first, in units of the step's length.
 StageWeights = Callable[[float], Sequence[float]]
 
 
+@final
 @dataclass(frozen=True)
 class ExponentialTableau:
     """An explicit exponential Runge-Kutta method for dy/dτ = L·y + N(y), z = L·h.
 
     Attributes:
         order: of convergence.
-        c: the stages' places in the step, the first 0; the result is at 1.
-        weights: for each stage after the first, and for the result: z ↦ the weights of the second
-            and later predictions. The first prediction has what is left of c·φ₁(cz).
+        c: the places of the stages in the step, the first at 0; the result is at 1.
+        weights: for each stage after the first, and for the result: z ↦ the weights of the second and later
+            predictions. All weights add up to c·φ₁(cz); the first prediction's is the rest.
     """
 
     order: int

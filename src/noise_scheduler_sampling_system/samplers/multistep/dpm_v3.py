@@ -1,4 +1,4 @@
-"""DPM-Solver-v3: the multistep method in the parametrisation that measured statistics of the model ask for."""
+"""DPM-Solver-v3: a multistep method whose parametrisation follows from measured statistics of the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..shared_options import ORDER
 
 __all__ = ["DPMv3Sampler"]
 
-#: Where f grows or fades by more than e to this (1,800) in a step, its end says nothing of its start: no correction.
+#: Where f grows or decays by more than e^7.5 (1,800) in a step, its end tells nothing of its start: no correction.
 _FADED = 7.5
 
 
@@ -31,28 +31,33 @@ _FADED = 7.5
 class DPMv3Sampler(BaseSampler):
     """DPM-Solver-v3 (Zheng et al. 2023, arXiv 2310.13268, Algorithms 1 and 2), with scalar statistics.
 
-    With λ for time and f = (1 − l)·(σ/α)·ε − l·x₀ (:mod:`..ems`), a step freezes the newest prediction and adds
-    what the others say of the change of f,
+    With λ for time and f = (1 − l)·(σ/α)·ε − l·x₀ (:mod:`~.samplers.model_statistics`), a step keeps the newest
+    prediction constant and adds what the other predictions tell of the change of f,
 
-        x' = α'·x₀ + σ'·ε − α'·Σ_k w_k·(f_k − f̄_k),    w_k = e^(−L')·∫ e^(L+S)·ℓ_k dλ·e^(−S_k),
+        x' = α'·x₀ + σ'·ε − α'·Σ_k w_k·(f_k − f̄_k),    w_k = e^(−L')·∫ e^(L+S)·ℓ_k dλ·e^(−S_k).
 
-    where f̄_k is f of the frozen x₀ and ε at the level of prediction k, ℓ_k are the Lagrange polynomials in λ,
-    and L and S are the integrals of l and s from the step's start. Where the state has been corrected, x₀ and ε
-    are those of the corrected state and the f that was predicted. The published step takes the frozen part from
-    the statistics, too: x'/α' = e^(−L')·x/α − Σ_k w_k·f_k. The difference is of the order of the step's error,
-    but that one carries neither constant data nor constant noise, which a plan has to. Here both are carried,
-    and with one prediction the step is DDIM's, whatever the statistics.
+    f̄_k is f of the constant x₀ and ε at the level of prediction k. ℓ_k are the Lagrange polynomials in λ. L and S are
+    the integrals of l and s from the step's start. Where the state was corrected, x₀ and ε belong to the corrected
+    state and the predicted f.
+
+    The published step takes the constant part from the statistics, too: x'/α' = e^(−L')·x/α − Σ_k w_k·f_k. The
+    difference is of the order of the step's error. But the published step is not exact for constant data or constant
+    noise, as a plan has to be, and this one is. With one prediction it is DDIM's step for all statistics.
 
     Options:
-        statistics: :class:`~..ems.ModelStatistics`, or the path of a file of them; None is neutral, l = 1 and s = 0:
-            then this is ``unipc`` with exact weights or, without the corrector, ``dpmpp_3m``.
-        order: the number of predictions used.
-        corrector: use each new prediction to correct the step that led to it, without a further call.
+        statistics: :class:`~.samplers.model_statistics.ModelStatistics`, or the path of their file. None is l = 1 and
+            s = 0: then this is ``unipc`` with exact weights or, without the corrector, ``dpmpp_3m``.
+        order: the number of predictions.
+        corrector: each new prediction corrects the step that led to it, without another call.
     """
 
     order = 3
     guards, spacing = True, "kl_optimal"
-    declared_options = {"statistics": Option(None, kind=object), "order": ORDER.at(3), "corrector": Option(True)}
+    declared_options = {
+        "statistics": Option(None, kind=ModelStatistics | str | os.PathLike),
+        "order": ORDER.at(3),
+        "corrector": Option(True),
+    }
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
@@ -86,7 +91,7 @@ class DPMv3Sampler(BaseSampler):
             build.settle(after, self._rungs(after, starts, known))
 
     def _rungs(self, after: Level, starts: Sequence[tuple[Form, Form]], known: Sequence[Prediction]) -> Iterator[Form]:
-        """The step from the corrected state and from the plain one, with all predictions and with fewer."""
+        """Yield the step with all predictions and with fewer: from the corrected state, then from the plain one."""
         for clean, epsilon in starts:
             for k in range(len(known), 0, -1):
                 yield self._moved(after, clean, epsilon, known[:k])
@@ -94,9 +99,11 @@ class DPMv3Sampler(BaseSampler):
     def _moved(
         self, after: Level, clean: Form, epsilon: Form, known: Sequence[Prediction], at_end: Prediction | None = None
     ) -> Form:
-        """The step with x₀ and ε frozen, and what the others of the predictions, newest first, say of their change.
+        """The step with constant x₀ and ε, and the change that the other predictions tell.
 
-        Corrected by the prediction at its end, if given.
+        Args:
+            known: predictions, newest first.
+            at_end: the prediction at the step's end, which corrects the step.
         """
         linear, growth = self.statistics.linear, self.statistics.growth
         used = known if at_end is None else [*known, at_end]
