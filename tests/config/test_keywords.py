@@ -17,7 +17,8 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
 )
 from noise_scheduler_sampling_system.calibration import calibrate
-from noise_scheduler_sampling_system.config.keyword_advice import _NONE, _TABLE, keywords_of
+from noise_scheduler_sampling_system.config.keyword_advice import keywords_of
+from noise_scheduler_sampling_system.config.keyword_table import ELSEWHERE, KEYWORDS
 from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.integrations.diffusers import DiffusersPipeline
 
@@ -41,7 +42,9 @@ DOORS: dict[str, tuple[Callable[..., Any], list[str]]] = {
         [n for n in keywords_of(calibrate, DiffusionPipeline.calibrate) if n != "scheduler"],
     ),
 }
-FOREIGN = sorted({name for entry in _TABLE for name in entry.others} | {n for t in _NONE.values() for n in t.split()})
+FOREIGN = sorted(
+    {name for entry in KEYWORDS for name in entry.others} | {n for t in ELSEWHERE.values() for n in t.split()}
+)
 OWN = sorted(
     set(keywords_of(DiffusionPipeline.sample, DiffusionPipeline.stream, DiffusionPipeline.generate, calibrate))
     | set(NoiseSchedulerConfig.model_fields)

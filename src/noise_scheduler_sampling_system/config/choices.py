@@ -19,7 +19,7 @@ class BetaSchedule(str, Enum):
 
 
 class SamplingMethod(str, Enum):
-    """The built-in samplers; ``docs/samplers.md`` says what each one is."""
+    """The built-in samplers; ``docs/samplers.md`` describes each one."""
 
     DDPM = "ddpm"
     DDIM = "ddim"

@@ -1,4 +1,4 @@
-"""What an option may be: its default, its type and its range, declared once and checked in one place."""
+"""Options of samplers, schedules, spacings and guidance: each declares its default, type and range, and is checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .keyword_advice import advice
 
 __all__ = ["Option", "Options", "checked_options", "declared_by", "parameters_of"]
 
-#: The largest number that arithmetic in float64 can take.
+#: The largest float64.
 _LARGEST = sys.float_info.max
 _NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", Callable: "a function"}
 
@@ -39,9 +39,9 @@ class Option:
     Attributes:
         default: the value where none is given. None allows None.
         kind: the type: ``bool``, ``int``, ``float`` (whole numbers are numbers, too), ``str``, ``Callable``
-            for a function, any other class, a union of classes, or ``object`` for no check. None: the type of the
+            for a function, any other class, a union of classes, or ``object`` for every type. None: the type of the
             default.
-        minimum, maximum: the least and the largest number; None: no bound. Numbers are finite in any case.
+        minimum, maximum: the smallest and the largest allowed number; None: no bound. Numbers must be finite.
         above, below: bounds that are not allowed themselves.
         choices: the values that are allowed; None: all of the kind.
         check: a function of the value for what the fields above cannot say. It raises ``ConfigurationError``.
@@ -58,7 +58,7 @@ class Option:
 
     @classmethod
     def of(cls, declaration: Any) -> Option:
-        """An option as it is. Any other value is a default, whose type says more: whole numbers ≥ 1, numbers ≥ 0."""
+        """An option unchanged; else the option with this default, whose type decides: whole numbers ≥ 1, numbers ≥ 0."""
         if isinstance(declaration, Option):
             return declaration
         if isinstance(declaration, bool | str):
@@ -80,7 +80,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """What is allowed, for people."""
+        """What is allowed, for messages."""
         if self.choices is not None:
             text = f"one of {', '.join(str(choice) for choice in self.choices)}"
         else:
@@ -96,12 +96,12 @@ class Option:
         return [" and ".join(found)] if found else []
 
     def checked(self, value: Any, where: str) -> Any:
-        """A value, as it is; numbers of NumPy become Python's.
+        """A value, unchanged; numbers of NumPy become Python's.
 
         Raises:
-            ConfigurationError: not what is allowed; the message names the option, the value and what is.
+            ConfigurationError: a value that is not allowed; the message names option and value, and says what is allowed.
         """
-        value = _plain(value)
+        value = _as_python_number(value)
         if value is None and self.default is None:
             return value
         if not self._allows(value):
@@ -132,7 +132,7 @@ class Option:
     def _inside(self, value: float) -> bool:
         least = -_LARGEST if self.minimum is None else self.minimum
         most = _LARGEST if self.maximum is None else self.maximum
-        inside = least <= value <= most  # NaN fails; whole numbers of any size are compared exactly
+        inside = least <= value <= most  # False for NaN; exact for whole numbers of any size
         return inside and (self.above is None or value > self.above) and (self.below is None or value < self.below)
 
 
@@ -141,8 +141,8 @@ def _type_name(kind: Any) -> str:
     return " or ".join(_type_name(each) for each in typing.get_args(kind)) or str(getattr(kind, "__name__", kind))
 
 
-def _plain(value: Any) -> Any:
-    """A number of NumPy, or another library's, as Python's."""
+def _as_python_number(value: Any) -> Any:
+    """A number of NumPy or another library as a number of Python; any other value unchanged."""
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, numbers.Integral):
@@ -157,9 +157,9 @@ def checked_options(
 
     Args:
         given: values by name.
-        declared: what there is.
-        owner: whose options they are, for messages.
-        prefix: what stands before an option's name in messages, e.g. "spacing_options.".
+        declared: the options that exist.
+        owner: what has the options, for messages.
+        prefix: the text before an option's name in messages, e.g. "spacing_options.".
 
     Raises:
         ConfigurationError: an unknown name, or a value that is not allowed.
@@ -175,15 +175,15 @@ def checked_options(
 
 
 def declared_by(cls: type, *, inherits: bool, plain: Callable[[Any], Option] = Option.of) -> dict[str, Option]:
-    """The options that a class declares, read when it is made.
+    """The options that a class declares; called when the class is created.
 
-    A class writes ``declared_options``, or ``option_defaults`` with plain values: such a value is another default of
-    an option that a base declares, or an option of the default's type.
+    A class writes ``declared_options``, or ``option_defaults`` with plain values. A plain value is a new default of
+    an option of a base, or declares an option of the type of the value.
 
     Args:
         cls: the class.
-        inherits: whether options of its bases are added to its own.
-        plain: what a plain value declares.
+        inherits: whether the options of its bases are added to its own.
+        plain: makes an option from a plain value.
     """
     own, bases = vars(cls), [base for base in reversed(cls.__mro__[1:]) if "declared_options" in vars(base)]
     known = {name: option for base in bases for name, option in vars(base)["declared_options"].items()}
@@ -225,12 +225,12 @@ class Options(dict[str, Any]):
 def parameters_of(function: Callable[..., Any], skip: int) -> Mapping[str, Option]:
     """The keyword parameters of a function as options, after the first ``skip`` parameters.
 
-    A parameter says its range as ``name: Annotated[float, Option(above=0.0)] = 7.0``. Without one, a parameter
-    whose default is a number or None takes any number, and one whose default is a word any word.
+    A parameter declares its range as ``name: Annotated[float, Option(above=0.0)] = 7.0``. Without a range, a parameter
+    whose default is a number or None takes any number, and one whose default is a word takes any word.
     """
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except Exception:  # names that are imported for type checkers alone
+    except Exception:  # an annotation whose name is imported for type checkers only
         hints = {}
     found = {}
     for name, parameter in list(inspect.signature(function).parameters.items())[skip:]:

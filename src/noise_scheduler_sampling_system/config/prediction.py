@@ -1,4 +1,4 @@
-"""What a network returns, as a change of variables: every kind is affine in (x, clean sample)."""
+"""Conversions between the quantities that a network may return. Each is affine in (x, x₀)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Affine(NamedTuple):
     y_factor: float
 
 
-#: Nothing to convert.
+#: The conversion of a quantity to itself.
 IDENTITY = Affine(0.0, 1.0)
 
 #: q = of_clean·x₀ + of_noise·ε for each quantity q that a network may predict, given α and σ.
@@ -38,7 +38,7 @@ _OF_CLEAN_AND_NOISE: Final[dict[str, Callable[[float, float], tuple[float, float
 
 #: What a network may predict.
 PREDICTION_TYPES: Final = tuple(_OF_CLEAN_AND_NOISE)
-#: Other names for the same.
+#: Other names of these.
 PREDICTION_ALIASES: Final = {
     "eps": "epsilon", "noise": "epsilon", "x0": "sample", "x_start": "sample", "denoised": "sample",
     "v": "v_prediction", "velocity": "v_prediction", "flow": "flow_prediction", "flow_matching": "flow_prediction",
@@ -49,7 +49,7 @@ def quantity(name: str, alpha: float, sigma: float) -> tuple[float, float]:
     """(of_clean, of_noise) with quantity = of_clean·x₀ + of_noise·ε.
 
     Raises:
-        ConfigurationError: no such quantity.
+        ConfigurationError: an unknown quantity.
     """
     if name not in _OF_CLEAN_AND_NOISE:
         raise ConfigurationError(
@@ -61,14 +61,14 @@ def quantity(name: str, alpha: float, sigma: float) -> tuple[float, float]:
 
 
 def conversion(source: str, target: str, alpha: float, sigma: float) -> Affine:
-    """How a target quantity follows from x = α·x₀ + σ·ε and a source quantity.
+    """The map from x = α·x₀ + σ·ε and a source quantity to a target quantity.
 
     With x and q = p·x₀ + r·ε known, x₀ and ε solve a 2×2 linear system of determinant
     α·r − σ·p. ("v_prediction" for "sample" gives x₀ = (α·x − σ·v)/(α² + σ²).)
 
     Raises:
-        ConfigurationError: the source does not determine the target at this level (ε gives
-            no x₀ where α = 0, x₀ gives no ε where σ = 0).
+        ConfigurationError: the source does not determine the target at this level: ε does not determine x₀ where
+            α = 0, and x₀ does not determine ε where σ = 0.
     """
     if source == target:
         return IDENTITY

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ..support.errors import ConfigurationError, shown
-from ..support.files import cut
+from ..support.errors import ConfigurationError, cut, shown
 from .keyword_advice import advice
 
 __all__ = ["configuration_error"]

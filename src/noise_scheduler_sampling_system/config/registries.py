@@ -1,6 +1,6 @@
 """The tables of names: noise schedules, spacings, presets and samplers.
 
-Each table is filled by the package that defines its entries.
+The package that defines the entries of a table fills it.
 """
 
 from __future__ import annotations

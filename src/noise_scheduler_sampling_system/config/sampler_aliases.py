@@ -1,7 +1,7 @@
-"""Other people's names for samplers: diffusers' classes, k-diffusion's and ComfyUI's functions, web interfaces' labels.
+"""Names of samplers elsewhere: diffusers' classes, k-diffusion's and ComfyUI's functions, labels of web interfaces.
 
-One table. A name may stand for a sampler with options and a spacing ("DPM++ 2M SDE Karras"); the
-docs' table of names is made from it.
+A name may stand for a sampler with options and a spacing ("DPM++ 2M SDE Karras"). The tables of docs/migration.md are
+made from this table.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Resolved:
     """What a name stands for.
 
     Attributes:
-        sampler: the canonical name.
+        sampler: the name of the sampler here.
         options: the options that the name implies.
         spacing: the spacing that the name implies, or None.
-        spacing_options: and its options.
-        firm: whether a config that asks for another spacing is at odds with the name; otherwise the name's
-            spacing only stands where none was chosen.
+        spacing_options: the options of that spacing.
+        firm: whether another spacing in the config contradicts the name. If not, the spacing of the name applies
+            only where the config chooses none.
     """
 
     sampler: str
@@ -45,10 +45,10 @@ def _r(
 
 
 _DISCARD = {"discard_penultimate": True}
-#: With the options that it has there.
+#: Its options are those of k-diffusion.
 _DPM_ADAPTIVE = _r("adaptive", tableau="dpm_solver_23", rtol=0.05, atol=0.0078, pcoeff=0.0, icoeff=1.0)
 
-#: Name as its library writes it → what it is here.
+#: A name as its library writes it → what it stands for here.
 NAMES: dict[str, Resolved] = {
     # diffusers
     "DDIMScheduler": _r("ddim"),
@@ -154,7 +154,7 @@ def resolve(method: str | Enum) -> Resolved:
     """What a sampler's name stands for.
 
     Raises:
-        ConfigurationError: nobody's name; the nearest ones are in the message.
+        ConfigurationError: an unknown name; the message suggests the nearest ones.
     """
     key = Registry.key(method)
     if key in SAMPLERS:
@@ -173,7 +173,7 @@ def resolve(method: str | Enum) -> Resolved:
             return Resolved(start.sampler, start.options, spacing, start.spacing_options, firm=True)
     if "inverse" in name:
         raise ConfigurationError(
-            f"{key!r} is no sampler here: any sampler runs backwards on a reversed grid",
+            f"{key!r} is not a sampler here: any sampler runs backwards on a reversed grid",
             where="method",
             suggestion="sample(grid=pipeline.grid(N).reversed(), initial_sample=image), or ReversibleRun with 'belm'",
         )

@@ -19,8 +19,7 @@ from pydantic import (
 )
 
 from ..support.data_files import parse_json, read_table, write_table
-from ..support.errors import ConfigurationError, shown
-from ..support.files import cut
+from ..support.errors import ConfigurationError, cut, shown
 from ..support.hooks import Hook
 from ..support.registry import Registry, did_you_mean
 from .choices import BetaSchedule
@@ -39,7 +38,7 @@ from .registries import PRESETS, SCHEDULES, SPACINGS, defaults_of_schedule
 
 __all__ = ["SCHEDULE_FIELDS", "NoiseSchedulerConfig"]
 
-#: Fields that say what the noise schedule is, beside its name and its own options.
+#: The fields that define the noise schedule, except its name and its own options.
 SCHEDULE_FIELDS = frozenset({
     "num_train_timesteps", "beta_start", "beta_end", "trained_betas", "rescale_betas_zero_snr", "steps_offset",
 })  # fmt: skip
@@ -53,8 +52,7 @@ VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_
 class NoiseSchedulerConfig(BaseModel):
     """Everything that defines a noise schedule and how its samplers read a model.
 
-    Frozen; unknown keys are refused with the nearest valid name. Change a copy with
-    :meth:`replace`.
+    Frozen: :meth:`replace` makes a changed copy. An unknown key raises an error that suggests the nearest valid name.
 
     Attributes:
         num_train_timesteps: T, the number of noise levels the model was trained on.
@@ -150,7 +148,7 @@ class NoiseSchedulerConfig(BaseModel):
         """A copy, with changes that are checked as :meth:`replace` does."""
         return self.replace(**update) if update else super().model_copy(deep=deep)
 
-    copy = model_copy  # type: ignore[assignment]  # pydantic's has no check
+    copy = model_copy  # type: ignore[assignment]  # pydantic's does not check the changes
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> NoiseSchedulerConfig:
@@ -181,7 +179,7 @@ class NoiseSchedulerConfig(BaseModel):
             changes: fields to set differently, as in :meth:`replace`.
 
         Raises:
-            ConfigurationError: no such preset; the message has the nearest ones.
+            ConfigurationError: an unknown preset; the message suggests the nearest ones.
         """
         config = cls(**PRESETS.get(name, "preset").fields)
         return config.replace(**changes) if changes else config
@@ -190,15 +188,15 @@ class NoiseSchedulerConfig(BaseModel):
     def from_diffusers(cls, scheduler: Any, *, mu: float | None = None) -> NoiseSchedulerConfig:
         """The settings of a diffusers scheduler: path, model and spacing.
 
-        Its sampler, with options, is in ``integrations.diffusers.read(scheduler)``. What only diffusers'
-        ``step()`` decides, like DDIM's ``use_clipped_model_output``, is left at this library's default.
+        ``integrations.diffusers.read(scheduler)`` also returns its sampler with options. Settings that diffusers
+        passes to ``step()``, like DDIM's ``use_clipped_model_output``, keep the default of this library.
 
         Args:
             scheduler: the object, its config, or the dictionary of a ``scheduler_config.json``.
-            mu: of the shift by resolution, where it has ``use_dynamic_shifting``.
+            mu: μ of the shift by resolution, for a scheduler with ``use_dynamic_shifting``.
 
         Raises:
-            ConfigurationError: a scheduler without a path here, a field that cannot be honoured, or no ``mu``
+            ConfigurationError: a scheduler without a path here, a field that has no counterpart, or ``mu`` is missing
                 where the shift depends on it.
         """
         return FROM_DIFFUSERS.function(scheduler, mu)
@@ -287,7 +285,7 @@ class NoiseSchedulerConfig(BaseModel):
     @classmethod
     def _betas_as_numbers(cls, betas: Any, info: ValidationInfo) -> Any:
         if callable(betas):
-            count = info.data.get("num_train_timesteps")  # missing where it is refused
+            count = info.data.get("num_train_timesteps")  # missing where its check failed
             return None if count is None else evaluated_betas(betas, count)
         return betas.tolist() if hasattr(betas, "tolist") else betas
 

@@ -17,8 +17,7 @@ from ..config.settings import NoiseSchedulerConfig
 from ..running.noise import resolve_keys
 from ..samplers.base import BaseSampler
 from ..support.data_files import read_table, write_table
-from ..support.errors import ConfigurationError, shown
-from ..support.files import cut
+from ..support.errors import ConfigurationError, cut, shown
 from ..support.registry import did_you_mean
 from ..support.values import ByValue
 from .pipeline import DiffusionPipeline

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..support.data_files import read_json, write_json
-from ..support.errors import FileError, NumericsError, shown
-from ..support.files import checked_path, cut
+from ..support.errors import FileError, NumericsError, cut, shown
+from ..support.files import checked_path
 from ..support.tensor_files import read_tensors, write_tensors
 from .plan_checks import refuse_other_scale, refuse_unusable
 from .plan_content import COLUMNS, content_hash, json_data

@@ -34,8 +34,8 @@ from ..grids.time_grid import TimeGrid
 from ..running.noise import NoiseSource, resolve_keys
 from ..schedules.path import CLEAN, NoisePath
 from ..support.curves import Curve
-from ..support.errors import ConfigurationError, FileError
-from ..support.files import checked_path, cut, read_bytes, write_atomic
+from ..support.errors import ConfigurationError, FileError, cut
+from ..support.files import checked_path, read_bytes, write_atomic
 
 __all__ = ["ModelStatistics"]
 

@@ -1,4 +1,4 @@
-"""What a user hands to a run, one argument at a time: made what the run needs, or refused."""
+"""Checks of single arguments of a run. Each returns the argument in the form that the run needs, or raises."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = [
     "refuse_special", "refuse_too_large",
 ]  # fmt: skip
 
-#: The types that a state may have; narrower ones have no arithmetic in PyTorch.
+#: The types that a state may have. PyTorch has no arithmetic for narrower ones.
 STATE_TYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: Where a whole number may come from; a division gives floats.
+#: The types of a whole number; floats are among them, because a division returns one.
 _WHOLE: Final = (int, float, np.integer, np.floating, Tensor)
-#: Bytes of a sample's key.
-_KEY = 16
+#: Bytes of the noise key of a sample.
+_KEY_BYTES = 16
 
 
 def checked_flag(value: Any, where: str) -> bool:
-    """True or False (or 1 or 0, or NumPy's).
+    """True or False; 1, 0 and NumPy's booleans are accepted.
 
     Raises:
-        ConfigurationError: anything else: "no" would count as true.
+        ConfigurationError: anything else. The text "no" would count as true.
     """
     if isinstance(value, bool | np.bool_) or (isinstance(value, int | np.integer) and value in (0, 1)):
         return bool(value)
@@ -58,16 +58,16 @@ def checked_number(
 
 
 def checked_dtype(dtype: Any, model_dtype: torch.dtype | None) -> torch.dtype:
-    """The state's type; None: float32, or a model's wider one.
+    """The dtype of the state. None means float32, or the model's dtype where that is wider.
 
     Raises:
-        ConfigurationError: a type that a state cannot have.
+        ConfigurationError: a dtype that a state cannot have.
     """
     if dtype is None:
         return torch.promote_types(torch.float32, model_dtype or torch.float32)
     if dtype not in STATE_TYPES if isinstance(dtype, torch.dtype) else True:
         raise ConfigurationError(
-            f"got {shown(dtype)}, which is no floating-point type that a state can have",
+            f"got {shown(dtype)}, which is not a floating-point type that a state can have",
             where="dtype",
             suggestion="give torch.float32, torch.float64, torch.bfloat16 or torch.float16",
         )
@@ -78,7 +78,7 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
     """The shape of a batch.
 
     Raises:
-        ConfigurationError: not two or more whole numbers ≥ 1.
+        ConfigurationError: anything but two or more whole numbers ≥ 1.
     """
     try:
         given = tuple(shape)
@@ -94,17 +94,17 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
 
 
 def refuse_too_large(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-    """Raise where the samples alone exceed the memory there is, before anything of their size is made.
+    """Raise where the samples alone exceed the memory of the device, before a tensor of their size is made.
 
     Raises:
         OutOfMemoryError: two states (before and after a step) and the keys of the noise do not fit.
     """
-    needed, there = 2 * math.prod(shape) * dtype.itemsize + _KEY * shape[0], _memory(device)
-    if there is not None and needed > there:
+    needed, present = 2 * math.prod(shape) * dtype.itemsize + _KEY_BYTES * shape[0], _memory(device)
+    if present is not None and needed > present:
         raise OutOfMemoryError(
-            f"a batch of shape {shown(list(shape))} takes {_bytes(needed)}, and {device} has {_bytes(there)}",
+            f"a batch of shape {shown(list(shape))} takes {_bytes(needed)}, and {device} has {_bytes(present)}",
             where="shape",
-            suggestion="ask for fewer samples at a time, a lower resolution or a narrower dtype",
+            suggestion="give a smaller batch, a lower resolution or a narrower dtype",
         )
 
 
@@ -114,7 +114,7 @@ def _bytes(count: int) -> str:
 
 
 def _memory(device: torch.device) -> int | None:
-    """The memory of a device; None where it does not tell."""
+    """The bytes of memory of a device; None where they are unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type == "cpu":
@@ -124,14 +124,14 @@ def _memory(device: torch.device) -> int | None:
 
 
 def as_array(value: np.ndarray[Any, Any], where: str) -> Tensor:
-    """An array of numbers as a tensor, without a copy where PyTorch can read it as it lies.
+    """An array of numbers as a tensor, without a copy where PyTorch can share its memory.
 
     Raises:
-        ConfigurationError: an array of text or of objects, or of numbers that PyTorch does not have.
+        ConfigurationError: an array of text, of objects, or of numbers of a type that PyTorch does not have.
     """
     try:
         plain = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))  # neither reversed nor byte-swapped
-        # a read-only array is copied: PyTorch would not know that it must not write
+        # a read-only array is copied, because PyTorch would write into it
         return torch.from_numpy(plain if plain.flags.writeable else plain.copy()).reshape(value.shape)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
@@ -146,7 +146,7 @@ def as_tensor(value: Any, where: str) -> Tensor:
     """A batch as a tensor of real numbers, from a tensor, an array or nested lists.
 
     Raises:
-        ConfigurationError: anything else, and tensors that are complex, sparse, quantised or without values.
+        ConfigurationError: anything else; a tensor that is complex, sparse, quantised or on the meta device.
     """
     try:
         if isinstance(value, Tensor):
@@ -184,7 +184,7 @@ def _stacked(value: Any) -> Tensor:
 
 
 def refuse_special(tensor: Tensor, where: str) -> None:
-    """Raise unless a tensor has its numbers in ordinary memory.
+    """Raise unless a tensor is dense and has values.
 
     Raises:
         ConfigurationError: it is sparse, nested, quantised, or on the meta device.

@@ -1,4 +1,4 @@
-"""What the factories share: classes by name, each derived from one base."""
+"""The base of the factories: a table of classes by name, all derived from one class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ __all__ = ["ClassFactory"]
 
 
 class ClassFactory:
-    """What both factories share: a table of classes derived from one base."""
+    """Base of the two factories.
+
+    Attributes:
+        registry: the table of names.
+        base: the class that every entry is derived from.
+    """
 
     registry: Registry[Any]
     base: type
@@ -25,7 +30,7 @@ class ClassFactory:
 
     @classmethod
     def register(cls, name: str | Enum, entry: type | None = None) -> Callable[[type], type] | type:
-        """Make a class available by name: ``register("mine", Mine)``, or a decorator ``@register("mine")``.
+        """Register a class: ``register("mine", Mine)``, or a decorator ``@register("mine")``.
 
         The name is then accepted wherever an enum member is.
 

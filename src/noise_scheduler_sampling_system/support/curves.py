@@ -15,9 +15,10 @@ Array = npt.NDArray[np.float64]
 
 @final
 class Curve:
-    """The cubic spline through given points, constant outside; with its derivative and its integral.
+    """The cubic spline through given points, constant outside, with its derivative and its integral.
 
-    At its ends the third derivative is continuous ("not a knot"); with fewer than four points the second is 0.
+    It is a "not-a-knot" spline: its third derivative is continuous at the second and the last but one node. With
+    fewer than four points it is a natural spline: its second derivative is 0 at the ends.
 
     Args:
         x: the nodes, strictly rising, at least two.
@@ -49,7 +50,7 @@ class Curve:
         return _horner(self._pieces[:, i], inside - self._x[i])
 
     def slope(self, x: Any) -> Any:
-        """The derivative at x; at the ends that of the spline within."""
+        """The derivative at x; beyond the ends that of the outer piece, continued."""
         i = np.clip(np.searchsorted(self._x, x, side="right") - 1, 0, len(self._x) - 2)
         return _horner(self._pieces[:3, i] * np.array([3.0, 2.0, 1.0]).reshape(-1, *[1] * np.ndim(x)), x - self._x[i])
 

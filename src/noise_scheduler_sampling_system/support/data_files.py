@@ -1,4 +1,4 @@
-"""Plain data in text: strict YAML and JSON, with limits that keep a small file from taking minutes or all memory."""
+"""Plain data in strict YAML and JSON, with limits, so that a small file cannot take minutes or all memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from yaml.composer import Composer
 
-from .errors import FileError, shown
-from .files import checked_path, cut, read_bytes, write_atomic
+from .errors import FileError, cut, shown
+from .files import checked_path, read_bytes, write_atomic
 
 __all__ = [
     "parse_json",
@@ -24,17 +24,17 @@ __all__ = [
     "write_table",
 ]
 
-#: Bytes of a YAML file, and of a JSON file.
+#: The most bytes of a file.
 _BYTES = {"yaml": 4 * 2**20, "json": 64 * 2**20}
-#: Values in a file, every alias of YAML counted as what it stands for.
+#: The most values in a file. An alias in YAML counts as the values that it stands for.
 _VALUES = {"yaml": 20_000, "json": 1_200_000}
-#: Levels of lists and mappings in one another.
+#: The most levels of nested lists and mappings.
 _DEPTH = 64
-#: Keys of one mapping.
+#: The most keys of one mapping.
 _KEYS = 1_000
-#: Characters of one text.
+#: The most characters of one text.
 _TEXT = 100_000
-#: Bits of a whole number: more have no float.
+#: The most bits of a whole number. A larger one has no float.
 _BITS = 1024
 
 _TAG = "tag:yaml.org,2002:"
@@ -42,7 +42,7 @@ _FORMATS = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 
 
 def table_format(path: str | os.PathLike[str]) -> str:
-    """ "yaml" or "json", by the file's ending.
+    """The format of a file by its ending: "yaml" or "json".
 
     Raises:
         FileError: another ending.
@@ -56,19 +56,20 @@ def table_format(path: str | os.PathLike[str]) -> str:
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file; every key is a text, as it is written.
+    """The mapping in a YAML or JSON file. Every key is a text, as it is written.
 
-    A file has at most 20,000 values in YAML (aliases counted as what they stand for; 4 MiB) and 1.2 million in
-    JSON (64 MiB), 64 levels, 1,000 keys in one mapping, and texts of 100,000 characters.
+    Limits: 20,000 values and 4 MiB in YAML, where an alias counts as the values that it stands for; 1.2 million
+    values and 64 MiB in JSON; 64 levels; 1,000 keys in one mapping; 100,000 characters in one text.
 
     Raises:
-        FileError: missing, malformed (with the line), a key given twice, beyond these limits, or not a mapping.
+        FileError: the file is missing, malformed (the message names the line), beyond these limits or not a mapping,
+            or has a key twice.
     """
     kind = table_format(path)
     data = _parsed(read_bytes(path, _BYTES[kind]), kind, str(path))
     if not isinstance(data, dict):
         raise FileError(
-            "holds no mapping",
+            "does not hold a mapping",
             where=str(path),
             why=f"its top level is {type(data).__name__}",
             suggestion="write name: {setting: value, ...}",
@@ -77,17 +78,17 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds, within the limits of :func:`read_table`.
+    """The data in a JSON file, within the limits of :func:`read_table`.
 
     Raises:
-        FileError: missing, malformed, a key given twice, or beyond the limits.
+        FileError: the file is missing, malformed or beyond the limits, or has a key twice.
     """
     return _parsed(read_bytes(path, _BYTES["json"]), "json", str(path))
 
 
 def _parsed(data: bytes, kind: str, where: str) -> Any:
     try:
-        text = data.decode("utf-8-sig")  # as some editors begin a file
+        text = data.decode("utf-8-sig")  # some editors write a byte-order mark
         if kind == "json":
             return parse_json(text)
         parsed = yaml.load(text, Loader=_StrictLoader)
@@ -95,7 +96,10 @@ def _parsed(data: bytes, kind: str, where: str) -> Any:
         return parsed
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         raise FileError(
-            f"is not valid {kind.upper()}", where=where, why=cut(error), suggestion="mend the line it names"
+            f"is not valid {kind.upper()}",
+            where=where,
+            why=cut(error),
+            suggestion="correct the line named above",
         ) from error
 
 
@@ -103,9 +107,9 @@ def parse_json(text: str) -> Any:
     """The data in a JSON text.
 
     Raises:
-        ValueError: malformed, a key given twice, or beyond the limits of :func:`read_table`.
+        ValueError: the text is malformed or beyond the limits of :func:`read_table`, or has a key twice.
     """
-    if text.count(",") > _VALUES["json"]:  # before the time is spent on reading them
+    if text.count(",") > _VALUES["json"]:  # before the time to read them is spent
         raise ValueError(_too_many("json"))
     try:
         data = json.loads(text, object_pairs_hook=_unique_keys)
@@ -144,15 +148,15 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
 
 
 def _refuse_value(value: object) -> Any:
-    raise ValueError(f"{shown(value)} is no number, text, list or mapping")
+    raise ValueError(f"{shown(value)} is not a number, a text, a list or a mapping")
 
 
 def write_table(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
     """Write a mapping as YAML or JSON, by the file's ending, whole or not at all.
 
     Raises:
-        FileError: another ending, a value that neither format has, more than :func:`read_table` reads, or a file
-            that cannot be written.
+        FileError: another ending, a value that neither format has, data beyond the limits of :func:`read_table`, or a
+            file that cannot be written.
     """
     kind = table_format(path)
     try:
@@ -172,7 +176,7 @@ _TOO_DEEP = f"lists and mappings are nested more than {_DEPTH} levels deep"
 
 
 def refuse_unreadable(data: Any, kind: str = "json") -> None:
-    """Raise ValueError where plain data are beyond the limits of a kind of file; level by level, without recursion."""
+    """Raise ValueError for plain data beyond the limits of a kind of file. Works level by level, without recursion."""
     count, level = 0, [data]
     for _ in range(_DEPTH + 1):
         inner: list[Any] = []
@@ -222,9 +226,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _StrictLoader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as people mean it: 1e-4 is a number, a key is a text, and a key given twice is an error.
+    """YAML in which 1e-4 is a number, a key is a text, and a key given twice is an error.
 
-    libyaml reads the text where it is there. The tree is made here, so that a limit is met before the memory is used.
+    libyaml parses the text where it is installed. The tree is built here, so that a limit stops a file before it takes
+    the memory.
     """
 
     def __init__(self, text: str) -> None:
@@ -249,14 +254,16 @@ class _StrictLoader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  #
 
     def _aliased(self, node: Any) -> Any:
         if node not in self._sizes:
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: what is anchored here holds an alias of itself")
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the anchor here holds an alias of itself")
         self._counted(self._sizes[node])
         return node
 
     def _counted(self, more: int) -> None:
         self._count += more
         if self._count > _VALUES["yaml"]:
-            raise yaml.YAMLError(f"{self._line()}: {_too_many('yaml')}, and an alias counts as what it stands for")
+            raise yaml.YAMLError(
+                f"{self._line()}: {_too_many('yaml')}, and an alias counts as the values that it stands for"
+            )
 
     def _line(self) -> str:
         event = self.peek_event()
@@ -283,17 +290,17 @@ class _StrictLoader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  #
         except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):  # of int(""), float("x"), ...
             kind = node.tag.removeprefix(_TAG)
             raise yaml.YAMLError(
-                f"line {node.start_mark.line + 1}: {shown(node.value)} is no {cut(kind, 40)}"
+                f"line {node.start_mark.line + 1}: {shown(node.value)} is not a valid {cut(kind, 40)}"
             ) from None
 
 
 class _StrictDumper(yaml.SafeDumper):
-    """Writes what :class:`_StrictLoader` reads: the text "1e-4" in quotes."""
+    """Writes YAML that :class:`_StrictLoader` reads: it puts the text "1e-4" in quotes."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[str, Any]:
     if not isinstance(node, yaml.MappingNode):
-        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: is no mapping")
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: is not a mapping")
     loader.flatten_mapping(node)
     return {key.value: loader.construct_object(value, deep=True) for key, value in node.value}
 

@@ -1,4 +1,4 @@
-"""What can go wrong, by category: each error says what, where, why and what to do."""
+"""The errors of this library, by category. Each says what is wrong, where, why, and what to do."""
 
 from __future__ import annotations
 
@@ -10,47 +10,51 @@ __all__ = [
     "NoiseSamplingError",
     "NumericsError",
     "OutOfMemoryError",
+    "cut",
     "shown",
 ]
 
-#: Characters of a value that a message repeats.
+#: The most characters of a value that a message repeats.
 _SHOWN = 120
-#: Characters of each part of a message.
+#: The most characters of a part of a message: some values in it come from files.
 _PART = 2000
+#: The most characters of a message of another library that an error repeats.
+_REASON = 400
 
 
 def shown(value: object) -> str:
-    """A value as a message repeats it: its repr, cut where it is long; kind and shape of what holds many numbers."""
+    """A value as a message repeats it: a short repr, or the type and shape of a tensor or an array."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and not isinstance(value, type):  # tensors and arrays
         kind = f"{type(value).__name__} of {getattr(value, 'dtype', 'unknown type')}"
         return f"{kind}, shape {tuple(shape)}" if shape else f"{kind}, a single value"
     try:
         text = repr(value[: _SHOWN + 1] if isinstance(value, str | bytes) else value)
-    except Exception:  # an object of the caller's, or a whole number of thousands of digits
+    except Exception:  # a repr may raise anything; a whole number of thousands of digits has none
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({type(value).__name__})"
 
 
-def _cut(part: str) -> str:
-    """A part of a message without what nobody reads: some values that it repeats come from files."""
-    return part if len(part) <= _PART else f"{part[:_PART]}..."
+def cut(text: object, length: int = _REASON) -> str:
+    """A text, or the message of another library, in at most about ``length`` characters."""
+    whole = str(text)
+    return whole if len(whole) <= length else f"{whole[:length]}..."
 
 
 class NoiseSamplingError(Exception):
     """Base of every error that this library raises on purpose.
 
     Args:
-        what: the fact, one sentence.
-        where: the field path, file, argument or step concerned.
-        suggestion: what to do about it.
-        why: the reason it cannot work, where the fact does not say it.
+        what: what is wrong, in one sentence.
+        where: the field path, file, argument or step.
+        suggestion: what to do.
+        why: the reason, where ``what`` does not say it.
     """
 
     category = "general"
 
     def __init__(self, what: str, *, where: str, suggestion: str, why: str = "") -> None:
-        what, where, why, suggestion = (_cut(part) for part in (what, where, why, suggestion))
+        what, where, why, suggestion = (cut(part, _PART) for part in (what, where, why, suggestion))
         self.what, self.where, self.why, self.suggestion = what, where, why, suggestion
         lines = [f"{where}: {what}" if where else what]
         if why:
@@ -80,27 +84,27 @@ class ModelOutputError(NoiseSamplingError, ValueError):
 
 
 class DeviceError(NoiseSamplingError, RuntimeError):
-    """A device that is missing, or a model and a tensor on different ones."""
+    """A device is missing, or a model and a tensor are on different devices."""
 
     category = "device"
 
 
 class OutOfMemoryError(NoiseSamplingError, MemoryError):
-    """Not even a batch of one sample fits, or the samples of the whole batch do not."""
+    """A batch of one sample does not fit into memory, or the samples of the whole batch do not."""
 
     category = "memory"
 
 
 class NumericsError(NoiseSamplingError, ArithmeticError):
-    """A value left the range of floating-point numbers, or a plan's table is not usable."""
+    """A value is not finite, or the table of a plan is not usable."""
 
     category = "numerics"
 
 
 class FileError(NoiseSamplingError, OSError):
-    """A file that is missing, unreadable, malformed or cannot be written."""
+    """A file is missing, unreadable or malformed, or cannot be written."""
 
     category = "file"
 
-    def __str__(self) -> str:  # OSError formats its arguments in its own way
+    def __str__(self) -> str:  # OSError would format its arguments
         return str(self.args[0])

@@ -1,6 +1,6 @@
-"""Pictures: batches of images, and tables of them, as PNG files.
+"""Batches of images, and tables of pictures, as PNG files.
 
-They are drawn with matplotlib (the ``plot`` extra), which is imported when it is needed.
+matplotlib (the ``plot`` extra) draws them. It is imported where it is used.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def draw_rows(
 
     Args:
         path: the file.
-        title, subtitle: above everything; the subtitle may have several lines.
-        headings: one a column.
-        labels: lines of text, one list a row; the last line is set in grey where there are several.
+        title, subtitle: at the top; the subtitle may have several lines.
+        headings: one for each column.
+        labels: one list of lines of text for each row; the last of several lines is grey.
         pictures: (H, W, 3) arrays in [0, 1], by row and column, all of one shape.
         notes: one below each picture.
     """
@@ -80,7 +80,7 @@ def draw_rows(
 
 
 def save_image(samples: Tensor, path: str | os.PathLike[str], columns: int | None = None) -> None:
-    """A batch of images as one PNG, small ones enlarged.
+    """Save a batch of images as one PNG; small images are enlarged.
 
     Raises:
         ConfigurationError: not images, or matplotlib is missing.
@@ -112,7 +112,7 @@ def mosaic(samples: Tensor, columns: int, *, paper: bool = True) -> Pixels:
         images = images[:, None]
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ConfigurationError(
-            f"samples of shape {tuple(samples.shape)} are no pictures",
+            f"samples of shape {tuple(samples.shape)} are not pictures",
             where="PNG",
             suggestion="give shape (B, 1, H, W) or (B, 3, H, W), or save to a .safetensors file",
         )

@@ -11,43 +11,35 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import FileError, NoiseSamplingError
+from .errors import FileError, NoiseSamplingError, cut
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where what a killed process leaves is not removed
+except ImportError:  # not on Windows, where the files of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["checked_path", "cut", "of_file", "read_bytes", "refuse_missing_folder", "replacing", "write_atomic"]
+__all__ = ["checked_path", "of_file", "read_bytes", "refuse_missing_folder", "replacing", "write_atomic"]
 
-#: Characters of another library's message that an error repeats.
-_REASON = 400
-#: Bytes of a file's name that its temporary name repeats, so that this one is not too long itself.
-_NAME = 150
+#: The most bytes of a file's name that its temporary name repeats. A longer one may exceed the system's limit.
+_NAME_BYTES = 150
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """The path as such.
+    """The path as a :class:`Path`.
 
     Raises:
-        FileError: no text and no path, or a text that no file can be called.
+        FileError: neither a text nor a path, or a text that cannot be the name of a file.
     """
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
         raise FileError(f"got {type(path).__name__}", where="path", suggestion="give the file's name")
     if not os.fspath(path) or "\0" in os.fspath(path):
-        raise FileError("is no name of a file", where=cut(repr(path), 100), suggestion="give the file's name")
+        raise FileError("is not the name of a file", where=cut(repr(path), 100), suggestion="give the file's name")
     return Path(path)
-
-
-def cut(text: object, length: int = _REASON) -> str:
-    """A text, or the message of another library, so short that an error can repeat it."""
-    whole = str(text)
-    return whole if len(whole) <= length else f"{whole[:length]}..."
 
 
 @contextlib.contextmanager
 def of_file(path: str | os.PathLike[str], what: str, suggestion: str) -> Iterator[None]:
-    """Errors of the library about what a file holds, as FileError that names the file."""
+    """Turn errors about the content of a file into a FileError that names the file."""
     try:
         yield
     except FileError as error:
@@ -57,21 +49,21 @@ def of_file(path: str | os.PathLike[str], what: str, suggestion: str) -> Iterato
 
 
 def refuse_missing_folder(path: str | os.PathLike[str]) -> None:
-    """Raises FileError where a file could not be written in the end, before what it is to hold is made."""
+    """Raise FileError where a file cannot be written. For use before the long work whose result it will hold."""
     target = checked_path(path)
     folder = target.resolve().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise FileError(
-            f"its folder {folder} is missing, or not writable", where=str(path), suggestion="make it, or name another"
+            f"its folder {folder} is missing or not writable", where=str(path), suggestion="make it, or name another"
         )
     _refuse_special(target)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file under a temporary name beside it and move it into place.
+    """Write a file under a temporary name in its folder, and move it into place.
 
     Raises:
-        FileError: the folder is missing or not writable, or the disk is full; the old file is then untouched.
+        FileError: the folder is missing or not writable, or the disk is full. The old file is then untouched.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -79,13 +71,13 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty temporary file beside a file, which takes its place when the block ends, and is removed if it fails.
+    """Yield an empty temporary file that replaces a file when the block ends; if the block raises, it is removed.
 
-    Until then it is locked. So what a killed process has left of an earlier write is known by having no lock, and is
-    removed here, and the file of a process that still writes is not.
+    The temporary file is locked while a process writes it. One without a lock was left by a process that was killed,
+    and is removed here.
 
     Raises:
-        FileError: an OSError of the block, or of what is done here; the old file is then untouched.
+        FileError: the block or the replacement raised an OSError. The old file is then untouched.
     """
     target = checked_path(path)
     try:
@@ -112,13 +104,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked_file(target: Path) -> Iterator[tuple[Path, int]]:
-    """A new file beside the target, with its descriptor; locked, and removed at the end where it is still there."""
+    """Yield a new, locked file in the folder of the target, and its descriptor; if it is still there, remove it."""
     while True:
         temporary = target.with_name(f"{_prefix(target)}{uuid.uuid4().hex}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             _lock(descriptor)
-            if not temporary.exists():  # taken for a leftover before it had its lock
+            if not temporary.exists():  # another process removed it before it was locked
                 continue
             yield temporary, descriptor
             return
@@ -128,35 +120,35 @@ def _locked_file(target: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _prefix(target: Path) -> str:
-    """How the temporary names of a file begin."""
+    """The beginning of the temporary names of a file."""
     name = target.name
-    if len(os.fsencode(name)) > _NAME:
+    if len(os.fsencode(name)) > _NAME_BYTES:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
     return f".{name}."
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the temporary files of a target that no process holds."""
+    """Remove the temporary files of a target that are not locked."""
     if fcntl is None:
         return
     ours = re.compile(re.escape(_prefix(target)) + r"[0-9a-f]{32}\.tmp")
     for entry in target.parent.iterdir():
         if not ours.fullmatch(entry.name):
             continue
-        with contextlib.suppress(OSError):  # held by a live process, gone by now, or not ours to remove
+        with contextlib.suppress(OSError):  # locked by a live process, removed by another, or not ours
             descriptor = os.open(entry, os.O_WRONLY | os.O_NOFOLLOW)
             try:
-                _lock(descriptor, only=True)
+                _lock(descriptor, required=True)
                 entry.unlink()
             finally:
                 os.close(descriptor)
 
 
-def _lock(descriptor: int, *, only: bool = False) -> None:
-    """Lock a file; with ``only`` raise OSError where that cannot be, else do without where a disk has no locks."""
+def _lock(descriptor: int, *, required: bool = False) -> None:
+    """Lock a file. Where that fails, raise OSError if the lock is ``required``; some disks have no locks."""
     if fcntl is None:
         return
-    with contextlib.nullcontext() if only else contextlib.suppress(OSError):
+    with contextlib.nullcontext() if required else contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -164,11 +156,11 @@ def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     """The content of a file of at most ``limit`` bytes.
 
     Raises:
-        FileError: it is missing, unreadable, too large, or no regular file.
+        FileError: it is missing, unreadable, too large, or not a regular file.
     """
     target = checked_path(path)
     try:
-        _refuse_special(target)  # before it is opened: a pipe may be waiting for somebody
+        _refuse_special(target)  # before it is opened: to open a pipe may block
         with open(target, "rb") as file:
             data = file.read() if limit is None else file.read(limit + 1)
     except FileError:
@@ -188,11 +180,11 @@ def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
 
 
 def _refuse_special(target: Path) -> None:
-    """Raise where a path is that of a folder, a device or a pipe: read it may never end, replaced it would be lost."""
+    """Raise for a folder, a device or a pipe: reading may never end, and writing would replace it."""
     try:
         mode = target.stat().st_mode
-    except OSError:  # nothing there yet
+    except OSError:  # it does not exist yet
         return
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
-        raise FileError("is no file", where=str(target), why=f"it is {kind}", suggestion="give the file's name")
+        raise FileError("is not a file", where=str(target), why=f"it is {kind}", suggestion="give the file's name")

@@ -1,7 +1,7 @@
-"""Methods of lower packages whose work higher packages do.
+"""Methods of lower packages that higher packages implement.
 
 Imports go one way, from higher packages to lower ones. A method like ``NoiseSchedulerConfig.from_diffusers`` belongs to
-a low package, and its work to a high one. The low package declares a :class:`Hook`. The high package provides the
+a low package, its implementation to a high one. The low package declares a :class:`Hook`. The high package provides the
 function when the library is imported. Neither imports the other.
 """
 
@@ -20,7 +20,7 @@ class Hook(Generic[F]):
     """A function that a higher package provides.
 
     Args:
-        name: of the method that calls it, for messages.
+        name: the method that calls it, for messages.
     """
 
     def __init__(self, name: str) -> None:
@@ -37,7 +37,7 @@ class Hook(Generic[F]):
         """The function that was provided.
 
         Raises:
-            RuntimeError: the package that provides it was not imported; the library's root imports every one.
+            RuntimeError: the package that provides it was not imported. The root of the library imports all of them.
         """
         if self._function is None:
             raise RuntimeError(f"no package provides {self.name}")

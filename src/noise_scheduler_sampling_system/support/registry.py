@@ -1,4 +1,4 @@
-"""Names that stand for things, with the nearest valid name in every refusal."""
+"""Tables of names. An unknown name raises an error that suggests the nearest valid ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import ConfigurationError
 
 __all__ = ["Registry", "did_you_mean", "folded"]
 
-#: Registrations read, change and write; the tables are replaced, so that readers need no lock.
+#: Held while a table is changed. A change replaces the table, so readers need no lock.
 _REGISTERING = threading.Lock()
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ E = TypeVar("E")
 
 
 def did_you_mean(name: object, valid: Iterable[str], further: Iterable[str] = ()) -> str:
-    """A suggestion for a name that is not valid: the nearest ones, the further ones among them, or all others."""
+    """A suggestion for an invalid name: the nearest of the ``valid`` and ``further`` ones, or else all valid ones."""
     valid = list(valid)
     options = [*valid, *further]
     by_folded = {option.lower(): option for option in options}
@@ -31,7 +31,7 @@ def did_you_mean(name: object, valid: Iterable[str], further: Iterable[str] = ()
 
 
 class Registry(Generic[T]):
-    """A table name → thing. A name is taken once: a second registration is an error.
+    """A table from names to entries. A name cannot be registered for two different entries.
 
     Args:
         kind: what the entries are, for messages ("sampler", "noise schedule", ...).
@@ -52,7 +52,7 @@ class Registry(Generic[T]):
         """Give ``entry`` a name; without ``entry``, return a decorator that does it.
 
         Raises:
-            ConfigurationError: the name is taken by something else.
+            ConfigurationError: the name stands for another entry.
         """
         key = self.key(name)
 
@@ -71,7 +71,11 @@ class Registry(Generic[T]):
         return add if entry is None else add(entry)
 
     def alias(self, *names: str, of: str) -> None:
-        """Further names for an entry; letters' case, spaces and punctuation do not count."""
+        """Add names for an entry. Case, spaces and punctuation of an alias do not count.
+
+        Raises:
+            ConfigurationError: an alias stands for another entry.
+        """
         for name in names:
             with _REGISTERING:
                 taken = self._aliases.get(folded(name), of)
@@ -84,7 +88,7 @@ class Registry(Generic[T]):
                 self._aliases = {**self._aliases, folded(name): of}
 
     def canonical(self, name: str | Enum) -> str:
-        """The one name of what goes by this name or alias; a name nobody knows is returned as it is."""
+        """The registered name for a name or an alias; an unknown name is returned unchanged."""
         key = self.key(name)
         if key in self._entries:
             return key
@@ -92,7 +96,7 @@ class Registry(Generic[T]):
         return self._aliases.get(folded(key), same)
 
     def name_of(self, entry: object) -> str | None:
-        """The name that something is registered under, if it is."""
+        """The name of an entry, or None."""
         return next((name for name, known in self._entries.items() if known is entry), None)
 
     def folded_names(self) -> set[str]:
@@ -107,7 +111,7 @@ class Registry(Generic[T]):
         """The entry of a name.
 
         Raises:
-            ConfigurationError: no such name; the message has the nearest ones.
+            ConfigurationError: an unknown name; the message suggests the nearest ones.
         """
         key = self.canonical(name)
         if key not in self._entries:
@@ -129,12 +133,12 @@ class Registry(Generic[T]):
 
 
 def folded(name: str) -> str:
-    """A name without what people write differently: "DPM++ 2M", "dpmpp_2m" and "DPMpp-2M" are one."""
+    """A name in the form in which names are compared: "DPM++ 2M", "dpmpp_2m" and "DPMpp-2M" are equal."""
     return "".join("p" if c == "+" else c for c in name.lower() if c.isalnum() or c == "+")
 
 
 def _same_definition(a: object, b: object) -> bool:
-    """Whether b is a again: the same object, or the same code run twice (a notebook cell)."""
+    """Whether two entries are one object, or one definition that ran twice (a notebook cell)."""
     return a is b or (
         getattr(a, "__module__", 0) == getattr(b, "__module__", 1)
         and getattr(a, "__qualname__", 0) == getattr(b, "__qualname__", 1)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from .data_files import parse_json, to_json
-from .errors import FileError, shown
-from .files import cut, read_bytes, write_atomic
+from .errors import FileError, cut, shown
+from .files import read_bytes, write_atomic
 
 __all__ = ["parts_of", "read_tensors", "write_tensors"]
 

@@ -1,4 +1,4 @@
-"""Equality by value: what is copied, pickled or sent to another process equals what it was made from."""
+"""Equality by value: a copy of an object, or one from a pickle or another process, equals the original."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ByValue", "same"]
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal: tensors and arrays in them bit for bit, on the same device; NaN equals NaN."""
+    """Whether two values are equal. Tensors must be equal bit for bit and on one device; NaN equals NaN."""
     if one is other:
         return True
     if isinstance(one, Tensor) or isinstance(other, Tensor):
@@ -37,11 +37,11 @@ def _same_arrays(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool
 
 
 class ByValue:
-    """Base of objects that are equal where their class and their attributes are; the fields, of a dataclass.
+    """Base of objects that are equal if their classes and attributes are. Of a dataclass, its fields count.
 
     Attributes:
-        made_on_use: names of attributes that are empty at first and filled in use: they count for nothing, and no
-            copy has them.
+        made_on_use: names of attributes that are filled in use, such as caches. They do not count, and are empty in
+            copies.
     """
 
     made_on_use: ClassVar[frozenset[str]] = frozenset()
@@ -57,11 +57,11 @@ class ByValue:
         return self is other or (type(self) is type(other) and same(_compared(self), _compared(other)))
 
     def __hash__(self) -> int:
-        return hash(type(self))  # what is equal has the same; attributes may be of any kind
+        return hash(type(self))  # attributes may be unhashable
 
 
 def _compared(value: Any) -> dict[str, Any]:
-    """What of an object counts."""
+    """The attributes of an object that count for equality."""
     state: dict[str, Any] = value.__getstate__()
     if not is_dataclass(value):
         return state
