@@ -58,7 +58,7 @@ class Option:
 
     @classmethod
     def of(cls, declaration: Any) -> Option:
-        """An option unchanged; else the option with this default, whose type decides: whole numbers ≥ 1, numbers ≥ 0."""
+        """An option unchanged, or an option with this default: integers ≥ 1 for an integer, numbers ≥ 0 for a float."""
         if isinstance(declaration, Option):
             return declaration
         if isinstance(declaration, bool | str):
@@ -99,7 +99,7 @@ class Option:
         """A value, unchanged; numbers of NumPy become Python's.
 
         Raises:
-            ConfigurationError: a value that is not allowed; the message names option and value, and says what is allowed.
+            ConfigurationError: a value that is not allowed; the message says what is allowed.
         """
         value = _as_python_number(value)
         if value is None and self.default is None:
