@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..config.keyword_advice import keywords_of, refuse_unknown
 from ..grids.time_grid import checked_steps
 from ..guidance.base import Guidance
-from ..guidance.compile import checked_sequence
+from ..guidance.sequence import checked_sequence
 from ..pipeline.pipeline import CALIBRATE, DiffusionPipeline
 from ..pipeline.request import DEFAULT_SCALE
 from ..plans.plan_set import PlanSet

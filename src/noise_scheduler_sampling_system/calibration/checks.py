@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config.settings import NoiseSchedulerConfig
 from ..grids.time_grid import checked_steps
 from ..guidance.base import Guidance
-from ..guidance.compile import follows_the_run
+from ..guidance.sequence import follows_the_run
 from ..pipeline.batch_conditions import as_rows
 from ..pipeline.guidance_of_request import refuse_scale_without_condition
 from ..pipeline.pipeline import DiffusionPipeline

@@ -3,13 +3,15 @@
 Objects, composed left to right, that act on the prediction at each level; ``docs/guidance.md``.
 """
 
-from .base import Formula, Guidance, Moment
-from .compile import evaluations
+from .base import Guidance
 from .conditions import Unbatched
 from .directions import AdaptiveProjected, AutoGuidance, CFGZeroStar, ClassifierFree, Composed
 from .energy import Energy
+from .formula import Formula
 from .known_region import KnownRegion
 from .modifiers import DynamicThreshold, Interval, Rescale
+from .scales import Moment
+from .sequence import evaluations
 
 __all__ = [
     "AdaptiveProjected",

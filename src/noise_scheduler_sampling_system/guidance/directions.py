@@ -20,7 +20,9 @@ from ..running.model_adapter import ModelAdapter
 from ..running.stated_prediction import refuse_other_prediction, stated_prediction
 from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
-from .base import Formula, Guidance, Scale, checked_quantity, checked_scale, per_sample, scale_at
+from .base import Guidance, checked_quantity, per_sample
+from .formula import Formula
+from .scales import Scale, checked_scale, scale_at
 
 __all__ = ["AdaptiveProjected", "AutoGuidance", "CFGZeroStar", "ClassifierFree", "Composed"]
 

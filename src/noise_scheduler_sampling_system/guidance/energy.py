@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ..support.errors import ConfigurationError
-from .base import Formula, Guidance, Moment, Scale, checked_scale, scale_at
+from .base import Guidance
+from .formula import Formula
+from .scales import Moment, Scale, checked_scale, scale_at
 
 __all__ = ["Energy"]
 

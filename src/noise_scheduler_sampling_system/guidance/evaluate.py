@@ -13,9 +13,9 @@ from ..plans.plan import SamplingPlan
 from ..running.loop import Branches, Model
 from ..running.model_adapter import ModelAdapter, map_tensors
 from ..support.errors import ConfigurationError
-from .base import Given, Moment
-from .compile import RowGuidance
 from .conditions import joined
+from .rows import RowGuidance, evaluations_of
+from .scales import Moment
 
 __all__ = ["Caller", "Memory", "RunGuidance"]
 
@@ -65,9 +65,8 @@ class RunGuidance:
 
     @property
     def evaluations(self) -> tuple[int, ...]:
-        """How often a network is evaluated for each sample, row by row."""
-        counted = [not isinstance(adapter.model, Given) for adapter, _ in self.branches]
-        return tuple(0 if row is None else sum(counted[i] for i in row.evaluated) for row in self.rows)
+        """The number of network evaluations for each sample, row by row."""
+        return evaluations_of(self.rows, [adapter.model for adapter, _ in self.branches])
 
     def model(self, caller: Caller, memory: Memory) -> Model:
         """(x, row) ↦ the guided output.

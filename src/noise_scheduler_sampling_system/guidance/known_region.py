@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..support.errors import ConfigurationError
-from .base import Formula, Given, Guidance
+from .base import Guidance
+from .formula import Formula, TensorAsModel
 
 __all__ = ["KnownRegion"]
 
@@ -53,7 +54,7 @@ class KnownRegion(Guidance):
         object.__setattr__(self, "known", known)
         object.__setattr__(self, "mask", mask)
         # one object each, so that every level finds the same branches
-        object.__setattr__(self, "_branches", tuple((Given(), {"given": t}) for t in (known, mask)))
+        object.__setattr__(self, "_branches", tuple((TensorAsModel(), {"given": t}) for t in (known, mask)))
 
     def refuse_shape(self, shape: tuple[int, ...]) -> None:
         for name, value in {"known": self.known, "mask": self.mask}.items():

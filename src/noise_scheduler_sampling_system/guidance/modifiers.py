@@ -15,7 +15,9 @@ from ..running.clipping import dynamic_threshold
 from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
 from ..support.registry import did_you_mean
-from .base import Formula, Guidance, Moment, checked_quantity, per_sample
+from .base import Guidance, checked_quantity, per_sample
+from .formula import Formula
+from .scales import Moment
 
 __all__ = ["DynamicThreshold", "Interval", "Rescale"]
 

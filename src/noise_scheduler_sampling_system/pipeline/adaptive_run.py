@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..grids.time_grid import TimeGrid
-from ..guidance.base import Moment
+from ..guidance.scales import Moment
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan, bind
 from ..running.loop import Model, ModelMaker, Noise, Reached, RowState, Run, StepControlError, StepsFound, run_rows

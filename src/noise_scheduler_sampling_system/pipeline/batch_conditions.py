@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance.base import Branch
 from ..guidance.conditions import merged, null_counterpart, numbers_as_rows, placed, refuse_foreign_labels
+from ..guidance.formula import Branch
 from ..running.model_adapter import ModelAdapter, map_tensors, resolve_device
 from ..support.argument_checks import as_array, refuse_special
 from ..support.errors import ConfigurationError, shown

@@ -11,9 +11,11 @@ from typing import Final
 import torch
 
 from ..guidance.base import Guidance
-from ..guidance.compile import RowGuidance, checked_sequence, compile_guidance, guidance_of_rows
+from ..guidance.compile import compile_guidance, guidance_of_rows
 from ..guidance.directions import ClassifierFree
 from ..guidance.evaluate import RunGuidance
+from ..guidance.rows import RowGuidance
+from ..guidance.sequence import checked_sequence
 from ..plans.plan import SamplingPlan
 from ..running.loop import Run
 from ..support.errors import ConfigurationError

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from ..guidance.base import Moment
 from ..guidance.evaluate import Memory, RunGuidance
+from ..guidance.scales import Moment
 from ..running.loop import Model, ModelMaker, PlannedRun, RowModel, RowState, Run
 from ..running.model_fingerprint import fingerprint
 from ..running.noise import NoiseSource

@@ -16,9 +16,9 @@ from ....config.settings import NoiseSchedulerConfig
 from ....grids.image_start import level_of_start
 from ....grids.time_grid import TimeGrid, make_grid, start_at
 from ....guidance.base import Guidance
-from ....guidance.compile import checked_sequence
 from ....guidance.directions import ClassifierFree
 from ....guidance.known_region import KnownRegion
+from ....guidance.sequence import checked_sequence
 from ....pipeline.pipeline import DiffusionPipeline
 from ....plans.plan import SamplingPlan
 from ....plans.plan_set import PlanSet

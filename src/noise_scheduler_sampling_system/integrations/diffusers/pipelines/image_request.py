@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....grids.time_grid import TimeGrid, checked_steps, checked_times
 from ....guidance.base import Guidance
-from ....guidance.compile import checked_sequence
+from ....guidance.sequence import checked_sequence
 from ....plans.plan import SamplingPlan
 from ....plans.plan_set import PlanSet
 from ....support.argument_checks import as_tensor, checked_dtype, checked_flag, checked_number
