@@ -94,8 +94,8 @@ def _first_fault(job: Job, hidden: NumericsError) -> Exception:
 
 
 def _outcome(job: Job, request: Request, bar: Any, watch: Stopwatch | None, copy_outputs: bool = False) -> Outcome:
-    callback, rule = request.callback, EarlyStopping.of(request.early_stopping)
-    settled = rule.start() if rule else None
+    callback, tolerance = request.callback, request.early_stopping
+    settled = None if tolerance is None else EarlyStopping(tolerance).start()
     memory: Memory = {}
     rows = job.run.steps(
         job.model_maker(memory, watch),

@@ -45,8 +45,8 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     """
     path, kind = setup.scheduler, setup.scheduler.config.prediction_type
     given = GivenStart.of(request)
-    device = resolve_device(request.device, request.model, given.tensor)
     shape = given.batch_shape(request.shape)
+    device = resolve_device(request.device, request.model, given.tensor)
     model = ModelAdapter(_embedded_model(path) if request.model is None else request.model)
     stated = refuse_other_prediction(model.model, kind, beside=not own_model)
     run = _run(setup, request)

@@ -72,7 +72,9 @@ class Request:
 
     def __post_init__(self) -> None:
         for name, checked in _CHECKS.items():
-            object.__setattr__(self, name, checked(getattr(self, name), name))
+            value = getattr(self, name)
+            if value is not getattr(Request, name):  # the default is valid
+                object.__setattr__(self, name, checked(value, name))
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Request:
