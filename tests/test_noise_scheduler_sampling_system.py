@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -221,7 +221,10 @@ def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(
     assert found, f"{document} shows no Python"
     (tmp_path / "config.yaml").write_text(YAML_BLOCK)
     AdvancedDiffusionSystem("config.yaml").save_config("config.json")
-    names: dict[str, Any] = {"__name__": document, "your_model": Network(), "model": Network(), "nn": nn}
+    module = ModuleType(f"blocks_of_{Path(document).stem}")  # so that what a block defines can be pickled
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    names = vars(module)
+    names |= {"your_model": Network(), "model": Network(), "nn": nn}
     everything = fences(ROOT / document)
     capsys.readouterr()
     for i, (language, block) in enumerate(everything):

@@ -15,6 +15,7 @@
 - ``analysis``: likelihood, inversion, step probabilities, and the choice of a sampler;
 - ``calibration``: few-step plans fitted to data or to a model;
 - ``integrations``: other libraries;
+- ``testing``: checks of samplers, schedules and guidance of your own;
 - ``plots``: figures of schedules, grids, plans and runs;
 - ``comparison``: samplers side by side at equal model calls;
 - ``app``: the command line and the demo;
@@ -30,6 +31,7 @@ from . import (
     integrations as integrations,  # provides the methods named from_diffusers
     models,
     plots as plots,
+    testing as testing,
 )
 from .analysis import recommend
 from .calibration import calibrate
