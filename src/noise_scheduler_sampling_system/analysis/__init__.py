@@ -1,6 +1,6 @@
 """What runs say of models and samplers: likelihood, inversion, step probabilities, and the choice of a sampler."""
 
-from .check_sampler import SamplerReport, check_sampler
+from .check_sampler import SamplerReport as SamplerReport, check_sampler as check_sampler  # listed by `testing`
 from .inversion import ReversibleRun
 from .likelihood import Likelihood, log_likelihood
 from .recommend import Recommendation, recommend
@@ -10,9 +10,7 @@ __all__ = [
     "Likelihood",
     "Recommendation",
     "ReversibleRun",
-    "SamplerReport",
     "StepDistribution",
-    "check_sampler",
     "log_likelihood",
     "recommend",
     "step_distribution",
