@@ -36,9 +36,9 @@ def held_out():
 
 
 def test_guided_samples_are_read_as_the_class_that_was_asked_for(unet):
-    labels = torch.arange(100) % 10
+    labels = torch.arange(60) % 10
     samples = DiffusionPipeline(CONFIG, "adams").sample(
-        unet, (100, 1, 28, 28), 12, condition={"class_labels": labels}, guidance_scale=2.0, seed=0, max_batch_size=50
+        unet, (60, 1, 28, 28), 10, condition={"class_labels": labels}, guidance_scale=2.0, seed=0, max_batch_size=30
     )
     with torch.no_grad():
         read = models.mnist_classifier()(samples).argmax(1)
@@ -49,14 +49,20 @@ def test_guided_samples_are_read_as_the_class_that_was_asked_for(unet):
         assert torch.pdist(one).min() > 2.0
 
 
+DIGITS = {"condition": {"class_labels": torch.tensor([2, 3, 7, 8])}, "guidance_scale": 1.0, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def solution(unet):
+    """Where the network's ODE takes the noise."""
+    return DiffusionPipeline(CONFIG, "adams").sample(unet, (4, 1, 28, 28), 64, **DIGITS)
+
+
 @pytest.mark.parametrize(("method", "least"), [("ddim", 1.6), ("adams", 3.0)])
-def test_at_half_the_step_the_error_is_smaller_and_more_so_at_higher_order(unet, method, least):
+def test_at_half_the_step_the_error_is_smaller_and_more_so_at_higher_order(unet, solution, method, least):
     pipeline = DiffusionPipeline(CONFIG, method)
-    fine = DiffusionPipeline(CONFIG, "adams").plan(64)
-    told = {"condition": {"class_labels": torch.tensor([2, 3, 7, 8])}, "guidance_scale": 1.0, "seed": 0}
-    solution = pipeline.sample(unet, (4, 1, 28, 28), plan=fine, **told)
     errors = [
-        (pipeline.sample(unet, (4, 1, 28, 28), calls, **told) - solution).square().flatten(1).mean(1).sqrt().median()
+        (pipeline.sample(unet, (4, 1, 28, 28), calls, **DIGITS) - solution).square().flatten(1).mean(1).sqrt().median()
         for calls in (8, 16, 32)
     ]
     assert errors[0] > least * errors[1]

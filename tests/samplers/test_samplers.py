@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -70,11 +71,12 @@ def slope(errors: list[float], counts) -> float:
 @pytest.mark.parametrize(
     ("method", "options", "counts"),
     [
-        ("euler", {}, (160, 320, 640)),
-        ("ddim", {}, (160, 320, 640)),
-        ("heun", {}, (80, 160, 320)),
-        ("pndm", {}, (160, 320, 640)),
-        ("pndm", {"skip_prk_steps": False}, (160, 320, 640)),
+        # a number of steps in the middle would have no part in the slope
+        ("euler", {}, (160, 640)),
+        ("ddim", {}, (160, 640)),
+        ("heun", {}, (80, 320)),
+        ("pndm", {}, (160, 640)),
+        ("pndm", {"skip_prk_steps": False}, (160, 640)),
     ],
 )
 def test_measured_order(method, options, counts, name, schedule):
@@ -103,7 +105,14 @@ def test_order_is_not_met_by_a_wrong_step():
 
     sampler = Lopsided(SamplerFactory.create("heun").scheduler)
     model, x = models(sampler.scheduler)["mixture"]
-    assert slope(errors_on(sampler, model, x, (80, 160, 320), 100.0, 900.0), (80, 160, 320)) < 1.3
+    assert slope(errors_on(sampler, model, x, (80, 320), 100.0, 900.0), (80, 320)) < 1.3
+
+
+@functools.cache
+def digits_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise, and where the ODE takes it, whatever the model predicts."""
+    x = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return x, DigitsModel(DiffusionPipeline().scheduler, bandwidth=0.25).reference_solution(x)
 
 
 @pytest.mark.parametrize("method", ["euler", "ddim", "heun", "pndm"])
@@ -113,8 +122,7 @@ def test_distance_to_the_exact_clean_sample(method, prediction):
     config = NoiseSchedulerConfig(timestep_spacing="trailing", prediction_type=prediction)
     pipeline = DiffusionPipeline(config, method)
     model = DigitsModel(pipeline.scheduler, prediction, bandwidth=0.25)
-    x = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    exact = model.reference_solution(x)
+    x, exact = digits_and_noise()
     errors = [
         float((pipeline.sample(model, num_inference_steps=n, initial_noise=x) - exact).square().mean().sqrt())
         for n in (25, 100, 500)
