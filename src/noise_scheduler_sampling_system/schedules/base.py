@@ -1,4 +1,4 @@
-"""Noise schedules given by T betas, as models of the DDPM family are trained with."""
+"""Noise schedules defined by T betas, as for models of the DDPM family."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..config.settings import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..support.errors import ConfigurationError
+from .conventions import variance_preserving
 from .modifiers import SHIFT, TerminalRescaling, shifted
-from .path import NoisePath, variance_preserving
+from .path import NoisePath
 from .times import traced
 
 __all__ = ["BaseNoiseScheduler"]
@@ -22,12 +23,11 @@ __all__ = ["BaseNoiseScheduler"]
 class BaseNoiseScheduler(NoisePath):
     """A variance-preserving path through T noise levels, ᾱ_i = Π_{j≤i}(1 − β_j).
 
-    A schedule is a subclass that implements :meth:`_get_beta_schedule`. Between two whole
-    timesteps log(σ/α) is linear in t, as in k-diffusion; where the last level has no signal
-    at all (zero terminal SNR), α/σ is linear in the last interval.
+    A subclass implements :meth:`_get_beta_schedule`. Between two whole timesteps log(σ/α) is linear in t, as in
+    k-diffusion. Where the last level has no signal (zero terminal SNR), α/σ is linear in the last interval.
 
-    The option ``snr_shift`` multiplies σ/α at every timestep, as :class:`~.modifiers.ShiftedSNR` does;
-    the setting ``rescale_betas_zero_snr`` comes after it. ``betas`` are those of the result.
+    The option ``snr_shift`` multiplies σ/α at every timestep, as :class:`~.modifiers.ShiftedSNR` does. The setting
+    ``rescale_betas_zero_snr`` is applied after it. ``betas`` are the betas of the result.
 
     Args:
         config: the settings; fields may also be given as keywords.
@@ -57,7 +57,7 @@ class BaseNoiseScheduler(NoisePath):
             log_alpha_bar = torch.nn.functional.logsigmoid(self._table).numpy()
             with np.errstate(invalid="ignore"):
                 betas = -np.expm1(np.diff(log_alpha_bar, prepend=0.0))
-            betas[np.isnan(betas)] = 1.0  # where no signal was left before
+            betas[np.isnan(betas)] = 1.0  # there was no signal at the level before
         self.betas = torch.from_numpy(betas)
         self.alphas = 1.0 - self.betas
         self.alphas_cumprod = torch.from_numpy(np.exp(log_alpha_bar))
@@ -71,7 +71,7 @@ class BaseNoiseScheduler(NoisePath):
         """The T betas, from the cleanest level to the noisiest; ``self.config`` is set."""
 
     def _modified(self, log_snr: Tensor) -> Tensor:
-        """The table after the shift and the rescaling that the config asks for."""
+        """The table of log SNR after the shift and the rescaling of the config."""
         shift = self.option("snr_shift")
         if shift != 1.0:
             log_snr = shifted(log_snr, shift)
@@ -131,7 +131,7 @@ class BaseNoiseScheduler(NoisePath):
                 self._factor_tables[key] = super()._factors(every, dtype)
         alpha, sigma = self._factor_tables[key]
         at = t.reshape(-1).long()
-        if t.device.type != "cpu":  # where a check would stall the device
+        if t.device.type != "cpu":  # a check would stall the device
             at = at.clamp(0, last)
         try:
             return alpha.index_select(0, at).reshape(t.shape), sigma.index_select(0, at).reshape(t.shape)

@@ -43,8 +43,8 @@ class LinearNoiseScheduler(BaseNoiseScheduler):
 class ScaledLinearNoiseScheduler(BaseNoiseScheduler):
     """√β evenly from √β_start to √β_end (Rombach et al. 2022, arXiv 2112.10752: Stable Diffusion).
 
-    The code of latent diffusion, and ComfyUI, call this one "linear". The option ``power`` (2)
-    is that of the root.
+    The code of latent diffusion, and ComfyUI, call this one "linear". The option
+    ``power``, 2 by default, is the degree of the root.
     """
 
     declared_options = {"power": Option(2.0, minimum=0.01, maximum=100.0)}
@@ -61,7 +61,7 @@ class ScaledLinearNoiseScheduler(BaseNoiseScheduler):
 class CosineNoiseScheduler(BaseNoiseScheduler):
     """ᾱ = cos²((t/T + s)/(1 + s)·π/2), β capped at ``max_beta`` (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17).
 
-    Defined by ᾱ, so ``beta_start`` and ``beta_end`` play no part.
+    It is defined by ᾱ: ``beta_start`` and ``beta_end`` are not used.
     """
 
     declared_options = {"s": Option(0.008, above=0.0, maximum=100.0), "max_beta": _MAX_BETA}
@@ -86,7 +86,7 @@ class QuadraticNoiseScheduler(BaseNoiseScheduler):
 class SigmoidNoiseScheduler(BaseNoiseScheduler):
     """β = β_start + (β_end − β_start)·sigmoid(12u − 6), as in GeoDiff (Xu et al. 2022, arXiv 2203.02923) and diffusers.
 
-    Not the sigmoid of Jabri et al. and Chen, which is one of ᾱ: "sigmoid_gamma".
+    "sigmoid_gamma" is the sigmoid of Jabri et al. and Chen, which is in ᾱ.
     """
 
     def _get_beta_schedule(self) -> Array:
@@ -101,7 +101,7 @@ class SigmoidGammaNoiseScheduler(BaseNoiseScheduler):
     """ᾱ falls from 1 to 0 as sigmoid((start + (end − start)·t/T)/tau) rises (Jabri et al. 2022, arXiv 2212.11972;
     Chen 2023, arXiv 2301.10972, Algorithm 1, there "γ").
 
-    Made into T betas, capped at ``max_beta``; ``beta_start`` and ``beta_end`` play no part.
+    Its T betas are capped at ``max_beta``; ``beta_start`` and ``beta_end`` are not used.
     """
 
     declared_options = {
@@ -114,7 +114,7 @@ class SigmoidGammaNoiseScheduler(BaseNoiseScheduler):
     def _get_beta_schedule(self) -> Array:
         tau, start = self.options["tau"], self.options["start"]
         end = self.option("end", low=start)
-        with np.errstate(over="ignore", invalid="ignore"):  # a flat curve has no betas, which are refused
+        with np.errstate(over="ignore", invalid="ignore"):  # a flat curve gives NaN, which is refused
             curve = 1 / (1 + np.exp(-(start + (end - start) * _ends(self)) / tau))
             alpha_bar = (curve[-1] - curve) / (curve[-1] - curve[0])
         return _betas_of(alpha_bar, self.options["max_beta"])
@@ -125,7 +125,7 @@ class SigmoidGammaNoiseScheduler(BaseNoiseScheduler):
 class LaplaceNoiseScheduler(BaseNoiseScheduler):
     """log SNR = mu − b·sgn(½ − t/T)·log(1 − |1 − 2t/T|) (Hang et al. 2024, arXiv 2407.03297).
 
-    Made into T betas, capped at ``max_beta``; ``beta_start`` and ``beta_end`` play no part.
+    Its T betas are capped at ``max_beta``; ``beta_start`` and ``beta_end`` are not used.
     ``variant="diffusers"`` is the curve of that library, which takes √ᾱ for ᾱ.
     """
 
@@ -150,7 +150,7 @@ class LaplaceNoiseScheduler(BaseNoiseScheduler):
 class ExpAlphaBarNoiseScheduler(BaseNoiseScheduler):
     """ᾱ = exp(−rate·t/T), a constant β (diffusers' ``betas_for_alpha_bar`` of type "exp").
 
-    ``beta_start`` and ``beta_end`` play no part. For β that grows by a constant factor see "exponential".
+    ``beta_start`` and ``beta_end`` are not used. For β that grows by a constant factor see "exponential".
     """
 
     declared_options = {"rate": Option(12.0, above=0.0, maximum=1e4), "max_beta": _MAX_BETA}

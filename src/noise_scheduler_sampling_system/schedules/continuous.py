@@ -1,4 +1,4 @@
-"""Noise schedules without betas: functions of a real-valued time, which is what the network is told."""
+"""Noise schedules without betas: α and σ as functions of a real-valued time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ..config.options import Option
 from ..config.registries import SCHEDULES
 from ..config.settings import NoiseSchedulerConfig
 from ..support.errors import ConfigurationError
-from .path import NoisePath, Time, straight, variance_exploding, variance_preserving
+from .conventions import straight, variance_exploding, variance_preserving
+from .path import NoisePath, Time
 
 __all__ = ["CosinePath", "EDMPath", "FlowPath", "SubVPPath", "VDiffusionPath", "VEPath", "VPPath", "resolution_shift"]
 
 
-#: σ of the paths where it is absolute, β of the continuous SDEs, their cleanest time, and the network's unit of time.
+#: Options of several paths: a σ, a β of an SDE, the cleanest time of an SDE, and the unit of the network's time.
 _SIGMA = Option(1.0, minimum=1e-10, maximum=1e10)
 BETA = Option(0.1, minimum=1e-6, maximum=1e4)
 T_MIN = Option(1e-3, minimum=1e-8, below=1.0)
@@ -30,8 +31,8 @@ _TIME_SCALE = Option(1.0, minimum=1e-6, maximum=1e9)
 class EDMPath(NoisePath):
     """α = 1 and σ = t from ``sigma_min`` to ``sigma_max`` (Karras et al. 2022, arXiv 2206.00364, Table 1).
 
-    The network is the paper's denoiser D(x; σ); :class:`~..models.EDMPreconditioned` makes one
-    of a raw network.
+    The network is the paper's denoiser D(x; σ). :class:`~..models.EDMPreconditioned` makes a denoiser from a raw
+    network.
     """
 
     declared_options = {"sigma_min": _SIGMA.at(0.002), "sigma_max": _SIGMA.at(80.0)}
@@ -83,7 +84,7 @@ class VEPath(NoisePath):
 class _DiffusionSDE(NoisePath, ABC):
     """β(t) = β_min + (β_max − β_min)·t on [``t_min``, 1]; B(t) is its integral and α = exp(−B/2).
 
-    ``time_scale`` is what t is multiplied by for the network (999 in the code of Song et al.).
+    The network is told ``time_scale``·t (999·t in the code of Song et al.).
     """
 
     declared_options = {"beta_min": BETA, "beta_max": BETA.at(20.0), "t_min": T_MIN, "time_scale": _TIME_SCALE}
@@ -101,7 +102,7 @@ class _DiffusionSDE(NoisePath, ABC):
         return self._beta_min * u + (self._beta_max - self._beta_min) * u * u / 2
 
     def _time_of(self, integral: Tensor) -> Tensor:
-        integral = integral.clamp(max=1e300)  # no signal at all: ∞/∞ otherwise
+        integral = integral.clamp(max=1e300)  # ∞/∞ where there is no signal
         root = torch.sqrt(self._beta_min**2 + 2 * (self._beta_max - self._beta_min) * integral)
         return (self._scale * 2 * integral / (self._beta_min + root)).clamp(self.t_min, self.t_max)
 
@@ -167,8 +168,8 @@ class CosinePath(NoisePath):
     """The cosine ᾱ = cos²((t + s)/(1 + s)·π/2)/cos²(s/(1 + s)·π/2) with t in (0, 1) told to the network
     (Pernias et al. 2023, arXiv 2306.00637; Stable Cascade).
 
-    Its code keeps ᾱ in [``alpha_bar_min``, ``alpha_bar_max``]; the path ends where these are
-    reached, for the times beyond mean the same two levels (those from 0 on may be asked for).
+    Its code clamps ᾱ to [``alpha_bar_min``, ``alpha_bar_max``], so that all times beyond mean one of these two levels.
+    The path therefore ends there; times from 0 on are allowed in the forward process.
     Stable Cascade's ``shift`` is :class:`~.modifiers.ShiftedSNR`.
     """
 

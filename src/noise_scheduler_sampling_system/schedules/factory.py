@@ -16,7 +16,7 @@ __all__ = ["NoiseSchedulerFactory"]
 
 
 class NoiseSchedulerFactory(ClassFactory):
-    """Noise schedules by name."""
+    """Makes noise schedules by name; :meth:`register` adds one."""
 
     registry = SCHEDULES
     base = NoisePath
@@ -28,11 +28,11 @@ class NoiseSchedulerFactory(ClassFactory):
         settings: NoiseSchedulerConfig | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> NoisePath:
-        """The schedule that a config asks for: ``create(config)``, ``create("cosine")``, ``create("cosine", config)``.
+        """The schedule of a config: ``create(config)``, ``create("cosine")`` or ``create("cosine", config)``.
 
         Args:
             config: a config, a mapping of its fields, or a schedule's name.
-            settings: with a name, the config of everything else.
+            settings: beside a name, the config of all other fields.
             fields: further fields of the config.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Other noise levels at the same times: modifiers that wrap any path, and each other."""
+"""Modifiers: a path with other noise levels at the same times. They wrap any path, also a modified one."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .path import NoisePath, Time
 __all__ = ["ShiftedSNR", "TerminalRescaling", "ZeroTerminalSNR", "shifted"]
 
 
-#: By what σ/α may be multiplied.
+#: The factor of σ/α.
 SHIFT = Option(1.0, minimum=1e-6, maximum=1e6)
 
 
 def shifted(log_snr: Tensor, shift: float) -> Tensor:
-    """log SNR where σ/α is ``shift`` times as large."""
+    """log SNR after σ/α is multiplied by ``shift``."""
     return log_snr - 2.0 * math.log(shift)
 
 
 class TerminalRescaling(NamedTuple):
-    """Algorithm 1 of Lin et al. 2023 (arXiv 2305.08891) as a map of log SNR, and the way back.
+    """Algorithm 1 of Lin et al. 2023 (arXiv 2305.08891) as a map of log SNR, and its inverse.
 
-    α is moved to end at 0 and scaled to keep its start: α ↦ k·(α − α_T), k = α_0/(α_0 − α_T).
-    Computed with 1 − α = σ²/(1 + α), so that no digits of a small σ are lost.
+    α is shifted to end at 0 and scaled to keep its start: α ↦ k·(α − α_T), k = α_0/(α_0 − α_T). The code computes
+    with 1 − α = σ²/(1 + α), so that a small σ keeps its digits.
     """
 
     start: float
@@ -38,7 +38,7 @@ class TerminalRescaling(NamedTuple):
 
     @classmethod
     def between(cls, first: float, last: float) -> TerminalRescaling:
-        """For a variance-preserving path that begins and ends at these log SNRs."""
+        """The rescaling of a variance-preserving path that begins and ends at these log SNRs."""
         ends = torch.tensor([first, last], dtype=torch.float64, device="cpu")
         rescaling = cls(*_signal(ends)[0].tolist())
         if rescaling.start == rescaling.shift:
@@ -50,7 +50,7 @@ class TerminalRescaling(NamedTuple):
         return rescaling
 
     def __call__(self, log_snr: Tensor) -> Tensor:
-        """The log SNR after the rescaling; −∞ at the last level, unless its α is 0 in floating point already."""
+        """The log SNR after the rescaling: −∞ at the last level. A path whose last α is 0 already is unchanged."""
         if self.shift == 0.0:
             return log_snr
         factor = self.start / (self.start - self.shift)
@@ -58,7 +58,7 @@ class TerminalRescaling(NamedTuple):
         return _log_snr((factor * (alpha - self.shift)).clamp_min(0.0), self._lost + factor * (lost - self._lost))
 
     def inverse(self, log_snr: Tensor) -> Tensor:
-        """The log SNR before it."""
+        """The log SNR before the rescaling."""
         if self.shift == 0.0:
             return log_snr
         factor = self.start / (self.start - self.shift)
@@ -81,7 +81,7 @@ def _log_snr(alpha: Tensor, lost: Tensor) -> Tensor:
 
 
 class _Modified(NoisePath, ABC):
-    """A path with the times, the config and the model's facts of another, and other noise levels."""
+    """A path with the times and the config of another path, and other noise levels."""
 
     def __init__(self, path: NoisePath) -> None:
         if not isinstance(path, NoisePath):
@@ -123,16 +123,16 @@ class _Modified(NoisePath, ABC):
 class ShiftedSNR(_Modified):
     """A path whose σ/α is multiplied by ``shift``: log SNR falls by 2·log(shift) at every time.
 
-    Above 1 for images larger than those that the schedule was made for (Hoogeboom et al. 2023,
-    arXiv 2301.11093, §3.1; Stable Cascade's ``shift``); √3 for the ``snr_shift_scale=3`` of
-    CogVideoX, which divides the SNR. The schedules with betas have it as the option ``snr_shift``, too.
+    It is above 1 for images larger than those that the schedule was made for (Hoogeboom et al. 2023,
+    arXiv 2301.11093, §3.1; Stable Cascade's ``shift``), and √3 for the ``snr_shift_scale=3`` of CogVideoX, which
+    divides the SNR. Schedules with betas also have it as the option ``snr_shift``.
 
     Args:
         path: any noise schedule.
         shift: from 1e-6 to 1e6; 1 changes nothing.
 
     Raises:
-        ConfigurationError: not a path, or no positive number.
+        ConfigurationError: not a path, or a shift outside its range.
     """
 
     def __init__(self, path: NoisePath, shift: float) -> None:
@@ -154,10 +154,10 @@ class ShiftedSNR(_Modified):
 
 @final
 class ZeroTerminalSNR(_Modified):
-    """A variance-preserving path whose α is moved and scaled to end at 0 (Lin et al. 2023, arXiv 2305.08891, Alg. 1).
+    """A variance-preserving path whose α is shifted and scaled to end at 0 (Lin et al. 2023, arXiv 2305.08891, Alg. 1).
 
-    The cleanest level stays as it is. With betas, whole timesteps have the levels of the setting
-    ``rescale_betas_zero_snr``. A path that ends without signal is left as it is.
+    The cleanest level does not change. On a schedule with betas, whole timesteps have the levels of the setting
+    ``rescale_betas_zero_snr``. A path that ends without signal does not change.
 
     Args:
         path: any variance-preserving noise schedule.
@@ -173,7 +173,7 @@ class ZeroTerminalSNR(_Modified):
             raise ConfigurationError(
                 f"{path!r} does not preserve variance",
                 where="path",
-                why="the rescaling of Lin et al. 2023 is one of α with σ² = 1 − α²",
+                why="the rescaling of Lin et al. 2023 is defined for σ² = 1 − α²",
                 suggestion="use a path with betas, 'vp' or 'v_diffusion'",
             )
         self._end = path.t_max
@@ -182,7 +182,7 @@ class ZeroTerminalSNR(_Modified):
 
     @property
     def t_clean(self) -> float:
-        return self.t_min  # the rescaling keeps the level there: levels cleaner than that would have α above 1
+        return self.t_min  # the rescaling would give cleaner levels an α above 1
 
     def _log_snr(self, t: Tensor) -> Tensor:
         before = self.path._log_snr(t)

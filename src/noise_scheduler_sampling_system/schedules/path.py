@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,46 +19,15 @@ from ..config.settings import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..support.errors import ConfigurationError
 from ..support.registry import did_you_mean
 from ..support.values import ByValue
+from .level import CLEAN, Level
 from .path_checks import check_path, is_foreign
 from .times import Time, as_times, double, in_kind, mixed, traced
 
-__all__ = ["Level", "NoisePath", "Time"]
-
-
-class Level(NamedTuple):
-    """A noise level: the time t at which the model knows it, and x = α·x₀ + σ·ε there."""
-
-    t: float
-    alpha: float
-    sigma: float
-
-    @property
-    def noise_to_signal(self) -> float:
-        """σ/α, the noise level in the coordinates of Karras et al. 2022; inf without signal."""
-        return self.sigma / self.alpha if self.alpha > 0 else math.inf
-
-    @property
-    def half_log_snr(self) -> float:
-        """λ = log(α/σ), the variable of the DPM-Solver papers; ±inf at the ends of a path."""
-        if self.sigma == 0.0:
-            return math.inf
-        return math.log(self.alpha / self.sigma) if self.alpha > 0.0 else -math.inf
-
-    @staticmethod
-    def of(t: float, alpha: float, sigma: float) -> Level:
-        """The level with these numbers; what has no time is the clean sample itself, which is told by identity."""
-        return CLEAN if math.isnan(t) and alpha == 1.0 and sigma == 0.0 else Level(t, alpha, sigma)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Level.of, tuple(self)
-
-
-#: The end of every run to a clean sample. No model is asked there, so it has no time.
-CLEAN = Level(t=float("nan"), alpha=1.0, sigma=0.0)
+__all__ = ["CLEAN", "Level", "NoisePath", "Time"]
 
 
 class _CheckedWhenMade(ABCMeta):
-    """Checks a path with formulas of the user's own as soon as it is made, whatever its constructor does last."""
+    """Checks a path with formulas from outside this library after its constructor has returned."""
 
     def __call__(cls, *args: Any, **keywords: Any) -> Any:
         path = super().__call__(*args, **keywords)
@@ -68,27 +37,26 @@ class _CheckedWhenMade(ABCMeta):
 
 
 class NoisePath(ByValue, metaclass=_CheckedWhenMade):
-    """How data turns into noise: α(t), σ(t) and their log-SNR, on [``t_min``, ``t_max``].
+    """How data turns into noise: α(t), σ(t) and log SNR = log(α²/σ²), on [``t_min``, ``t_max``].
 
-    The time t is the one the network is told: there is no second clock. A subclass says what
-    log-SNR a time has, which time a log-SNR has, and how α and σ follow from the log-SNR. Every
-    public method takes a number, a NumPy array or a tensor of times and returns the same kind in the
-    same floating-point type; of integers, float64 (float32 on MPS). All is computed in float64.
+    The time t is the number that the network is told. A subclass implements the log SNR of a time, the time of a log
+    SNR, and α and σ of a log SNR. Public methods of times take a number, a NumPy array or a tensor, and return the
+    same kind in the same floating-point type; for integers, float64 (float32 on MPS). They compute in float64.
 
     Args:
-        config: the settings; fields, and the schedule's own options, may also be given as keywords.
+        config: the settings. Its fields, and the schedule's own options, may also be given as keywords.
 
     Attributes:
         declared_options: the schedule's own options (``schedule_options`` of the config), each with its default,
-            type and range (:class:`~..options.Option`); those of the classes it derives from are added.
-        option_defaults: their defaults. A class may write these instead, as plain values; it then checks them itself,
-            by :meth:`option` and :meth:`choice`.
-        defaults: config fields whose default is another one for this schedule.
-        reads: config fields about the schedule that it uses; others must be left alone.
+            type and range (:class:`~..config.options.Option`). Those of its base classes are added.
+        option_defaults: the defaults of these options. A class may write plain values here instead of
+            ``declared_options``. It then checks the options itself, with :meth:`option` and :meth:`choice`.
+        defaults: config fields that have another default for this schedule.
+        reads: the fields of ``SCHEDULE_FIELDS`` that the schedule uses. The others must keep their default.
 
     Raises:
-        ConfigurationError: an unknown option, a field set that this schedule would ignore, or formulas of a
-            subclass outside this library that cannot be (:func:`~.checks.check_path`).
+        ConfigurationError: an unknown option; a field that this schedule would ignore; formulas of a subclass
+            outside this library that are wrong (:func:`~.path_checks.check_path`).
     """
 
     declared_options: ClassVar[Mapping[str, Option]] = {}
@@ -97,14 +65,14 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
     reads: ClassVar[frozenset[str]] = frozenset()
     t_min: float
     t_max: float
-    #: The time that clean data would have; None: that of the cleanest level.
+    #: The time that clean data would have; None: the time of the cleanest level.
     t_origin: float | None = None
-    #: Whether the field's σ on this path is σ itself, not σ/α.
+    #: Whether the σ that the literature uses on this path is σ itself, not σ/α.
     sigma_is_absolute: bool = False
     #: Whether the model was trained at whole-number times (they are then passed as integers).
     discrete: bool = False
 
-    #: Whether the noisiest levels are left out (``up_to``): a run begins at ``t_max`` then, whatever the spacing.
+    #: Whether the noisiest levels are left out (``up_to``). Then every spacing begins a run at ``t_max``.
     cut: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -136,7 +104,7 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         return f"{type(self).__name__}({options})"
 
     def spaced(self, spacing: str, options: Mapping[str, Any] | None = None) -> NoisePath:
-        """The same path with another spacing in its config."""
+        """A copy of the path with another spacing in its config."""
         other = copy.copy(self)
         other.config = self.config.replace(timestep_spacing=spacing, spacing_options=dict(options or {}))
         return other
@@ -186,9 +154,9 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         """α and σ of a log-SNR."""
 
     def time_at(self, fraction: Time) -> Time:
-        """The time this far along the schedule, 0 at clean data and 1 at the noisiest level.
+        """The time at a fraction of the schedule, 0 at clean data and 1 at the noisiest level.
 
-        What "evenly spaced in time" means: linear in t, unless the schedule is shifted.
+        It is linear in t, unless the schedule is shifted. Spacings that are even in time are even in this fraction.
         """
         origin = self.t_min if self.t_origin is None else self.t_origin
         return origin + (self.t_max - origin) * fraction
@@ -199,7 +167,7 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         return (t - origin) / (self.t_max - origin)
 
     def up_to(self, t: float) -> NoisePath:
-        """The same path without the levels noisier than this time: where image-to-image starts.
+        """A copy of the path without the levels noisier than this time, for image-to-image.
 
         Raises:
             ConfigurationError: a time outside the range.
@@ -216,20 +184,20 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         return math.hypot(level.alpha, level.sigma)
 
     def level_at(self, log_snr: float) -> Level:
-        """The noise level with this log-SNR; its α and σ are exact, its time is clamped to the range."""
+        """The noise level with this log SNR. Its α and σ are exact, its time is clamped to the range."""
         wide = torch.tensor(float(log_snr), dtype=torch.float64, device="cpu")
         alpha, sigma = self._alpha_sigma(wide)
         return Level(float(self._time(wide)), float(alpha), float(sigma))
 
     def field_sigma(self, level: Level) -> float:
-        """What the field calls σ on this path: σ/α, as in Karras et al. 2022, but σ itself on the straight path.
+        """The σ that the literature uses on this path: σ/α, as in Karras et al. 2022, or σ itself on the straight path.
 
-        The spacings and :meth:`TimeGrid.from_sigmas` count noise in it.
+        The spacings and :meth:`TimeGrid.from_sigmas` use it.
         """
         return level.sigma if self.sigma_is_absolute else level.noise_to_signal
 
     def level_of_sigma(self, sigma: float) -> Level:
-        """The level with this :meth:`field_sigma`; bit for bit where α = 1 and on the straight path.
+        """The level with this :meth:`field_sigma`; exact to the last bit where α = 1 and on the straight path.
 
         Raises:
             ConfigurationError: σ ≤ 0, or outside the path.
@@ -238,12 +206,12 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         low, high = self.field_sigma(bottom), self.field_sigma(top)
         if sigma == high:  # infinite where there is no signal
             return top
-        # lists that are passed around have few digits
+        # published lists of σ have few digits
         if not low * (1 - 1e-4) <= sigma <= high * (1 + 1e-4) or not 0.0 < sigma < math.inf:
             raise ConfigurationError(
                 f"σ = {sigma:g} is outside [{low:.6g}, {high:.6g}]",
                 where="sigmas",
-                why="the model knows no such noise level",
+                why="the model was not trained at such a noise level",
                 suggestion="give values inside; the clean end (0) is added by itself",
             )
         t = min(max(self._time_of_sigma(sigma), self.t_min), self.t_max)
@@ -253,20 +221,20 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         return Level(t, alpha, alpha * sigma)
 
     def _time_of_sigma(self, sigma: float) -> float:
-        """The time of a σ as :meth:`field_sigma` counts it; a subclass that knows it exactly says so."""
+        """The time of a :meth:`field_sigma`; a subclass overrides it where it has an exact formula."""
         ratio = (sigma / (1.0 - sigma) if sigma < 1.0 else math.inf) if self.sigma_is_absolute else sigma
         return float(self._time(torch.tensor(-2.0 * math.log(ratio), dtype=torch.float64, device="cpu")))
 
     @property
     def t_clean(self) -> float:
-        """The least time of the forward process: that of clean data where the path reaches it, else ``t_min``.
+        """The smallest time of the forward process: that of clean data where the path reaches it, else ``t_min``.
 
-        Training may draw times from here on. A run does not go below ``t_min``, for a model is not asked there.
+        Training may draw times from here on. A run does not go below ``t_min``, where models are not evaluated.
         """
         return self.t_min if self.t_origin is None else min(self.t_min, max(self.t_origin, 0.0))
 
     def rates(self, t: Time) -> tuple[Time, Time]:
-        """dα/dt and dσ/dt; without signal, where log SNR is infinite, those just before that level."""
+        """dα/dt and dσ/dt; where α = 0 and log SNR is infinite, the rates just before that level."""
         inside = 1e-9 * (self.t_max - self.t_min)
 
         def rate(pick: int) -> Time:
@@ -313,7 +281,7 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         return self.levels([t])[0]
 
     def levels(self, times: npt.ArrayLike) -> list[Level]:
-        """The noise levels at many times of a run, from ``t_min`` to ``t_max``, in one pass."""
+        """The noise levels at several times of a run, from ``t_min`` to ``t_max``."""
         t = torch.from_numpy(np.array(times, dtype=np.float64))
         alpha, sigma = self._alpha_sigma(self._log_snr(self._in_range(t)))
         return [Level(*row) for row in zip(t.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
@@ -324,7 +292,7 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         Args:
             x0: clean samples, shape (B, ...), of a floating-point type.
             noise: unit-variance noise of the same shape.
-            t: one time, or B times, one a sample; from ``t_clean`` to ``t_max``.
+            t: one time, or B times, one for each sample; from ``t_clean`` to ``t_max``.
 
         Raises:
             ConfigurationError: shapes or types that do not fit, or a time outside the range.
@@ -332,10 +300,11 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         return mixed(*self._coefficients(x0, noise, t), x0, noise)
 
     def target(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
-        """What a network of the config's ``prediction_type`` is trained to return for ``add_noise(x0, noise, t)``.
+        """The training target of a network of the config's ``prediction_type`` for ``add_noise(x0, noise, t)``.
 
         On every path: ε for "epsilon", x₀ for "sample", α·ε − σ·x₀ for "v_prediction" and ε − x₀ for
-        "flow_prediction". Arguments as for ``add_noise``; of the first two, the given tensor itself may be returned.
+        "flow_prediction". Arguments as for ``add_noise``. For "epsilon" and "sample" it may return ``noise`` or ``x0``
+        itself.
         """
         alpha, sigma = self._coefficients(x0, noise, t)
         kind = self.config.prediction_type
@@ -344,22 +313,21 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         return mixed(*quantity(kind, alpha, sigma), x0, noise)
 
     def velocity(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
-        """What the field calls the velocity on this path; arguments as for ``add_noise``.
+        """The velocity, as the literature defines it on this path; arguments as for ``add_noise``.
 
-        v = α(t)·ε − σ(t)·x₀ (Salimans & Ho 2022, arXiv 2202.00512, §4), and on straight paths ε − x₀, the
-        derivative of x by σ that networks are trained on there (Liu et al. 2022, arXiv 2209.03003). It does not
-        depend on the config: ``target`` does.
+        v = α(t)·ε − σ(t)·x₀ (Salimans & Ho 2022, arXiv 2202.00512, §4); on straight paths ε − x₀, the derivative
+        of x by σ (Liu et al. 2022, arXiv 2209.03003). It does not depend on the config; ``target`` does.
         """
         alpha, sigma = self._coefficients(x0, noise, t)
         kind = "flow_prediction" if self.sigma_is_absolute else "v_prediction"
         return mixed(*quantity(kind, alpha, sigma), x0, noise)
 
     def get_velocity(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
-        """:meth:`velocity`, by the name that diffusers has for it."""
+        """:meth:`velocity` under its name in diffusers."""
         return self.velocity(x0, noise, t)
 
     def _coefficients(self, x0: Tensor, noise: Tensor, t: Any) -> tuple[Any, Any]:
-        """α and σ at t as factors of x₀ and its noise, once everything is found to fit."""
+        """α and σ at t as factors of x₀ and its noise: numbers, or tensors that broadcast to x₀."""
         times = as_times(x0, noise, t)
         if times.ndim == 0 and times.device.type == "cpu" and not times.requires_grad and not traced():
             alpha, sigma = self._factors(times, torch.float64)
@@ -374,7 +342,7 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         return alpha.to(dtype), sigma.to(dtype)
 
     def _forward_times(self, t: Tensor) -> Tensor:
-        """Times of the forward process in float64; those a rounding of their type outside are moved in."""
+        """Times of the forward process in float64, with times that rounding put outside the range moved inside."""
         wide = double(t)
         slack = torch.finfo(t.dtype).eps if t.is_floating_point() and t.dtype != torch.float64 else 0.0
         self._in_range(wide, self.t_clean, slack * self.t_max)
@@ -392,18 +360,3 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
                     suggestion="times run from the cleanest level (small t) to the noisiest (large t)",
                 )
         return t
-
-
-def variance_preserving(log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """α and σ with α² + σ² = 1."""
-    return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
-
-
-def variance_exploding(log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """α = 1."""
-    return torch.ones_like(log_snr), torch.exp(-log_snr / 2)
-
-
-def straight(log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """α + σ = 1."""
-    return torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2)

@@ -1,4 +1,4 @@
-"""A path of the user's own, held against what the library takes for granted: checked once, when it is made."""
+"""Checks of a user's path: that its formulas have the properties that the library relies on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..support.errors import ConfigurationError, NoiseSamplingError
 
 __all__ = ["check_path"]
 
-#: What a path may define in its own way.
+#: The formulas that a path may define.
 _FORMULAS = ("_log_snr", "_time", "_alpha_sigma", "_time_of_sigma", "time_at", "fraction_at")
 _PLACES = 33
 _TOLERANCE = 1e-6
 
 
 class CheckedPath(Protocol):
-    """The formulas of a noise schedule that are checked; see ``NoisePath`` for each."""
+    """The checked formulas of a path; ``NoisePath`` documents each."""
 
     t_min: float
     t_max: float
@@ -33,19 +33,19 @@ class CheckedPath(Protocol):
 
 
 def is_foreign(path: CheckedPath) -> bool:
-    """Whether any of its formulas is defined outside this library, whose own have tests."""
+    """Whether a formula of the path is defined outside this library. Those inside have tests."""
     own = __name__.split(".", maxsplit=1)[0]
     modules = (getattr(getattr(type(path), name), "__module__", "") for name in _FORMULAS)
     return any(module != own and not module.startswith(f"{own}.") for module in modules)
 
 
 def check_path(path: CheckedPath) -> None:
-    """Check a noise schedule: its range, that noise rises with t, its inverse, its α and σ, and its derivative.
+    """Check a path: its range, that noise rises with t, its inverse, its α and σ, and its derivative.
 
-    A schedule with formulas of the user's own is checked so when it is made. Takes a millisecond.
+    A path with formulas from outside this library is checked when it is made. The check takes a millisecond.
 
     Raises:
-        ConfigurationError: what fails, at which time, with the numbers.
+        ConfigurationError: a check fails; the message has the formula, the time and the values.
     """
     low, high = getattr(path, "t_min", math.nan), getattr(path, "t_max", math.nan)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -66,7 +66,7 @@ def _refuse(path: CheckedPath, name: str, what: str, suggestion: str) -> NoRetur
 
 
 def _evaluated(path: CheckedPath, name: str, function: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
-    """What a formula of the path returns for a tensor."""
+    """The result of a formula of the path for a tensor, in float64."""
     try:
         result = function(argument)
     except NoiseSamplingError:
@@ -85,8 +85,8 @@ def _evaluated(path: CheckedPath, name: str, function: Callable[[Tensor], Tensor
 
 def _check_order(path: CheckedPath, t: Tensor, log_snr: Tensor) -> None:
     bad = torch.isnan(log_snr)
-    bad[1:] |= torch.isposinf(log_snr[1:])  # no noise is allowed at the cleanest level,
-    bad[:-1] |= torch.isneginf(log_snr[:-1])  # and no signal at the noisiest
+    bad[1:] |= torch.isposinf(log_snr[1:])  # +inf, no noise, is allowed at the cleanest level
+    bad[:-1] |= torch.isneginf(log_snr[:-1])  # −inf, no signal, is allowed at the noisiest level
     if bad.any():
         i = int(bad.nonzero()[0])
         _refuse(
@@ -130,7 +130,7 @@ def _check_levels(path: CheckedPath, t: Tensor, log_snr: Tensor) -> None:
 def _check_inverse(path: CheckedPath, t: Tensor, log_snr: Tensor) -> None:
     back = _evaluated(path, "_time", path._time, log_snr)
     wrong = ~((back - t).abs() <= _TOLERANCE * (path.t_max - path.t_min))
-    if wrong.any():  # where log SNR hardly changes, the time is not determined to so many digits
+    if wrong.any():  # where log SNR is nearly flat, it determines the time to fewer digits
         again = _evaluated(path, "_log_snr", path._log_snr, back.clamp(path.t_min, path.t_max))
         wrong &= ~((again - log_snr).abs() <= _TOLERANCE * (1.0 + log_snr.abs()))
     if wrong.any():
@@ -152,7 +152,7 @@ def _check_derivative(path: CheckedPath, t: Tensor) -> None:
     left, right = (_evaluated(path, "_log_snr", path._log_snr, t + sign * step) for sign in (-1.0, 1.0))
     numeric = (right - left) / (2.0 * step)
     wrong = ~((slope - numeric).abs() <= 1e-2 * (numeric.abs() + numeric.abs().mean()))
-    if wrong.sum() > (len(t) // 8 if slope.isfinite().all() else 0):  # a kink here and there is no fault
+    if wrong.sum() > (len(t) // 8 if slope.isfinite().all() else 0):  # a few kinks are allowed
         i = int(wrong.nonzero()[0])
         _refuse(
             path, "_log_snr",

@@ -1,4 +1,4 @@
-"""The settings of published models by the names that users know: ``NoiseSchedulerConfig.preset("sdxl")``."""
+"""The settings of published models by name: ``NoiseSchedulerConfig.preset("sdxl")``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Preset"]
 
 @dataclass(frozen=True)
 class Preset:
-    """What was published with a model.
+    """The published settings of a model.
 
     Attributes:
-        fields: the config's fields that are not its defaults.
-        sampler, steps: what its authors sample with, where they say so.
+        fields: the fields of the config that differ from its defaults.
+        sampler, steps: the sampler and the number of steps of its authors, where they state them.
         source: where the settings come from.
-        note: what else is to be known.
+        note: what else a user must know.
     """
 
     fields: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Times as users give them: numbers, arrays and tensors of any type, and what is answered in the same kind."""
+"""Times as users give them, numbers, arrays and tensors; functions of times return the same kind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def in_kind(function: Callable[[Tensor], Tensor], value: Time) -> Time:
         result = function(value)
         return result.to(value.dtype) if value.is_floating_point() else result
     array = np.array(value)
-    if array.dtype not in (np.float16, np.float32):  # integers have float64
+    if array.dtype not in (np.float16, np.float32):  # integers become float64
         array = array.astype(np.float64)
     answer: Any = function(torch.from_numpy(array)).numpy().astype(array.dtype)
     if not answer.ndim:
@@ -32,7 +32,7 @@ def in_kind(function: Callable[[Tensor], Tensor], value: Time) -> Time:
 
 
 def traced() -> bool:
-    """Whether torch.compile or torch.func is looking: values cannot be read then."""
+    """Whether torch.compile or torch.func is tracing. Then values of tensors cannot be read."""
     compiler = getattr(torch, "compiler", None)  # torch 2.0 has none, and parts of it came later
     if compiler is not None and getattr(compiler, "is_compiling", bool)():
         return True
@@ -41,12 +41,12 @@ def traced() -> bool:
 
 
 def double(value: Tensor) -> Tensor:
-    """In float64, or float32 on Apple's MPS, which has no float64."""
+    """A tensor in float64, or in float32 on Apple's MPS, which has no float64."""
     return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
 
 
 def as_times(x0: Tensor, noise: Tensor, t: Any) -> Tensor:
-    """The times of a batch, shape () or (B,), on the device of the samples.
+    """The times of a batch, shape () or (B,); a number becomes a tensor on the CPU.
 
     Raises:
         ConfigurationError: samples, noise and times that do not fit together.
@@ -85,7 +85,7 @@ def as_times(x0: Tensor, noise: Tensor, t: Any) -> Tensor:
 
 
 def mixed(a: Any, b: Any, x0: Tensor, noise: Tensor) -> Tensor:
-    """a·x₀ + b·ε in the type of x₀; a and b are numbers, or tensors with a row a sample. A new tensor."""
+    """a·x₀ + b·ε in the type of x₀; a and b are numbers, or tensors that broadcast. Returns a new tensor."""
     noise = noise.to(x0.dtype)
     if isinstance(b, Tensor):
         return torch.addcmul(x0 * a, b, noise)
