@@ -18,6 +18,7 @@
 - ``testing``: checks of samplers, schedules and guidance of your own;
 - ``plots``: figures of schedules, grids, plans and runs;
 - ``comparison``: samplers side by side at equal model calls;
+- ``testing``: checks of samplers, noise schedules and guidance of your own;
 - ``app``: the command line and the demo;
 - ``support``: the errors.
 

@@ -38,6 +38,7 @@ from noise_scheduler_sampling_system.running.brownian import brownian
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers import SamplerOutput
 from noise_scheduler_sampling_system.support.values import same
+from noise_scheduler_sampling_system.testing import check_guidance, check_schedule
 from public_names import public_names
 
 SHAPE = (2, 1, 8, 8)
@@ -107,6 +108,8 @@ def made() -> dict[str, Any]:
         "output": SamplerOutput(image, mask),
         "brownian": brownian(DiffusionPipeline(None, "ddpm").plan(3), source),
         "report": check_sampler("ddim", [linear]),
+        "schedule report": check_schedule("flow"),
+        "guidance report": check_guidance(guidance.ClassifierFree(2.0), [linear]),
         "form": Form({("x", 0): 1.0}),
         "prediction": build.predict(Level(900.0, 0.1, 0.99), 0),
         "option": Option(1.0, minimum=0.0),

@@ -17,6 +17,7 @@ from noise_scheduler_sampling_system import (
     FlowPath,
     Recommendation,
     TimeGrid,
+    comparison,
     models,
     presets,
 )
@@ -53,11 +54,11 @@ def test_every_public_class_is_among_the_values():
         abstract = inspect.isclass(each) and (inspect.isabstract(each) or any(issubclass(c, each) for c in classes))
         if inspect.isclass(each) and each not in classes and not abstract:
             missing.append(name)
-    # names of choices, factories that are not instantiated, the builder, which is written into, models, and what
-    # samplers and calibration hold while they work
+    # names of choices, factories that are not instantiated, the builder, which is written into, models, what
+    # samplers and calibration hold while they work, and comparisons, which have tests of their files
     assert set(missing) <= {
         "BetaSchedule", "SamplingMethod", "NoiseSchedulerFactory", "SamplerFactory", "PlanBuilder", "Formula",
-        *models.__all__, "SamplerState", "Design", "LevelRange", "Table",
+        *models.__all__, *comparison.__all__, "SamplerState", "Design", "LevelRange", "Table",
     }  # fmt: skip
 
 
