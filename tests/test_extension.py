@@ -34,11 +34,11 @@ from noise_scheduler_sampling_system import (
     from_noise,
     models,
 )
-from noise_scheduler_sampling_system.analysis import check_sampler
 from noise_scheduler_sampling_system.config.registries import SCHEDULES
 from noise_scheduler_sampling_system.guidance import ClassifierFree, Energy, Guidance, Interval, Rescale
 from noise_scheduler_sampling_system.pipeline.keyword_types import RunKeywords
 from noise_scheduler_sampling_system.schedules.path_checks import check_path
+from noise_scheduler_sampling_system.testing import check_sampler
 from public_names import public_names
 
 

@@ -15,7 +15,6 @@
 - ``analysis``: likelihood, inversion, step probabilities, and the choice of a sampler;
 - ``calibration``: few-step plans fitted to data or to a model;
 - ``integrations``: other libraries;
-- ``testing``: checks of samplers, schedules and guidance of your own;
 - ``plots``: figures of schedules, grids, plans and runs;
 - ``comparison``: samplers side by side at equal model calls;
 - ``testing``: checks of samplers, noise schedules and guidance of your own;
@@ -69,9 +68,7 @@ from .analysis import (
     Likelihood as Likelihood,
     Recommendation as Recommendation,
     ReversibleRun as ReversibleRun,
-    SamplerReport as SamplerReport,
     StepDistribution as StepDistribution,
-    check_sampler as check_sampler,
     log_likelihood as log_likelihood,
     step_distribution as step_distribution,
     trajectory_log_probs as trajectory_log_probs,
@@ -117,6 +114,7 @@ from .support import (
     NumericsError as NumericsError,
     OutOfMemoryError as OutOfMemoryError,
 )
+from .testing import SamplerReport as SamplerReport, check_sampler as check_sampler
 
 __all__ = [
     "AdvancedDiffusionSystem",

@@ -30,7 +30,7 @@ from noise_scheduler_sampling_system import (
     make_grid,
     models,
 )
-from noise_scheduler_sampling_system.analysis import check_sampler, recommend
+from noise_scheduler_sampling_system.analysis import recommend
 from noise_scheduler_sampling_system.analysis.step_probabilities import StepDistribution
 from noise_scheduler_sampling_system.config import Option, Options
 from noise_scheduler_sampling_system.config.registries import PRESETS
@@ -38,7 +38,7 @@ from noise_scheduler_sampling_system.running.brownian import brownian
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers import SamplerOutput
 from noise_scheduler_sampling_system.support.values import same
-from noise_scheduler_sampling_system.testing import check_guidance, check_schedule
+from noise_scheduler_sampling_system.testing import check_guidance, check_sampler, check_schedule
 from public_names import public_names
 
 SHAPE = (2, 1, 8, 8)

@@ -26,7 +26,7 @@ MOVED: Final = {
     "brownian": "running.brownian",
     "builder": "plans.builder",
     "callbacks": "running.callbacks",
-    "check_sampler": "analysis.check_sampler",
+    "check_sampler": "testing.check_sampler",
     "cli": "app.command_line",
     "clipping": "running.clipping",
     "curves": "support.curves",

@@ -4,8 +4,8 @@ Call these from the tests of your package. Each raises :class:`ConfigurationErro
 a report.
 """
 
-from ..analysis.check_sampler import SamplerReport, check_sampler
 from .check_guidance import GuidanceReport, check_guidance
+from .check_sampler import SamplerReport, check_sampler
 from .check_schedule import ScheduleReport, check_schedule
 
 __all__ = [
