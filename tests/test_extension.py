@@ -259,7 +259,7 @@ class Numeric(Guidance):
     [
         (Forgetful(), "Forgetful sets formula.value at no level"),
         (Returning(), "Returning.write returns"),
-        (Opposing(), "Opposing opposes the condition to its absence, and there is none"),
+        (Opposing(), "Opposing contrasts the condition with its absence, and there is no condition"),
         (Numeric(), "formula.value: got 3.0"),
     ],
 )

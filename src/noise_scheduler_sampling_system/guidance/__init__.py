@@ -1,6 +1,12 @@
-"""Guidance: what is made of a model's predictions before the sampler sees them.
+"""Guidance: changes of a model's predictions before the sampler reads them.
 
-Objects, composed left to right, that act on the prediction at each level; ``docs/guidance.md``.
+A sequence of objects acts from left to right on the prediction at each level; see docs/guidance.md. A new guidance that
+adds a direction goes into directions.py, one that changes the guidance before it into modifiers.py.
+
+base.py, formula.py, scales.py    what a guidance is, the formula that it writes, and its scales
+directions.py, energy.py, known_region.py, modifiers.py    the guidance of the library
+sequence.py, compile.py, rows.py    the guidance of a run, checked and compiled for the rows of a plan
+evaluate.py, conditions.py    the branches, their conditions, and their evaluation
 """
 
 from .base import Guidance

@@ -22,14 +22,16 @@ Given = TensorAsModel
 
 
 class Guidance(ByValue, ABC):
-    """One thing to do with the prediction; a sequence of them acts from left to right.
+    """One change of the prediction; a sequence of them acts from left to right.
 
-    A subclass is a frozen dataclass that writes its formula.
+    A subclass is a frozen dataclass that writes its formula. A guidance that adds a direction goes into directions.py
+    (:class:`ClassifierFree` is an example), one that changes the guidance before it into modifiers.py
+    (:class:`Interval`).
 
     Attributes:
-        contrasts: whether it opposes the condition to its absence: it needs a condition, and one
-            such object in a sequence is enough.
-        follows: whether it changes what others did before it, so that it cannot come first.
+        contrasts: whether it contrasts the condition with its absence. Then the run needs a condition, and a sequence
+            may hold one such guidance only.
+        follows: whether it changes the result of the guidance before it, so that it cannot be the first.
     """
 
     contrasts: ClassVar[bool] = False
@@ -37,28 +39,28 @@ class Guidance(ByValue, ABC):
 
     @abstractmethod
     def write(self, formula: Formula) -> None:
-        """Set ``formula.value``, from its value so far and from the branches."""
+        """Set ``formula.value`` from its value so far and from the branches, or call ``formula.keep()``."""
 
     @property
     def uniform(self) -> bool:
-        """Whether it writes the same at every level."""
+        """Whether it writes the same formula at every level."""
         return False
 
     @property
     def conditions(self) -> tuple[Mapping[str, Any], ...]:
-        """The conditions that it brings."""
+        """The conditions that it adds to the run's."""
         return ()
 
     def refuse_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise where it cannot act on samples of a shape (B, ...); before the first model call of a run.
+        """Check the shape (B, ...) of the samples, before the first model call of a run.
 
         Raises:
-            ConfigurationError: it cannot.
+            ConfigurationError: the guidance cannot act on this shape.
         """
 
 
 def checked_quantity(name: Any, where: str, *more: str) -> str:
-    """A prediction type by its own name, or one of the further words.
+    """A prediction type, by its name or another library's, or one of the words ``more``.
 
     Raises:
         ConfigurationError: neither.
@@ -71,5 +73,5 @@ def checked_quantity(name: Any, where: str, *more: str) -> str:
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """One number a sample, shaped to multiply a batch."""
+    """One number for each sample, reshaped so that it multiplies a batch."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

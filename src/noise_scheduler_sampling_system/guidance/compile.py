@@ -19,21 +19,22 @@ __all__ = ["compile_guidance", "compiled_row", "guidance_of_rows"]
 def compile_guidance(
     sequence: Sequence[Guidance], plan: SamplingPlan, prediction_type: str, *, opposed: bool, learned: bool = False
 ) -> tuple[tuple[Branch, ...], tuple[RowGuidance | None, ...]]:
-    """Write a sequence of guidance for every row of a plan.
+    """Compile a sequence of guidance for every row of a plan.
 
     Args:
-        sequence: from left to right.
+        sequence: the guidance, from left to right.
         plan: the rows.
-        prediction_type: what the network returns.
-        opposed: whether there is an unconditional branch of its own.
-        learned: whether a variance is needed from every call.
+        prediction_type: the type of the network's output.
+        opposed: whether the unconditional prediction is a branch of its own.
+        learned: whether every call has to return a variance.
 
     Returns:
-        The branches (0: the condition, 1: its absence), and the guidance of each row, None where the
-        row asks no model.
+        The branches (0: under the condition, 1: under the null condition), and the guidance of each row; None for a
+        row without a model call.
 
     Raises:
-        ConfigurationError: a scale that is no number somewhere, or a level at which a guidance cannot act.
+        ConfigurationError: a scale is not a finite number at some level, a guidance cannot act at some level, or one
+            never sets its value.
     """
     branches = [Branch(), Branch(null=True)]
     setters: set[int] = set()
@@ -44,7 +45,7 @@ def compile_guidance(
     _refuse_silence(sequence, setters)
     if not any(row.evaluated for row in rows if row is not None):
         raise ConfigurationError(
-            "the model is never asked",
+            "the model is never evaluated",
             where="guidance",
             why=f"the zero-init covers all {plan.steps} steps",
             suggestion="lower zero_steps, or take more steps",
@@ -59,15 +60,15 @@ def guidance_of_rows(
     """Compile the guidance of a plan's rows; see :func:`compile_guidance`.
 
     Args:
-        moments: what the guidance is told of each row; None: the plan's own levels and steps.
-        branches: those known so far; further ones are added.
-        setters: the places in the sequence of those that set the value, which are added.
+        moments: the moment of each row; None: the plan's levels and steps.
+        branches: the branches so far; new ones are added.
+        setters: a set to which the positions of guidance that sets the value are added.
     """
     uniform = all(guidance.uniform for guidance in sequence)
     kept: dict[bool, RowGuidance] = {}
     rows: list[RowGuidance | None] = []
     for i in range(len(plan)):
-        if uniform and i == 1 and plan.null is None and plan.asks is None:  # the same in a thousand rows
+        if uniform and i == 1 and plan.null is None and plan.asks is None:  # all rows are the same
             rows *= len(plan)
             break
         reads_null = plan.null is not None and bool(plan.null[i])
@@ -90,13 +91,13 @@ def compiled_row(
     formula = Formula(moment, prediction_type, opposed, branches)
     further = any(guidance.conditions for guidance in sequence)
     for position, guidance in enumerate(sequence):
-        formula.position, formula.is_set, formula.asks_absence = position, False, False
+        formula.position, formula.is_set, formula.reads_unconditional = position, False, False
         _write(guidance, formula)
-        if formula.asks_absence and not opposed and not further:
+        if formula.reads_unconditional and not opposed and not further:
             raise ConfigurationError(
-                f"{type(guidance).__name__} opposes the condition to its absence, and there is none",
+                f"{type(guidance).__name__} contrasts the condition with its absence, and there is no condition",
                 where="guidance",
-                why="without a condition the conditional and the unconditional prediction are one",
+                why="without a condition the conditional and the unconditional prediction are the same",
                 suggestion="give condition={...}, or guidance that needs none",
             )
         if setters is not None and formula.is_set:
@@ -104,37 +105,37 @@ def compiled_row(
     value = terms_of(formula.value)
     null = terms_of(formula.unconditional) if reads_null else None
     needed = {symbol for form in (value, null or ()) for symbol, _ in form}
-    steps: list[CompiledFunction] = []
-    for k in range(len(formula.functions) - 1, -1, -1):  # what nothing reads is not made
+    functions: list[CompiledFunction] = []
+    for k in range(len(formula.functions) - 1, -1, -1):  # a function whose result nothing reads is left out
         if ("made", k) in needed:
-            step = _compiled_function(k, formula.functions[k])
-            needed |= {symbol for form in step.forms for symbol, _ in form}
-            steps.insert(0, step)
-    asked = tuple(sorted(i for kind, i in needed if kind == "branch"))
-    return RowGuidance(asked or ((0,) if learned else ()), tuple(steps), value, null)
+            function = _compiled_function(k, formula.functions[k])
+            needed |= {symbol for form in function.forms for symbol, _ in form}
+            functions.insert(0, function)
+    evaluated = tuple(sorted(i for kind, i in needed if kind == "branch"))
+    return RowGuidance(evaluated or ((0,) if learned else ()), tuple(functions), value, null)
 
 
 def _write(guidance: Guidance, formula: Formula) -> None:
-    """Let a guidance write its formula; what it returns would be lost."""
+    """Call ``guidance.write``, and raise if it returns something, which would be lost."""
     returned: Any = guidance.write(formula)
     if returned is not None:
         raise ConfigurationError(
             f"{type(guidance).__name__}.write returns {shown(returned)}",
             where="guidance",
-            why="what it returns is not read",
+            why="the returned value is not read",
             suggestion="set formula.value, and return nothing",
         )
 
 
 def _refuse_silence(sequence: Sequence[Guidance], setters: set[int]) -> None:
-    """Raise for a guidance that has set the value at no level."""
+    """Raise if a guidance neither set nor kept the value at any level."""
     for position, guidance in enumerate(sequence):
         if position not in setters:
             raise ConfigurationError(
                 f"{type(guidance).__name__} sets formula.value at no level of the run",
                 where="guidance",
                 why="it would do nothing",
-                suggestion="set formula.value in write(), or call formula.keep() where it is not to act",
+                suggestion="set formula.value in write(), or call formula.keep() where it does not act",
             )
 
 

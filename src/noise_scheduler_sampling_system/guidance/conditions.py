@@ -1,4 +1,4 @@
-"""The conditions of a model's branches: the null one, and several as one batch."""
+"""The conditions of a model's branches: the null condition, and several conditions as one batch."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = [
 @final
 @dataclass(frozen=True, eq=False)
 class Unbatched(ByValue):
-    """A value of a condition that has no batch dimension: the model is given it whole, with every batch.
+    """A value of a condition without a batch dimension: every model call gets it whole.
 
-    ``condition={"txt_ids": Unbatched(ids)}``. Other tensors have one row a sample, or one for all; they are sliced
-    where the batch is split, and doubled where guidance asks two branches at once.
+    ``condition={"txt_ids": Unbatched(ids)}``. Other tensors have one row for each sample, or one row for all samples.
+    They are sliced where the batch is split, and repeated where guidance evaluates two branches in one batch.
 
     Attributes:
         value: a tensor, an array, or nested mappings, lists and tuples of them.
@@ -37,7 +37,7 @@ class Unbatched(ByValue):
 
 
 def placed(condition: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """A condition whose unbatched tensors are on the device, and whose arrays among them are tensors."""
+    """A condition with its unbatched tensors on the device; unbatched arrays become tensors."""
 
     def on_device(shared: Unbatched) -> Unbatched:
         tensors = map_values(torch.from_numpy, shared.value, np.ndarray)
@@ -48,23 +48,23 @@ def placed(condition: Mapping[str, Any], device: torch.device) -> dict[str, Any]
 
 
 def unwrapped(condition: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A condition as the model is given it: without the mark of unbatched values."""
+    """A condition as the arguments of the model: without the marks of unbatched values."""
     result: Mapping[str, Any] = map_values(lambda shared: shared.value, condition, Unbatched)
     return result
 
 
 def merged(condition: Mapping[str, Any], null: Mapping[str, Any]) -> dict[str, Any]:
-    """The null condition whole: what it does not say is the condition's, in nested mappings, too.
+    """The null condition, completed by the entries of the condition, also in nested mappings.
 
     Raises:
-        ConfigurationError: it says nothing, or what the condition does not have.
+        ConfigurationError: the null condition is empty, or has an entry that the condition does not have.
     """
     if not null:
         raise ConfigurationError(
             "is empty, so it is the condition itself",
             where="null_condition",
             why="guidance would compare the condition with itself",
-            suggestion="give what differs from the condition, or leave it out, or classifier_free_guidance=False",
+            suggestion="give the entries that differ, or leave it out, or set classifier_free_guidance=False",
         )
     odd = [name for name in null if name not in condition]
     if odd:
@@ -85,12 +85,10 @@ def merged(condition: Mapping[str, Any], null: Mapping[str, Any]) -> dict[str, A
 
 
 def refuse_foreign_labels(model: Any, condition: Mapping[str, Any], where: str) -> None:
-    """Raise for class labels that the model's table of classes does not have.
-
-    The networks of diffusers say how many there are, and so do the embedded models, which have a null class beside.
+    """Check class labels against the number of classes, which networks of diffusers and the embedded models state.
 
     Raises:
-        ConfigurationError: a label outside of the range.
+        ConfigurationError: a label is outside the range.
     """
     labels, count = condition.get("class_labels"), _classes(model)
     if count is None or not isinstance(labels, Tensor) or labels.is_floating_point() or not labels.numel():
@@ -105,23 +103,23 @@ def refuse_foreign_labels(model: Any, condition: Mapping[str, Any], where: str) 
 
 
 def _classes(model: Any) -> int | None:
-    """How many labels a model knows, the null class included."""
+    """The number of labels of a model, the null class included; None if it is not stated."""
     config = getattr(model, "config", None)
     table = getattr(config, "num_class_embeds", None)
     if table is not None and getattr(config, "class_embed_type", None) is None:
         return int(table)
     transformer = getattr(config, "num_embeds_ada_norm", None)
     if transformer is not None:
-        return int(transformer) + 1  # the null class is its own
+        return int(transformer) + 1  # the table has one more row, for the null class
     null = getattr(model, "null_class", None)
     return int(null) + 1 if isinstance(null, int) else None
 
 
 def null_counterpart(model: Any, condition: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The unconditional branch's condition: what the model says, or zeros in place of embeddings.
+    """The unconditional branch's condition: that of the model's ``null_condition``, or zeros instead of embeddings.
 
     Raises:
-        ConfigurationError: an entry that has no evident null value (labels, text).
+        ConfigurationError: an entry does not have an evident null value (labels, text).
     """
     if hasattr(model, "null_condition"):
         return dict(model.null_condition(condition))
@@ -136,7 +134,7 @@ def null_counterpart(model: Any, condition: Mapping[str, Any]) -> Mapping[str, A
         if isinstance(value, Unbatched):
             return value
         raise ConfigurationError(
-            f"there is no evident null value for {name!r}",
+            f"{name!r} does not have an evident null value",
             where="null_condition",
             why="classifier-free guidance compares the condition with its absence",
             suggestion="give null_condition={...} with it, e.g. the index of the null class, or "
@@ -147,7 +145,7 @@ def null_counterpart(model: Any, condition: Mapping[str, Any]) -> Mapping[str, A
 
 
 def joined(values: Sequence[Any], where: str) -> Any:
-    """Several conditions as one batch of so many times the size; a single one as it is.
+    """Several conditions as one batch: tensors are concatenated. A single condition is returned unchanged.
 
     Raises:
         ConfigurationError: they differ in kind or shape.
@@ -176,15 +174,15 @@ def joined(values: Sequence[Any], where: str) -> Any:
 
 
 def _same(values: Sequence[Any], where: str) -> Unbatched:
-    """The one value without a batch dimension that all branches have."""
+    """The unbatched value that all branches share."""
     first = values[0]
     for other in values[1:]:
         if not isinstance(other, Unbatched) or not _equal(first.value, other.value):
             raise ConfigurationError(
-                "has no batch dimension, and is another one in another branch",
+                "has no batch dimension, and differs between branches",
                 where=where,
                 why="all branches of a model run as one batch",
-                suggestion="give it a batch dimension, or the same in every branch",
+                suggestion="give it a batch dimension, or the same value in every branch",
             )
     return first  # type: ignore[no-any-return]
 
@@ -202,7 +200,7 @@ def _equal(a: Any, b: Any) -> bool:
 def numbers_as_rows(
     conditions: Mapping[int, Mapping[str, Any]], batch: int, device: torch.device
 ) -> dict[int, dict[str, Any]]:
-    """Numbers in which the branches differ, as tensors of one row a sample."""
+    """The conditions with numbers in which they differ replaced by tensors of one row for each sample."""
     result = {i: dict(condition) for i, condition in conditions.items()}
     for name in set.intersection(*(set(condition) for condition in result.values())):
         values = [condition[name] for condition in result.values()]

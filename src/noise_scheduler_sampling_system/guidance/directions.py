@@ -1,7 +1,7 @@
-"""Guidance that adds a direction to the prediction: from one branch of the model towards another.
+"""Guidance that adds a direction to the prediction, from one branch of the model to another.
 
-With c the conditional and u the unconditional prediction, each adds its term to the value so far, which
-is c at the start. So several of them add up, in any order.
+c is the conditional and u the unconditional prediction. Each guidance adds its term to the value so far, which is c at
+the start, so several of them can act in any order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["AdaptiveProjected", "AutoGuidance", "CFGZeroStar", "ClassifierFree",
 
 
 def _towards(formula: Formula, better: Form, worse: Form, scale: float) -> Form:
-    """The value + (scale − 1)·(better − worse), without rounding where the value is the better one."""
+    """The value + (scale − 1)·(better − worse), without rounding if the value is ``better``."""
     return (formula.value - better) + (worse * (1.0 - scale) + better * scale)
 
 
@@ -37,15 +37,15 @@ def _towards(formula: Formula, better: Form, worse: Form, scale: float) -> Form:
 class ClassifierFree(Guidance):
     """u + s·(c − u) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, with s = 1 + w).
 
-    Every parametrisation is affine in the others with weights that add up to one, so it does not
-    matter which one the network predicts. Two evaluations; one where s is 1 or 0.
+    The formula is the same for every prediction type, because each type is affine in the others with weights that add
+    up to one. Two evaluations; one where s is 1 or 0.
 
     Args:
-        scale: s; a number, a function of the :class:`Moment`, or ("linear" | "cosine", start, end)
-            from the first step to the last. Below 1 it interpolates, as CFG++ wants.
+        scale: s; a number, a function of the :class:`Moment`, or ("linear" or "cosine", start, end)
+            from the first step to the last. Below 1 it interpolates, as CFG++ does.
 
     Raises:
-        ConfigurationError: not a scale.
+        ConfigurationError: the scale is not one of these.
     """
 
     scale: Scale
@@ -68,12 +68,12 @@ class ClassifierFree(Guidance):
 class CFGZeroStar(Guidance):
     """s*·u + s·(c − s*·u) with s* = ⟨c, u⟩/‖u‖² for each sample (Fan et al. 2025, arXiv 2503.18886, Alg. 1).
 
-    The formula holds for velocities; since it is not affine, it matters that it is these. Two
-    evaluations; none in the steps of the zero-init.
+    The formula is for velocities. It is not affine, so it differs for other prediction types. Two evaluations; none in
+    the steps of the zero-init.
 
     Args:
         scale: s, as for :class:`ClassifierFree`.
-        zero_steps: in so many first steps the velocity is 0 (zero-init; the paper: the first 4 % of
+        zero_steps: the number of first steps in which the velocity is 0 (zero-init; in the paper the first 4 % of
             the steps).
         of: the velocity: "flow_prediction", ε − x₀, or another prediction type.
 
@@ -111,7 +111,7 @@ def _projection(u: Tensor, c: Tensor) -> Tensor:
 
 
 def _square(flat: Tensor) -> Tensor:
-    """‖·‖² for each sample; where it is 0, the least that can be divided by."""
+    """‖·‖² for each sample; where it is 0, the smallest normal number, so that a division is finite."""
     square: Tensor = torch.linalg.vector_norm(flat, dim=1).square()
     return square.clamp_min(torch.finfo(flat.dtype).tiny)
 
@@ -121,17 +121,17 @@ def _square(flat: Tensor) -> Tensor:
 class AdaptiveProjected(Guidance):
     """Adaptive projected guidance, APG (Sadat et al. 2024, arXiv 2410.02416, Alg. 1).
 
-    On predicted clean samples: Δ = D(c) − D(u), plus β times its own past; scaled down to the norm r
-    where it is longer; the part parallel to D(c), which saturates, scaled by η; and then
-    D(c) + (s − 1)·Δ. With η = 1, r = ∞ and β = 0 it is classifier-free guidance. Two evaluations.
+    D is the predicted clean sample. Δ = D(c) − D(u) + β·(the last Δ). Where Δ is longer than r, it is scaled down to
+    the norm r. Its part parallel to D(c), which saturates images, is scaled by η. The result is D(c) + (s − 1)·Δ. With
+    η = 1, r = ∞ and β = 0 this is classifier-free guidance. Two evaluations.
 
-    The past is that of the model calls of one run. Each run has its own, and so has each sample.
+    The last Δ is that of the last model call of the same run and the same sample.
 
     Args:
         scale: s, as for :class:`ClassifierFree`.
-        eta: η, how much of the parallel part is left; the paper's choice is 0.
-        norm_threshold: r, in units of the data; it grows with the root of the number of dimensions.
-            The paper takes 2.5 for EDM2, 15 for Stable Diffusion XL.
+        eta: η, the share of the parallel part that stays; the paper's choice is 0.
+        norm_threshold: r, in units of the data; a good r grows with the root of the number of dimensions.
+            The paper uses 2.5 for EDM2 and 15 for Stable Diffusion XL.
         momentum: β, in (−1, 1); the paper's is −0.5 or −0.75.
 
     Raises:
@@ -149,11 +149,15 @@ class AdaptiveProjected(Guidance):
         checked_number(self.eta, "AdaptiveProjected.eta")
         if not checked_number(self.norm_threshold, "AdaptiveProjected.norm_threshold", 0.0, finite=False) > 0.0:
             raise ConfigurationError(
-                "a norm of 0 is no guidance", where="AdaptiveProjected.norm_threshold", suggestion="give a number > 0"
+                "a norm of 0 turns the guidance off",
+                where="AdaptiveProjected.norm_threshold",
+                suggestion="give a number > 0",
             )
         if abs(checked_number(self.momentum, "AdaptiveProjected.momentum", -1.0, 1.0)) == 1.0:
             raise ConfigurationError(
-                "would never forget", where="AdaptiveProjected.momentum", suggestion="give a number between −1 and 1"
+                "the sum over past steps would not converge",
+                where="AdaptiveProjected.momentum",
+                suggestion="give a number between −1 and 1",
             )
 
     def write(self, formula: Formula) -> None:
@@ -191,15 +195,17 @@ def _projected(eta: float, norm_threshold: float, delta: Tensor, clean: Tensor) 
 class AutoGuidance(Guidance):
     """w + s·(c − w) with w a weaker model's prediction, same condition (Karras et al. 2024, arXiv 2406.02507, eq. 3).
 
-    One evaluation of each model. It needs no condition.
+    One evaluation of each model. It does not need a condition.
 
     Args:
-        weaker: the model of less capacity or training: any callable (x, t, **condition).
+        weaker: a model with less capacity or training: any callable (x, t, **condition).
         scale: s, as for :class:`ClassifierFree`.
-        prediction_type: what the weaker model returns; default: what it says itself, else what the run's model does.
+        prediction_type: the type of the weaker model's output; None: the type that it states itself, else that of the
+            run's model.
 
     Raises:
-        ConfigurationError: not a model, or not a scale.
+        ConfigurationError: ``weaker`` is not a model, the scale is not a scale, or the model states another
+            prediction type.
     """
 
     weaker: Callable[..., Any]
@@ -228,15 +234,15 @@ class AutoGuidance(Guidance):
 class Composed(Guidance):
     """Further weighted conditions: adds Σᵢ wᵢ·(cᵢ − u) (Liu et al. 2022, arXiv 2206.01714, eq. 11).
 
-    Behind ``ClassifierFree(s)`` this is u + s·(c − u) + Σᵢ wᵢ·(cᵢ − u); a negative weight steers away.
-    Without a ``condition`` of the run it is u + Σᵢ wᵢ·(cᵢ − u). One evaluation for each condition of
-    a weight other than 0, and one for u.
+    After ``ClassifierFree(s)`` this is u + s·(c − u) + Σᵢ wᵢ·(cᵢ − u); a negative weight steers away from cᵢ. In a run
+    without a ``condition`` it is u + Σᵢ wᵢ·(cᵢ − u). One evaluation for each condition whose weight is not 0, and one
+    for u.
 
     Args:
         terms: (condition, weight) pairs: keywords for the model as in ``condition``, and a scale.
 
     Raises:
-        ConfigurationError: no pairs, or none that can be used.
+        ConfigurationError: ``terms`` is not a list of such pairs, or is empty.
     """
 
     terms: Sequence[tuple[Mapping[str, Any], Scale]]
@@ -248,7 +254,7 @@ class Composed(Guidance):
             pairs = ()
         if not pairs or not all(isinstance(condition, Mapping) and condition for condition, _ in pairs):
             raise ConfigurationError(
-                "holds no pairs of a condition and a weight",
+                "is not a list of pairs of a condition and a weight",
                 where="Composed.terms",
                 suggestion='give [({"class_labels": labels}, 2.0), ...]',
             )

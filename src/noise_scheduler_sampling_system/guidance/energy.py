@@ -18,7 +18,7 @@ from .scales import Moment, Scale, checked_scale, scale_at
 
 __all__ = ["Energy"]
 
-#: (sample, moment) ↦ one energy a sample, or their sum; or the gradient, of the sample's shape.
+#: (sample, moment) ↦ one energy for each sample, or their sum; or the gradient, of the sample's shape.
 EnergyFunction = Callable[[Tensor, Moment], Tensor]
 
 
@@ -27,23 +27,23 @@ EnergyFunction = Callable[[Tensor, Moment], Tensor]
 class Energy(Guidance):
     """ε + σ·s·∇ₓE: samples of p(x)·exp(−s·E) instead of p(x).
 
-    With E = −log p(y | x) of a classifier on noisy samples it is classifier guidance (Dhariwal & Nichol
-    2021, arXiv 2105.05233, Alg. 2); with E a function of the predicted clean sample it is the guidance of
-    DPS (Chung et al. 2022, arXiv 2209.14687) and of universal guidance (Bansal et al. 2023, arXiv
-    2302.07121). It needs no condition, and no evaluation beyond the prediction's; through the model it
-    needs the model's backward pass. Where x carries no signal (α = 0) it does nothing.
+    If E is −log p(y | x) of a classifier on noisy samples, this is classifier guidance (Dhariwal & Nichol 2021, arXiv
+    2105.05233, Alg. 2). If E is a function of the predicted clean sample, it is the guidance of DPS (Chung et al. 2022,
+    arXiv 2209.14687) and of universal guidance (Bansal et al. 2023, arXiv 2302.07121). It does not need a condition or
+    another evaluation; through the model it needs the model's backward pass. Where x has no signal (α = 0) it does
+    nothing.
 
     Args:
-        energy: E(sample, moment), one number a sample or their sum, differentiable.
+        energy: E(sample, moment): one number for each sample, or their sum, differentiable.
         scale: s, as for :class:`ClassifierFree`.
-        gradient: in place of ``energy``: ∇E(sample, moment), of the sample's shape.
-        of: whose energy it is: "sample", the clean sample that is predicted with the guidance before
-            this, or "x", the noisy state.
-        through_model: for "sample": True (the default) differentiates the prediction by x, through the
-            model; False holds the predicted ε fixed, so that ∂x₀/∂x = 1/α.
+        gradient: instead of ``energy``: ∇E(sample, moment), of the sample's shape.
+        of: the argument of E: "sample", the clean sample predicted with the guidance before this one, or "x", the
+            noisy state.
+        through_model: for "sample": True (the default) differentiates the prediction by x, through the model. False
+            keeps the predicted ε constant, so that ∂x₀/∂x = 1/α.
 
     Raises:
-        ConfigurationError: not exactly one of energy and gradient, or options that do not fit.
+        ConfigurationError: none or both of ``energy`` and ``gradient``, or options that exclude each other.
     """
 
     energy: EnergyFunction | None = None
@@ -72,7 +72,7 @@ class Energy(Guidance):
             raise ConfigurationError(
                 f"got {self.through_model!r}",
                 where="Energy.through_model",
-                why="an energy of x is not about the model" if self.of == "x" else "",
+                why="an energy of x does not depend on the model" if self.of == "x" else "",
                 suggestion="give True or False, and leave it out with of='x'",
             )
 
@@ -111,7 +111,7 @@ class Energy(Guidance):
             return torch.autograd.grad(self._total(sample, moment), sample, create_graph=create_graph)[0]
 
     def _through_model(self, x: Tensor, clean: Tensor, *, moment: Moment, create_graph: bool) -> Tensor:
-        """∇E of the clean sample, by x."""
+        """∇ₓE of the predicted clean sample."""
         if self.gradient is not None:
             value, outer = clean, self._checked(self.gradient(clean, moment), clean)
         else:

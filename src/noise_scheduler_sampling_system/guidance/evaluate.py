@@ -1,10 +1,10 @@
-"""A model under guidance: the branches of a run with their conditions, evaluated and combined row by row."""
+"""Evaluate a model under guidance: the branches of a run, evaluated and combined row by row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -19,21 +19,22 @@ from .scales import Moment
 
 __all__ = ["Caller", "Memory", "RunGuidance"]
 
-#: (model, condition, copies) ↦ the network as a function of (x, row), for so many copies of x in one batch.
+#: (model, condition, copies) ↦ the network as a function of (x, row), for a batch with this number of copies of x.
 Caller = Callable[[ModelAdapter, Mapping[str, Any], int], Model]
-#: What guidance keeps from call to call of one run, by name. Its tensors are replaced, never written into.
+#: The tensors that guidance keeps from call to call of one run, by name. They are replaced, never changed in-place.
 Memory = dict[str, Tensor]
 
 
+@final
 @dataclass(frozen=True)
 class RunGuidance:
     """The guidance of one run.
 
     Attributes:
-        branches: each branch's model and condition.
-        rows: what each row does; None where it asks no model.
+        branches: the model and the condition of each branch.
+        rows: the guidance of each row of the plan; None for a row without a model call.
         split: whether the model returns a variance in a second half of channels.
-        pairs: whether the plan wants the unconditional output beside the guided one.
+        pairs: whether the plan reads the unconditional output beside the guided one.
         compile: (plan, moments) ↦ the guidance of its rows.
     """
 
@@ -48,14 +49,14 @@ class RunGuidance:
         rows = self.compile(plan, moments)
         if any(i >= len(self.branches) for row in rows if row is not None for i in row.evaluated):
             raise ConfigurationError(
-                "asks for a condition or a model that it did not ask for at any level of the grid",
+                "uses a condition or a model that it used at no level of the grid",
                 where="guidance",
                 suggestion="write every branch at every level, with weight 0 where it does not act",
             )
         return replace(self, rows=rows)
 
     def part(self, start: int, stop: int) -> RunGuidance:
-        """The same for samples start to stop alone."""
+        """The same guidance for samples start to stop."""
 
         def rows(value: Tensor) -> Tensor:
             return value[start:stop] if value.ndim else value
@@ -69,11 +70,11 @@ class RunGuidance:
         return evaluations_of(self.rows, [adapter.model for adapter, _ in self.branches])
 
     def model(self, caller: Caller, memory: Memory) -> Model:
-        """(x, row) ↦ the guided output.
+        """The guided model: (x, row) ↦ the guided output.
 
         Args:
             caller: makes the calls of a network.
-            memory: where this run keeps what its guidance remembers.
+            memory: holds the tensors that the guidance keeps.
 
         Raises:
             ConfigurationError: conditions that do not fit into one batch.
@@ -91,7 +92,7 @@ class RunGuidance:
         if guidance.plain and not self.pairs:
             return caller(*self.branches[guidance.evaluated[0]], 1)
         weight, own = guidance.weight, {id(self.branches[i][0]) for i in guidance.evaluated}
-        if weight is not None and len(own) == 1 and not self.pairs and not self.split:  # the commonest, so the shortest
+        if weight is not None and len(own) == 1 and not self.pairs and not self.split:  # the most frequent case
             both = self._joined(guidance.evaluated, caller)
 
             def mixed(x: Tensor, row: int) -> Tensor:
@@ -99,10 +100,10 @@ class RunGuidance:
                 return torch.lerp(second, first, weight)
 
             return mixed
-        ask = self._asking(guidance.evaluated, caller)
+        evaluate = self._evaluator(guidance.evaluated, caller)
 
         def guided(x: Tensor, row: int, create_graph: bool = False) -> Any:
-            outputs = ask(x, row)
+            outputs = evaluate(x, row)
             if guidance.tracks and not all(output.requires_grad for output in outputs.values()):
                 raise ConfigurationError(
                     "the model's output has no gradient",
@@ -112,7 +113,7 @@ class RunGuidance:
                 )
             means = {i: self._mean(i, output, x) for i, output in outputs.items()}
             for i, mean in means.items():
-                if mean.shape != x.shape:  # the loop says what is wrong with it
+                if mean.shape != x.shape:  # the loop raises the error
                     return self._answer(outputs[i], outputs[i])
             value, null = guidance.combined(x, means, memory, create_graph=create_graph)
             if self.split:
@@ -139,29 +140,29 @@ class RunGuidance:
         return Branches(value, null) if self.pairs else value
 
     def _mean(self, i: int, output: Tensor, x: Tensor) -> Tensor:
-        """A branch's prediction without its variance, which a weaker model may have or not."""
+        """The prediction of a branch without its variance; a weaker model may return one or not."""
         other = self.branches[i][0] is not self.branches[0][0]
         if (self.split or other) and output.ndim > 1 and output.shape[1] == 2 * x.shape[1]:
             return output.chunk(2, dim=1)[0]
         return output
 
     def _joined(self, indices: Sequence[int], caller: Caller) -> Model:
-        """One batch of branches of the same model."""
+        """The call that evaluates branches of one model in one batch."""
         condition = joined([self.branches[i][1] for i in indices], "condition")
         return caller(self.branches[indices[0]][0], condition, len(indices))
 
-    def _asking(self, asked: tuple[int, ...], caller: Caller) -> Callable[[Tensor, int], dict[int, Tensor]]:
-        """(x, row) ↦ the outputs of these branches, those of one model in one batch."""
+    def _evaluator(self, branches: tuple[int, ...], caller: Caller) -> Callable[[Tensor, int], dict[int, Tensor]]:
+        """(x, row) ↦ the outputs of these branches; the branches of one model run in one batch."""
         by_model: dict[int, list[int]] = {}
-        for i in asked:
+        for i in branches:
             by_model.setdefault(id(self.branches[i][0]), []).append(i)
         groups = [(self._joined(indices, caller), indices) for indices in by_model.values()]
 
-        def ask(x: Tensor, row: int) -> dict[int, Tensor]:
+        def evaluate(x: Tensor, row: int) -> dict[int, Tensor]:
             outputs: dict[int, Tensor] = {}
             for call, indices in groups:
                 output = call(x, row)
                 outputs.update(zip(indices, output.chunk(len(indices)), strict=True))
             return outputs
 
-        return ask
+        return evaluate

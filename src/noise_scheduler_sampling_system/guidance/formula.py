@@ -18,7 +18,7 @@ __all__ = ["Branch", "Formula", "TensorAsModel", "TensorFunction"]
 
 @final
 class TensorAsModel:
-    """In place of a model: returns a tensor of its condition, so that it is split with the batch. No evaluation."""
+    """A tensor in place of a model: the condition holds it, so it is split with the batch. It is not an evaluation."""
 
     def __call__(self, x: Tensor, t: Tensor, *, given: Tensor) -> Tensor:
         return given.to(x.dtype).expand_as(x)
@@ -29,9 +29,9 @@ class Branch:
     """A model under a condition: one evaluation.
 
     Attributes:
-        model: another model than the run's, or None.
-        condition: another condition than the run's, or None.
-        null: under the run's null condition.
+        model: the model; None: the run's.
+        condition: the condition; None: the run's.
+        null: whether the condition is the run's null condition.
     """
 
     model: Callable[..., Any] | None = None
@@ -41,14 +41,15 @@ class Branch:
 
 @dataclass(frozen=True, eq=False)
 class TensorFunction:
-    """A tensor made by a function at run time.
+    """A function of tensors, to be called when a row runs.
 
     Attributes:
-        function: of the tensors that the forms stand for, in the state's type.
-        forms: what it is given.
-        memory: the name under which it keeps something from call to call; the function is then
-            (kept or None, *tensors) ↦ (result, to keep).
-        tracks: it differentiates by x: it is run with gradients, and told ``create_graph``.
+        function: takes the tensors that the forms stand for, in the state's dtype, and returns a tensor.
+        forms: the arguments.
+        memory: the name of a tensor that the function keeps from call to call, or None. With a name, the function is
+            (kept tensor or None, *tensors) ↦ (result, tensor to keep).
+        tracks: whether the function differentiates by x. It is then called with gradients enabled and with the keyword
+            ``create_graph``.
     """
 
     function: Callable[..., Any]
@@ -59,16 +60,20 @@ class TensorFunction:
 
 @dataclass
 class Formula:
-    """What the guidance of a run makes of the predictions at one level.
+    """The guided prediction at one row, as linear forms on the predictions of branches.
 
-    Every form here stands for a network output of the run's ``prediction_type``, unless said otherwise.
+    Forms stand for network outputs of the run's ``prediction_type``. :meth:`to` and :meth:`of` convert them.
 
     Attributes:
         moment: the level and the step.
-        prediction_type: what the network returns.
-        value: the prediction so far; at the start the conditional one. To be set, or kept by :meth:`keep`.
-        conditional: the prediction under the condition, or that of a run without one.
-        unconditional: the prediction under the null condition; the conditional one where there is no condition.
+        prediction_type: the type of the network's output.
+        value: the prediction so far; at the start the conditional one. A guidance sets it, or calls :meth:`keep`.
+        conditional: the prediction under the condition, if there is one.
+        unconditional: the prediction under the null condition; in a run without a condition the conditional one.
+        opposed: whether the unconditional prediction is a branch of its own.
+        branches: all branches so far; :meth:`branch` adds to them.
+        position: the place in the sequence of the guidance that writes now.
+        functions: the functions so far; :meth:`make` adds to them.
     """
 
     moment: Moment
@@ -82,8 +87,8 @@ class Formula:
         self.x = Form({("x", 0): 1.0})
         self.conditional = self._value = Form({("branch", 0): 1.0})
         self._unconditional = Form({("branch", 1): 1.0}) if self.opposed else self.conditional
-        #: Whether the guidance that writes now has set the value, and asked for the unconditional prediction.
-        self.is_set = self.asks_absence = False
+        #: Whether the guidance that writes now has set the value, and has read the unconditional prediction.
+        self.is_set = self.reads_unconditional = False
 
     @property
     def value(self) -> Form:
@@ -101,11 +106,11 @@ class Formula:
 
     @property
     def unconditional(self) -> Form:
-        self.asks_absence = True
+        self.reads_unconditional = True
         return self._unconditional
 
     def keep(self) -> None:
-        """Leave the value as it is, on purpose."""
+        """Leave the value unchanged on purpose."""
         self.is_set = True
 
     @property
@@ -120,7 +125,7 @@ class Formula:
         model: Callable[..., Any] | None = None,
         prediction_type: str | None = None,
     ) -> Form:
-        """The prediction under another condition, or of another model (which may return another type)."""
+        """The prediction under another condition, or of another model, whose output may have another type."""
         known = (i for i, b in enumerate(self.branches) if b.model is model and b.condition is condition and not b.null)
         i = next(known, len(self.branches))
         if i == len(self.branches):
@@ -129,20 +134,20 @@ class Formula:
         return form if prediction_type is None else self.of(prediction_type, form)
 
     def to(self, quantity: str, output: Form) -> Form:
-        """The quantity ("sample", "epsilon", ...) that an output stands for."""
+        """Convert an output to a quantity: "sample", "epsilon", ..."""
         return self._converted(self.prediction_type, quantity, output)
 
     def of(self, quantity: str, form: Form) -> Form:
-        """The output that stands for a quantity."""
+        """Convert a quantity to an output."""
         return self._converted(quantity, self.prediction_type, form)
 
     def change(self, quantity: str, form: Form) -> Form:
-        """By how much the output changes when a quantity changes by this."""
+        """Convert a change of a quantity to the change of the output."""
         level = self.moment.level
         return form * conversion(quantity, self.prediction_type, level.alpha, level.sigma).y_factor
 
     def make(self, function: Callable[..., Any], *forms: Form, memory: str | None = None, tracks: bool = False) -> Form:
-        """What a function makes of the tensors that forms stand for; see :class:`TensorFunction`."""
+        """The result of a function of the tensors that forms stand for; see :class:`TensorFunction`."""
         name = None if memory is None else f"{self.position}.{memory}"
         self.functions.append(TensorFunction(function, forms, name, tracks))
         return Form({("made", len(self.functions) - 1): 1.0})

@@ -1,4 +1,4 @@
-"""Inpainting as guidance: where the clean sample is known, it is the prediction."""
+"""Inpainting as guidance: where the clean sample is known, it replaces the prediction."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class KnownRegion(Guidance):
     """x₀ ← mask·x₀ + (1 − mask)·known, after all other guidance (RePaint's conditioning, Lugmayr et al. 2022,
     arXiv 2201.09865, eq. 8, on the prediction instead of the state).
 
-    Others paste a noised copy of the image into the state after every step. That is another sampler's state than the
-    one its history was made of, and needs fresh noise. Here the prediction is replaced, and plans carry constant
-    data exactly: the known region follows its own trajectory from the first noise to the known values, with any
-    model, sampler, order and noise, and every state is consistent. For deterministic first-order samplers it is the
-    same. The known values come out to the rounding of the state's type.
+    Other methods paste a noised copy of the image into the state after every step. This needs fresh noise, and the
+    sampler's history then belongs to another state. Here the prediction is replaced, and plans are exact for constant
+    data. So the known region follows its own trajectory from the first noise to the known values, with every model,
+    sampler, order and noise. For deterministic first-order samplers the two are the same. The known values are exact up
+    to the rounding of the state's dtype.
 
-    It is meant to stand last. It costs no evaluation of a model.
+    It should be the last of a sequence. It does not need an evaluation of a model.
 
     Args:
         known: clean samples, shape (B or 1, ...), in the units of the samples.
-        mask: 1 where samples are to be made, 0 where they are known, or between; it broadcasts to the samples' shape,
-            with leading dimensions left out or 1.
+        mask: 1 where samples are generated, 0 where they are known, or a value between. It broadcasts to the samples'
+            shape: leading dimensions may be absent or 1.
 
     Raises:
-        ConfigurationError: values that are not finite, a mask outside [0, 1], or, before a run, shapes that do not fit.
+        ConfigurationError: a value is not finite, or the mask is outside [0, 1]; before a run: a shape does not fit.
     """
 
     known: Tensor
@@ -48,12 +48,12 @@ class KnownRegion(Guidance):
             raise ConfigurationError(
                 f"has values from {float(mask.min()):g} to {float(mask.max()):g}",
                 where="KnownRegion.mask",
-                suggestion="give 1 where samples are to be made and 0 where they are known",
+                suggestion="give 1 where samples are generated and 0 where they are known",
             )
         mask = mask.reshape(*[1] * (known.ndim - mask.ndim), *mask.shape)
         object.__setattr__(self, "known", known)
         object.__setattr__(self, "mask", mask)
-        # one object each, so that every level finds the same branches
+        # made once, so that every level has the same branches
         object.__setattr__(self, "_branches", tuple((TensorAsModel(), {"given": t}) for t in (known, mask)))
 
     def refuse_shape(self, shape: tuple[int, ...]) -> None:
@@ -69,7 +69,7 @@ class KnownRegion(Guidance):
                 )
 
     def write(self, formula: Formula) -> None:
-        branches: Any = getattr(self, "_branches")  # noqa: B009 - set for a frozen class
+        branches: Any = getattr(self, "_branches")  # noqa: B009 - not a field of the frozen class
         known, mask = (formula.branch(condition, model=model) for model, condition in branches)
         clean = formula.make(_pasted, formula.to("sample", formula.value), known, mask)
         formula.value = formula.of("sample", clean)
@@ -80,7 +80,7 @@ class KnownRegion(Guidance):
 
 
 def _values(given: Any, where: str) -> Tensor:
-    """Numbers of any kind as a floating-point tensor."""
+    """A tensor or array of numbers as a floating-point tensor."""
     try:
         value = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
         value = value if value.is_floating_point() else value.to(torch.float32)

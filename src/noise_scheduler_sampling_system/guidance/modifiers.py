@@ -1,4 +1,4 @@
-"""Guidance that changes what the guidance before it did."""
+"""Guidance that changes the result of the guidance before it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ _UNITS: Mapping[str, Callable[[Moment], float]] = {
 @final
 @dataclass(frozen=True)
 class Interval(Guidance):
-    """What stands before it acts from low to high only (Kynkäänniemi et al. 2024, arXiv 2404.07724, eq. 6).
+    """The guidance before it acts from low to high only (Kynkäänniemi et al. 2024, arXiv 2404.07724, eq. 6).
 
-    Elsewhere the prediction is the conditional one, and nothing else is evaluated.
+    Outside the interval the prediction is the conditional one, and no other branch is evaluated.
 
     Args:
-        low, high: where the interval begins and ends; both ends belong to it.
-        unit: in what they are counted: "sigma", which is σ/α on every path; "flow_sigma", which is
-            σ/(α + σ), from 0 to 1; "step", from 0; or "fraction", of the steps, 0 in the first and 1
-            in the last.
+        low, high: the ends of the interval; both belong to it.
+        unit: the unit of the ends: "sigma" is σ/α on every path; "flow_sigma" is σ/(α + σ), from 0 to 1; "step" is the
+            index of the step, from 0; "fraction" is 0 in the first step and 1 in the last.
 
     Raises:
         ConfigurationError: an empty interval, or an unknown unit.
@@ -69,17 +68,16 @@ class Interval(Guidance):
 @final
 @dataclass(frozen=True)
 class Rescale(Guidance):
-    """The guided prediction with a standard deviation nearer the conditional one's (Lin et al. 2023, arXiv 2305.08891).
+    """The guided prediction, its standard deviation moved to the conditional one's (Lin et al. 2023, arXiv 2305.08891).
 
-    §3.4, eqs. 15 and 16: φ·value·std(c)/std(value) + (1 − φ)·value, for each sample over all its
-    entries. No evaluation beyond the conditional one.
+    §3.4, eqs. 15 and 16: φ·value·std(c)/std(value) + (1 − φ)·value, for each sample over all its entries. It needs the
+    conditional prediction and no other evaluation.
 
     Args:
         phi: φ, in [0, 1]; 0 changes nothing. The paper's choice is 0.7.
-        of: the quantity whose standard deviation is matched. The paper leaves it to the network's
-            output, which is v there: "output" does the same, and so does diffusers. The default is
-            the clean sample, for which the excess is what one sees (over-exposure), whatever the
-            network predicts. Or a prediction type.
+        of: the quantity whose standard deviation is matched. The default is the clean sample, in which the excess is
+            visible as over-exposure. "output" is the network's output, as in the paper, where that is v, and in
+            diffusers. A prediction type is also allowed.
 
     Raises:
         ConfigurationError: φ outside [0, 1], or an unknown quantity.
@@ -113,12 +111,12 @@ def _rescaled(phi: float, value: Tensor, reference: Tensor) -> Tensor:
 class DynamicThreshold(Guidance):
     """clamp(x₀, −q, q)/q, q a quantile of the predicted clean sample's |x₀| (Saharia et al. 2022, §2.3).
 
-    Of Imagen, arXiv 2205.11487. As the config's ``thresholding``, but at its place among other guidance,
-    and with limits of its own. It needs no condition, and no evaluation.
+    From Imagen, arXiv 2205.11487. Unlike the config's ``thresholding`` it has a place among other guidance, and limits
+    of its own. It does not need a condition or an evaluation.
 
     Args:
-        ratio: which quantile, in (0, 1]; the paper's is 0.995.
-        smallest, largest: limits of q; at the least 1, data in [−1, 1] are left as they are.
+        ratio: the level of the quantile, in (0, 1]; the paper's is 0.995.
+        smallest, largest: limits of q. With ``smallest`` ≥ 1, data in [−1, 1] stay unchanged.
 
     Raises:
         ConfigurationError: options out of range.

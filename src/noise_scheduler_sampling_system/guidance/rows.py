@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -17,14 +17,15 @@ from .formula import TensorAsModel
 
 __all__ = ["CompiledFunction", "RowGuidance", "evaluations_of", "terms_of"]
 
-#: A linear form, without its zeros.
+#: A linear form as (symbol, coefficient) pairs, without zeros.
 Terms = tuple[tuple[Symbol, float], ...]
 X: Symbol = ("x", 0)
 
 
+@final
 @dataclass(frozen=True)
 class CompiledFunction:
-    """One function to run; see :class:`TensorFunction`."""
+    """A :class:`TensorFunction` whose forms are compiled, with the symbol of its result."""
 
     symbol: Symbol
     function: Callable[..., Any]
@@ -33,15 +34,16 @@ class CompiledFunction:
     tracks: bool
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class RowGuidance:
-    """What happens at one row.
+    """The guidance of one row.
 
     Attributes:
-        evaluated: the branches that are evaluated, by number.
-        functions: to run, in order.
+        evaluated: the numbers of the branches to evaluate.
+        functions: the functions to call, in order.
         value: the guided output.
-        null: the unconditional output, where the plan's row reads it.
+        null: the unconditional output; None where the plan's row does not read it.
     """
 
     evaluated: tuple[int, ...]
@@ -51,47 +53,47 @@ class RowGuidance:
 
     @property
     def plain(self) -> bool:
-        """Whether the output is that of a single branch, as it is."""
+        """Whether the output is that of a single branch, unchanged."""
         only = ((("branch", self.evaluated[0]), 1.0),) if len(self.evaluated) == 1 else None
         return not self.functions and self.value == only and self.null in (None, only)
 
     @property
     def weight(self) -> float | None:
-        """w where the output is the mixture w·first + (1 − w)·second of two branches, and nothing else."""
+        """w, if the output is the mixture w·first + (1 − w)·second of two branches; else None."""
         mixes = [symbol for symbol, _ in self.value] == [("branch", i) for i in self.evaluated]
         mixes = mixes and _is_mixture([factor for _, factor in self.value])
         return self.value[0][1] if mixes and not self.functions and self.null is None else None
 
     @property
     def largest_factor(self) -> float:
-        """The largest number that a tensor is multiplied by; NaN where one is not finite."""
-        forms = (self.value, self.null or (), *(form for step in self.functions for form in step.forms))
+        """The largest coefficient of a tensor; NaN if one is not finite."""
+        forms = (self.value, self.null or (), *(form for each in self.functions for form in each.forms))
         factors = [abs(factor) for form in forms for _, factor in form]
         return max(factors, default=0.0) if all(map(math.isfinite, factors)) else math.nan
 
     @property
     def tracks(self) -> bool:
-        """Whether the branches are differentiated by x."""
-        return any(step.tracks for step in self.functions)
+        """Whether a function differentiates the branches by x."""
+        return any(each.tracks for each in self.functions)
 
     def combined(
         self, x: Tensor, branches: Mapping[int, Tensor], memory: dict[str, Tensor], *, create_graph: bool
     ) -> tuple[Tensor, Tensor]:
-        """The guided output and the unconditional one (the guided one, where the row reads none)."""
+        """The guided and the unconditional output; where the row does not read the second, it is the guided one."""
         values: dict[Symbol, Tensor] = {X: x, **{("branch", i): output for i, output in branches.items()}}
-        for step in self.functions:
-            arguments = [linear(form, values, x).to(x.dtype) for form in step.forms]
-            function = partial(step.function, create_graph=create_graph) if step.tracks else step.function
-            if step.memory is None:
-                values[step.symbol] = function(*arguments)
+        for each in self.functions:
+            arguments = [linear(form, values, x).to(x.dtype) for form in each.forms]
+            function = partial(each.function, create_graph=create_graph) if each.tracks else each.function
+            if each.memory is None:
+                values[each.symbol] = function(*arguments)
             else:
-                values[step.symbol], memory[step.memory] = function(memory.get(step.memory), *arguments)
+                values[each.symbol], memory[each.memory] = function(memory.get(each.memory), *arguments)
         value = linear(self.value, values, x)
         return value, value if self.null is None else linear(self.null, values, x)
 
 
 def linear(form: Terms, values: Mapping[Symbol, Tensor], x: Tensor) -> Tensor:
-    """The tensor that a linear form stands for; the form of one term alone is that tensor itself."""
+    """The tensor that a linear form stands for; not a copy if the form is one term with coefficient 1."""
     if not form:
         return torch.zeros_like(x)
     terms = [(values[symbol], factor) for symbol, factor in form]
@@ -114,7 +116,7 @@ def _is_mixture(factors: Sequence[float]) -> bool:
 
 
 def terms_of(form: Form) -> Terms:
-    """Without zeros; the state first, whose type is the widest."""
+    """The terms of a form without zeros. The state comes first, because its dtype is the widest."""
     return tuple(sorted(((s, c) for s, c in form.terms.items() if c != 0.0), key=lambda term: term[0] != X))
 
 

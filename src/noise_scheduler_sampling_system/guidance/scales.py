@@ -1,4 +1,4 @@
-"""Scales of guidance: numbers, ramps over the steps, and functions of where the run is."""
+"""Scales of guidance: numbers, ramps over the steps, and functions of the moment of a run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Moment", "Scale", "checked_scale", "scale_at"]
 @final
 @dataclass(frozen=True)
 class Moment:
-    """Where a run stands when the model is asked.
+    """The moment of a run at which the model is evaluated.
 
     Attributes:
         level: the noise level (t, α, σ).
-        step: the interval of the grid, from 0.
-        steps: how many there are.
+        step: the index of the grid's interval, from 0.
+        steps: N, the number of intervals.
     """
 
     level: Level
@@ -31,7 +31,7 @@ class Moment:
 
     @property
     def sigma(self) -> float:
-        """σ/α, the noise level of Karras et al. 2022, on every path; inf without signal."""
+        """σ/α, the noise level of Karras et al. 2022, on every path; infinite without signal."""
         return self.level.noise_to_signal
 
     @property
@@ -41,11 +41,11 @@ class Moment:
 
     @property
     def fraction(self) -> float:
-        """How far along the steps: 0 in the first, 1 in the last."""
+        """step/(N − 1): 0 in the first step, 1 in the last."""
         return self.step / (self.steps - 1) if self.steps > 1 else 0.0
 
 
-#: A number; a function of the moment; or ("linear" | "cosine", start, end) over the fraction of steps.
+#: A number; a function of the moment; or ("linear" or "cosine", start, end) over the fraction of the steps.
 Scale = float | Callable[[Moment], float] | tuple[str, float, float]
 
 _RAMPS: Mapping[str, Callable[[float], float]] = {
@@ -55,7 +55,7 @@ _RAMPS: Mapping[str, Callable[[float], float]] = {
 
 
 def checked_scale(scale: Any, where: str) -> Scale:
-    """A scale, as far as it can be checked without a run.
+    """Check a scale; the values of a function are checked in :func:`scale_at`.
 
     Raises:
         ConfigurationError: none of the three kinds.
@@ -77,7 +77,7 @@ def scale_at(scale: Scale, moment: Moment, where: str) -> float:
     """The scale at a moment.
 
     Raises:
-        ConfigurationError: a function that returns no finite number there.
+        ConfigurationError: a function returned something else than a finite number.
     """
     if isinstance(scale, tuple):
         ramp, start, end = scale

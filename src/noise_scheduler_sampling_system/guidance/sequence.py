@@ -19,11 +19,11 @@ __all__ = ["checked_sequence", "evaluations", "follows_the_run"]
 
 
 def checked_sequence(guidance: Any) -> tuple[Guidance, ...]:
-    """One guidance or a sequence of them, as a tuple that makes sense from left to right.
+    """One guidance or a sequence of them, as a tuple.
 
     Raises:
-        ConfigurationError: not guidance, two that oppose the condition to its absence, or one that
-            has nothing before it to act on.
+        ConfigurationError: something else than guidance, two that contrast the condition with its absence, or a first
+            one that changes the guidance before it.
     """
     sequence = (guidance,) if isinstance(guidance, Guidance) else guidance
     if not isinstance(sequence, list | tuple) or not all(isinstance(each, Guidance) for each in sequence):
@@ -38,21 +38,21 @@ def checked_sequence(guidance: Any) -> tuple[Guidance, ...]:
         raise ConfigurationError(
             f"holds {' and '.join(contrasting)}",
             where="guidance",
-            why="each opposes the condition to its absence, at a scale of its own",
+            why="each contrasts the condition with its absence, at a scale of its own",
             suggestion="keep one of them",
         )
     if sequence and sequence[0].follows:
         raise ConfigurationError(
             f"begins with {names[0]}",
             where="guidance",
-            why="it changes what stands before it, and there is nothing",
-            suggestion=f"put it behind, e.g. [ClassifierFree(7.5), {sequence[0]!r}]",
+            why="it changes the guidance before it, and there is none",
+            suggestion=f"put it after another one, e.g. [ClassifierFree(7.5), {sequence[0]!r}]",
         )
     return tuple(sequence)
 
 
 def follows_the_run(sequence: Sequence[Guidance], level: Level, prediction_type: str) -> bool:
-    """Whether what a guidance does depends on more than the noise level: on earlier calls, or on the step."""
+    """Whether the guidance depends on more than the noise level: on earlier calls, or on the step."""
     rows = [
         compiled_row(
             sequence, Moment(level, step, 10), prediction_type, [Branch(), Branch(null=True)],
@@ -60,26 +60,26 @@ def follows_the_run(sequence: Sequence[Guidance], level: Level, prediction_type:
         )
         for step in (0, 4, 9)
     ]  # fmt: skip
-    told = [(row.evaluated, row.value, [_comparable(step) for step in row.functions]) for row in rows]
-    remembers = any(step.memory is not None for row in rows for step in row.functions)
-    return remembers or any(each != told[0] for each in told)
+    compared = [(row.evaluated, row.value, [_comparable(each) for each in row.functions]) for row in rows]
+    remembers = any(each.memory is not None for row in rows for each in row.functions)
+    return remembers or any(each != compared[0] for each in compared)
 
 
-def _comparable(step: CompiledFunction) -> tuple[Any, ...]:
-    """What a step computes with, as far as it can be compared: its forms, and the numbers given to its function."""
-    given = step.function.args if isinstance(step.function, partial) else ()
-    return step.forms, tuple(value for value in given if isinstance(value, int | float))
+def _comparable(each: CompiledFunction) -> tuple[Any, ...]:
+    """The parts of a function that can be compared: its forms, and the numbers among its bound arguments."""
+    given = each.function.args if isinstance(each.function, partial) else ()
+    return each.forms, tuple(value for value in given if isinstance(value, int | float))
 
 
 def evaluations(guidance: Guidance | Sequence[Guidance], plan: SamplingPlan) -> tuple[int, ...]:
-    """How many evaluations of a model, for each sample, the rows of a plan take under this guidance.
+    """The number of model evaluations for each sample, row by row of a plan, under this guidance.
 
     Args:
         guidance: one, or several from left to right.
         plan: e.g. ``pipeline.plan(20)``.
 
     Raises:
-        ConfigurationError: not guidance, or guidance that cannot act on this plan.
+        ConfigurationError: something else than guidance, or guidance that cannot act on this plan.
     """
     branches, rows = compile_guidance(checked_sequence(guidance), plan, "v_prediction", opposed=True)
     return evaluations_of(rows, [branch.model for branch in branches])
