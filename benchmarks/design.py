@@ -31,8 +31,8 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.analysis.recommend import steps_within
 from noise_scheduler_sampling_system.calibration import Spectrum, design_plan
-from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.design import limit
+from noise_scheduler_sampling_system.calibration.search.built_in import baselines
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianModel
 from noise_scheduler_sampling_system.models.digits import load_digits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import logging
 import math
 import time
 from dataclasses import replace
@@ -29,22 +30,17 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.app.command_line import app
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
-from noise_scheduler_sampling_system.calibration.baselines import baselines
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
-from noise_scheduler_sampling_system.calibration.climb import Climb
-from noise_scheduler_sampling_system.calibration.coordinates import Numbers
-from noise_scheduler_sampling_system.calibration.fit import Fit, fit
-from noise_scheduler_sampling_system.calibration.jacobian import derivatives
-from noise_scheduler_sampling_system.calibration.limits import Clock, Limits
-from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
+from noise_scheduler_sampling_system.calibration.fit.fit import Fit, derivatives, fit
+from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
+from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss, informative
 from noise_scheduler_sampling_system.calibration.plot import draw
-from noise_scheduler_sampling_system.calibration.record import described, fingerprint, guidance_named
-from noise_scheduler_sampling_system.calibration.refine import refine
-from noise_scheduler_sampling_system.calibration.regress import regressed, states
-from noise_scheduler_sampling_system.calibration.robust import Robust, informative
-from noise_scheduler_sampling_system.calibration.starts import grown, widened
-from noise_scheduler_sampling_system.calibration.student import Student, combined, end_of
-from noise_scheduler_sampling_system.calibration.teacher import Trajectories, teach
+from noise_scheduler_sampling_system.calibration.provenance import described, fingerprint, guidance_named
+from noise_scheduler_sampling_system.calibration.search.budget import Budget, Limits
+from noise_scheduler_sampling_system.calibration.search.built_in import baselines
+from noise_scheduler_sampling_system.calibration.search.starts import Climb, grown, widened, with_query
+from noise_scheduler_sampling_system.calibration.student import Student, end_of
+from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, errors_of, teach
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
@@ -243,7 +239,7 @@ def test_derivatives_of_the_end():
         span = LevelRange(pipeline.scheduler)
         inside = [span.level(math.log(noise)) for noise in (20.0, 2.0, 0.7, 0.2)]
         table = Table.of_plan(sampler.plan(4), history=history).with_levels(inside)
-        numbers = Numbers.of(span, table)
+        numbers = FreeNumbers.of(span, table)
         x = noise_of(8, seed=2)
         part = Trajectories(x, torch.zeros_like(x), torch.arange(8))
 
@@ -264,7 +260,7 @@ def test_derivatives_of_the_end():
 def test_levels_stay_in_order_whatever_the_step():
     span = LevelRange(DiffusionPipeline(NoiseSchedulerConfig()).scheduler)
     sampler = DiffusionPipeline(span.path.spaced("kl_optimal"), "adams").sampler
-    numbers = Numbers.of(span, Table.of_plan(sampler.plan(6)))
+    numbers = FreeNumbers.of(span, Table.of_plan(sampler.plan(6)))
     generator = np.random.default_rng(0)
     for size in (1e-3, 0.1, 3.0, 100.0):
         for _ in range(20):
@@ -304,19 +300,6 @@ def test_first_query_at_the_noisiest_level():
     assert plan.provenance["kind"] == "fit"
     assert plan.time[0] == pipeline.scheduler.t_max
     assert plan.carries == ("data",)  # checked: every row reproduces constants
-
-
-def test_refine_improves_on_a_designed_plan():
-    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
-    model = mixture(pipeline.scheduler)
-    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
-    taught, _ = teach(student, noise_of(128, seed=0), 64, 16)
-    sampler = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler
-    table = Table.of_plan(sampler.plan(4))
-    before = errors_of(end_of(table, student.columns(table, taught.noise, taught.rows)), taught.solution)
-    *_, best = refine(student, table, taught, max_gain=30.0, until=lambda: False)
-    assert best.errors.median < 0.7 * before.median
-    assert best.table.is_consistent
 
 
 def test_a_checkpoint_is_gone_on_with(tmp_path):
@@ -402,7 +385,7 @@ def test_several_budgets_share_the_time(monkeypatch):
     [
         ({"nfe": 0}, "nfe"), ({"nfe": ()}, "nfe"), ({"nfe": "x"}, "nfe"), ({"shape": (0, 3)}, "shape"),
         ({"shape": 3}, "shape"), ({"trajectories": 0}, "trajectories"), ({"stages": ("adam",)}, "stages"),
-        ({"history": 1, "stages": ("fit", "refine")}, "stages"), ({"budget_seconds": -1}, "budget_seconds"),
+        ({"stages": ()}, "stages"), ({"budget_seconds": -1}, "budget_seconds"),
         ({"first": "last"}, "first"), ({"condition": 3}, "condition"), ({"teacher_calls": 1.5}, "teacher_calls"),
         ({"max_gain": 0}, "max_gain"), ({"passes": 0}, "passes"), ({"history": -1}, "history"),
         ({"history": 1.5}, "history"), ({"teacher_calls": 7}, "teacher_calls"),
@@ -415,6 +398,15 @@ def test_bad_arguments_before_the_first_call(changes, where):
     with pytest.raises(ConfigurationError) as caught:
         calibrate(never, **{"shape": SHAPE, "nfe": 4, **changes})
     assert caught.value.where == where
+
+
+def test_the_stage_of_earlier_versions_is_left_out_with_a_warning(caplog):
+    asked = {"shape": SHAPE, "nfe": 2, "trajectories": 8, "held_out": 8, "teacher_calls": 8, "passes": 10}
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    with caplog.at_level(logging.WARNING):
+        plan = calibrate(mixture(pipeline.scheduler), pipeline, stages=("fit", "refine"), **asked)
+    assert plan.provenance["stages"] == ["fit"]
+    assert "'refine' was removed" in caplog.text
 
 
 def test_fit_lowers_the_loss_every_time():
@@ -508,8 +500,8 @@ def test_a_kept_fit_is_gone_on_with_even_if_it_had_converged(tmp_path):
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
     path = pipeline.scheduler
     table = Table.of_plan(DiffusionPipeline(path.spaced("kl_optimal"), "adams").plan(3))
-    table = Numbers.of(LevelRange(path), table).table
-    robust = Robust(3.0)
+    table = FreeNumbers.of(LevelRange(path), table).table
+    robust = CauchyLoss(3.0)
     trial = Fit(table, 0.5, Errors(0.4, 0.3), 96, 0.02, robust, phase=1, iterations=7, converged=True)
     state = Checkpoint.open(tmp_path / "state.safetensors", {"seed": 1})
     state.teach(torch.zeros(2, 4, dtype=torch.float64), 0.1)
@@ -536,7 +528,7 @@ def test_a_kept_fit_is_gone_on_with_even_if_it_had_converged(tmp_path):
 def test_informative_trajectories_stand_for_all():
     each = torch.linspace(0.1, 1.0, 400, dtype=torch.float64) ** 8
     each[:5] = 40.0
-    robust = Robust(0.5)
+    robust = CauchyLoss(0.5)
     quantity = robust.weights(each) * each.square()  # what they are drawn for
     sums = []
     for seed in range(300):
@@ -553,17 +545,17 @@ def test_informative_trajectories_stand_for_all():
 
 def test_the_robust_loss_and_its_weights():
     each = torch.tensor([1e-3, 0.3, 5.0], dtype=torch.float64)
-    for robust in (Robust(0.3), Robust()):
+    for robust in (CauchyLoss(0.3), CauchyLoss()):
         step = 1e-6
         for k in range(3):
             up = each.clone()
             up[k] += step
             slope = 3 * (robust.loss(up) - robust.loss(each)) / step
             assert slope == pytest.approx(float((robust.weights(each) * each)[k]), rel=1e-2)
-    before = Robust(0.2)
-    assert Robust.at(3.0, Errors(1.0, 0.1), before).scale == 0.2
-    assert Robust.at(3.0, Errors(1.0, 0.01), before).scale == pytest.approx(0.03)
-    assert Robust.at(3.0, Errors(1.0, 0.0), before).scale == pytest.approx(1e-3)
+    before = CauchyLoss(0.2)
+    assert CauchyLoss.at(3.0, Errors(1.0, 0.1), before).scale == 0.2
+    assert CauchyLoss.at(3.0, Errors(1.0, 0.01), before).scale == pytest.approx(0.03)
+    assert CauchyLoss.at(3.0, Errors(1.0, 0.0), before).scale == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("history", [None, 1])
@@ -594,7 +586,7 @@ def test_a_grown_table_gives_the_same_samples(name, count):
     span = LevelRange(path)
     levels = [span.level(math.log(noise)) for noise in (10.0, 3.0, 1.0, 0.3)[:count]]
     sampler = DiffusionPipeline(path.spaced("kl_optimal"), "adams").sampler
-    table = Numbers.of(span, Table.of_plan(sampler.plan(count))).table.with_levels(levels)
+    table = FreeNumbers.of(span, Table.of_plan(sampler.plan(count))).table.with_levels(levels)
     x, rows = noise_of(5, seed=2), torch.arange(5)
 
     def end(each):
@@ -611,10 +603,12 @@ def test_a_grown_table_gives_the_same_samples(name, count):
             assert torch.allclose(end(wide), end(table), rtol=1e-9, atol=1e-9)
         else:  # the old first state was x_T scaled; now it knows the mean, to the share of data that x_T has
             assert torch.allclose(end(wide), end(table), rtol=0.2, atol=0.2)
-        limited = table.limited(1).grown(span, at)
+        limited = with_query(table.limited(1), at, span)
         assert limited.is_consistent
         assert limited.plan().history <= 1 + 1  # beside the newest
-    assert all(each.nfe == count + 3 for each in grown(table, count + 3, span))
+    wide = grown(table, count + 3, span)
+    assert wide.nfe == count + 3
+    assert torch.allclose(end(wide), end(table), rtol=1e-9, atol=1e-9)
 
 
 def climb_of(pipeline, model, nfe, passes, first="free", few=128):
@@ -622,10 +616,10 @@ def climb_of(pipeline, model, nfe, passes, first="free", few=128):
     x = noise_of(few, seed=0)
     exact = model.reference_solution(x * pipeline.scheduler.prior_std)
     taught = Trajectories(x, exact, torch.arange(few))
-    limits = Limits(passes, math.inf, ("fit",), None, first, 30.0, 64)
-    clock = Clock.start(student, few * nfe, limits)
+    limits = Limits(passes, math.inf, ("fit",), None, first, 30.0)
+    budget = Budget.start(student, few * nfe, limits)
     told = []
-    climb = Climb(student, taught, limits.levels(pipeline.scheduler), clock, lambda stage, now: told.append(now))
+    climb = Climb(student, taught, limits.levels(pipeline.scheduler), budget, lambda stage, now: told.append(now))
     return climb, told
 
 
@@ -654,7 +648,7 @@ def test_starts_from_below(name):
     # where it would take more than its share, it does not begin
     poor, told = climb_of(pipeline, model, 4, passes=10)
     assert poor.to(4, None) == []
-    assert [table.nfe for table in poor.to(6, tables[0])] == [6, 6]
+    assert [table.nfe for table in poor.to(6, tables[0])] == [6]
     assert not told
 
 
@@ -663,31 +657,6 @@ def test_starts_from_below_keep_the_first_query():
     climb, _ = climb_of(pipeline, mixture(pipeline.scheduler), 3, passes=1000, first="noisiest", few=64)
     top = pipeline.scheduler.level(pipeline.scheduler.t_max)
     assert all(table.levels[0] == top and not table.moves_first for table in climb.to(3, None))
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_regressed_rows_follow_exact_trajectories(name):
-    pipeline = DiffusionPipeline(CONFIGS[name], "ddim")
-    path = pipeline.scheduler
-    model = mixture(path, pipeline.config.prediction_type)
-    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
-    taught, _ = teach(student, noise_of(128, seed=0), 96, 8)
-    sampler = DiffusionPipeline(path.spaced("karras"), "ddim").sampler
-    table = Numbers.of(LevelRange(path), Table.of_plan(sampler.plan(5))).table
-    exact = states(student, table, taught, 384)
-    for rough, fine in zip(states(student, table, taught, 96), exact, strict=True):
-        assert float((rough - fine).square().mean().sqrt()) < 0.02
-    better = regressed(student, table, taught, 96)
-    assert better.is_consistent
-    assert better.levels == table.levels
-
-    def misses(of):
-        columns = student.columns(of, taught.noise, taught.rows)
-        rows = [combined(of.rows[i, : i + 1], columns) for i in range(6)]
-        return np.array([float((row - u).square().mean().sqrt()) for row, u in zip(rows, exact, strict=True)])
-
-    assert np.linalg.norm(misses(better)) < 0.6 * np.linalg.norm(misses(table))
-    assert (misses(better) < 1.05 * misses(table) + 1e-3).all()
 
 
 @pytest.mark.parametrize(("method", "options"), [("edm", {}), ("restart", {}), ("dpmpp_2m", {"afs": True})])
@@ -703,24 +672,6 @@ def test_predictions_do_not_depend_on_the_pipelines_sampler(method, options):
         )
         assert torch.equal(ours, theirs)
         assert torch.allclose(ours, model.denoise(x, level.t), atol=1e-9)
-
-
-def test_refine_leaves_no_gradients_in_the_model():
-    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
-    network = torch.nn.Linear(4, 4)
-
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = network
-
-        def forward(self, x, t):
-            return x + 0.1 * self.inner(x)
-
-    asked = {"shape": SHAPE, "nfe": 2, "trajectories": 8, "held_out": 8, "teacher_calls": 8, "passes": 60}
-    plan = calibrate(Net(), pipeline, stages=("fit", "refine"), **asked)
-    assert plan.nfe == 2
-    assert network.weight.grad is None
 
 
 def test_an_interrupt_is_gone_on_with_from_the_checkpoint(tmp_path, monkeypatch):
@@ -761,7 +712,7 @@ def test_limits_hold_for_what_is_returned():
     for found in baselines(pipeline.scheduler, 4):
         if found.table is not None:
             table = replace(found.table, start=pipeline.scheduler.level(pipeline.scheduler.t_max))
-            assert Numbers.of(top, table).table.levels[0].t == pipeline.scheduler.t_max
+            assert FreeNumbers.of(top, table).table.levels[0].t == pipeline.scheduler.t_max
 
 
 def test_a_single_trajectory():

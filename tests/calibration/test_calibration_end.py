@@ -9,8 +9,8 @@ import pytest
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, PlanSet, calibrate
 from noise_scheduler_sampling_system.calibration import plot
-from noise_scheduler_sampling_system.calibration.progress import Gauge
-from noise_scheduler_sampling_system.calibration.student import Tally
+from noise_scheduler_sampling_system.calibration.progress import WorkGauge
+from noise_scheduler_sampling_system.calibration.student import CallCounter
 
 
 def test_an_end_with_a_built_in_sampler_is_said_everywhere(caplog, tmp_path, monkeypatch):
@@ -55,20 +55,20 @@ class Bar:
 
 @pytest.mark.parametrize("seconds", [None, 1e9])
 def test_the_bar_goes_from_0_to_100_by_the_work_of_all_parts(seconds):
-    bar, tally = Bar(), Tally()
-    gauge = Gauge(bar, tally, {0: 100.0, 4: 300.0, 8: 600.0}, seconds)
+    bar, calls = Bar(), CallCounter()
+    gauge = WorkGauge(bar, calls, {0: 100.0, 4: 300.0, 8: 600.0}, seconds)
     gauge.show()
     assert bar.n == pytest.approx(0.0, abs=1e-6)
-    tally.samples = 50
+    calls.samples = 50
     gauge.show()
     assert bar.n == pytest.approx(5.0)
     gauge.finish(0)
     assert bar.n == pytest.approx(10.0)
-    tally.samples = 200  # half of what the next part may take
+    calls.samples = 200  # half of what the next part may take
     gauge.show()
     assert bar.n == pytest.approx(25.0)
     gauge.finish(4)  # early
-    tally.samples = 10_000  # more than was planned
+    calls.samples = 10_000  # more than was planned
     gauge.show()
     assert bar.n == pytest.approx(100.0)
     gauge.finish(8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-import noise_scheduler_sampling_system.calibration.gate as gate_module
+import noise_scheduler_sampling_system.calibration.search.gate as gate_module
 import tiny_pipelines
 from noise_scheduler_sampling_system import (
     AdvancedDiffusionSystem,
@@ -24,12 +26,14 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.app.command_line import app
 from noise_scheduler_sampling_system.calibration import Table
-from noise_scheduler_sampling_system.calibration.baselines import baselines
-from noise_scheduler_sampling_system.calibration.measure import Errors, errors_of
-from noise_scheduler_sampling_system.calibration.record import fingerprint
-from noise_scheduler_sampling_system.calibration.search import Gate
+from noise_scheduler_sampling_system.calibration.provenance import fingerprint
+from noise_scheduler_sampling_system.calibration.search.built_in import baselines
+from noise_scheduler_sampling_system.calibration.search.gate import Gate
+from noise_scheduler_sampling_system.calibration.trajectories import Errors, errors_of
 from noise_scheduler_sampling_system.running.noise import NoiseSource, calibration_keys
 
+calibrate_module = importlib.import_module("noise_scheduler_sampling_system.calibration.calibrate")
+CHECKPOINT_1_3 = Path(__file__).parents[1] / "data" / "calibration_of_version_1_3.safetensors"
 SHAPE = (4,)
 SMALL = {"shape": SHAPE, "nfe": 3, "trajectories": 32, "held_out": 32, "teacher_calls": 24, "passes": 10}
 
@@ -112,6 +116,19 @@ def test_more_seconds_go_on_with_a_plan_that_had_too_few(pipeline, tmp_path):
     assert calibrate(model, pipeline, budget_seconds=10, **asked) == more
     with pytest.raises(FileError, match="dtype"):
         calibrate(model, pipeline, budget_seconds=10, dtype=torch.float64, **asked)
+
+
+def test_a_checkpoint_of_version_1_3_is_continued(tmp_path, monkeypatch):
+    """It was interrupted in the fit of 3 calls."""
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(CHECKPOINT_1_3.read_bytes())
+    monkeypatch.setattr(calibrate_module, "teach", None)  # the teacher's samples are in the file
+    asked = {"shape": (1, 8, 8), "nfe": (2, 3), "trajectories": 8, "held_out": 4, "teacher_calls": 8, "passes": 40}
+    plans = calibrate(None, checkpoint=file, **asked)
+    assert list(plans) == [2, 3]
+    assert plans[2].provenance["iterations"] == 2  # as it was in the file
+    assert plans[3].provenance["iterations"] > 2
+    assert not plans[3].provenance["interrupted"]
 
 
 def test_numbers_of_numpy_and_torch_are_numbers(pipeline, tmp_path):

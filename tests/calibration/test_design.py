@@ -25,7 +25,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.calibration import LevelRange, Spectrum, Table, design_plan, design_table
 from noise_scheduler_sampling_system.calibration.design import limit, optimal_levels
-from noise_scheduler_sampling_system.calibration.zolotarev import best_root, elliptic_k, jacobi
+from noise_scheduler_sampling_system.calibration.design.zolotarev import best_root, elliptic_k, jacobi
 from noise_scheduler_sampling_system.models import DigitsModel, GaussianModel
 from noise_scheduler_sampling_system.models.digits import load_digits
 

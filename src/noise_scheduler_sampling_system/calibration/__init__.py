@@ -1,8 +1,7 @@
-"""Few-step plans fitted to data or to a model."""
+"""Few-step plans, designed for the spectrum of data or fitted to a model."""
 
 from .calibrate import calibrate
-from .design import Design, design_plan, design_table
-from .spectrum import Spectrum
+from .design import Design, Spectrum, design_plan, design_table
 from .table import LevelRange, Table
 
 __all__ = ["Design", "LevelRange", "Spectrum", "Table", "calibrate", "design_plan", "design_table"]

@@ -1,4 +1,4 @@
-"""calibrate(): the few-step plan that is best for one model, found by running it."""
+"""calibrate(): the best few-step plan for one model, found by running the model."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from ..running.model_adapter import resolve_device
 from ..running.noise import NoiseSource, calibration_keys
 from ..support.errors import ConfigurationError
 from ..support.version import __version__
-from .checkpoint import Checkpoint
-from .checks import (
+from .arguments import (
     budgets_of,
     checked_history,
     in_turn,
@@ -40,14 +39,14 @@ from .checks import (
     stages_of,
     teacher_calls_of,
 )
+from .checkpoint import Checkpoint
 from .design import FIRST
-from .limits import Limits
-from .measure import Errors
-from .progress import BAR, Gauge, Shown
-from .record import described, fingerprint, guidance_named
-from .search import Found, search
-from .student import Student, Tally
-from .teacher import Trajectories, teach
+from .progress import BAR, FitReport, WorkGauge
+from .provenance import described, fingerprint, guidance_named
+from .search.budget import Limits
+from .search.search import Found, search
+from .student import CallCounter, Student
+from .trajectories import Errors, Trajectories, teach
 
 if TYPE_CHECKING:
     from ..config.settings import NoiseSchedulerConfig
@@ -58,9 +57,9 @@ __all__ = ["calibrate"]
 
 logger = logging.getLogger(__name__)
 
-#: How many of the teacher's trajectories are followed with half as many calls, too, to know its error.
+#: The number of trajectories that are also followed with half as many calls, to estimate the teacher's error.
 _CHECKED = 32
-#: A plan whose error is less than so many times the teacher's may be fitted to that.
+#: A plan whose error is less than this many times the teacher's may be fitted to the teacher's error.
 _TAUGHT_ENOUGH = 3.0
 
 
@@ -93,67 +92,69 @@ def calibrate(
     round_timesteps: bool = False,
     **unknown: Any,
 ) -> Any:
-    """Fit a few-step plan to a model: its query levels and all its coefficients, against where fine runs end.
+    """Fit the levels and all coefficients of a few-step plan to a model, so that its runs end where fine runs end.
 
-    Nothing is trained and no data is needed: the model is run. (1) A teacher of ``teacher_calls`` calls follows
-    trajectories from random noise, and its own error is estimated. (2) "design": the best table for Gaussian data with
-    the spectrum of the teacher's samples, without a model call. (3) "fit": starts are that and the best built-in
-    samplers, each one's rows regressed on exact trajectories; and a table that was fitted for fewer calls, with one
-    query more at a time where it helps most. From the best of them Gauss-Newton on levels and coefficients against
-    the error at the end; nothing is differentiated through the model. (4) "refine", only if asked for: Adam through
-    the model. (5) What is best on held-out noise is returned, of these and of the best built-in samplers, so that it
-    is not worse than they are there. Every built-in sampler without noise that has exactly so many calls is ranked
-    for that on a few trajectories (as many as a small budget allows).
+    Nothing is trained and no data is needed: the model is only run.
 
-    What runs follows from the budget: after the ranking and the regressions 15 % of ``budget_seconds`` or of
-    ``passes`` may be gone, after the starts from below 30 %, after the trials of all starts 40 %; the fit makes
-    iterations as long as the next one fits. So a budget below some ten passes leaves the design, the starts and the
-    best built-in sampler. Several ``nfe`` share the seconds that are left by N^1.5. On top come the runs of the gate;
-    at least twelve built-in samplers are ranked, and the teacher is not cut short. An interrupt (Ctrl-C) stops the
-    fit, and returns the best so far; further numbers of calls are left out, and a checkpoint goes on from there.
+    1. The teacher follows trajectories from random noise with ``teacher_calls`` model calls and estimates its error.
+    2. "design" makes the best table for Gaussian data with the spectrum of the teacher's samples, without a model call.
+    3. "fit" starts from the best of these: the design, built-in samplers, a plan of fewer calls with more queries, and
+       a table that grows by one query at a time, where the budget is large enough. Gauss-Newton steps
+       (Levenberg-Marquardt) move levels and coefficients against the errors at the ends of the trajectories. If the
+       fit converges, the next best start follows while the budget lasts.
+    4. The plan that is best on held-out noise is returned. The best built-in samplers with N calls are among the
+       candidates, so that the plan is not worse than they are there.
+
+    The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 15 % of it, but
+    ranks at least twelve; the growing table ends after 30 %. The fit makes iterations while the next one fits the
+    budget; a budget below some ten passes leaves the design and the built-in samplers. The final choice takes up to
+    10 % more. The teacher is never cut short. Several ``nfe`` share the remaining seconds in proportion to N^1.5. An
+    interrupt (Ctrl-C) after the teacher ends the search and returns the best plan so far; further ``nfe`` are left out.
+    With a checkpoint the same call continues.
 
     Args:
-        model: as for :meth:`DiffusionPipeline.sample`; None: the embedded digits.
+        model: as for :meth:`DiffusionPipeline.sample`. None: the embedded digits.
         scheduler: a pipeline, a noise schedule, its config, or its name. The config says what the model predicts.
         shape: of one sample, without the batch.
-        nfe: model calls of the plan; several make a :class:`PlanSet`, from the same trajectories.
-        condition, null_condition: keywords for the model; tensors with any number of rows, which the trajectories
-            take in turn. Give those that the plan is to be used with, e.g. all classes.
-        guidance_scale, guidance: as for ``sample``; the plan is tuned to them. What the guidance does may depend
-            on the noise level, but not on the step or on earlier calls: the fit asks at levels alone.
-        trajectories: how many to fit to. Many cost little beside the teacher, for a Jacobian is made of those that
-            tell most; with few, those that are about to end in another basin decide too much.
-        held_out: how many to choose by; default as many.
-        budget_seconds: limit on the time, the teacher's included. Plans then depend on the machine's speed.
-        passes: limit on the runs of all trajectories, for each number of calls.
-        stages: of "design", "fit", "refine"; default the first two.
-        history: the most earlier predictions that a step may read (the memory of a run); None: all.
-        first: "free", or "noisiest": the model is asked at the noisiest level first, at the cost of a call.
-        max_gain: limit on how much errors of the model's predictions are multiplied (:attr:`Table.gain`); built-in
-            samplers are not asked.
-        teacher_calls: model calls of a teacher's trajectory.
-        seed: of the noise, which no run of ``sample`` has; the same seed gives the same plan, but for runs that were
-            limited in time or resumed.
-        progress: show a bar with the current held-out error.
-        checkpoint: a ``.safetensors`` file that is written on the way and read again: an interrupted
-            calibration goes on from there.
+        nfe: N ≥ 1, the number of model calls of the plan. Several numbers make a :class:`PlanSet` from the same
+            trajectories.
+        condition, null_condition: keywords for the model, tensors with any number of rows, which the trajectories
+            take in turn. Give the ones that the plan is to be used with, e.g. all classes.
+        guidance_scale, guidance: as for ``sample``; the plan is fitted to them. The guidance may depend on the noise
+            level, but not on the step or on earlier calls, because the fit evaluates the model outside of a run.
+        trajectories: the number to fit to, ≥ 1. With few of them, the ones that are about to end in another basin
+            decide too much.
+        held_out: the number to choose by, ≥ 1. The default is ``trajectories``.
+        budget_seconds: the limit on the time, > 0, the teacher's included. The plan then depends on the machine's
+            speed.
+        passes: the limit on the runs of all trajectories, > 0, for each number of calls.
+        stages: of "design" and "fit"; the default is both.
+        history: the number of earlier predictions that a step may read, which is the memory of a run. None: all.
+        first: "free", or "noisiest": the first query is at the noisiest level, which costs nearly one call.
+        max_gain: the largest factor on errors of the model's predictions (:attr:`Table.gain`), > 0. It does not limit
+            built-in samplers.
+        teacher_calls: the model calls of a teacher's trajectory, at least 2·N.
+        seed: of the noise, which no run of ``sample`` uses. The same seed gives the same plan, unless a run was limited
+            in time or resumed.
+        progress: whether to show a bar with the present held-out error.
+        checkpoint: a ``.safetensors`` file that is written on the way. The same call continues from it.
         device, dtype, max_batch_size, round_timesteps: as for ``sample``.
 
     Returns:
-        A plan for ``pipeline.sample(plan=...)``, or a :class:`PlanSet`. ``plan.provenance`` has its errors, those of
-        the teacher and of the best built-in sampler, seeds, settings, versions, and the model's fingerprint;
-        ``provenance["calibrated"]`` is False where that sampler's own plan is returned, which is logged as well.
+        A plan for ``pipeline.sample(plan=...)``, or a :class:`PlanSet`. ``plan.provenance`` holds its errors, those of
+        the teacher and of the best built-in samplers, the seed, settings, versions, and the model's fingerprint.
+        ``provenance["calibrated"]`` is False if a built-in sampler's plan is returned, which is logged as a warning.
 
     Raises:
-        ConfigurationError: before the first model call, what cannot work.
-        FileError: a checkpoint of another calibration.
+        ConfigurationError: an argument is invalid; raised before the first model call.
+        FileError: the checkpoint is invalid or belongs to another calibration.
         ModelOutputError: as for ``sample``.
     """
     refuse_unknown(unknown, keywords_of(calibrate))
     pipeline = pipeline_of(model, scheduler)
     budgets = budgets_of(nfe)
     size = shape_of(shape)
-    stages = stages_of(stages, history)
+    stages = stages_of(stages)
     trajectories = checked_steps(trajectories, "trajectories")
     count = trajectories + (trajectories if held_out is None else checked_steps(held_out, "held_out"))
     keys = calibration_keys(seed, count)
@@ -192,10 +193,10 @@ def calibrate(
     }  # fmt: skip
     stored = Checkpoint.open(checkpoint, about)
     made: dict[int, SamplingPlan] = {}
-    work = {} if stored.solution is not None else {0: float(count * teacher_calls)}  # 0 calls: the teacher
+    work = {} if stored.solution is not None else {0: float(count * teacher_calls)}  # part 0 is the teacher
     work |= {b: passes * trajectories * b for b in sorted(budgets) if not stored.done(b, budget_seconds)}
     with closing(tqdm(total=100, disable=not progress, bar_format=BAR)) as bar:
-        gauge = Gauge(bar, student.tally, work, budget_seconds)
+        gauge = WorkGauge(bar, student.calls, work, budget_seconds)
         if stored.solution is None:
             bar.set_description(f"teacher, {teacher_calls} calls")
             lesson, teacher_error = teach(student, noise, teacher_calls, min(_CHECKED, count))
@@ -209,17 +210,17 @@ def calibrate(
             if stored.done(budget, budget_seconds):
                 continue
             left = [each for each in budgets if not stored.done(each, budget_seconds)]
-            # what is shown costs model calls, too, which must not count: the plan is the same without the bar
-            shown = Shown(bar, gauge, replace(student, tally=Tally()), unseen, budget, stored)
+            # the error that is shown costs model calls, which must not count: without the bar the plan is the same
+            shown = FitReport(bar, gauge, replace(student, calls=CallCounter()), unseen, budget, stored)
             now = time.monotonic()
-            share = budget**1.5 / sum(each**1.5 for each in left)  # about what an iteration costs
+            share = budget**1.5 / sum(each**1.5 for each in left)  # an iteration costs about N^1.5
             until = now + share * (deadline - now)
-            limits = Limits(passes, until, stages, history, first, max_gain, teacher_calls)
+            limits = Limits(passes, until, stages, history, first, max_gain)
             smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))
             resume, before = stored.fits.get(budget), stored.before(budget)
             try:
                 found = search(student, budget, taught, unseen, limits, shown, resume, smaller, before)
-            except KeyboardInterrupt:  # before or after the fit
+            except KeyboardInterrupt:  # before or after the fit, which handles it itself
                 logger.warning("interrupted: returning the plans that are done")
                 break
             facts = {**about, **_facts(found, stored.teacher_error), "versions": _versions()}
@@ -230,7 +231,7 @@ def calibrate(
                     budget, found.held_out.median, stored.teacher_error,
                 )  # fmt: skip
             _warn_of_built_in(budget, found)
-            if found.interrupted:  # in the file it is not done
+            if found.interrupted:  # the file keeps it as unfinished
                 made[budget] = plan
                 break
             stored.finish(budget, plan, found.table, budget_seconds)
@@ -271,12 +272,10 @@ def _sentence(found: Found) -> str:
 
 
 def _warn_of_built_in(budget: int, found: Found) -> None:
-    """Say that nothing that was found is returned, and why, where the bar has shown a smaller median."""
+    """Warn that a built-in sampler is returned, and say why: the bar may have shown a smaller median."""
     if found.table is not None:
         return
-    rival = (
-        "" if found.fitted is None else f"; the best that was found, {found.fitted[0]}, has {_both(found.fitted[1])}"
-    )
+    rival = "" if found.fitted is None else f"; the best table found, {found.fitted[0]}, has {_both(found.fitted[1])}"
     logger.warning(
         "%d calls: the built-in sampler %s is returned, nothing calibrated: its error on held-out noise, root mean "
         "square over trajectories, is %s%s. The root mean square decides: a few samples that end elsewhere do not "

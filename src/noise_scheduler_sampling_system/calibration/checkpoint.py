@@ -1,4 +1,4 @@
-"""The state of a calibration in a file, so that an interrupted one goes on."""
+"""The state of a calibration in a file, so that the same call can continue after an interrupt."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..schedules.path import Level
 from ..support.errors import FileError, shown
 from ..support.files import checked_path, of_file, refuse_missing_folder
 from ..support.tensor_files import read_tensors, write_tensors
-from .fit import Fit
-from .measure import Errors
-from .robust import Robust
+from .fit.fit import Fit
+from .fit.robust_loss import CauchyLoss
 from .table import Table
+from .trajectories import Errors
 
 __all__ = ["Checkpoint"]
 
@@ -31,16 +31,17 @@ _FORMAT = "calibration 3"
 @final
 @dataclass
 class Checkpoint:
-    """What a calibration has come to, in memory and, where a file is named, there.
+    """The results of a calibration so far, in memory and in a file if one is named.
 
     Attributes:
         path: the file, or None.
-        about: what was asked for; a file of something else is refused.
-        solution, teacher_error: what the teacher found.
-        plans: those that are done.
-        tables: theirs, where they are no built-in sampler's.
-        seconds: the budgets of those plans that were made within one: more may make them better.
-        fits: where these and the others stand.
+        about: the settings of the calibration. The file of another calibration is refused.
+        solution: the samples of the teacher, shape (n, ...), or None.
+        teacher_error: the estimated error of these samples.
+        plans: the finished plans, by the number of calls.
+        tables: the tables of the plans that are not built-in samplers'.
+        seconds: the time budget of each plan that was made within one. A larger budget may improve such a plan.
+        fits: the best fit for each number of calls.
     """
 
     path: Path | None
@@ -54,22 +55,23 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None, about: Mapping[str, Any]) -> Checkpoint:
-        """The state in a file, or a new one.
+        """Read the state from a file, or return a new one if there is no file.
 
         Raises:
-            FileError: another ending, or the file of another calibration.
+            FileError: the name does not end in .safetensors, the file is invalid or of an unknown format, or it belongs
+                to another calibration.
         """
         if path is None:
             return cls(None, about)
         target = checked_path(path)
         if target.suffix != ".safetensors":
-            raise FileError("is no name for a checkpoint", where=str(path), suggestion="use .safetensors")
+            raise FileError("is not a name for a checkpoint", where=str(path), suggestion="use .safetensors")
         if not target.exists():
             refuse_missing_folder(target)
             return cls(target, about)
         from safetensors.torch import load
 
-        with of_file(target, "is no checkpoint of a calibration", "give another name"):
+        with of_file(target, "is not a checkpoint of a calibration", "give another name"):
             tensors, stored = read_tensors(target, "calibration", load)
             made = cls(target, about, **_parts(stored, tensors))
         wanted = json.loads(json.dumps(about))
@@ -83,29 +85,29 @@ class Checkpoint:
         return made
 
     def teach(self, solution: Tensor, error: float) -> None:
-        """Keep what the teacher found."""
+        """Keep the samples of the teacher and their estimated error."""
         self.solution, self.teacher_error = solution.cpu(), error
         self._write()
 
     def keep(self, nfe: int, fit: Fit) -> None:
-        """Keep where the best fit stands; one to all trajectories rather than one to a few."""
+        """Keep a fit if it is better than the one that is kept. A fit to more trajectories is better."""
         kept = self.fits.get(nfe)
         if kept is None or (-fit.count, fit.score) <= (-kept.count, kept.score):
             self.fits[nfe] = fit
             self._write()
 
     def done(self, nfe: int, seconds: float | None) -> bool:
-        """Whether there is a plan, and not a larger budget for it."""
+        """Return whether there is a plan, and the time budget is not larger than the one it was made within."""
         before = self.seconds.get(nfe, math.inf)
         return nfe in self.plans and before >= (math.inf if seconds is None else seconds)
 
     def before(self, nfe: int) -> tuple[str, Table] | None:
-        """What a plan came of, and its table; None if there is none, or it is a built-in sampler's."""
+        """Return the kind and the table of the plan; None if there is no plan or it is a built-in sampler's."""
         table = self.tables.get(nfe)
         return None if table is None else (str(self.plans[nfe].provenance["kind"]), table)
 
     def finish(self, nfe: int, plan: SamplingPlan, table: Table | None, seconds: float | None) -> None:
-        """Keep a plan that is done, within a budget or without one."""
+        """Keep a finished plan, made within a time budget or without one."""
         self.plans[nfe] = plan
         self.tables.pop(nfe, None)
         if table is not None:
@@ -135,37 +137,37 @@ class Checkpoint:
 
 
 def _parts(stored: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What a file holds, as fields of a checkpoint.
+    """Return the content of a file as fields of a checkpoint.
 
     Raises:
-        ValueError, NoiseSamplingError: something in it is wrong.
+        ValueError, NoiseSamplingError: the content is invalid.
     """
     if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
         raise ValueError("it is of another format")
     if not isinstance(stored.get("about"), dict) or not isinstance(tensors.get("solution"), Tensor):
-        raise ValueError("it does not say what it is of, or holds no solution")
+        raise ValueError("it lacks the settings of its calibration, or the solution")
     _refuse_number(stored.get("teacher_error"), "teacher_error", may_be_nan=True)
     readers = {"plans": SamplingPlan.from_dict, "tables": _table_from, "fits": _fit_from, "seconds": _seconds_from}
     parts: dict[str, dict[int, Any]] = {}
     for name, read in readers.items():
         kept = stored.get(name)
         if not isinstance(kept, dict) or not all(key.isascii() and key.isdecimal() for key in kept):
-            raise ValueError(f"{name!r} is no mapping by number of calls")
+            raise ValueError(f"{name!r} is not a mapping by number of calls")
         parts[name] = {int(nfe): read(value) for nfe, value in kept.items()}
     for name, of_calls in (("plans", parts["plans"]), ("tables", parts["tables"])):
         if any(each.nfe != nfe for nfe, each in of_calls.items()):
-            raise ValueError(f"{name!r} holds one of another number of calls than its key says")
+            raise ValueError(f"an entry of {name!r} has another number of calls than its key")
     if set(parts["tables"]) - set(parts["plans"]) or not all(
         isinstance(parts["plans"][nfe].provenance.get("kind"), str) for nfe in parts["tables"]
     ):
-        raise ValueError("a table has no plan that was made of it")
+        raise ValueError("a table has no plan")
     return {**parts, "solution": tensors["solution"], "teacher_error": float(stored["teacher_error"])}
 
 
 def _refuse_number(value: Any, name: str, *, may_be_nan: bool = False, whole: bool = False) -> None:
     fits = isinstance(value, int) or (isinstance(value, float) and not whole)
     if isinstance(value, bool) or not fits or not (may_be_nan or math.isfinite(value)):
-        raise ValueError(f"{name!r} is {shown(value)}, no {'whole ' if whole else ''}number")
+        raise ValueError(f"{name!r} is {shown(value)}, not a {'whole ' if whole else ''}number")
 
 
 def _seconds_from(value: Any) -> float:
@@ -175,7 +177,7 @@ def _seconds_from(value: Any) -> float:
 
 def _level_from(kept: Any) -> Level:
     if not isinstance(kept, list) or len(kept) != 3:
-        raise ValueError(f"a level is {shown(kept)}, no three numbers")
+        raise ValueError(f"a level is {shown(kept)}, not three numbers")
     for value, may_be_nan in zip(kept, (True, False, False), strict=True):
         _refuse_number(value, "level", may_be_nan=may_be_nan)
     return Level.of(*map(float, kept))
@@ -195,12 +197,12 @@ def _table_from(kept: Any) -> Table:
     if not isinstance(kept, dict) or set(kept) != {"levels", "start", "end", "rows", "history"}:
         raise ValueError(f"a table is {shown(kept)}")
     if not isinstance(kept["levels"], list) or not isinstance(kept["rows"], list):
-        raise ValueError("a table has no list of levels or rows")
+        raise ValueError("a table lacks a list of levels or rows")
     levels = tuple(map(_level_from, kept["levels"]))
     try:
         rows = np.array(kept["rows"], dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError("the rows of a table are no numbers") from None
+        raise ValueError("the rows of a table are not numbers") from None
     return Table(_level_from(kept["start"]), levels, rows, _level_from(kept["end"]), kept["history"])
 
 
@@ -220,7 +222,7 @@ def _fit_from(kept: Any) -> Fit:
     if not isinstance(kept, dict) or set(kept) != (set(names) - {"robust"}) | {"scale"}:
         raise ValueError(f"a fit is {shown(kept)}")
     if not isinstance(kept["errors"], list) or len(kept["errors"]) != 2:
-        raise ValueError("the errors of a fit are no two numbers")
+        raise ValueError("the errors of a fit are not two numbers")
     for value in kept["errors"]:
         _refuse_number(value, "errors", may_be_nan=True)
     rest = {name: value for name, value in kept.items() if name not in ("table", "errors", "scale")}
@@ -232,5 +234,5 @@ def _fit_from(kept: Any) -> Fit:
         _refuse_number(value, name, may_be_nan=name == "loss", whole=names[name].type == "int")
     if kept["scale"] is not None:
         _refuse_number(kept["scale"], "scale")
-    robust = Robust() if kept["scale"] is None else Robust(kept["scale"])
+    robust = CauchyLoss() if kept["scale"] is None else CauchyLoss(kept["scale"])
     return Fit(table=_table_from(kept["table"]), errors=Errors(*kept["errors"]), robust=robust, **rest)

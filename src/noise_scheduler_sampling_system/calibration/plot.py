@@ -1,4 +1,4 @@
-"""The picture of a calibration: error over model calls, and where the model is asked."""
+"""The picture of a calibration: the errors over the number of model calls, and the levels of the queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..schedules.path import NoisePath
 from ..support.errors import ConfigurationError
 from ..support.figures import figure_class
 from ..support.files import write_atomic
-from .search import STAGES
+from .search.search import STAGES
 
 __all__ = ["draw", "is_calibrated"]
 
@@ -24,16 +24,16 @@ _GRIDS = (("karras", "Karras (ρ = 7)"), ("log_snr", "even in log-SNR"))
 
 
 def draw(plans: PlanSet, schedule: NoisePath, path: str | os.PathLike[str], title: str = "") -> None:
-    """Errors on held-out noise over the number of model calls, calibrated and built-in, and the learned levels.
+    """Draw the held-out errors of calibrated and built-in plans over the number of model calls, and the fitted levels.
 
     Args:
-        plans: of :func:`calibrate`.
-        schedule: the noise schedule that they are for.
-        path: the .png file.
-        title: above the picture.
+        plans: the plans of :func:`calibrate`.
+        schedule: their noise schedule.
+        path: the .png file to write.
+        title: the title of the picture.
 
     Raises:
-        ConfigurationError: plans that no calibration made, or matplotlib is missing.
+        ConfigurationError: a plan was not made by a calibration, or matplotlib is missing.
         FileError: the file cannot be written.
     """
     if any("held_out_error" not in plan.provenance for plan in plans.values()):
@@ -55,8 +55,8 @@ def draw(plans: PlanSet, schedule: NoisePath, path: str | os.PathLike[str], titl
 
 
 def is_calibrated(plan: SamplingPlan) -> bool:
-    """Whether a plan of a calibration was found by it, or is a built-in sampler's that nothing beat."""
-    own = (*STAGES, "grown")  # plans of older files say no more than their kind
+    """Return whether a plan was found by a calibration, and is not the built-in sampler's that nothing beat."""
+    own = (*STAGES, "refine", "grown")  # plans of older files hold only their kind
     return bool(plan.provenance.get("calibrated", plan.provenance.get("kind") in own))
 
 
@@ -67,7 +67,7 @@ def _errors(axes: Any, plans: PlanSet) -> None:
         axes.plot([nfe] * len(others), others, "_", color=_OTHERS, alpha=0.35, markersize=9)
     for key, style in (("rms", "-"), ("median", ":")):
         ours = [plan.provenance["held_out_error"][key] for plan in plans.values()]
-        best = [plan.provenance["built_in"][0]["held_out_error"][key] for plan in plans.values()]  # by gate.py's rule
+        best = [plan.provenance["built_in"][0]["held_out_error"][key] for plan in plans.values()]
         axes.plot(budgets, ours, style, marker="o", color=_OURS, label=f"calibrated, {key}")
         axes.plot(budgets, best, style, marker="s", color=_OTHERS, label=f"best built-in, {key}", markersize=4)
     taken = {n: plan.provenance["held_out_error"]["rms"] for n, plan in plans.items() if not is_calibrated(plan)}
@@ -98,4 +98,4 @@ def _levels(axes: Any, plans: PlanSet, schedule: NoisePath) -> None:
     axes.invert_xaxis()
     axes.set_yticks([-y for y in range(len(rows))], [name for name, _, _ in rows], fontsize=8)
     axes.set_ylim(-len(rows) + 0.4, 0.6)
-    axes.set_xlabel("σ/α at which the model is asked", fontsize=9)
+    axes.set_xlabel("σ/α at which the model is evaluated", fontsize=9)

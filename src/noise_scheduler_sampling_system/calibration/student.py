@@ -1,37 +1,54 @@
-"""The model as a calibration sees it: clean samples predicted at any level, under condition and guidance."""
+"""The model as a calibration sees it: it predicts clean samples at any level, under a condition and guidance."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..config.settings import NoiseSchedulerConfig
 from ..grids.time_grid import TimeGrid
 from ..plans.plan import SamplingPlan
 from ..running.model_adapter import map_tensors
+from ..samplers.base import BaseSampler
 from ..samplers.factory import SamplerFactory
-from ..schedules.path import CLEAN, Level
+from ..schedules.path import CLEAN, Level, NoisePath
 from .table import Table
 
-if TYPE_CHECKING:
-    from ..pipeline.pipeline import DiffusionPipeline
-    from ..samplers.base import BaseSampler
+__all__ = ["CallCounter", "PlanRunner", "Student", "combined", "end_of"]
 
-__all__ = ["Student", "Tally", "combined", "end_of"]
+
+class PlanRunner(Protocol):
+    """What a calibration needs of a pipeline: its schedule, its settings, and a way to run plans."""
+
+    @property
+    def scheduler(self) -> NoisePath:
+        """The noise schedule."""
+        ...
+
+    @property
+    def config(self) -> NoiseSchedulerConfig:
+        """The settings, which say what the model predicts."""
+        ...
+
+    @property
+    def sample(self) -> Callable[..., Any]:
+        """Runs a plan, with the arguments of :meth:`DiffusionPipeline.sample`."""
+        ...
 
 
 @dataclass
-class Tally:
-    """How much a calibration has asked of the model.
+class CallCounter:
+    """Counts the work of a model.
 
     Attributes:
-        samples: evaluations of one sample at one level (guidance may double each one's work).
+        samples: the number of evaluations of one sample at one level. Guidance may double the work of each.
     """
 
     samples: int = 0
@@ -40,30 +57,30 @@ class Tally:
 @final
 @dataclass(frozen=True)
 class Student:
-    """A model on a noise schedule with what it is told, for the trajectories of a calibration.
+    """A model on a noise schedule, with its conditions, for the trajectories of a calibration.
 
     Attributes:
-        pipeline: whose schedule, clipping and prediction type are used.
+        pipeline: gives the schedule, the clipping and the prediction type, and runs plans.
         model: as for :meth:`DiffusionPipeline.sample`.
-        condition, null_condition: one row a trajectory; rows are picked with the trajectories.
+        condition, null_condition: the conditions, one row for each trajectory.
         request: further arguments of ``sample``: ``guidance_scale``, ``guidance``, ``dtype``, ``max_batch_size``, ...
-        tally: counts the work.
+        calls: counts the evaluations.
     """
 
-    pipeline: DiffusionPipeline
+    pipeline: PlanRunner
     model: Callable[..., Any] | None
     condition: Mapping[str, Any] | None
     null_condition: Mapping[str, Any] | None
     request: Mapping[str, Any]
-    tally: Tally = field(default_factory=Tally)
+    calls: CallCounter = field(default_factory=CallCounter)
 
     @functools.cached_property
     def _one_step(self) -> BaseSampler:
-        """One step of it to the clean end is the prediction, whatever the pipeline's own sampler does."""
+        """A sampler whose single step to the clean end is the prediction itself."""
         return SamplerFactory.create("ddim", self.pipeline.scheduler)
 
-    def told(self, rows: Tensor) -> dict[str, Any]:
-        """The arguments of ``sample`` for these trajectories."""
+    def arguments(self, rows: Tensor) -> dict[str, Any]:
+        """Return the arguments of ``sample`` for the trajectories with these rows of the conditions, shape (n,)."""
 
         def pick(value: Tensor) -> Tensor:
             return value[rows.to(value.device)] if value.ndim and value.shape[0] > 1 else value
@@ -72,35 +89,37 @@ class Student:
         return {**self.request, **{name: map_tensors(pick, value) for name, value in conditions.items()}}
 
     def run(self, plan: SamplingPlan, noise: Tensor, rows: Tensor) -> Tensor:
-        """The samples of a plan from unit noise, shape (n, ...)."""
-        self.tally.samples += plan.nfe * len(noise)
-        sample: Tensor = self.pipeline.sample(self.model, initial_noise=noise, plan=plan, seed=0, **self.told(rows))
+        """Run a plan from unit noise of shape (n, ...); return the samples."""
+        self.calls.samples += plan.nfe * len(noise)
+        sample: Tensor = self.pipeline.sample(
+            self.model, initial_noise=noise, plan=plan, seed=0, **self.arguments(rows)
+        )
         return sample
 
     def follow(self, x: Tensor, grid: TimeGrid, sampler: BaseSampler, rows: Tensor) -> Tensor:
-        """Where a sampler takes states on a grid, shape (n, ...)."""
+        """Run a sampler on a grid from the states x, shape (n, ...); return the states at the grid's end."""
         plan = sampler.plan(grid=grid)
-        self.tally.samples += plan.nfe * len(x)
-        end: Tensor = self.pipeline.sample(self.model, initial_sample=x, plan=plan, seed=0, **self.told(rows))
+        self.calls.samples += plan.nfe * len(x)
+        end: Tensor = self.pipeline.sample(self.model, initial_sample=x, plan=plan, seed=0, **self.arguments(rows))
         return end
 
     def denoise(self, x: Tensor, level: Level, rows: Tensor, *, differentiable: bool = False) -> Tensor:
-        """The clean samples predicted from x at a level, guided and clipped as in a run."""
-        self.tally.samples += len(x)
+        """Predict the clean samples from x, shape (n, ...), at a level, guided and clipped as in a run."""
+        self.calls.samples += len(x)
         plan = self._one_step.plan(grid=TimeGrid((level, CLEAN)))
         clean: Tensor = self.pipeline.sample(
-            self.model, initial_sample=x, plan=plan, seed=0, differentiable=differentiable, **self.told(rows)
+            self.model, initial_sample=x, plan=plan, seed=0, differentiable=differentiable, **self.arguments(rows)
         )
         return clean
 
     def columns(self, table: Table, noise: Tensor, rows: Tensor, known: Sequence[Tensor] = ()) -> list[Tensor]:
-        """What the rows of a table are combinations of: u_T and the predictions D_0, D_1, … of a run.
+        """Run a table; return u_T and the predictions D_0 … D_{N−1}, which its rows combine.
 
         Args:
             table: the table.
             noise: u_T, unit noise, shape (n, ...).
-            rows: which trajectories they are.
-            known: columns that a run of a table with the same first rows has given.
+            rows: the rows of the conditions, shape (n,).
+            known: the columns of a run of a table with the same first rows; the model is not called for these again.
         """
         columns = list(known) or [noise]
         for i in range(len(columns) - 1, table.nfe):
@@ -109,12 +128,12 @@ class Student:
         return columns
 
     def ends(self, tables: Sequence[Table], columns: Sequence[Tensor], rows: Tensor) -> Tensor:
-        """The samples of several tables with the same levels, run as one batch: shape (tables, n, ...).
+        """Run several tables with the same levels in one batch; return the samples, shape (tables, n, ...).
 
         Args:
-            tables: alike in the first rows.
-            columns: those that these rows have given, each of shape (n, ...).
-            rows: which trajectories they are.
+            tables: tables with the same first rows.
+            columns: the columns that these first rows give, each of shape (n, ...).
+            rows: the rows of the conditions, shape (n,).
         """
         count, like = len(tables), tables[0]
         held = [column.expand(count, *column.shape) for column in columns]
@@ -134,12 +153,12 @@ class Student:
 
 
 def end_of(table: Table, columns: Sequence[Tensor]) -> Tensor:
-    """The samples of a run, from all its columns."""
+    """Return the samples of a run from all of its columns."""
     return combined(table.rows[-1] * table.radii[-1], columns)
 
 
 def combined(weights: npt.NDArray[np.float64], columns: Sequence[Tensor]) -> Tensor:
-    """Σ weights[k]·columns[k] over as many columns as there are weights."""
+    """Return Σ weights[k]·columns[k] over the given weights; there may be more columns."""
     total = columns[0] * float(weights[0])
     for weight, column in zip(weights[1:], columns[1 : len(weights)], strict=True):
         if weight:

@@ -1,4 +1,4 @@
-"""A few-step sampler as free numbers: query levels and full-history rows, to be designed or calibrated."""
+"""A few-step sampler as free numbers, to be designed or fitted: the levels of its queries, and full-history rows."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ __all__ = ["Frame", "LevelRange", "Table", "check_history"]
 
 Array = npt.NDArray[np.float64]
 
-#: A query above this σ/α says nothing of data of unit size, and a path without signal has no other limit.
+#: A query above this σ/α tells nothing about data of unit size. A path that starts without signal has no other limit.
 _NOISIEST = 1e3
-#: A query is put before the first one or after the last one by half of this, in log(σ/α).
-_REACH = 3.0
-#: The least share of the range of levels between two queries, so that gaps have a logarithm.
+#: The least gap between two queries, as a share of the range of log(σ/α), so that gaps have a logarithm.
 _LEAST_GAP = 1e-6
 
 
 def check_history(history: int | None) -> None:
-    """Raises ConfigurationError unless it is a whole number ≥ 0, or None."""
+    """Raise ConfigurationError unless ``history`` is a whole number ≥ 0 or None."""
     if history is not None and (isinstance(history, bool) or not isinstance(history, int) or history < 0):
         raise ConfigurationError(
             f"got {history!r}", where="history", suggestion="give a whole number ≥ 0, or None for all"
@@ -37,7 +35,7 @@ def check_history(history: int | None) -> None:
 
 
 class Frame(NamedTuple):
-    """The rows that a table may have at one place: offset + weights @ directions.
+    """All rows that a table may have at one place: offset + weights @ directions.
 
     Attributes:
         offset: shape (1 + N,).
@@ -48,12 +46,12 @@ class Frame(NamedTuple):
     directions: Array
 
     def row(self, weights: Array) -> Array:
-        """The row with these weights, shape (1 + N,)."""
+        """Return the row with these weights, shape (1 + N,)."""
         row: Array = self.offset + weights @ self.directions
         return row
 
     def weights(self, row: Array) -> Array:
-        """The weights of a row; of the nearest one where the frame does not hold it."""
+        """Return the weights of a row, or of the nearest row that the frame holds."""
         if not len(self.directions):
             return np.zeros(0)
         weights: Array = np.linalg.lstsq(self.directions.T, row - self.offset, rcond=None)[0]
@@ -63,30 +61,31 @@ class Frame(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class Table:
-    """N queries and N + 1 rows: every state against x_T and the clean samples predicted so far. Immutable.
+    """N queries of the model and N + 1 rows of coefficients. Immutable.
 
-    States are counted in units of r = √(α² + σ²) of their level, u = x/r, so that all numbers are of order
-    one on every path, also where α = 0 or σ/α is 80 or 20,000. With D_j the clean sample predicted at query j,
+    A row writes a state as a combination of x_T and the clean samples predicted so far. States are counted in units
+    of the radius r = √(α² + σ²) of their level, u = x/r. All numbers are then of order one on every path, also where
+    α = 0, or where σ/α is 80 or 20,000. With D_j the clean sample predicted at query j,
 
-        u_i = rows[i, 0]·u_T + Σ_{j<i} rows[i, 1 + j]·D_j,        i = 0 … N,
+        u_i = rows[i, 0]·u_T + Σ_{j<i} rows[i, 1 + j]·D_j,        i = 0 … N.
 
-    where u_i, i < N, is the state that the model is asked about at ``levels[i]``, and u_N the result at
-    ``end``. Row 0 has no prediction to go by: it scales x_T to the first query's level.
+    For i < N, u_i is the state at which the model is evaluated, at the level ``levels[i]``. u_N is the result, at the
+    level ``end``. Row 0 has no prediction to read: it scales x_T to the first query's level.
 
-    A row is *consistent* if it reproduces constant data, D_j = k and x_T = α_T·k (+ noise), which then is
-    α_i·k (+ noise): rows[i, 0]·α_T/r_T + Σ_j rows[i, 1 + j] = α_i/r_i ("rows sum to one" in x/α). Row 0 cannot be,
-    unless it stays at the start's level.
+    A row is *consistent* if it reproduces constant data: D_j = k and x_T = α_T·k (+ noise) give α_i·k (+ noise). That
+    means rows[i, 0]·α_T/r_T + Σ_j rows[i, 1 + j] = α_i/r_i ("rows sum to one" in x/α). Row 0 cannot be consistent,
+    unless the first query is at the start's level.
 
     Attributes:
         start: the level of x_T, the path's noisiest.
-        levels: those of the N queries.
+        levels: the levels of the N queries.
         rows: shape (N + 1, N + 1), zero where 1 + j > i.
-        end: where the run ends, usually the clean sample.
-        history: the most earlier predictions that a row of the execution form may read beside the newest one,
-            which limits the memory of a run; None: all.
+        end: the level at which the run ends, usually the clean sample.
+        history: the number of earlier predictions that a row of the execution form may read beside the newest one.
+            It limits the memory of a run. None: all of them.
 
     Raises:
-        ConfigurationError: rows of another shape, that read predictions not yet made, or that are not finite.
+        ConfigurationError: the rows have another shape, read predictions not yet made, or are not finite.
     """
 
     start: Level
@@ -117,55 +116,55 @@ class Table:
 
     @functools.cached_property
     def radii(self) -> Array:
-        """r = √(α² + σ²) of the N queries and of the end, shape (N + 1,): the model is asked about r_i·u_i."""
+        """r = √(α² + σ²) of the N queries and of the end, shape (N + 1,). The model is evaluated at r_i·u_i."""
         return np.array([math.hypot(level.alpha, level.sigma) for level in (*self.levels, self.end)])
 
     @property
     def start_radius(self) -> float:
-        """r_T: a run starts at u_T = x_T/r_T."""
+        """r_T, with which a run starts at u_T = x_T/r_T."""
         return math.hypot(self.start.alpha, self.start.sigma)
 
     @property
     def moves_first(self) -> bool:
-        """Whether the first query is at another level than x_T, to which row 0 scales it."""
+        """Whether row 0 scales x_T to another level, because the first query is not at the start."""
         return self.levels[0][1:] != self.start[1:]
 
     @functools.cached_property
     def signals(self) -> Array:
-        """What a consistent row makes of constant data 1: α/r of the N queries and of the end, shape (N + 1,)."""
+        """α/r of the N queries and of the end, shape (N + 1,): what consistent rows give for constant data 1."""
         return np.array([level.alpha for level in (*self.levels, self.end)]) / self.radii
 
     @functools.cached_property
     def of_constant(self) -> Array:
-        """What constant data 1 makes of u_T and the D_j: (α_T/r_T, 1, …, 1), shape (N + 1,)."""
+        """u_T and the D_j for constant data 1: (α_T/r_T, 1, …, 1), shape (N + 1,)."""
         return np.array([self.start.alpha / self.start_radius, *[1.0] * self.nfe])
 
     @property
     def constant_residual(self) -> Array:
-        """By how much each row fails to reproduce constant data, shape (N + 1,); row 0 where it scales x_T does."""
+        """The error of each row for constant data 1, shape (N + 1,). Row 0 has one where it scales x_T."""
         residual: Array = self.rows @ self.of_constant - self.signals
         return residual
 
     @property
     def gain(self) -> float:
-        """The largest Σ_j |rows[i, 1 + j]|/(α_i/r_i): by how much errors of the predictions are multiplied at most.
+        """The largest factor by which a row multiplies errors of the predictions: max_i Σ_j |rows[i, 1 + j]|/(α_i/r_i).
 
-        1 where all weights are positive and rows consistent.
+        It is 1 where all weights are positive and the rows are consistent.
         """
         scale = np.maximum(self.signals, 1e-3)
         return float((np.abs(self.rows[:, 1:]).sum(axis=1) / scale).max())
 
     def frame(self, i: int, *, consistent: bool = True, rows: Array | None = None) -> Frame:
-        """The rows that state i may have, given those before it.
+        """Return the frame of row i, given the rows before it.
 
-        Its columns are u_T (with limited history: the state before) and the predictions that it may read, oldest first,
-        the newest last. For consistent rows the newest prediction's weight follows from the others', so that the
-        directions are u_T − (α_T/r_T)·D_new and D_j − D_new.
+        Row i combines u_T (with limited history: the state before) and the predictions that it may read, from the
+        oldest to the newest. In a consistent row the weight of the newest prediction D_new follows from the other
+        weights. The directions are then u_T − (α_T/r_T)·D_new and D_j − D_new.
 
         Args:
             i: 0 … N. Row 0 has one weight, the factor of u_T, or none where the first query is at the start.
-            consistent: only rows that reproduce constants.
-            rows: in place of the table's own, of which those before i are read.
+            consistent: whether the frame holds only rows that reproduce constant data.
+            rows: rows to use in place of the table's own; the ones before i are read.
         """
         given = self.rows if rows is None else rows
         unit = np.eye(1 + self.nfe)
@@ -181,32 +180,33 @@ class Table:
         return Frame(self.signals[i] * newest, others - np.outer(others @ self.of_constant, newest))
 
     def with_row(self, i: int, row: Array) -> Table:
-        """The same with another row; rows after it stay as they are."""
+        """Return the table with another row i. The rows after it do not change."""
         rows = np.array(self.rows)
         rows[i] = row
         return replace(self, rows=rows)
 
     def with_levels(self, levels: Iterable[Level]) -> Table:
-        """The same weights (:attr:`weights`) at other query levels: consistent there, too, if it is here."""
+        """Return the table with the same :attr:`weights` at other query levels. A consistent table stays consistent."""
         moved = replace(self, levels=tuple(levels))
         if not self.is_consistent:
             return moved
-        scaling = self.weights[: self.moves_first] if self.moves_first else np.ones(1)  # of x_T: 1 in these units
+        # in these units the scaling of x_T is 1 where the first query does not move
+        scaling = self.weights[: self.moves_first] if self.moves_first else np.ones(1)
         return moved.with_weights(np.append(scaling[: moved.moves_first], self.weights[self.moves_first :]))
 
     @property
     def is_consistent(self) -> bool:
-        """Whether all rows but the first reproduce constants, to rounding."""
+        """Whether all rows but the first reproduce constant data, up to rounding."""
         scale = 1.0 + np.abs(self.rows).sum(axis=1)
         return bool((np.abs(self.constant_residual) <= 1e-9 * scale)[1:].all())
 
     @property
     def weights(self) -> Array:
-        """The free numbers of all consistent rows (:meth:`frame`) from row 0 on, one after the other."""
+        """The weights of all consistent rows (:meth:`frame`), from row 0 on, in one array."""
         return np.concatenate([self.frame(i).weights(self.rows[i]) for i in range(1 + self.nfe)])
 
     def with_weights(self, weights: Array) -> Table:
-        """The consistent table with these weights at the same levels."""
+        """Return the consistent table with these :attr:`weights` at the same levels."""
         table, at = self, 0
         for i in range(1 + self.nfe):
             frame = table.frame(i)
@@ -216,59 +216,29 @@ class Table:
         return table
 
     def limited(self, history: int | None) -> Table:
-        """This table with rows that read so few earlier predictions: a start for fits, no equal of it."""
+        """Return the nearest table whose rows read at most ``history`` earlier predictions. Its samples differ."""
         bounded = replace(self, history=history)
         return bounded.with_weights(bounded.weights)
 
-    def room(self, span: LevelRange) -> Array:
-        """How far in log(σ/α) a new query is from its neighbours at each place (:meth:`grown`), shape (N + 1,)."""
-        return -0.5 * np.diff(self._around(span))
-
-    def _around(self, span: LevelRange) -> Array:
-        """log(σ/α) of the queries, and of a place above and one below them."""
-        places = np.minimum(np.log([level.noise_to_signal for level in self.levels]), span.ends[0])
-        above, below = min(span.ends[0], places[0] + _REACH), max(span.ends[1], places[-1] - _REACH)
-        return np.array([above, *places, below])
-
-    def grown(self, span: LevelRange, at: int) -> Table:
-        """This table with one more query, which no other row reads yet: a start for a fit with one call more.
-
-        Args:
-            span: the levels that may be asked for.
-            at: the new query's place: 0, before the first one, to N, after the last one. The samples stay the same,
-                but for 0: the state that was x_T scaled then reads the new prediction, to be consistent.
-
-        Returns:
-            The table; with limited history its rows are the nearest such.
-        """
-        around = self._around(span)
-        new = span.level(float(0.5 * (around[at] + around[at + 1])))
-        levels = (*self.levels[:at], new, *self.levels[at:])
-        wide = np.insert(self.rows, at + 1, 0.0, axis=1)
-        between = np.where(np.arange(self.nfe + 2) <= at, 0.5 * (wide[max(at - 1, 0)] + wide[at]), 0.0)
-        full = replace(self, levels=levels, rows=np.insert(wide, at, between, axis=0), history=None)
-        full = full.with_weights(full.weights)
-        return full if self.history is None else full.limited(self.history)
-
     @classmethod
     def of_plan(cls, plan: SamplingPlan, *, start: Level | None = None, history: int | None = None) -> Table:
-        """The table of any deterministic plan, whatever space it keeps its history in.
+        """Write a deterministic plan as a table, whatever the space of its history.
 
         Args:
             plan: the plan.
-            start: the level of x_T; default the plan's first. A plan with an analytic first step does not hold it: give
-                ``sampler.grid(...).levels[0]``.
-            history: as :attr:`history`; the rows are then the nearest such.
+            start: the level of x_T; the default is the plan's first. A plan with an analytic first step does not hold
+                it: give ``sampler.grid(...).levels[0]``.
+            history: the table's :attr:`history`. The rows are then the nearest ones that it allows.
 
         Raises:
-            ConfigurationError: the plan adds noise, reads unconditional predictions or scales what the network sees;
-                or its first state is not of the start's level.
+            ConfigurationError: the plan adds noise, reads unconditional predictions, or scales the network's input;
+                or its first state is not at the start's level.
         """
         if plan.stochastic or plan.null is not None or plan.input_scale is not None:
             raise ConfigurationError(
                 f"the plan of {plan.sampler!r} has more than states and predictions",
                 where="plan",
-                why="it adds noise, reads unconditional predictions, or scales what the network sees",
+                why="it adds noise, reads unconditional predictions, or scales the network's input",
                 suggestion="give a deterministic plan without CFG++, e.g. of 'dpmpp_2m', 'ipndm' or 'unipc'",
             )
         asked = [i for i in range(len(plan)) if plan.asked[i]]
@@ -311,17 +281,18 @@ class Table:
         options: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> SamplingPlan:
-        """The plan that runs this table: N model calls in N steps.
+        """Return the plan that runs this table, with N model calls in N steps.
 
         Args:
-            start: the level of the first state: "noisiest", x_T itself, so that row 0 is a leading row that
-                asks no model; or "query", that of the first query, the scaling being part of ``prior_scale`` (for
-                programs that run no leading row; only runs from pure noise are the same then).
-            sampler, options, provenance: what the plan says of itself.
+            start: the level of the first state. "noisiest": the first state is x_T, and row 0 becomes a leading row
+                without a model call. "query": the first state is at the first query's level, and the scaling is part of
+                ``prior_scale``. Programs that run no leading row need the latter; runs from a given sample then
+                start at another level.
+            sampler, options, provenance: for the fields of these names of the plan.
 
         Raises:
-            ConfigurationError: another ``start``.
-            NumericsError: coefficients that cannot be run.
+            ConfigurationError: ``start`` is another value.
+            NumericsError: a coefficient is not finite or too large to run.
         """
         if start not in ("noisiest", "query"):
             raise ConfigurationError(f"got {start!r}", where="start", suggestion="give 'noisiest' or 'query'")
@@ -362,14 +333,15 @@ class Table:
 @final
 @dataclass(frozen=True)
 class LevelRange:
-    """Query levels of a path as free numbers: any vector is a strictly falling grid inside the trained range.
+    """The levels of a path at which the model may be evaluated, and query levels as free numbers.
 
-    With N + 1 gaps of log(σ/α), from the noisiest level to the first query, between queries, and from the last one
-    to the cleanest level: gap_j/Σ gap = exp(z_j)/Σ exp(z), with z = (vector, 0).
+    Any vector of real numbers stands for strictly falling levels inside the trained range. N queries leave N + 1 gaps
+    of log(σ/α): from the noisiest level to the first query, between queries, and from the last query to the cleanest
+    level. With z = (vector, 0), gap_j/Σ gap = exp(z_j)/Σ exp(z).
 
     Attributes:
         path: the noise schedule.
-        first_fixed: the first query is at the path's noisiest level and has no number.
+        first_fixed: whether the first query stays at the path's noisiest level and has no number.
     """
 
     path: NoisePath
@@ -377,12 +349,12 @@ class LevelRange:
 
     @functools.cached_property
     def ends(self) -> tuple[float, float]:
-        """log(σ/α) of the noisiest and of the cleanest level that may be asked for."""
+        """log(σ/α) of the noisiest and of the cleanest level of the range."""
         low, high = (level.noise_to_signal for level in self.path.levels([self.path.t_min, self.path.t_max]))
         return math.log(min(high, max(_NOISIEST, 10.0 * low))), math.log(low)
 
     def level(self, log_noise: float) -> Level:
-        """The path's level with this log(σ/α), or the nearest one in the range."""
+        """Return the path's level with this log(σ/α), or the nearest level of the range."""
         top, bottom = self.ends
         inside = min(max(log_noise, bottom), top)
         if inside == bottom:
@@ -392,7 +364,7 @@ class LevelRange:
         return self.path.level_at(-2.0 * inside)
 
     def levels(self, vector: Array) -> tuple[Level, ...]:
-        """The N levels of a vector: of N numbers, or N − 1 with the first fixed."""
+        """Return the N levels of a vector of shape (N,), or (N − 1,) with the first level fixed."""
         top, bottom = self.ends
         z = np.append(np.asarray(vector, dtype=np.float64), 0.0)
         gaps = np.exp(z - z.max())
@@ -401,10 +373,12 @@ class LevelRange:
         return (self.path.level(self.path.t_max), *inner) if self.first_fixed else inner
 
     def vector(self, levels: Sequence[Level]) -> Array:
-        """The vector of these levels; where they are at the range's ends or coincide, that of levels very near.
+        """Return the vector of these N levels, shape (N,), or (N − 1,) with the first level fixed.
+
+        Levels that coincide or lie at the range's ends have no vector; the result is then that of levels very near.
 
         Raises:
-            ConfigurationError: levels that rise.
+            ConfigurationError: the levels rise.
         """
         top, bottom = self.ends
         places = [math.log(level.noise_to_signal) for level in levels[self.first_fixed :]]

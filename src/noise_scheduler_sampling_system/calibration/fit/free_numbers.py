@@ -1,4 +1,4 @@
-"""The free numbers of a table: where its levels are, and the weights of its rows."""
+"""The free numbers of a table, which a fit moves: the levels of its queries and the weights of its rows."""
 
 from __future__ import annotations
 
@@ -9,51 +9,35 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from .table import LevelRange, Table
+from ..table import LevelRange, Table
 
-__all__ = ["Numbers"]
+__all__ = ["FreeNumbers"]
 
 Array = npt.NDArray[np.float64]
 
-#: A gap between levels shrinks to no less than this share of itself in one step, nor below _LEAST of the range.
+#: In one step a gap between levels shrinks to this share of itself at most, and never below _LEAST of the range.
 _SHRINK, _LEAST = 0.2, 1e-5
 
 
 @final
 @dataclass(frozen=True)
-class Numbers:
-    """The free numbers of a table: log(σ/α) of its levels, then the weights of its rows.
+class FreeNumbers:
+    """The K free numbers of a table: log(σ/α) of each free level, then the weights of its rows.
 
     Attributes:
-        range: of the levels.
-        table: whose rows say which weights there are.
+        range: the range of the levels.
+        table: the table.
     """
 
     range: LevelRange
     table: Table
 
-    @property
-    def places(self) -> Array:
-        # no signal is as far as levels go
-        return np.minimum(np.log([level.noise_to_signal for level in self.table.levels]), self.range.ends[0])
-
-    @functools.cached_property
-    def stages(self) -> list[tuple[int, int]]:
-        """For each number, the row or level that it belongs to, and −1 for a level or its place in the weights."""
-        count = self.table.nfe
-        of_levels = [(i, -1) for i in range(self.range.first_fixed, count)]
-        sizes = [len(self.table.frame(i).directions) for i in range(count + 1)]
-        rows = [i for i, size in enumerate(sizes) for _ in range(size)]
-        return of_levels + [(i, k) for k, i in enumerate(rows)]
-
-    @property
-    def runs(self) -> float:
-        """What the derivatives of a trajectory's end by all numbers cost, in runs of it."""
-        return 1.0 + sum(self.table.nfe - i for i, _ in self.stages) / self.table.nfe
-
     @classmethod
-    def of(cls, span: LevelRange, table: Table) -> Numbers:
-        """Those of a table whose first level may be free: it is then a little below the noisiest level at least."""
+    def of(cls, span: LevelRange, table: Table) -> FreeNumbers:
+        """Return the free numbers of a table, after its rows are made consistent.
+
+        A free first level is moved below the noisiest level by at least the least gap; a fixed one is put there.
+        """
         top, bottom = span.ends
         if span.first_fixed:
             table = replace(table, levels=(span.path.level(span.path.t_max), *table.levels[1:]))
@@ -63,8 +47,35 @@ class Numbers:
                 table = replace(table, levels=(highest, *table.levels[1:]))
         return cls(span, table.with_weights(table.weights))
 
+    @property
+    def places(self) -> Array:
+        """log(σ/α) of the table's N levels, shape (N,), at most the top of the range."""
+        return np.minimum(np.log([level.noise_to_signal for level in self.table.levels]), self.range.ends[0])
+
+    @functools.cached_property
+    def stages(self) -> list[tuple[int, int]]:
+        """For each number: the index of its level or row, and −1 for a level or the number's index in the weights."""
+        count = self.table.nfe
+        of_levels = [(i, -1) for i in range(self.range.first_fixed, count)]
+        sizes = [len(self.table.frame(i).directions) for i in range(count + 1)]
+        rows = [i for i, size in enumerate(sizes) for _ in range(size)]
+        return of_levels + [(i, k) for k, i in enumerate(rows)]
+
+    @property
+    def runs(self) -> float:
+        """The cost of the derivatives of one trajectory's end by all numbers, in runs of that trajectory."""
+        return 1.0 + sum(self.table.nfe - i for i, _ in self.stages) / self.table.nfe
+
     def nudged(self, stage: tuple[int, int], step: float) -> tuple[Table, float]:
-        """The table with one number changed and nothing else, and by how much it was."""
+        """Change one number only.
+
+        Args:
+            stage: the number, an entry of :attr:`stages`.
+            step: the change. A level at the top of the range moves down instead of up.
+
+        Returns:
+            The table, and the change that was made.
+        """
         i, place = stage[0], self.places
         if stage[1] >= 0:
             change = np.zeros(len(self.table.weights))
@@ -76,7 +87,7 @@ class Numbers:
         return self.table.with_levels(levels), step
 
     def moved(self, changes: Array) -> Table:
-        """The table with all numbers changed; the levels stay in order and in range, whatever the changes."""
+        """Add changes of shape (K,) to the numbers. The levels stay in order and in range, whatever the changes."""
         free = self.table.nfe - self.range.first_fixed
         top, bottom = self.range.ends
         ends = np.concatenate([[top], self.places, [bottom]])

@@ -1,8 +1,8 @@
-"""What is returned: the best on trajectories that no fit has seen, of what was found and of the built-in samplers.
+"""The choice of the plan to return: the best on held-out trajectories, of the tables found and the built-in samplers.
 
-One rule says which built-in sampler is the best, in the choice, the command's table and the plot: the root mean square
-over trajectories. Nothing is returned whose root mean square is larger, however small its median: a few samples would
-end elsewhere. Among what is not, :attr:`Errors.weighed` decides.
+The best built-in sampler is the one with the least root mean square over trajectories; the command's table and the plot
+use the same rule. A plan with a larger root mean square than that is never returned, however small its median, because
+a few of its samples would end elsewhere. Among the others :attr:`Errors.weighed` decides.
 """
 
 from __future__ import annotations
@@ -13,25 +13,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
-from ..plans.plan import SamplingPlan
-from ..support.errors import ModelOutputError, NoiseSamplingError, NumericsError
-from .baselines import Baseline
-from .limits import Clock
-from .measure import Errors, errors_of
-from .student import Student
-from .table import Table
-from .teacher import Trajectories
+from ...plans.plan import SamplingPlan
+from ...support.errors import ModelOutputError, NoiseSamplingError, NumericsError
+from ..student import Student
+from ..table import Table
+from ..trajectories import Errors, Trajectories, errors_of
+from .budget import Budget
+from .built_in import Baseline
 
 __all__ = ["Candidate", "Gate"]
 
 logger = logging.getLogger(__name__)
 
-#: So many built-in samplers are judged in any case.
+#: The number of built-in samplers that are judged whatever the budget.
 _LEADERS = 8
 
 
 class Candidate(NamedTuple):
-    """Something that may be returned, with its errors on held-out trajectories."""
+    """A plan that may be returned.
+
+    Attributes:
+        errors: its errors on held-out trajectories.
+        kind: what made it: a stage, "grown", or a built-in sampler's name.
+        plan: the plan.
+        table: its table, None for a built-in sampler.
+    """
 
     errors: Errors
     kind: str
@@ -46,25 +52,29 @@ class Gate:
 
     Attributes:
         student: the model.
-        taught: the trajectories of the fit, on which a plan has to run, too.
-        held_out: the others.
+        taught: the trajectories of the fit. A plan must run on them without overflow, too.
+        held_out: the trajectories to choose by.
     """
 
     student: Student
     taught: Trajectories
     held_out: Trajectories
 
-    def built_in(self, known: Iterable[Baseline], clock: Clock) -> list[Candidate]:
-        """Built-in samplers in the order given, as many as the clock allows, but some; smallest errors first."""
+    def built_in(self, known: Iterable[Baseline], budget: Budget) -> list[Candidate]:
+        """Judge built-in samplers in the given order, at least 8 and as many as the budget allows.
+
+        Returns:
+            The ones that do not overflow, by root mean square, best first.
+        """
         made: list[Candidate] = []
         for baseline in known:
-            if len(made) >= _LEADERS and clock.out():
+            if len(made) >= _LEADERS and budget.spent():
                 break
             made += self._judged(baseline.name, baseline.plan, None)
         return sorted(made, key=lambda each: each.errors.rms)
 
     def found(self, tables: Iterable[tuple[str, Table]]) -> list[Candidate]:
-        """Tables, each with what it came of; those that no plan can hold are left out."""
+        """Judge tables, each given with its kind. Tables that cannot be a plan, or that overflow, are left out."""
         made: list[Candidate] = []
         for kind, table in tables:
             try:
@@ -76,11 +86,12 @@ class Gate:
         return made
 
     def best(self, built_in: Sequence[Candidate], found: Sequence[Candidate]) -> tuple[Candidate, Errors]:
-        """The best, and its errors on the trajectories of the fit. Nothing that was found has a larger root mean
-        square than the best built-in sampler.
+        """Return the best candidate and its errors on the trajectories of the fit.
+
+        Its root mean square is at most that of the best built-in sampler.
 
         Raises:
-            ModelOutputError: the model overflows with all of them.
+            ModelOutputError: the model overflows with every candidate.
         """
         worst = min((each.errors.rms for each in built_in), default=math.inf)
         allowed = [each for each in (*built_in, *found) if each.errors.rms <= worst]
@@ -99,11 +110,11 @@ class Gate:
         return [] if errors is None else [Candidate(errors, kind, plan, table)]
 
     def _errors(self, kind: str, plan: SamplingPlan, on: Trajectories) -> Errors | None:
-        """The errors of a plan; none if it overflows."""
+        """Return the errors of a plan, or None if it overflows."""
         try:
             try:
                 end = self.student.run(plan, on.noise, on.rows)
-            except KeyboardInterrupt:  # everything is found, and would be lost
+            except KeyboardInterrupt:  # the search is done, and its result would be lost
                 logger.warning("interrupted while plans are judged: going on; interrupt again to end without a plan")
                 end = self.student.run(plan, on.noise, on.rows)
         except NoiseSamplingError as error:

@@ -1,4 +1,4 @@
-"""What can be wrong with the arguments of a calibration, said before the first model call."""
+"""Checks of the arguments of a calibration, before the first model call. All raise ConfigurationError."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
 from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
-from .search import STAGES
+from .search.search import STAGES
+from .student import PlanRunner
 from .table import check_history
 
 __all__ = [
@@ -40,14 +41,17 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_STAGES: Final = ("design", "fit")
+#: A stage of earlier versions. Calls that ask for it go on without it.
+_REMOVED: Final = "refine"
 
 
-def pipeline_of(model: Any, given: Any) -> DiffusionPipeline:
-    """The pipeline that a model is run with."""
+def pipeline_of(model: Any, given: Any) -> PlanRunner:
+    """Return the given pipeline, or a new one on the given schedule, config or name of a schedule."""
     if isinstance(model, DiffusionPipeline | NoisePath | NoiseSchedulerConfig):
         raise ConfigurationError(
-            f"got a {type(model).__name__}", where="model", suggestion="give the model first, then what it is run with"
+            f"got a {type(model).__name__}",
+            where="model",
+            suggestion="give the model first, then the pipeline or schedule",
         )
     if not isinstance(given, DiffusionPipeline | NoisePath | NoiseSchedulerConfig | Mapping | str | None):
         raise ConfigurationError(
@@ -60,7 +64,7 @@ def pipeline_of(model: Any, given: Any) -> DiffusionPipeline:
         return DiffusionPipeline(path, "ddim")
     if model is None and given.has_own_model:
         raise ConfigurationError(
-            "the pipeline has its own model, which is asked with prompts",
+            "the pipeline has its own model, which takes prompts",
             where="model",
             suggestion="use pipeline.calibrate(nfe=..., prompt=...)",
         )
@@ -68,33 +72,33 @@ def pipeline_of(model: Any, given: Any) -> DiffusionPipeline:
 
 
 def positive(number: Any, where: str) -> float:
-    """A number above 0."""
+    """Return a number above 0."""
     if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating) or not number > 0:
         raise ConfigurationError(f"got {number!r}", where=where, suggestion="give a number above 0")
     return float(number)
 
 
 def teacher_calls_of(calls: int, most: int) -> int:
-    """Model calls of a teacher, for plans of so many at most."""
+    """Return the model calls of a teacher, which must be at least twice the most calls of a plan."""
     calls = checked_steps(calls, "teacher_calls")
     if calls < 2 * most:
         raise ConfigurationError(
-            f"{calls} calls are no teacher of {most}",
+            f"{calls} calls are too few to teach a plan of {most}",
             where="teacher_calls",
-            suggestion=f"give at least {2 * most}, better ten times as many as the plan has",
+            suggestion=f"give at least {2 * most}, better {10 * most}",
         )
     return calls
 
 
 def checked_history(history: Any) -> int | None:
-    """How many earlier predictions a step may read."""
+    """Return the number of earlier predictions that a step may read, or None for all."""
     history = int(history) if isinstance(history, np.integer) else history
     check_history(history)
     return history  # type: ignore[no-any-return]
 
 
 def scale_of(scale: Any, condition: Any) -> float | None:
-    """A guidance scale that has something to act on; None: the default, or nothing to guide."""
+    """Return the guidance scale. None: the default, or there is no condition to guide by."""
     if scale is None:
         return None
     number = checked_number(scale, "guidance_scale")
@@ -105,6 +109,7 @@ def scale_of(scale: Any, condition: Any) -> float | None:
 
 
 def budgets_of(nfe: Any) -> tuple[int, ...]:
+    """Return the different numbers of model calls, in the given order."""
     given = [nfe] if isinstance(nfe, int | np.integer) else nfe
     try:
         budgets = tuple(checked_steps(each, "nfe") for each in given)
@@ -116,6 +121,7 @@ def budgets_of(nfe: Any) -> tuple[int, ...]:
 
 
 def shape_of(shape: Any) -> tuple[int, ...]:
+    """Return the shape of one sample."""
     try:
         size = tuple(int(n) for n in shape)
         valid = bool(size) and all(n >= 1 and n == m for n, m in zip(size, shape, strict=True))
@@ -125,39 +131,47 @@ def shape_of(shape: Any) -> tuple[int, ...]:
         raise ConfigurationError(
             f"got {shape!r}",
             where="shape",
-            suggestion="give that of one sample without the batch, e.g. (3, 32, 32)",
+            suggestion="give the shape of one sample without the batch, e.g. (3, 32, 32)",
         )
     return size
 
 
-def refuse_guidance_along_a_run(sequence: Sequence[Guidance], pipeline: DiffusionPipeline) -> None:
+def refuse_guidance_along_a_run(sequence: Sequence[Guidance], pipeline: PlanRunner) -> None:
+    """Refuse guidance that depends on the step or on earlier calls of a run."""
     path = pipeline.scheduler
     middle = path.level_at(0.0)
     if follows_the_run(sequence, middle, pipeline.config.prediction_type):
         raise ConfigurationError(
             f"{', '.join(map(repr, sequence))} depends on the step, or on earlier calls",
             where="guidance",
-            why="the fit moves levels one by one and asks the model outside of a run",
+            why="the fit moves levels one by one and evaluates the model outside of a run",
             suggestion="give scales that depend on the level (a function of moment.sigma), and momentum=0",
         )
 
 
-def stages_of(stages: Sequence[str] | None, history: int | None) -> tuple[str, ...]:
-    given = _DEFAULT_STAGES if stages is None else (stages,) if isinstance(stages, str) else tuple(stages)
+def stages_of(stages: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the stages in the order in which they run."""
+    given = STAGES if stages is None else (stages,) if isinstance(stages, str) else tuple(stages)
+    if _REMOVED in given:
+        logger.warning("stages: 'refine' was removed, since it did not improve on the fit; going on without it")
+        given = tuple(stage for stage in given if stage != _REMOVED) or ("fit",)
     unknown = [stage for stage in given if stage not in STAGES]
     if unknown or not given:
         raise ConfigurationError(f"got {stages!r}", where="stages", suggestion=f"give some of {', '.join(STAGES)}")
-    if history is not None and "refine" in given:
-        raise ConfigurationError(
-            "refines plans of full history only", where="stages", suggestion="leave out 'refine', or history"
-        )
     return tuple(stage for stage in STAGES if stage in given)
 
 
 def in_turn(
     condition: Mapping[str, Any] | None, fitted: int, count: int, where: str = "condition"
 ) -> Mapping[str, Any] | None:
-    """A condition with one row a trajectory: those given, again and again; so many of them are fitted to."""
+    """Return a condition with one row for each trajectory, which repeats the given rows.
+
+    Args:
+        condition: the keywords of the model; tensors or arrays with any number of rows.
+        fitted: the number of trajectories to fit to.
+        count: the number of all trajectories.
+        where: the argument's name, for messages.
+    """
     if condition is None:
         return None
     if not isinstance(condition, Mapping):

@@ -1,4 +1,7 @@
-"""What a calibration was of, as plain data: for its provenance, and to tell its checkpoint from another's."""
+"""The model, the condition and the guidance of a calibration as plain data.
+
+The provenance of a plan holds them, and they tell the checkpoint of one calibration from that of another.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ __all__ = ["described", "fingerprint", "guidance_named"]
 
 
 def fingerprint(model: Any) -> str:
-    """A short name of a model: its class, and a hash of its weights, or else of the numbers and tensors it holds.
+    """Return a short name of a model: its class, and a hash of its weights or of the numbers and tensors it holds.
 
-    Wrappers are looked into: attributes, bound methods, ``functools.partial``, and of a function what it does, its
-    defaults, and what it takes from around it.
+    The hash covers what wrappers hold: attributes, bound methods and ``functools.partial``. For a function it covers
+    the code, the defaults, and the tensors and callables that it takes from outside.
     """
     if model is None:
         return "embedded digits"
@@ -36,13 +39,13 @@ def fingerprint(model: Any) -> str:
 
 
 def _held(thing: Any, depth: int) -> Iterator[bytes]:
-    """The numbers and tensors of an object and, so many levels down, of the objects that it holds."""
+    """Yield the numbers and tensors of an object, and of the objects that it holds down to a depth."""
     if isinstance(thing, bool | int | float | str):
         yield repr(thing).encode()
     elif isinstance(thing, Tensor):
         yield f"{tuple(thing.shape)} {thing.dtype}".encode()
         flat = thing.detach().flatten()
-        # a sample of a large tensor: enough to tell other weights
+        # some 4,096 entries of a large tensor are enough to tell its weights from others
         yield flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy().tobytes()
     elif depth > 0:
         inner: Mapping[str, Any]
@@ -66,8 +69,10 @@ def _held(thing: Any, depth: int) -> Iterator[bytes]:
 
 
 def _of_function(function: Any) -> dict[str, Any]:
-    """What a function computes with: its code, its defaults, and the tensors and callables around it; numbers there
-    may be counters."""
+    """Return what a function computes with: its code, its defaults, and the tensors and callables around it.
+
+    Numbers around it are left out, because they may be counters.
+    """
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType):
         return {}
@@ -76,19 +81,19 @@ def _of_function(function: Any) -> dict[str, Any]:
     found["constants"] = [value for value in code.co_consts if isinstance(value, int | float)]
     around = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # not bound yet
+        with contextlib.suppress(ValueError):  # the variable has no value yet
             around[name] = cell.cell_contents
     found |= {f"around {key}": value for key, value in around.items() if isinstance(value, Tensor) or callable(value)}
     return found
 
 
 def guidance_named(guidance: Guidance | Sequence[Guidance] | None) -> str | None:
-    """Guidance as text that is the same in another process: without the addresses of functions."""
+    """Return guidance as text without the addresses of functions, so that it is the same in another process."""
     return None if guidance is None else re.sub(r" at 0x[0-9a-f]+", "", repr(guidance))
 
 
 def described(condition: Mapping[str, Any] | None) -> Any:
-    """What a condition was: the values of short ones; shapes, and a hash, of others."""
+    """Return a condition as plain data: the values of short tensors, the dtype, shape and hash of others."""
 
     def describe(value: Any) -> Any:
         if isinstance(value, np.ndarray):

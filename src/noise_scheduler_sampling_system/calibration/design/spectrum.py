@@ -1,4 +1,4 @@
-"""How the variance of data is spread over directions: what a sampler designed without model calls has to know."""
+"""The variance of data along each direction: all that a design without model calls knows of the data."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..support.errors import ConfigurationError
-from ..support.values import ByValue
+from ...support.errors import ConfigurationError
+from ...support.values import ByValue
 
 __all__ = ["Spectrum"]
 
 Array = npt.NDArray[np.float64]
 
-#: Near-equal eigenvalues are counted together in so many bins.
+#: Number of logarithmic bins in which near-equal eigenvalues are counted together.
 _BINS = 256
-#: The samples are reduced to so many at most: eigenvalues are known to a few percent then.
+#: The largest number of samples that a spectrum is computed from. It gives the eigenvalues to a few per cent.
 _SAMPLES = 4096
 
 
@@ -29,19 +29,19 @@ class Spectrum(ByValue):
     """The eigenvalues of the covariance of clean data, as the model sees it.
 
     Attributes:
-        eigenvalues: variances along the principal directions, ≥ 0, shape (K,).
-        counts: how many directions have each of them, shape (K,); default one.
+        eigenvalues: the variances along the principal directions, ≥ 0, shape (K,).
+        counts: the number of directions with each of these variances, ≥ 0, shape (K,). The default is 1 each.
 
     Raises:
-        ConfigurationError: no eigenvalues, negative ones, ones that are not finite, all zero, or shapes that differ.
+        ConfigurationError: the eigenvalues are missing, negative, not finite or all zero, or the shapes differ.
     """
 
     eigenvalues: Array
     counts: Array = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        values = _numbers(self.eigenvalues, "spectrum")
-        counts = np.ones_like(values) if self.counts is None else _numbers(self.counts, "spectrum.counts")
+        values = _checked_variances(self.eigenvalues, "spectrum")
+        counts = np.ones_like(values) if self.counts is None else _checked_variances(self.counts, "spectrum.counts")
         if values.shape != counts.shape or not (values * counts).any():
             raise ConfigurationError(
                 f"{values.size} eigenvalues up to {values.max():g} and {counts.size} counts",
@@ -54,7 +54,7 @@ class Spectrum(ByValue):
 
     @property
     def low(self) -> float:
-        """The least eigenvalue above 0."""
+        """The smallest eigenvalue above 0."""
         return float(self.eigenvalues[self.eigenvalues > 0.0].min())
 
     @property
@@ -77,11 +77,12 @@ class Spectrum(ByValue):
         """The spectrum of samples: their principal components.
 
         Args:
-            data: (n, ...) clean samples, n ≥ 2, as the model sees them; a tensor or an array. Of more than 4,096, as
-                many are taken, evenly spaced. Directions that fewer samples than dimensions leave open count as 0.
+            data: clean samples as the model sees them, a tensor or an array of shape (n, ...), n ≥ 2. Of more than
+                4,096 samples, 4,096 evenly spaced ones are used. If there are fewer samples than dimensions, the
+                directions outside their span get variance 0.
 
         Raises:
-            ConfigurationError: fewer than two samples, values that are not finite, or samples that are all the same.
+            ConfigurationError: there are fewer than two samples, a value is not finite, or all samples are equal.
         """
         array = np.asarray(data.detach().cpu().double() if isinstance(data, Tensor) else data, dtype=np.float64)
         if array.ndim < 2 or len(array) < 2 or array[0].size == 0 or not np.isfinite(array).all():
@@ -103,10 +104,18 @@ class Spectrum(ByValue):
 
     @classmethod
     def power_law(cls, size: int = 3072, exponent: float = 1.52, low: float = 1e-3, high: float = 200.0) -> Spectrum:
-        """Eigenvalues high·k^(−exponent), k = 1 … size, none below ``low``; the defaults are like 3×32×32 images.
+        """Return the eigenvalues max(high·k^(−exponent), low) for k = 1 … size.
+
+        The defaults resemble 3×32×32 images with values in [−1, 1].
+
+        Args:
+            size: the number of eigenvalues, ≥ 1.
+            exponent: of the power law, finite.
+            low: the smallest eigenvalue, ≥ 0.
+            high: the largest eigenvalue, ≥ ``low``.
 
         Raises:
-            ConfigurationError: numbers that make no spectrum.
+            ConfigurationError: an argument is outside its range.
         """
         if not size >= 1 or not 0.0 <= low <= high < math.inf or not math.isfinite(exponent):
             raise ConfigurationError(
@@ -118,7 +127,7 @@ class Spectrum(ByValue):
         return cls(np.clip(high * places**-exponent, low, high).astype(np.float64))
 
     def compressed(self) -> Spectrum:
-        """The same with near-equal eigenvalues counted together: at most 257, and the total variance unchanged."""
+        """Merge near-equal eigenvalues: at most 257 are left, and the total variance does not change."""
         values, counts = self.eigenvalues, self.counts
         if len(values) <= _BINS:
             return self
@@ -131,7 +140,8 @@ class Spectrum(ByValue):
         return Spectrum((total[kept] / number[kept]).astype(np.float64), number[kept].astype(np.float64))
 
 
-def _numbers(values: Any, where: str) -> Array:
+def _checked_variances(values: Any, where: str) -> Array:
+    """Return the values as a float64 array of shape (K,), or raise ConfigurationError."""
     try:
         array = np.array(values.tolist() if isinstance(values, Tensor) else values, dtype=np.float64)
     except (TypeError, ValueError):

@@ -1,0 +1,1 @@
+"""The fit of a table to trajectories of a model."""

@@ -1,0 +1,87 @@
+"""What a search may spend and return, and how much of it is left."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import final
+
+from ...schedules.path import NoisePath
+from ..student import Student
+from ..table import LevelRange
+
+__all__ = ["Budget", "Limits"]
+
+
+@final
+@dataclass(frozen=True)
+class Limits:
+    """What a search may spend and what it may return.
+
+    Attributes:
+        passes: the most runs of all trajectories.
+        deadline: the end, in seconds of ``time.monotonic``; infinite: none.
+        stages: the members of ``STAGES`` that may run.
+        history: of :class:`Table`.
+        first: "free", or "noisiest": the first query is at the path's noisiest level.
+        max_gain: the largest :attr:`Table.gain`.
+    """
+
+    passes: float
+    deadline: float
+    stages: tuple[str, ...]
+    history: int | None
+    first: str
+    max_gain: float
+
+    def levels(self, path: NoisePath) -> LevelRange:
+        """Return the range of the query levels on a path."""
+        return LevelRange(path, first_fixed=self.first != "free")
+
+
+@final
+@dataclass(frozen=True)
+class Budget:
+    """The part of the limits that is left.
+
+    Attributes:
+        student: counts the evaluations of the model.
+        spent_before: the evaluations before this budget began.
+        began: the time at which it began, in seconds of ``time.monotonic``.
+        of_a_pass: the evaluations of one pass, which is a run of all trajectories.
+        limits: what may be spent.
+    """
+
+    student: Student
+    spent_before: int
+    began: float
+    of_a_pass: float
+    limits: Limits
+
+    @classmethod
+    def start(cls, student: Student, of_a_pass: float, limits: Limits) -> Budget:
+        """Return a budget that begins now."""
+        return cls(student, student.calls.samples, time.monotonic(), of_a_pass, limits)
+
+    def another(self, share: float) -> Budget:
+        """Return a budget that begins now and has a share of the limits of this one."""
+        seconds = share * (self.limits.deadline - self.began)
+        limits = replace(self.limits, passes=share * self.limits.passes, deadline=time.monotonic() + seconds)
+        return Budget.start(self.student, self.of_a_pass, limits)
+
+    @property
+    def passes(self) -> float:
+        """The number of passes spent so far."""
+        return (self.student.calls.samples - self.spent_before) / self.of_a_pass
+
+    def spent(self, share: float = 1.0) -> bool:
+        """Return whether this share of the time or of the passes is spent."""
+        seconds = self.limits.deadline - self.began
+        return time.monotonic() - self.began > share * seconds or self.passes >= share * self.limits.passes
+
+    def left(self, share: float = 1.0) -> float:
+        """Return the number of passes that are left of a share of both limits, by the speed so far for the time."""
+        by_passes = share * self.limits.passes - self.passes
+        elapsed = time.monotonic() - self.began
+        seconds = share * (self.limits.deadline - self.began) - elapsed
+        return min(by_passes, seconds * self.passes / max(elapsed, 1e-9) if self.passes else by_passes)

@@ -1,0 +1,167 @@
+"""The plans that a calibrated plan must beat: the deterministic built-in samplers on the best spacings, ranked."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from ...analysis.recommend import plan_within
+from ...config.registries import SAMPLERS
+from ...grids.time_grid import TimeGrid, make_grid
+from ...plans.plan import SamplingPlan
+from ...samplers.adaptive import AdaptiveSampler
+from ...samplers.base import BaseSampler
+from ...samplers.factory import SamplerFactory
+from ...schedules.path import NoisePath
+from ...support.errors import NoiseSamplingError
+from ..student import Student
+from ..table import Table
+from ..trajectories import Errors, Trajectories, errors_of
+from .budget import Budget
+
+__all__ = ["Baseline", "baselines", "ranked"]
+
+logger = logging.getLogger(__name__)
+
+#: Spacings and their options: the ones that win in docs/accuracy.md, and the most common ones.
+_SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("kl_optimal", {}),
+    ("kl_optimal", {"end": "lowest"}),
+    ("beta", {"a": 0.5, "b": 0.7}),
+    ("karras", {}),
+    ("ays", {}),
+    ("leading_dpm", {"end": "lowest"}),
+)
+#: The samplers that win with few calls (docs/accuracy.md). They come first, for budgets that end within the list.
+_STRONG = ("res_2s", "gradient_estimation", "dpmpp_2m", "dpmpp_3m", "adams", "ipndm", "unipc", "sa_solver")
+#: Options that make a sampler deterministic if they are 0.
+_SILENT = ("eta", "tau", "s_churn")
+#: The rounds of the ranking of built-in samplers: the number of trajectories, and of samplers that stay.
+_ROUNDS = ((4, 48), (32, 24))
+#: The ranking ends after this share of the budget, but not before this number of samplers.
+_FOR_RANKING, _AT_LEAST = 0.15, 12
+
+
+@final
+@dataclass(frozen=True)
+class Baseline:
+    """A built-in sampler on a grid.
+
+    Attributes:
+        name: of the sampler and the spacing, to print.
+        plan: its plan.
+        table: the plan as a table; None if it cannot be one or has fewer than N calls.
+    """
+
+    name: str
+    plan: SamplingPlan
+    table: Table | None
+
+
+def baselines(path: NoisePath, nfe: int) -> list[Baseline]:
+    """Return the plans of all deterministic built-in samplers with N model calls, or with fewer where N is impossible.
+
+    Args:
+        path: the noise schedule.
+        nfe: N.
+    """
+    return list(_baselines(path, nfe, tuple(SAMPLERS)))
+
+
+@functools.lru_cache(maxsize=16)  # making some hundred plans takes seconds
+def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> tuple[Baseline, ...]:
+    found: dict[str, Baseline] = {}
+    most: dict[tuple[str, Any], int] = {}  # the number of steps depends on the grid's end and no other option
+    for sampler, grid_of, spacing, name in _samplers(path):
+        try:
+            alike = (name, sampler.scheduler.config.spacing_options.get("end"))
+            if alike in most and (plan := sampler.plan(grid=grid_of(most[alike]))).nfe <= nfe:
+                steps = most[alike]
+            else:
+                steps, plan = plan_within(sampler, nfe, grid_of)
+                most.setdefault(alike, steps)
+            grid = grid_of(steps)
+        except (NoiseSamplingError, ArithmeticError, ValueError):  # impossible on this path or with N calls
+            continue
+        if plan.stochastic or plan.null is not None or plan.fingerprint in found:
+            continue
+        try:
+            table = Table.of_plan(plan, start=grid.levels[0]) if plan.nfe == nfe else None
+        except NoiseSamplingError:  # it reads more than states and predictions
+            table = None
+        found[plan.fingerprint] = Baseline(f"{name}, {spacing}", plan, table)
+    return tuple(found.values())
+
+
+def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, Callable[[int], TimeGrid], str, str]]:
+    """Yield each sampler, a function from a number of steps to its grid, and the names of its spacing and of itself.
+
+    The samplers share the grids of a spacing.
+    """
+    places = []
+    for spacing, chosen in _SPACINGS:
+        place = path.spaced(spacing, chosen)
+        settings = "".join(f" {k}={v}" for k, v in chosen.items())
+        places.append((place, functools.cache(functools.partial(make_grid, place)), f"{spacing}{settings}"))
+    for name in (*_STRONG, *(name for name in SAMPLERS if name not in _STRONG)):
+        cls = SAMPLERS.get(name)
+        if issubclass(cls, AdaptiveSampler):
+            continue
+        silent = {option: 0.0 for option in _SILENT if option in cls.option_defaults}
+        for changes in ({}, {"afs": True}):
+            options = {**silent, **changes}
+            for place, grid_of, spacing in places:
+                try:
+                    sampler = SamplerFactory.create(name, place, **options)
+                except NoiseSamplingError:
+                    continue
+                yield sampler, grid_of, spacing, name + (" afs" if changes else "")
+
+
+def ranked(student: Student, nfe: int, taught: Trajectories, budget: Budget) -> tuple[list[Baseline], bool]:
+    """Rank the built-in samplers with N calls by their errors on a few trajectories.
+
+    Args:
+        student: the model.
+        nfe: N.
+        taught: the trajectories, of which the first ones are used.
+        budget: ends the ranking after a share of it.
+
+    Returns:
+        The samplers, best first, and whether the user interrupted the ranking.
+    """
+    left = [b for b in baselines(student.pipeline.scheduler, nfe) if b.plan.nfe == nfe]
+    history, top = budget.limits.history, student.pipeline.scheduler.t_max
+    left = [b for b in left if history is None or b.plan.history <= history]
+    if budget.limits.first != "free":
+        left = [b for b in left if b.plan.asked[0] and b.plan.time[0] == top]
+    try:
+        for count, kept in _ROUNDS:
+            left = _ordered(student, left, taught.part(0, min(count, len(taught))), budget)[:kept]
+    except KeyboardInterrupt:
+        logger.warning("interrupted: going on with the built-in samplers")
+        return left, True
+    return left, False
+
+
+def _ordered(student: Student, known: list[Baseline], few: Trajectories, budget: Budget) -> list[Baseline]:
+    """Return the samplers that do not overflow: the best by score and the best by root mean square, in turns.
+
+    Few trajectories do not tell which of these is better on many.
+    """
+    scored: list[tuple[Errors, Baseline]] = []
+    for baseline in known:
+        if len(scored) >= _AT_LEAST and budget.spent(_FOR_RANKING):
+            break
+        try:
+            end = student.run(baseline.plan, few.noise, few.rows)
+        except NoiseSamplingError:
+            continue
+        scored.append((errors_of(end, few.solution), baseline))
+    by_score = sorted(scored, key=lambda pair: pair[0].score(len(few)))
+    by_rms = sorted(scored, key=lambda pair: pair[0].rms)
+    turns = (each for both in zip(by_score, by_rms, strict=True) for _, each in both)
+    return list({id(each): each for each in turns}.values())

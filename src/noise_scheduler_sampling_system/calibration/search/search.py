@@ -1,0 +1,160 @@
+"""The search for the plan of one number of model calls: starts, fits, and the gate at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from ...plans.plan import SamplingPlan
+from ...support.errors import NoiseSamplingError
+from ..fit.fit import Fit, cost_of_iteration, enough, fit
+from ..student import Student
+from ..table import LevelRange, Table
+from ..trajectories import Errors, Trajectories
+from .budget import Budget, Limits
+from .built_in import ranked
+from .gate import Gate
+from .starts import Climb, best_first, designed, grown
+
+__all__ = ["STAGES", "Found", "search"]
+
+logger = logging.getLogger(__name__)
+
+#: The stages of a search, in the order in which they run.
+STAGES: Final = ("design", "fit")
+#: The gate may run built-in samplers for this share of the budget, on top of it.
+_FOR_GATE = 0.1
+#: The number of built-in samplers among the starts.
+_BUILT_IN = 4
+#: Starts are made and compared on this part of the trajectories.
+_PART = 0.25
+
+#: Called after every iteration with the stage and the state of the fit.
+Report = Callable[[str, Fit], None]
+
+
+class Found(NamedTuple):
+    """The result of a search.
+
+    Attributes:
+        plan: the plan, without provenance.
+        kind: "fit", "design", "grown" (the plan of fewer calls with more queries), or the name of the built-in sampler
+            that nothing beat.
+        training: the plan's errors on the trajectories of the fit.
+        held_out: its errors on the held-out trajectories.
+        built_in: the best built-in samplers and their held-out errors, by root mean square, best first.
+        fitted: the kind and the held-out errors of the best table that was found, by root mean square. None: no table
+            runs without overflow.
+        table: the plan's table, None for a built-in sampler.
+        passes: the number of runs of all trajectories.
+        iterations: of all fits.
+        interrupted: whether the user interrupted the search.
+    """
+
+    plan: SamplingPlan
+    kind: str
+    training: Errors
+    held_out: Errors
+    built_in: tuple[tuple[str, Errors], ...]
+    fitted: tuple[str, Errors] | None
+    table: Table | None
+    passes: float
+    iterations: int
+    interrupted: bool
+
+
+def search(
+    student: Student,
+    nfe: int,
+    taught: Trajectories,
+    held_out: Trajectories,
+    limits: Limits,
+    report: Report,
+    resume: Fit | None = None,
+    smaller: Table | None = None,
+    before: tuple[str, Table] | None = None,
+) -> Found:
+    """Find the plan of N model calls whose runs end nearest to where the trajectories end.
+
+    Args:
+        student: the model.
+        nfe: N.
+        taught: the trajectories to fit to.
+        held_out: other trajectories, to choose by.
+        limits: what the search may spend.
+        report: called after every iteration of a fit.
+        resume: a fit to continue, in place of fits from new starts.
+        smaller: the table that was found for fewer calls, another start.
+        before: the kind and the table of the plan of as many calls that was found within a smaller budget.
+    """
+    budget = Budget.start(student, len(taught) * nfe, limits)
+    span = limits.levels(student.pipeline.scheduler)
+    known, interrupted = ranked(student, nfe, taught, budget)
+    designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
+    starts = designs + [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
+    tables = [("design", table) for table in designs]
+    tables += [] if smaller is None else [("grown", grown(smaller, nfe, span))]
+    tables += [] if before is None else [before]
+    ends: dict[tuple[int, int], Fit] = {}  # by the number of the start and the phase
+    try:
+        if "fit" in limits.stages and not interrupted:
+            if resume is None:
+                few = taught.part(0, max(enough(taught), int(_PART * len(taught))))
+                starts += Climb(student, few, span, budget, report).to(nfe, smaller)
+                starts = best_first(student, starts, few, span, limits.max_gain)
+            for number, now in _fits(student, starts, taught, span, budget, resume):
+                ends[number, now.phase] = now
+                report("fit", now)
+    except KeyboardInterrupt:
+        logger.warning("interrupted: going on with the best so far")
+        interrupted = True
+    tables += [("fit", now.table) for now in ends.values()]
+    iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())
+    gate = Gate(student, taught, held_out)
+    built_in = gate.built_in(known, budget.another(_FOR_GATE))
+    ours = gate.found(tables)
+    best, training = gate.best(built_in, ours)
+    nearest = min(ours, key=lambda each: each.errors.rms, default=None)
+    fitted = None if nearest is None else (nearest.kind, nearest.errors)
+    leaders = tuple((each.kind, each.errors) for each in built_in)
+    return Found(
+        best.plan, best.kind, training, best.errors, leaders, fitted, best.table, budget.passes, iterations, interrupted
+    )
+
+
+def _fits(
+    student: Student,
+    starts: Sequence[Table],
+    taught: Trajectories,
+    span: LevelRange,
+    budget: Budget,
+    resume: Fit | None,
+) -> Iterator[tuple[int, Fit]]:
+    """Fit the best start until it no longer gets better, then the next one, while the next iteration fits the budget.
+
+    Where a fit ends is a local minimum, so the start matters. Trials of several starts cost more than they gain
+    (docs/calibration.md, "What each mechanism is worth").
+
+    Args:
+        student: the model.
+        starts: the starts, best first.
+        taught: the trajectories.
+        span: the range of the levels.
+        budget: what may be spent.
+        resume: a fit to continue in place of all starts.
+
+    Yields:
+        The number of the start, and the state of its fit after every iteration.
+    """
+    for number, start in enumerate(starts if resume is None else [resume.table]):
+        cost = cost_of_iteration(start, span, taught)
+        if budget.left() < cost:
+            return
+        try:
+            for now in fit(student, start, span, taught, max_gain=budget.limits.max_gain, resume=resume):
+                yield number, now
+                if budget.left() < cost:
+                    return
+        except NoiseSamplingError as error:
+            logger.info("a start is left out: %s", error)
