@@ -8,7 +8,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format docs-figures bench clean
+.PHONY: demo test lint format docs docs-figures bench clean
 
 demo: $(STAMP)
 	$(RUN)/noise-sampling demo --out demo.png
@@ -30,6 +30,11 @@ docs-figures: $(STAMP)
 	mkdir -p docs/images
 	$(RUN)/noise-sampling demo --out docs/images/demo.png
 
+# The documentation site, in site/: open site/index.html.
+docs: $(STAMP)
+	$(RUN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[docs]'
+	$(RUN)/mkdocs build
+
 bench: $(STAMP)
 	$(RUN)/python benchmarks/step_overhead.py
 	$(RUN)/python benchmarks/add_noise.py
@@ -47,4 +52,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
