@@ -6,7 +6,6 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from ..support.hooks import Hook
 from .canonical_form import canonical_form, execution_form
 from .gaussian_moments import GaussianMoments, gaussian_moments
 from .plan_checks import constant_residual, noise_residual, refuse_unusable
-from .plan_content import COLUMNS, content_hash, refuse_invalid_field, valid_column
+from .plan_content import checked_fields, content_hash
 from .plan_files import plan_data, plan_fields, read_plan_data, refuse_changed, write_plan_data
 from .plan_rows import Array, Integers
 from .plan_text import plan_table
@@ -97,19 +96,8 @@ class SamplingPlan:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rows = None
-        for name in COLUMNS:  # "time" comes first and determines the number of rows
-            column = valid_column(name, getattr(self, name), rows)
-            rows = len(self.time if column is None else column) if name == "time" else rows
-            object.__setattr__(self, name, column)
-        for each in fields(self):
-            if each.name not in COLUMNS:
-                refuse_invalid_field(each.name, getattr(self, each.name))
-        object.__setattr__(self, "prior_scale", float(self.prior_scale))
-        object.__setattr__(self, "order", int(self.order))
-        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
-        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
-        object.__setattr__(self, "carries", tuple(self.carries))
+        for name, value in checked_fields(self._fields()).items():
+            object.__setattr__(self, name, value)
         if not len(self) or not any(self.asked):
             raise NumericsError("has no model call", where="plan", suggestion="give a plan at least one")
 

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ import numpy.typing as npt
 from ..config.prediction import PREDICTION_TYPES
 from ..support.errors import NumericsError, shown
 
-__all__ = ["COLUMNS", "content_hash", "json_data", "refuse_invalid_field", "valid_column"]
+__all__ = ["COLUMNS", "checked_fields", "content_hash", "json_data"]
 
-#: The table's columns and their number of dimensions.
+#: The table's columns and their number of dimensions; "time" comes first and determines the number of rows.
 COLUMNS = {
     "time": 1, "alpha": 1, "sigma": 1, "step": 1, "a": 1, "b": 2, "raw": 1, "c": 2, "noise_key": 2, "input_scale": 1,
     "log_variance": 2, "asks": 1, "null": 1, "noise_span": 2,
@@ -28,7 +29,57 @@ _INTEGER = frozenset({"step", "noise_key", "asks"})
 _PAIRS = frozenset({"noise_key", "noise_span", "log_variance"})
 
 
-def valid_column(name: str, value: Any, rows: int | None) -> npt.NDArray[Any] | None:
+def _is_number(value: Any, kind: type = float) -> bool:
+    kinds = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _has_names(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+#: For each field that is not a column: what it may be, in words, and the test of a value.
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "space": (f"one of {', '.join(PREDICTION_TYPES)}", lambda v: isinstance(v, str) and v in PREDICTION_TYPES),
+    "prior_scale": ("a finite number > 0", lambda v: _is_number(v) and 0.0 < v < math.inf),
+    "carries": (
+        "those of 'data' and 'noise' that the rows carry, each once",
+        lambda v: isinstance(v, list | tuple) and set(map(str, v)) <= {"data", "noise"} and len(set(v)) == len(v),
+    ),
+    "sampler": ("a name", lambda v: isinstance(v, str) and v != ""),
+    "order": ("a whole number from 0 to 100", lambda v: _is_number(v, int) and 0 <= v <= 100),
+    "options": ("a mapping with names as keys", _has_names),
+    "provenance": ("a mapping with names as keys", _has_names),
+}
+
+
+def checked_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a plan in their types, immutable.
+
+    Raises:
+        NumericsError: a field is of another type, shape or range.
+    """
+    checked: dict[str, Any] = {}
+    for name in COLUMNS:
+        rows = len(checked["time"]) if checked else None
+        checked[name] = _column(name, values[name], rows)
+    for name, (allowed, fits) in _FIELDS.items():
+        if not fits(values[name]):
+            raise NumericsError(
+                f"got {shown(values[name])}", where=f"plan field {name!r}", suggestion=f"give {allowed}"
+            )
+    return {
+        **values,
+        **checked,
+        "prior_scale": float(values["prior_scale"]),
+        "carries": tuple(values["carries"]),
+        "order": int(values["order"]),
+        "options": MappingProxyType(dict(values["options"])),
+        "provenance": MappingProxyType(dict(values["provenance"])),
+    }
+
+
+def _column(name: str, value: Any, rows: int | None) -> npt.NDArray[Any] | None:
     """Make a column a read-only array of its type and shape.
 
     Args:
@@ -62,41 +113,6 @@ def valid_column(name: str, value: Any, rows: int | None) -> npt.NDArray[Any] | 
         )
     array.flags.writeable = False
     return array
-
-
-def _is_number(value: Any, kind: type = float) -> bool:
-    kinds = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
-
-def _has_names(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
-
-
-#: For each field that is not a column: what it may be, in words, and the test of a value.
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "space": (f"one of {', '.join(PREDICTION_TYPES)}", lambda v: isinstance(v, str) and v in PREDICTION_TYPES),
-    "prior_scale": ("a finite number > 0", lambda v: _is_number(v) and 0.0 < v < math.inf),
-    "carries": (
-        "those of 'data' and 'noise' that the rows carry, each once",
-        lambda v: isinstance(v, list | tuple) and set(map(str, v)) <= {"data", "noise"} and len(set(v)) == len(v),
-    ),
-    "sampler": ("a name", lambda v: isinstance(v, str) and v != ""),
-    "order": ("a whole number from 0 to 100", lambda v: _is_number(v, int) and 0 <= v <= 100),
-    "options": ("a mapping with names as keys", _has_names),
-    "provenance": ("a mapping with names as keys", _has_names),
-}
-
-
-def refuse_invalid_field(name: str, value: Any) -> None:
-    """Check a field that is not a column.
-
-    Raises:
-        NumericsError: the value is of another type, or out of range.
-    """
-    allowed, fits = _FIELDS[name]
-    if not fits(value):
-        raise NumericsError(f"got {shown(value)}", where=f"plan field {name!r}", suggestion=f"give {allowed}")
 
 
 def content_hash(fields: Mapping[str, Any]) -> str:
