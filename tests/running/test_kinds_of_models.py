@@ -151,7 +151,7 @@ def test_states_that_a_model_keeps_are_never_written_to(method, clip):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_that_writes_into_its_input_is_refused(method):
-    with pytest.raises(ModelOutputError, match="in place") as raised:
+    with pytest.raises(ModelOutputError, match="in-place") as raised:
         pipeline(method).sample(lambda x, t: x.mul_(0.5), SHAPE, STEPS)
     assert "step 0, t =" in raised.value.where
 

@@ -1,4 +1,4 @@
-"""The run of a plan: the loop, its kernels and noise, the model's adapter, and the results."""
+"""The run of a plan: the loop, its kernels and noise, the adapter of models, and the results."""
 
 from .brownian import BrownianNoise
 from .results import RunState, SamplingResult, SamplingStep

@@ -1,4 +1,4 @@
-"""Many samples in batches that fit into memory: the batch is halved when it does not."""
+"""Batches that fit into memory: a batch that does not fit is halved."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ __all__ = ["in_batches", "release_cache"]
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
-#: How PyTorch, its CPU allocator, and NVIDIA's libraries say it where the error has no type of its own.
+#: Messages of PyTorch, its CPU allocator and NVIDIA's libraries when memory runs out.
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
 
 
 def in_batches(run: Callable[[int, int], R], count: int, size: int, device: torch.device) -> list[R]:
-    """[run(start, stop), ...] over ``count`` samples, at most ``size`` at a time.
+    """Run samples in batches: [run(start, stop), ...].
 
-    When memory runs out the batch is halved and the same samples are run again; noise is
-    keyed by sample, so the result is the same.
+    When memory runs out, the batch is halved and the same samples are run again. Noise is keyed by sample, so the
+    result is the same.
+
+    Args:
+        run: (start, stop) ↦ the result of samples start to stop.
+        count: the number of samples.
+        size: the largest batch.
+        device: whose cache is released when memory runs out.
 
     Raises:
-        OutOfMemoryError: one sample alone does not fit.
+        OutOfMemoryError: a single sample does not fit.
     """
     results, start = [], 0
     while start < count:
@@ -40,7 +46,7 @@ def in_batches(run: Callable[[int, int], R], count: int, size: int, device: torc
         else:
             start = stop
             continue
-        # outside the except block, which would keep the failed run's tensors alive
+        # outside the except block, whose traceback keeps the tensors of the failed run alive
         release_cache(device)
         if stop - start == 1:
             raise OutOfMemoryError(
@@ -55,7 +61,7 @@ def in_batches(run: Callable[[int, int], R], count: int, size: int, device: torc
 
 
 def release_cache(device: torch.device) -> None:
-    """Give cached memory back to the device."""
+    """Return cached memory to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""A plan made ready for one kind of model: per row, the few host numbers that the loop needs."""
+"""Bound plans: the conversions of one kind of model are folded into the coefficients of each row."""
 
 from __future__ import annotations
 
@@ -21,44 +21,58 @@ from .loop import Branches, Noise, PlannedRun, RowState
 
 __all__ = ["BoundPlan", "Clip", "bind", "bind_for"]
 
-#: Limits a predicted clean sample; may overwrite what it is given.
+#: Limits a predicted clean sample; it may overwrite its input.
 Clip = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class _Row:
-    """x ← a·x + of_output·output + of_clean·clean + Σ history + Σ noise, as host numbers."""
+class _BoundRow:
+    """x ← a·x + of_output·output + of_clean·clean + of_null·unconditional output + Σ history + Σ noise.
+
+    Attributes:
+        a, of_output, of_clean, of_null: the factors.
+        history: (row, factor) of each earlier prediction.
+        noise: (step, stage, factor) of each noise.
+        to_clean: the clean sample from (x, output).
+        to_y: the prediction that is kept, from (x, clean) with clipping and from (x, output) without.
+        keep: whether a later row reads the prediction.
+        forget: the rows whose predictions no later row reads.
+        log_variance: bounds of a learned variance.
+        evaluates: whether the row evaluates the model.
+        is_linear: whether the row has neither clipping nor learned variance nor a second branch.
+        is_pair: whether the next state is a·x + of_output·output alone.
+    """
 
     a: float
     of_output: float
     of_clean: float
     history: tuple[tuple[int, float], ...]
     noise: tuple[tuple[int, int, float], ...]
-    to_clean: Affine  # clean sample from (x, output)
-    to_y: Affine  # what is kept, from (x, clean) with clipping and from (x, output) without
+    to_clean: Affine
+    to_y: Affine
     keep: bool
     forget: tuple[int, ...]
     log_variance: tuple[float, float] | None
-    of_null: float  # of the unconditional output
-    asks: bool
-    is_linear: bool  # no clipping, no learned variance, no second branch
-    is_pair: bool  # nothing but x and the output
+    of_null: float
+    evaluates: bool
+    is_linear: bool
+    is_pair: bool
 
 
 @final
 @dataclass(frozen=True)
 class BoundPlan(PlannedRun):
-    """A plan that knows what kind of model it runs.
+    """A plan for one kind of model.
 
     Attributes:
         plan: the table.
-        rows: the host numbers of each row.
+        rows: the numbers of each row, on the host.
         clip: limits the predicted clean sample, or None.
         split: whether the model returns a variance in a second half of channels.
     """
 
     plan: SamplingPlan
-    rows: tuple[_Row, ...]
+    rows: tuple[_BoundRow, ...]
     clip: Clip | None
     split: bool
 
@@ -68,7 +82,7 @@ class BoundPlan(PlannedRun):
 
     @functools.cached_property
     def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
-        # an infinite x makes an infinite output unless the model saturates, which a clipped row notices
+        # an infinite x gives an infinite output, unless the model saturates, which the check of the output finds
         if self.clip is not None or self.plan.log_variance is not None:
             return ("output",) * len(self.rows)
         return tuple("state" if row.a == 0.0 else None for row in self.rows)
@@ -86,19 +100,19 @@ class BoundPlan(PlannedRun):
         return max(factors) if all(map(math.isfinite, factors)) else math.nan
 
     def clean_sample(self, state: RowState) -> Tensor:
-        last = next((i for i in range(state.row - 1, -1, -1) if self.rows[i].asks), None)
+        last = next((i for i in range(state.row - 1, -1, -1) if self.rows[i].evaluates), None)
         if last is None and state.evaluated_x is not None:  # an analytic first step
             alpha, sigma = float(self.plan.alpha[0]), float(self.plan.sigma[0])
             return state.evaluated_x * (alpha / (alpha**2 + sigma**2))
         if state.output is None or state.evaluated_x is None or last is None:
             raise ConfigurationError(
-                "the run did not keep its predictions",
+                "the run did not keep its model calls",
                 where="clean_sample",
                 suggestion="run_rows(inspect=True)",
             )
         return self._clean(self.rows[last], state.evaluated_x, self._mean(state.output))
 
-    def _clean(self, row: _Row, x: Tensor, output: Tensor) -> Tensor:
+    def _clean(self, row: _BoundRow, x: Tensor, output: Tensor) -> Tensor:
         clean = affine(row.to_clean, x, output)
         return clean if self.clip is None else self.clip(clean)
 
@@ -115,8 +129,8 @@ class BoundPlan(PlannedRun):
             y = None
             if row.keep:
                 y = output if row.to_y is IDENTITY else affine(row.to_y, x, output)
-            after = pair(x, row.a, output, row.of_output) if row.asks else x * row.a
-            del output  # where nobody else holds it, its memory is free from here on
+            after = pair(x, row.a, output, row.of_output) if row.evaluates else x * row.a
+            del output  # frees its memory, unless the model or the history holds it
             for j, b in row.history:
                 after.add_(history[j], alpha=b)
             for step, stage, c in row.noise:
@@ -136,7 +150,7 @@ class BoundPlan(PlannedRun):
             main, factor = self._clean(row, x, mean), row.of_clean
             if row.of_output:
                 others.append((mean, row.of_output))
-        del mean, output  # where nobody else holds the output, its memory is free from here on
+        del mean, output  # frees the output's memory, unless the model holds it
         y = None
         if row.keep:
             y = main if row.to_y == IDENTITY else affine(row.to_y, x, main)
@@ -157,11 +171,11 @@ class BoundPlan(PlannedRun):
         return RowState(i + 1, after, history)
 
     def noise_std(self, i: int, output: Tensor | Branches | None) -> Tensor | float:
-        """The factor of the unit noise that row i brings in; a tensor where the model says how much.
+        """The factor of the unit noise of row i; a tensor for a learned variance.
 
         Args:
             i: the row.
-            output: what the model returned there; needed for learned variances alone.
+            output: the model's output at the row; needed for a learned variance only.
         """
         c, bounds = float(self.plan.c[i, 0]), self.rows[i].log_variance
         if bounds is None or output is None:
@@ -173,17 +187,17 @@ class BoundPlan(PlannedRun):
 def bind(
     plan: SamplingPlan, prediction_type: str, clip: Clip | None = None, *, learned_variance: bool = False
 ) -> BoundPlan:
-    """Prepare a plan for a kind of model: everything that depends on neither data nor device.
+    """Bind a plan to a kind of model. The result does not depend on data or device.
 
     Args:
         plan: the table.
-        prediction_type: what the network returns.
+        prediction_type: of the network's output.
         clip: limits the predicted clean sample.
-        learned_variance: the network returns a variance in a second half of channels.
+        learned_variance: whether the network returns a variance in a second half of channels.
 
     Raises:
-        ConfigurationError: at some level the prediction does not determine what the plan
-            needs (ε at zero signal), or the plan needs a variance that the model lacks.
+        ConfigurationError: at some level the prediction does not determine the quantity of the plan (ε without
+            signal), or the plan needs a variance that the model lacks.
     """
     if plan.log_variance is not None and not learned_variance:
         raise ConfigurationError(
@@ -195,7 +209,7 @@ def bind(
     return BoundPlan(plan, rows, clip, learned_variance)
 
 
-def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, learned: bool) -> _Row:
+def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, learned: bool) -> _BoundRow:
     lags = range(1, min(i + 1, plan.b.shape[1]))
     noise_lags = range(min(i + 1, plan.c.shape[1]))
     history = tuple((i - k, float(plan.b[i, k])) for k in lags if plan.b[i, k])
@@ -207,18 +221,18 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
     forget = tuple(i - k for k in lags if plan.last_use[i - k] == i)
     if not plan.asked[i]:
         a = float(plan.a[i])
-        return _Row(a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, True, False)
+        return _BoundRow(a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, True, False)
     alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
     from_output = conversion(prediction_type, plan.space_of(i), alpha, sigma)
     from_clean = conversion("sample", plan.space_of(i), alpha, sigma) if clips else from_output
     b, raw = float(plan.b[i, 0]), float(plan.raw[i])
-    # y is a combination of x and output (or clean): fold it in instead of computing it
+    # y is a combination of x and output (or clean), so its coefficients are folded in
     of_output, of_clean = (raw, b) if clips else (raw + b, 0.0)
     null = 0.0 if plan.null is None else float(plan.null[i])
     a = float(plan.a[i]) + (of_output + null) * from_output.x_factor + of_clean * from_clean.x_factor
     keep = plan.last_use[i] > i
     linear = not clips and not learned and plan.null is None
-    return _Row(
+    return _BoundRow(
         a=a,
         of_output=of_output * from_output.y_factor,
         of_clean=of_clean * from_clean.y_factor,
@@ -230,20 +244,24 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         forget=forget,
         log_variance=None if plan.log_variance is None else (plan.log_variance[i, 0], plan.log_variance[i, 1]),
         of_null=null * from_output.y_factor,
-        asks=True,
+        evaluates=True,
         is_linear=linear,
         is_pair=linear and not (keep or a == 0.0 or forget or history or noise),
     )
 
 
 def bind_for(plan: SamplingPlan, config: NoiseSchedulerConfig) -> BoundPlan:
-    """Bind a plan to the kind of model that a config describes."""
+    """Bind a plan to the kind of model that a config describes.
+
+    Raises:
+        ConfigurationError: as :func:`bind`.
+    """
     learned = config.variance_type.startswith("learned")
     return bind(plan, config.prediction_type, clip_of(config), learned_variance=learned)
 
 
 def _scaled(noise: Tensor, variance: Tensor | None, bounds: tuple[float, float] | None) -> Tensor:
-    """Noise with the standard deviation that the model chose between two log-variances."""
+    """Noise with the standard deviation that the model chose between the bounds of its log-variance."""
     if bounds is None or variance is None:
         return noise
     low, high = bounds

@@ -1,14 +1,13 @@
-"""Noise as increments of one Brownian motion a sample, so that runs of any number of steps share its path.
+"""Noise as increments of one Brownian motion for each sample, shared by runs of every number of steps.
 
-A stochastic sampler in 10 steps and in 100 steps draws unrelated noise from a :class:`NoiseSource`,
-and so gives unrelated samples. Here each noise is (W(b) − W(a))/√|b − a|, where the step goes from a
-to b in u = (2/π)·arctan(σ/α) (a plan's ``noise_span``): then the samples of finer grids converge.
+A :class:`NoiseSource` gives a stochastic sampler unrelated noise in 10 and in 100 steps, and so unrelated samples. Here
+each noise is (W(b) − W(a))/√|b − a|, where the step goes from a to b in u = (2/π)·arctan(σ/α) (a plan's
+``noise_span``). The samples of finer grids then converge.
 
-W is found by bisection, without storing it (a virtual Brownian tree; Li et al. 2020, arXiv 2001.01328,
-§4): W(0) = 0, W(1) is normal, and between two known values the middle one is their mean plus an
-independent normal number of variance ¼ of the interval. Each of these is keyed by its place, so that W
-does not depend on what was asked before. Ends of steps are rounded to 2⁻²⁴, where bisection ends; the
-noise has unit variance whatever the step.
+W is computed by bisection and not stored (a virtual Brownian tree; Li et al. 2020, arXiv 2001.01328, §4). W(0) = 0, and
+W(1) is normal. Between two known values, the middle one is their mean plus an independent normal number whose variance
+is ¼ of the interval. Each of these numbers is keyed by its place, so W does not depend on the order of evaluation. Ends
+of steps are rounded to 2⁻²⁴, where bisection ends. The noise has unit variance for every step.
 """
 
 from __future__ import annotations
@@ -31,25 +30,25 @@ __all__ = ["BrownianNoise", "brownian"]
 
 _DEPTH = 24
 _WHOLE = 1 << _DEPTH
-#: The step and first stage of the keys of W: no run draws such noise.
+#: The step and the first stage of the keys of W, which the noise of a run never has.
 _STEP, _STAGES = -1, 1 << 32
 
 
 @final
 @dataclass(frozen=True)
 class BrownianNoise(NoiseSource):
-    """A noise source whose noises are increments of Brownian motion where the plan says from where to where.
+    """A noise source whose noises are increments of Brownian motion over the intervals of a plan.
 
-    A noise costs up to 48 draws instead of one (20 to 30 as a rule), on the host; the values of one step
-    are kept for the next, at most 49 arrays of float64.
+    A noise takes up to 48 draws on the host instead of one, usually 20 to 30. The values of one step are kept for the
+    next, at most 49 arrays of float64.
 
     Args:
-        spans: (step, stage) ↦ (a, b) in units of 2⁻²⁴; other noises, and those of spans that round to
-            nothing, are independent, as those of a :class:`NoiseSource`.
+        spans: (step, stage) ↦ (a, b) in units of 2⁻²⁴. Other noises, and those with a = b after rounding, are
+            independent like those of a :class:`NoiseSource`.
     """
 
     spans: Mapping[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
-    #: Values of W on the way to the ends of the last step, by place.
+    #: The values of W that the last step computed, by place.
     _last: dict[int, Array] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, step: int, stage: int) -> Tensor:
@@ -63,7 +62,12 @@ class BrownianNoise(NoiseSource):
         return torch.from_numpy(increment * math.sqrt(_WHOLE / abs(b - a))).to(self.dtype).to(self.device)
 
     def _at(self, place: int, known: dict[int, Array]) -> Array:
-        """W(place·2⁻²⁴); everything on the way there is noted."""
+        """W(place·2⁻²⁴).
+
+        Args:
+            place: from 0 to 2²⁴.
+            known: values of W by place; all that are computed are added.
+        """
 
         def value(k: int, mean: Array, variance: float) -> Array:
             if k not in known:
@@ -83,7 +87,7 @@ class BrownianNoise(NoiseSource):
         return at_high if place == high else at_low
 
     def _normal(self, k: int) -> Array:
-        """The normal numbers of one place of the tree."""
+        """The normal numbers of one place in the tree."""
         drawn: Array = self._independent(_STEP, _STAGES + k).numpy().astype(np.float64)
         return drawn
 
@@ -93,10 +97,10 @@ class BrownianNoise(NoiseSource):
 
 
 def brownian(plan: SamplingPlan, source: NoiseSource) -> BrownianNoise:
-    """Noise for a plan's runs, in place of ``source``: the same keys, shape, type and device.
+    """Brownian noise for a plan, with the keys, shape, type and device of ``source``.
 
-    Plans on the same noise schedule share the paths, whatever their steps; so do those on schedules
-    of the same σ/α.
+    Plans on one noise schedule share the Brownian motions, whatever their steps. So do plans on schedules with the
+    same σ/α.
 
     Raises:
         ConfigurationError: no noise of the plan is that of a diffusion from one level to another.
@@ -105,7 +109,9 @@ def brownian(plan: SamplingPlan, source: NoiseSource) -> BrownianNoise:
         raise ConfigurationError(
             f"the plan of {plan.sampler!r} has no noise that is an increment of Brownian motion",
             where="noise",
-            why="its variance is learned, or it is not the noise of a step" if plan.stochastic else "it adds none",
+            why="its variance is learned, or it is not the noise of a step"
+            if plan.stochastic
+            else "the plan adds no noise",
             suggestion="use independent noise, or a sampler of a stochastic differential equation",
         )
     ends = (plan.noise_span * _WHOLE).round().astype(int).tolist()

@@ -1,4 +1,4 @@
-"""What a run hands out on its way, and what the answers mean."""
+"""Callbacks: their check, their call, and the copies that they receive."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ K = TypeVar("K")
 
 @final
 class Copies(Mapping[K, Tensor], Generic[K]):
-    """Copies of a run's tensors, each made when it is first asked for. The run's own are never written into."""
+    """Copies of a run's tensors, each made when it is first read; the originals stay unchanged.
+
+    Attributes:
+        made: the copies so far.
+    """
 
     def __init__(self, originals: Mapping[K, Tensor]) -> None:
         self._originals, self.made = dict(originals), dict[K, Tensor]()
 
     @property
     def originals(self) -> Mapping[K, Tensor]:
-        """The run's own tensors, for checks that only read shape and type."""
+        """The run's own tensors, for checks that read only shape and type."""
         return MappingProxyType(self._originals)
 
     def __getitem__(self, key: K) -> Tensor:
@@ -54,8 +58,8 @@ def checked_callback(callback: Any) -> Callback | None:
     """A function of one :class:`SamplingStep`, or None.
 
     Raises:
-        ConfigurationError: it is no function, it takes other arguments (diffusers' callbacks do), or calling it
-            would do nothing (coroutines, generators).
+        ConfigurationError: the callback is not a function, takes other arguments (diffusers' callbacks do), or is a
+            coroutine or a generator, whose call does nothing.
     """
     if callback is None:
         return None
@@ -69,7 +73,7 @@ def checked_callback(callback: Any) -> Callback | None:
         )
     try:
         signature = inspect.signature(callback)
-    except (TypeError, ValueError):  # some built-in functions do not tell
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return callback  # type: ignore[no-any-return]
     try:
         signature.bind(None)
@@ -85,7 +89,7 @@ def checked_callback(callback: Any) -> Callback | None:
 
 
 def asks_to_stop(callback: Callback, step: SamplingStep) -> bool:
-    """Call a callback; whether it wants the run to end: it returns True or raises StopIteration."""
+    """Call a callback, and tell whether it ends the run: it returns True or raises StopIteration."""
     try:
         answer = callback(step)
     except StopIteration:
@@ -98,12 +102,12 @@ def asks_to_stop(callback: Callback, step: SamplingStep) -> bool:
 
 
 def refuse_changes(step: SamplingStep, where: str) -> None:
-    """Raise where the tensors of a step that was handed out were written into.
+    """Raise where the tensors of a step were changed in-place.
 
-    They are copies, so that the run is as it was; but whoever changes them expects more.
+    They are copies, so the change has no effect on the run, which its author expects.
 
     Raises:
-        ConfigurationError: one of them was.
+        ConfigurationError: a tensor was changed.
     """
     state = step.state
     held = [step.x, state.state.x]
@@ -113,7 +117,7 @@ def refuse_changes(step: SamplingStep, where: str) -> None:
     # tensors of inference mode do not count their changes
     if any(tensor._version for tensor in held if not tensor.is_inference()):
         raise ConfigurationError(
-            f"the tensors of step {step.index} were changed in place",
+            f"the tensors of step {step.index} were changed in-place",
             where=where,
             why="they are copies: the run would go on without the change",
             suggestion="work on step.x.clone(); to change the run itself use guidance, or start again from the changed "

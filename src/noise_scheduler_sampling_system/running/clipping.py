@@ -1,4 +1,4 @@
-"""Keeping the predicted clean sample in the data's range: static clipping and dynamic thresholding."""
+"""Limits on the predicted clean sample: static clipping and dynamic thresholding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["clip_of", "dynamic_threshold"]
 
 
 def clip_of(config: NoiseSchedulerConfig) -> Callable[[Tensor], Tensor] | None:
-    """What the config does to a predicted clean sample, or None. The function may overwrite its input."""
+    """The config's limit on a predicted clean sample, or None. The function may overwrite its input."""
     if config.clip_sample:
         return partial(torch.clamp_, min=-config.clip_sample_range, max=config.clip_sample_range)
     if config.thresholding:
@@ -34,16 +34,16 @@ def dynamic_threshold(
     """clamp(x₀, −s, s)/s with s a quantile of |x₀| over each sample (Saharia et al. 2022, §2.3).
 
     Args:
-        clean: predicted clean samples, shape (B, ...).
-        ratio: which quantile, in [0, 1], interpolated linearly.
+        clean: predicted clean samples x₀, shape (B, ...).
+        ratio: the quantile, in [0, 1], interpolated linearly.
         smallest, largest: limits of s.
-        padding: entries with |x₀| below this are padding and are left out of the quantile;
-            where all are, s is ``smallest``.
+        padding: entries with |x₀| below this are padding, and the quantile leaves them out. For a sample that is
+            all padding, s is ``smallest``.
     """
     magnitudes = clean.abs().flatten(1).to(torch.float32 if clean.element_size() < 4 else clean.dtype)
     magnitudes = magnitudes.sort(dim=1).values
     count = magnitudes.shape[1]
-    # sorted by magnitude, the padding comes first
+    # padding has the smallest magnitudes, so it comes first
     left_out = (magnitudes < padding).sum(dim=1, keepdim=True)
     rank = left_out + ratio * (count - 1 - left_out).clamp(min=0).to(magnitudes.dtype)
     below = rank.floor().long().clamp(max=count - 1)

@@ -1,4 +1,4 @@
-"""Ending a run when the prediction no longer changes."""
+"""The end of a run whose predictions no longer change."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ __all__ = ["EarlyStopping"]
 class EarlyStopping:
     """The rule: a sample is done when its predicted clean sample changes by less than a tolerance.
 
-    Each sample is judged for itself, so what else is in the batch cannot change it. While
-    noise outweighs signal the prediction rests near the mean of the data, which says
-    nothing; the rule acts from σ < α on.
+    Each sample is judged alone, so the rest of the batch does not change it. The rule acts from σ < α on. Before that,
+    noise outweighs signal, and the prediction rests near the mean of the data without being done.
 
     Attributes:
-        tolerance: on the root-mean-square change from one step to the next.
+        tolerance: of the root-mean-square change from one step to the next.
     """
 
     tolerance: float
 
     @classmethod
     def of(cls, tolerance: float | None) -> EarlyStopping | None:
-        """The rule of a tolerance.
+        """The rule with a tolerance; None without one.
 
         Raises:
-            ConfigurationError: not a positive number.
+            ConfigurationError: the tolerance is not a positive number.
         """
         if tolerance is None:
             return None
@@ -46,12 +45,12 @@ class EarlyStopping:
         return cls(float(tolerance))
 
     def start(self) -> Settled:
-        """Nothing has settled yet."""
+        """The record of a new run, in which no sample is done."""
         return Settled(self.tolerance)
 
 
 class Settled:
-    """Which samples of one run are done, and what they came to."""
+    """The samples of one run that are done, and their results."""
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
@@ -60,7 +59,16 @@ class Settled:
         self._result: Tensor | None = None
 
     def update(self, clean: Tensor, plan: SamplingPlan, rows_done: int) -> bool:
-        """Take in the prediction of one step; True when every sample is done."""
+        """Add the prediction of one step.
+
+        Args:
+            clean: the predicted clean samples.
+            plan: of the run.
+            rows_done: the number of rows that the run has done.
+
+        Returns:
+            Whether every sample is done.
+        """
         previous, self._previous = self._previous, clean
         level = rows_done - 1
         if previous is None or plan.sigma[level] >= plan.alpha[level]:
@@ -70,16 +78,17 @@ class Settled:
         if self._done is None or self._result is None:
             self._done, self._result = done, clean
         else:
-            self._result = torch.where(_rows(self._done, clean), self._result, clean)
+            self._result = torch.where(_per_sample(self._done, clean), self._result, clean)
             self._done = self._done | done
         return bool(self._done.all())
 
     def result(self, x: Tensor) -> Tensor:
-        """The predictions of the samples that are done, the final state of the others."""
+        """The predictions of the samples that are done, and the final states x of the others."""
         if self._done is None or self._result is None:
             return x
-        return torch.where(_rows(self._done, x), self._result, x)
+        return torch.where(_per_sample(self._done, x), self._result, x)
 
 
-def _rows(mask: Tensor, like: Tensor) -> Tensor:
+def _per_sample(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask of shape (B,) that broadcasts against a tensor of shape (B, ...)."""
     return mask.reshape(-1, *[1] * (like.ndim - 1))

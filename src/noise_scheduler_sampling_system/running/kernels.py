@@ -11,7 +11,7 @@ from ..config.prediction import Affine
 
 __all__ = ["affine", "pair", "pair_into"]
 
-#: From so many numbers on, a pass over memory saved is worth three views of a tensor.
+#: From this number of entries on, one pass over memory costs more than three views of a tensor.
 _WORTH_VIEWS = 1 << 15
 _EXACT = (torch.float32, torch.float64)
 _CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ _constants: dict[Any, Tensor] = {}
 
 
 def pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
-    """a·x + b·y in a new tensor of x's kind; in a single pass where one operation does it."""
+    """a·x + b·y in a new tensor of x's type and device, in one pass where PyTorch has one operation for it."""
     if b == 0.0:
         return x * a
     if a == 0.0:
@@ -33,7 +33,7 @@ def pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
 
 
 def pair_into(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
-    """a·x + b·y in the memory of x."""
+    """a·x + b·y in the memory of x (in-place)."""
     if b != 0.0 and _fits_one_pass(x, y):
         x.view(-1, 1).addr_(y.view(-1), _one(x), beta=a, alpha=b)
         return x
@@ -43,9 +43,9 @@ def pair_into(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
 
 
 def _fits_one_pass(x: Tensor, y: Tensor) -> bool:
-    """Whether ``addr`` (β·M + α·u⊗v, here with v = (1)) can and should do it.
+    """Whether ``addr`` (β·M + α·u⊗v, here with v = (1)) can and should compute a·x + b·y.
 
-    It is PyTorch's only elementwise kernel with two factors, and is worth its views for large tensors.
+    It is PyTorch's only elementwise kernel with two factors. Its views pay for large tensors only.
     """
     return (
         x.numel() >= _WORTH_VIEWS
@@ -53,30 +53,30 @@ def _fits_one_pass(x: Tensor, y: Tensor) -> bool:
         and x.dtype == y.dtype
         and x.is_contiguous()
         and y.is_contiguous()
-        and not torch.is_autocast_enabled()  # which would compute it in half precision
+        and not torch.is_autocast_enabled()  # it would compute addr in half precision
     )
 
 
 def _factor(a: float, x: Tensor) -> Tensor | float:
-    """A number as a factor of x: as a tensor of x's type it costs a third less than as a Python number."""
+    """A factor of x as a tensor of x's type, which takes a third less time than a Python number."""
     if x.dtype not in _EXACT or type(x) is not Tensor:
-        return a  # half precision must not round it, and a traced or wrapped x must not meet a plain tensor
-    return _kept((a, x.dtype), a, (), x.dtype, _CPU)
+        return a  # half precision would round it, and a traced or wrapped x does not mix with a plain tensor
+    return _cached((a, x.dtype), a, (), x.dtype, _CPU)
 
 
 def _one(x: Tensor) -> Tensor:
-    """(1), as a vector of x's kind."""
-    return _kept((x.dtype, x.device), 1.0, (1,), x.dtype, x.device)
+    """The vector (1), with x's type and device."""
+    return _cached((x.dtype, x.device), 1.0, (1,), x.dtype, x.device)
 
 
-def _kept(key: Any, value: float, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A constant, made once."""
+def _cached(key: Any, value: float, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A constant tensor, made once."""
     known = _constants.get(key)
     if known is not None:
         return known
-    with torch.inference_mode(False):  # kept, so it must be of use outside that mode, too
+    with torch.inference_mode(False):  # it must work outside that mode too
         made = torch.full(shape, value, dtype=dtype, device=device)
-    if type(made) is Tensor:  # not what a tracing mode made of it
+    if type(made) is Tensor:  # a tracing mode makes another type
         if len(_constants) >= _MOST_CONSTANTS:
             _constants.clear()
         _constants[key] = made
@@ -84,4 +84,5 @@ def _kept(key: Any, value: float, shape: tuple[int, ...], dtype: torch.dtype, de
 
 
 def affine(factors: Affine, x: Tensor, y: Tensor) -> Tensor:
+    """The change of variables x_factor·x + y_factor·y, in a new tensor."""
     return pair(x, factors.x_factor, y, factors.y_factor)

@@ -1,7 +1,7 @@
-"""The only loop: model call, one step of whatever is run, next row.
+"""The loop of every run: a model call, the step of the row, the next row.
 
-For a bound plan (bind.py) a step is one fused linear combination with host numbers: nothing on
-the way reads from the device, builds a scalar tensor, or allocates more than the new state.
+The step of a bound plan is one fused linear combination with numbers on the host. The loop does not read from the
+device, build scalar tensors, or allocate more than the new state.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = [
     "RowModel", "RowState", "Run", "StepControlError", "StepsFound", "explained", "run_rows",
 ]  # fmt: skip
 
-#: (x, row) ↦ the network's output, guided, for the time of that row (:class:`Branches` where a plan wants both).
+#: (x, row) ↦ the network's guided output at the row's time; :class:`Branches` for a plan that needs both.
 Model = Callable[[Tensor, int], Any]
 #: (step, stage) ↦ unit noise.
 Noise = Callable[[int, int], Tensor]
 
 
 class Branches(NamedTuple):
-    """A guided output with the unconditional one beside it, for plans that use both (CFG++)."""
+    """A guided output and the unconditional one, for plans that combine both (CFG++)."""
 
     guided: Tensor
     unconditional: Tensor
@@ -40,11 +40,11 @@ class RowState(NamedTuple):
     """A run between two rows, as a value.
 
     Attributes:
-        row: the row to come.
-        x: the current state.
-        history: the predictions of earlier rows that are still to be read, by row.
-        evaluated_x, output: the state that the model was evaluated at last, and what it returned; kept only
-            where the run inspects, and not needed to go on.
+        row: the next row.
+        x: the state, shape (B, ...).
+        history: the predictions of earlier rows that later rows read, by row.
+        evaluated_x, output: input and output of the last model call. They are kept only with ``inspect``, and are not
+            needed to resume.
     """
 
     row: int
@@ -59,28 +59,28 @@ State = RowState
 
 
 class RowModel(NamedTuple):
-    """A model made ready for the rows of a plan.
+    """A model, ready for the rows of a plan.
 
     Attributes:
         model: (x, row) ↦ guided output.
-        evaluations: how often a network is evaluated for each sample at each row.
+        evaluations: the evaluations of a network for each sample, by row.
     """
 
     model: Model
     evaluations: tuple[int, ...]
 
 
-#: (what is run, for each row the moment that guidance is told; None: the plan's) ↦ the model for its rows.
+#: (run, moments) ↦ the model for its rows. The moments are those that guidance is told, by row; None: of the plan.
 ModelMaker = Callable[["PlannedRun", Sequence[Any] | None], RowModel]
 
 
 class StepsFound(NamedTuple):
-    """What a run has come to that finds its steps on the way.
+    """The steps so far of a run with adaptive steps.
 
     Attributes:
-        levels: the noise levels that it went through.
-        calls, evaluations: model calls, and evaluations of a network for each sample, those of failed steps included.
-        rejected: how many steps failed.
+        levels: the noise levels that it visited.
+        calls, evaluations: model calls, and evaluations of a network for each sample, with those of failed steps.
+        rejected: the number of failed steps.
     """
 
     levels: tuple[Level, ...]
@@ -90,12 +90,12 @@ class StepsFound(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """Where a run is after a row.
+    """The end of a row in a run.
 
     Attributes:
-        run: what ``state.row`` counts the rows of.
-        state: the state there.
-        found: what its plan does not tell, where the steps are found on the way.
+        run: the plan that the row belongs to.
+        state: after the row.
+        found: the steps so far of a run with adaptive steps; None for the run of a plan.
     """
 
     run: PlannedRun
@@ -104,30 +104,30 @@ class Reached(NamedTuple):
 
     @property
     def ends_step(self) -> bool:
-        """Whether a step of the grid is done."""
+        """Whether a step of the grid ends here."""
         row, step = self.state.row, self.run.plan.step
         return row == len(step) or bool(step[row] != step[row - 1])
 
 
 class Run(ABC):
-    """What takes noise to samples: a plan, or a rule that finds the steps of one.
+    """What takes noise to samples: a plan, or a rule that chooses the steps while it runs.
 
     Attributes:
-        plan: the table; where steps are found on the way, one through the grid from which the search begins.
+        plan: the table; for adaptive steps, one through the grid that the search starts from.
         split: whether the model returns a variance in a second half of channels.
     """
 
     plan: SamplingPlan
     split: bool
-    #: Whether the model is to return both branches of its guidance.
+    #: Whether the model must return :class:`Branches`.
     branches: bool = False
-    #: Whether ``plan`` is what will be run, so that its steps and calls are known.
+    #: Whether the run executes ``plan``, so that its steps and calls are known before it.
     planned: bool = True
 
     @property
     @abstractmethod
     def largest_factor(self) -> float:
-        """The largest number that a tensor is multiplied by; the state's type must hold it. NaN where none is."""
+        """The largest factor of a tensor, which the state's type must hold; NaN where a factor is not finite."""
 
     @abstractmethod
     def steps(
@@ -141,25 +141,26 @@ class Run(ABC):
         copy_outputs: bool = False,
         check_every_row: bool = False,
     ) -> Iterator[Reached]:
-        """Go to the end, yielding after every row, or after every step found; arguments as for :func:`run_rows`.
+        """Run to the end, and yield after every row (with adaptive steps, after every step).
 
         Args:
-            make_model: makes the model.
-            memory: what the guidance remembers from call to call.
+            make_model: makes the model for the rows of a plan.
+            memory: tensors that the guidance keeps from call to call.
+            state, noise, inspect, copy_outputs, check_every_row: as for :func:`run_rows`.
         """
 
     def plan_through(self, levels: Sequence[Level] | None) -> SamplingPlan:
-        """The plan that was run, given the levels of a :class:`StepsFound`."""
+        """The plan that was executed, given the levels of a :class:`StepsFound`."""
         return self.plan
 
 
 class PlannedRun(Run):
-    """What :func:`run_rows` runs: levels to ask the model at, and a way from one to the next.
+    """A run whose rows are known before it: :func:`run_rows` executes it.
 
     Attributes:
-        plan: the levels; for a compiled sampler also the way.
-        hides: for each row, what of it could be non-finite without the next state being so:
-            the model's "output", the "state" before, or None.
+        plan: its levels; for a compiled sampler also its coefficients.
+        hides: for each row, the tensor that may be NaN or Inf while the next state is finite: the model's "output",
+            the "state" before, or None.
     """
 
     hides: tuple[str | None, ...]
@@ -168,16 +169,16 @@ class PlannedRun(Run):
         self, make_model: ModelMaker, state: RowState, noise: Noise, memory: dict[str, Tensor], **checks: bool
     ) -> Iterator[Reached]:
         states = run_rows(self, make_model(self, None).model, state, noise, **checks)
-        del state  # whose memory is the run's to free
+        del state  # otherwise this frame would keep its memory
         return (Reached(self, after) for after in states)
 
     @abstractmethod
     def advance(self, state: RowState, output: Tensor, noise: Noise) -> RowState:
-        """The next state from this one and the model's output about it."""
+        """The next state, from this one and the model's output at it."""
 
     @abstractmethod
     def clean_sample(self, state: RowState) -> Tensor:
-        """The clean sample that the call before an inspected state predicts, clipped. A new tensor."""
+        """The clean sample that the last model call predicts, clipped, as a new tensor; needs ``inspect``."""
 
 
 def run_rows(
@@ -190,29 +191,28 @@ def run_rows(
     copy_outputs: bool = False,
     check_every_row: bool = False,
 ) -> Iterator[RowState]:
-    """Run a bound plan from a state to its end, yielding after every row.
+    """Run the rows of a plan from a state to the end, and yield after every row.
 
-    Values that are not finite are found at the end, at no cost on the way: a linear step
-    passes them on. Where a step would hide them (clipping, a row that drops the state) a sum
-    over what it hides is noted on the device and read at the end.
+    A linear step passes NaN and Inf on, so they are found at the end, at no cost before. Where a step would hide them
+    (clipping, a row that drops the state), a sum over what it hides is kept on the device and read at the end.
 
     Args:
         bound: the plan.
         model: (x, row) ↦ guided output.
-        state: where to start: ``RowState(0, x_T, {})``, or one that an earlier run yielded.
+        state: the first one: ``RowState(0, x_T, {})``, or a state that an earlier run yielded.
         noise: (step, stage) ↦ unit noise.
-        inspect: keep the model's input and output in the states, at the cost of their memory.
-        copy_outputs: copy what the model returns, for models that return the same memory at
-            every call; always done with ``inspect``.
-        check_every_row: read back after every row, to name the first that is not finite.
+        inspect: keep the model's input and output in the states, which takes their memory.
+        copy_outputs: copy the model's outputs, for models that return the same memory at every call; ``inspect``
+            always copies.
+        check_every_row: read from the device after every row, to name the first row that is not finite.
 
     Raises:
-        OutputReusedError: the model returned memory that still holds an earlier prediction
-            (only without ``copy_outputs``).
-        ModelOutputError: the output is of the wrong shape, the model wrote into its input,
-            or (with ``check_every_row``) it is not finite.
-        NumericsError: something was not finite.
-        ModelStoppedError: the model raised StopIteration. Any other exception of the model's comes through as it is.
+        OutputReusedError: the model returned memory that still holds an earlier prediction (only without
+            ``copy_outputs``).
+        ModelOutputError: the output has the wrong shape, the model changed its input in-place, or (with
+            ``check_every_row``) the output is not finite.
+        NumericsError: a state is not finite.
+        ModelStoppedError: the model raised StopIteration. Other exceptions of the model come through unchanged.
     """
     watch, hides, split = _Watch(), bound.hides, bound.split
     copies = inspect or copy_outputs
@@ -232,7 +232,7 @@ def run_rows(
         output = answer.guided if bound.branches else answer
         if tracked and x._version != version:
             raise ModelOutputError(
-                "the model changed its input in place",
+                "the model changed its input in-place",
                 where=_where(bound.plan, i),
                 why="the sampler still needs that state",
                 suggestion="clone x at the top of the model's forward, or avoid operations that end in _",
@@ -249,17 +249,15 @@ def run_rows(
             raise OutputReusedError(_where(bound.plan, i))
         return answer
 
-    asked_rows = bound.plan.asked
+    evaluates = bound.plan.asked
     for i in range(state.row, len(bound.plan)):
-        if not asked_rows[i]:
-            known = (
-                (state.x if state.evaluated_x is None else state.evaluated_x, state.output) if inspect else (None, None)
-            )
-            state = bound.advance(state, _NOTHING, noise)._replace(evaluated_x=known[0], output=known[1])
+        if not evaluates[i]:
+            last = _last_call(state) if inspect else {}
+            state = bound.advance(state, _NOTHING, noise)._replace(**last)
         elif inspect:
             x, output = state.x, evaluate(state)
             state = bound.advance(state, output, noise)._replace(evaluated_x=x, output=output)
-        else:  # no name here holds the output, so that advance can free it
+        else:  # no name holds the output, so that advance can free it
             state = bound.advance(state, evaluate(state), noise)
         if check_every_row and not _is_finite(state.x):
             raise NumericsError(
@@ -278,16 +276,21 @@ def run_rows(
         )
 
 
-#: What a row that does not ask the model is handed.
+def _last_call(state: RowState) -> dict[str, Tensor | None]:
+    """Input and output of the last model call; before the first one, the state itself as the input."""
+    return {"evaluated_x": state.x if state.evaluated_x is None else state.evaluated_x, "output": state.output}
+
+
+#: The output of a row without a model call.
 _NOTHING = torch.empty(0)
 
 
 class OutputReusedError(Exception):
-    """The model returns the same memory at every call; the run must copy its outputs."""
+    """The model returns the same memory at every call, so the run must copy its outputs."""
 
 
 class ModelStoppedError(Exception):
-    """The model raised StopIteration, which a generator must not pass on: it would turn into a RuntimeError.
+    """The model raised StopIteration, which Python would turn into a RuntimeError inside a generator.
 
     Args:
         error: what the model raised.
@@ -299,18 +302,18 @@ class ModelStoppedError(Exception):
 
 
 def explained(error: BaseException, note: str) -> None:
-    """Note on somebody else's exception, which goes on as it is, where it came up."""
+    """Add a note to an exception of foreign code, which is then raised unchanged."""
     if hasattr(error, "add_note") and note not in getattr(error, "__notes__", ()):  # from Python 3.11 on
         error.add_note(note)
 
 
 class StepControlError(NumericsError):
-    """Steps of one's own choice came to no end. Another run would not, either."""
+    """Adaptive steps did not reach the end, and another run would not either."""
 
 
 @dataclass
 class _Watch:
-    """Sums, kept on the device and read once: a sum is finite only if every entry is."""
+    """Sums that stay on the device and are read once; a sum is finite only if every entry is."""
 
     sums: list[Tensor] = field(default_factory=list)
 
@@ -322,12 +325,12 @@ class _Watch:
 
 
 def _sum(value: Tensor) -> Tensor:
-    """The sum, in float32 at least: many times faster than looking at each entry."""
+    """The sum, in float32 at least, which is many times faster than a check of each entry."""
     return value.detach().sum(dtype=torch.promote_types(value.dtype, torch.float32))
 
 
 def _is_finite(value: Tensor) -> bool:
-    # finite entries may add up to infinity: only then are they looked at one by one
+    # finite entries may add up to infinity; only then is each one checked
     return bool(torch.isfinite(_sum(value))) or bool(torch.isfinite(value.detach()).all())
 
 
@@ -343,7 +346,7 @@ def _check_shape(output: Tensor, x: Tensor, bound: PlannedRun, i: int) -> None:
     raise ModelOutputError(
         f"the model returned shape {tuple(output.shape)}, expected {tuple(expected)}",
         where=_where(bound.plan, i),
-        why="it seems to predict a variance, too" if doubled else "",
+        why="it seems to predict a variance too" if doubled else "",
         suggestion="set variance_type='learned_range'"
         if doubled
         else "return the prediction for every entry of x (or an object with .sample)",

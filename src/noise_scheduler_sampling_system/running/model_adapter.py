@@ -1,4 +1,4 @@
-"""Any callable as a model: how it is called, and what is taken from its answer."""
+"""Any callable as a model: its call, and the tensor in its output."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["ModelAdapter", "map_tensors", "map_values", "resolve_device"]
 
 logger = logging.getLogger(__name__)
 
-#: Models that a warning was given of.
+#: The models that a warning was logged for.
 _WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-#: The text length that Stable Diffusion's encoders give.
+#: The number of tokens of Stable Diffusion's text encoders.
 _TEXT_LENGTH = 77
 
 
@@ -36,7 +36,7 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def map_values(function: Callable[[Any], Any], value: Any, kind: type) -> Any:
-    """Apply a function to every value of a kind in nested mappings, lists and tuples."""
+    """Apply a function to every value of a type in nested mappings, lists and tuples."""
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, Mapping):
@@ -49,11 +49,14 @@ def map_values(function: Callable[[Any], Any], value: Any, kind: type) -> Any:
 def resolve_device(device: str | torch.device, model: Any, tensor: Tensor | None = None) -> torch.device:
     """The device of a run.
 
-    "auto" is the model's own where it has parameters, else the given tensor's, else CUDA,
-    then MPS, then the CPU.
+    Args:
+        device: "auto" is the model's device where it has parameters, else the tensor's, else CUDA, else MPS, else
+            the CPU.
+        model: any callable.
+        tensor: what the run starts from, if given.
 
     Raises:
-        DeviceError: unknown, not available, without values, or not the model's.
+        DeviceError: the device is unknown, not available, "meta", or not the model's.
     """
     owner = _device_of(model)
     if isinstance(device, str) and device == "auto":
@@ -67,7 +70,7 @@ def resolve_device(device: str | torch.device, model: Any, tensor: Tensor | None
     try:
         chosen = torch.device(device)
         chosen = torch.empty(0, device=chosen).device
-    except Exception as error:  # each kind of device has errors of its own
+    except Exception as error:  # each kind of device raises its own
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise DeviceError(
             f"{shown(device)} cannot be used", where="device", why=why, suggestion="device='auto'"
@@ -95,7 +98,7 @@ def _device_of(model: Any) -> torch.device | None:
     parameter = _first_float_parameter(model)
     if parameter is None or not parameter.is_meta:
         return None if parameter is None else parameter.device
-    if any(hasattr(part, "_hf_hook") for part in model.modules()):  # offloaded: it comes back for each call
+    if any(hasattr(part, "_hf_hook") for part in model.modules()):  # offloaded: each call loads it
         return None
     raise DeviceError(
         "the model's parameters are on the meta device, where they have no values",
@@ -105,7 +108,7 @@ def _device_of(model: Any) -> torch.device | None:
 
 
 def _has_mode(model: Any) -> bool:
-    """Whether training mode can make a difference: a module without parameters, buffers or dropout has none."""
+    """Whether training mode can change the output: a module needs parameters, buffers or dropout for that."""
     if not isinstance(model, torch.nn.Module):
         return True
     held = (*model.parameters(), *model.buffers())
@@ -113,23 +116,23 @@ def _has_mode(model: Any) -> bool:
 
 
 def _first_time(model: Any) -> bool:
-    """Whether a model has not been warned of: a calibration makes many runs."""
+    """Whether no warning was logged for a model yet; a calibration makes many runs of one model."""
     seen = model in _WARNED
-    with contextlib.suppress(TypeError):  # cannot be referred to weakly
+    with contextlib.suppress(TypeError):  # it has no weak references
         _WARNED.add(model)
     return not seen
 
 
 @dataclass(frozen=True)
 class ModelAdapter:
-    """A model with one way to call it.
+    """Calls every kind of model in one way.
 
     Args:
-        model: any callable (x, t, **condition) that returns a tensor, a tuple that starts
-            with one, or an object or mapping with ``sample``.
+        model: any callable (x, t, **condition) that returns a tensor, a tuple that starts with one, or an object or
+            mapping with ``sample``.
 
     Raises:
-        ConfigurationError: not callable.
+        ConfigurationError: the model is not callable.
     """
 
     model: Callable[..., Any]
@@ -149,11 +152,15 @@ class ModelAdapter:
     def dtype(self) -> torch.dtype | None:
         """The floating-point type of the model's parameters, if it has any."""
         parameter = _first_float_parameter(self.model)
-        # quantised weights say nothing of what the model takes
+        # the type of quantised weights is not the type of the model's input
         return None if parameter is None or parameter.element_size() < 2 else parameter.dtype
 
     def __call__(self, x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
-        """The network's raw output for states x, shape (B, ...), at times t, shape (B,)."""
+        """The network's raw output for states x, shape (B, ...), at times t, shape (B,).
+
+        Raises:
+            ModelOutputError: the output holds no tensor, or one of another batch, type, layout or device.
+        """
         output = self.model(x, timestep=t, **condition) if self._time_by_name else self.model(x, t, **condition)
         returned = type(output).__name__
         for _ in range(2):  # an output object may hold a tuple
@@ -188,10 +195,14 @@ class ModelAdapter:
         return output
 
     def refuse_call(self, condition: Mapping[str, Any], where: str) -> None:
-        """Raise where the model cannot even be called with this condition.
+        """Raise where the model's signature does not accept this condition.
+
+        Args:
+            condition: keywords of the call.
+            where: the place of the error.
 
         Raises:
-            ConfigurationError: it takes no (x, t), or not these keywords, or demands others.
+            ConfigurationError: the model does not take (x, t), does not take these keywords, or requires others.
         """
         signature = self._signature
         if signature is None:
@@ -216,18 +227,18 @@ class ModelAdapter:
             raise ConfigurationError(
                 f"the model cannot be called with it: {error}",
                 where=where if odd is None else f"{where}[{odd!r}]",
-                why="x and t are given by the run" if odd in first else "",
-                suggestion="give what the model demands in condition={...}"
+                why="the run gives x and t" if odd in first else "",
+                suggestion="give what the model requires in condition={...}"
                 if odd is None
                 else did_you_mean(odd, [name for name in known if name not in first]),
             ) from None
 
     @functools.cached_property
     def _signature(self) -> inspect.Signature | None:
-        """How the model itself is called, whatever it passes on to; None where Python cannot tell."""
+        """The signature of the model's own call, not of a function that it wraps; None where it has none."""
         model: Any = self.model
         plain = isinstance(model, torch.nn.Module) and type(model).__call__ is torch.nn.Module.__call__
-        if plain and not model._forward_pre_hooks:  # which may change what forward is called with
+        if plain and not model._forward_pre_hooks:  # a hook may change the arguments of forward
             model = model.forward
         try:
             return inspect.signature(model, follow_wrapped=False)
@@ -247,16 +258,22 @@ class ModelAdapter:
 
     @functools.cached_property
     def _time_by_name(self) -> bool:
-        """Whether the second argument is something else and the time is called ``timestep``."""
+        """Whether the second argument is not the time, which is a later one with the name ``timestep``."""
         return "timestep" in list(self._parameters)[2:]
 
     def completed(self, condition: Mapping[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
-        """The condition, plus zeros for the text conditioning that a diffusers model demands and nobody gave."""
+        """The condition, with zeros for text conditioning that a diffusers model requires and the user left out.
+
+        Args:
+            condition: the user's.
+            batch: B.
+            device: of the zeros.
+        """
         given = dict(condition)
         missing = {name: value for name, value in self._null_text(batch).items() if name not in given}
         if missing:
             logger.warning(
-                "the model demands %s and none is given: zeros of the right shape are used; "
+                "the model requires %s and none is given: zeros of the right shape are used; "
                 "give condition={...} with encoded prompts for guided samples",
                 ", ".join(missing),
             )
@@ -265,8 +282,8 @@ class ModelAdapter:
         return given
 
     def _null_text(self, batch: int) -> dict[str, Any]:
-        """Zeros for each text input, by what the model's config says of its shape."""
-        config, demanded = getattr(self.model, "config", None), self._parameters
+        """Zeros for each text input, of the shape in the model's config."""
+        config, parameters = getattr(self.model, "config", None), self._parameters
 
         def size(*names: str) -> Any:
             values = (getattr(config, name, None) for name in names)
@@ -274,11 +291,11 @@ class ModelAdapter:
             return max(value) if isinstance(value, list | tuple) else value
 
         def required(name: str) -> bool:
-            return name in demanded and demanded[name].default in (inspect.Parameter.empty, None)
+            return name in parameters and parameters[name].default in (inspect.Parameter.empty, None)
 
         result: dict[str, Any] = {}
         width = size("encoder_hid_dim", "joint_attention_dim", "caption_channels", "cross_attention_dim")
-        if width and "encoder_hidden_states" in demanded and _needs_text(self.model):
+        if width and "encoder_hidden_states" in parameters and _needs_text(self.model):
             result["encoder_hidden_states"] = torch.zeros(batch, _TEXT_LENGTH, width)
         pooled = size("pooled_projection_dim")
         if pooled and required("pooled_projections"):
@@ -292,5 +309,5 @@ class ModelAdapter:
 
 
 def _needs_text(model: Any) -> bool:
-    """UNet2DConditionModel and the transformers of diffusers do, whatever their signature's default."""
+    """Whether a model requires text; networks of diffusers do, even where their signature has a default."""
     return isinstance(model, torch.nn.Module) and hasattr(model, "config")

@@ -1,4 +1,4 @@
-"""Telling a model from another, cheaply: by its class, its parameters and their shapes."""
+"""A short name for a model, from its class and a sample of its parameters."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ __all__ = ["fingerprint", "refuse_other_model"]
 
 logger = logging.getLogger(__name__)
 
-#: Of so many parameters, spread evenly over a network, so many entries are read: enough to tell other weights.
+#: The number of parameters that are read, spread evenly over a network, and of entries in each: other weights differ.
 _PARAMETERS, _ENTRIES = 64, 4
+#: How deep the functions that a model calls are followed.
 _DEPTH = 3
 
 
 def fingerprint(model: Any) -> str:
     """A short name of a model: its class, its number of parameters, and a hash.
 
-    Of a network: names, shapes, types and a sample of the values of its parameters, whatever the device. Of a function:
-    what it does, and the functions and networks that it calls. Of another object: the numbers, names, functions
-    and networks among its public attributes. A model may say its own, as an attribute ``fingerprint``. What a model
-    changes while it runs (counters, caches, buffers) plays no part.
+    The hash of a network covers the names, shapes, types and a sample of the values of its parameters, on every device
+    alike. That of a function covers its code, and the functions and networks that it calls. That of another object
+    covers the numbers, texts, functions and networks among its public attributes. An attribute ``fingerprint`` of the
+    model replaces these. Counters, caches and the values of buffers do not count, because a run may change them.
     """
     digest = hashlib.sha256()
     for entry in _content(model, _DEPTH):
@@ -44,14 +45,19 @@ def fingerprint(model: Any) -> str:
 
 
 def refuse_other_model(saved: str | None, model: Any, path: NoisePath) -> None:
-    """Raise unless a stopped run's model is the one that is given; ``None`` is the embedded one of digits.
+    """Raise where a run is resumed with another model.
+
+    Args:
+        saved: the fingerprint of the model that made the state; None in older files.
+        model: the model to go on with; None is the embedded model of digits.
+        path: for the embedded model.
 
     Raises:
-        ConfigurationError: another model, or it was forgotten.
+        ConfigurationError: the models differ, or the model was left out.
     """
-    if saved is None:  # which older files do not say
+    if saved is None:
         if model is None:
-            logger.warning("the state does not say which model made it, and none is given: the digits are used")
+            logger.warning("the state does not name the model that made it, and none is given: the digits are used")
         return
     if model is None:
         from ..models import DigitsModel
@@ -75,11 +81,11 @@ def _name(thing: Any) -> str:
 
 
 def _content(thing: Any, depth: int) -> Iterator[bytes]:
-    """What tells a model from another, in an order that is the same in every process."""
+    """The bytes that are hashed, in an order that is the same in every process."""
     if isinstance(thing, functools.partial):
         yield from _content(thing.func, depth)
         if thing.args or thing.keywords:
-            yield repr((_plain(thing.args), _plain(thing.keywords))).encode()
+            yield repr((_portable(thing.args), _portable(thing.keywords))).encode()
         return
     thing = unwrapped(thing)
     yield _name(thing).encode()
@@ -111,7 +117,7 @@ def _of_network(network: torch.nn.Module) -> Iterator[bytes]:
 
 
 def _entries(tensor: Tensor) -> Tensor:
-    """A few of its values, from the middle row, without a copy of the rest."""
+    """A few values of a tensor, from the middle of every dimension, without a copy of the rest."""
     while tensor.ndim > 1:
         tensor = tensor[len(tensor) // 2]
     flat = tensor.reshape(-1)
@@ -122,17 +128,23 @@ def _of_function(function: Any, depth: int) -> Iterator[bytes]:
     code: CodeType = function.__code__
     yield hashlib.sha256(code.co_code).digest()
     yield repr([value for value in code.co_consts if isinstance(value, int | float | str)]).encode()
-    yield repr((_plain(function.__defaults__ or ()), _plain(function.__kwdefaults__ or {}), code.co_names)).encode()
+    yield repr(
+        (
+            _portable(function.__defaults__ or ()),
+            _portable(function.__kwdefaults__ or {}),
+            code.co_names,
+        )
+    ).encode()
     around = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # not bound yet
+        with contextlib.suppress(ValueError):  # the cell is still empty
             around[name] = cell.cell_contents
     for name, value in sorted(around.items()):
         yield from _of_attribute(name, value, depth)
 
 
 def _of_attribute(name: str, value: Any, depth: int) -> Iterator[bytes]:
-    """Numbers with a fraction, names, and what can be called; whole numbers may be counters."""
+    """The bytes of an attribute that is a float, a text or callable; whole numbers may be counters."""
     if isinstance(value, float | str):
         yield f"{name}={value!r}".encode()
     elif callable(value) and not isinstance(value, type) and depth > 0:
@@ -140,12 +152,12 @@ def _of_attribute(name: str, value: Any, depth: int) -> Iterator[bytes]:
         yield from _content(value, depth - 1)
 
 
-def _plain(value: Any) -> Any:
-    """Numbers and names as they are, tensors as their shapes, and others as their kind: without addresses."""
+def _portable(value: Any) -> Any:
+    """A value whose text is the same in every process: tensors as shapes, other objects as the name of their class."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in sorted(value.items(), key=lambda item: str(item[0]))}
+        return {str(key): _portable(item) for key, item in sorted(value.items(), key=lambda item: str(item[0]))}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_portable(item) for item in value]
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {value.tolist()}" if value.numel() <= _ENTRIES else f"{tuple(value.shape)}"
     return value if isinstance(value, bool | int | float | str | None) else type(value).__qualname__

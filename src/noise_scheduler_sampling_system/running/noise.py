@@ -1,14 +1,13 @@
-"""Noise that depends on (seed, sample, step) only.
+"""Noise that depends only on the seed, the sample, the step and the stage.
 
-Each tensor of noise is drawn for itself from a counter-based generator: Philox-4x64-10
-(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") whose bits become normal
-numbers by NumPy's ziggurat in float32. There is no stream to consume, so neither the batch
-size, nor the device, nor the data type, nor a restart can change sample 17; the bits are made
-on the host, the same for every device.
+A counter-based generator makes each noise tensor independently: Philox-4x64-10 (Salmon et al. 2011, "Parallel random
+numbers: as easy as 1, 2, 3"), whose bits NumPy's ziggurat turns into normal numbers in float32. There is no stream of
+numbers. The batch size, the device, the data type and a restart therefore do not change the noise of a sample. The bits
+are generated on the CPU and are the same for every device.
 
-The noise of sample i of a seed, with d numbers a sample and g = max(1, ⌊4096/d⌋): row i mod g
-of the g×d normal numbers of the key (seed, ⌊i/g⌋) and the counter (0, 0, stage, step + 1). The
-rows of a group are drawn together because a generator costs as much as a thousand numbers.
+Let a sample have d numbers, and g = max(1, ⌊4096/d⌋). The noise of sample i of a seed is row i mod g of the g×d normal
+numbers with the key (seed, ⌊i/g⌋) and the counter (0, 0, stage, step + 1). The rows of a group are generated together,
+because a generator takes as long as a thousand numbers.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from .noise_keys import Key, Keys, Seed, calibration_keys, resolve_keys
 __all__ = ["NoiseSource", "Seed", "calibration_keys", "resolve_keys"]
 
 _CPU = torch.device("cpu")
-#: The step of the initial noise.
+#: (step, stage) of the initial noise.
 INITIAL = (-1, 0)
-#: Numbers that one generator draws at least, where samples are small.
+#: Small samples are grouped up to this number of entries for one generator.
 _GROUP = 4096
-#: Below this many numbers threads cost more than they bring.
+#: Threads pay from this number of entries on.
 _WORTH_THREADS = 1 << 16
 
 
@@ -43,8 +42,8 @@ class NoiseSource:
     """Unit-variance noise for a batch of samples.
 
     Args:
-        keys: (seed, index) of each sample; pairs are made :class:`~.keys.Keys`.
-        shape: the shape of one sample, without the batch.
+        keys: (seed, index) of each sample, as :class:`~.noise_keys.Keys` or as pairs.
+        shape: of one sample, without the batch.
         dtype, device: of the tensors returned; the numbers do not depend on them.
     """
 
@@ -57,11 +56,11 @@ class NoiseSource:
         object.__setattr__(self, "keys", Keys.of(cast("Iterable[Key]", self.keys)))
 
     def initial(self) -> Tensor:
-        """The noise that a run starts from, shape (B, ...)."""
+        """The noise at the start of a run, shape (B, ...)."""
         return self(*INITIAL)
 
     def __call__(self, step: int, stage: int) -> Tensor:
-        """The noise of one step, shape (B, ...); stages tell several in one step apart."""
+        """The noise of one step, shape (B, ...); the stage numbers the noises of a step."""
         pinned = self.device.type == "cuda"
         out = torch.empty((len(self.keys), *self.shape), dtype=torch.float32, device=_CPU, pin_memory=pinned)
         rows = out.numpy().reshape(len(self.keys), -1)
@@ -69,7 +68,7 @@ class NoiseSource:
         def fill(group: _Group) -> None:
             generator = np.random.Generator(_philox(*group.key, stage, step + 1))
             if len(group.members) == group.count == 1:
-                generator.standard_normal(dtype=np.float32, out=rows[group.members[0]])  # in place
+                generator.standard_normal(dtype=np.float32, out=rows[group.members[0]])  # in-place
             else:
                 drawn = generator.standard_normal((group.count, rows.shape[1]), dtype=np.float32)
                 rows[group.members] = drawn[group.rows]
@@ -84,7 +83,7 @@ class NoiseSource:
 
     @functools.cached_property
     def _groups(self) -> tuple[_Group, ...]:
-        """The batch's samples by the generator that draws them."""
+        """The samples of the batch, grouped by generator."""
         size = max(1, _GROUP // max(1, math.prod(self.shape)))
         seeds, indices = self.keys.array.T
         groups, rows = indices // np.uint64(size), (indices % np.uint64(size)).astype(np.int64)
@@ -99,13 +98,19 @@ class NoiseSource:
         )
 
     def part(self, start: int, stop: int) -> NoiseSource:
-        """The source of samples start to stop."""
+        """The noise of samples start to stop."""
         return replace(self, keys=self.keys[start:stop])
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Samples drawn by one generator: their places in the batch, and their rows of what it draws."""
+    """The samples of one generator.
+
+    Attributes:
+        key: of the generator.
+        members: the places of the samples in the batch.
+        rows: the row of each sample in the generator's numbers.
+    """
 
     key: Key
     members: npt.NDArray[np.int64]
@@ -113,7 +118,7 @@ class _Group:
 
     @property
     def count(self) -> int:
-        """Rows to draw: up to the last one wanted."""
+        """The number of rows to generate: up to the last one that a sample has."""
         return int(self.rows.max()) + 1
 
 

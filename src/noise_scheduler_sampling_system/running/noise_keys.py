@@ -1,4 +1,4 @@
-"""Which noise a sample has: the keys of a batch, and the seeds that they come from."""
+"""The noise keys of a batch, and the seeds that they come from."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..support.errors import ConfigurationError, shown
 __all__ = ["Key", "Keys", "Seed", "calibration_keys", "resolve_keys"]
 
 Seed = int | Sequence[int]
-#: (seed, index of the sample under that seed)
+#: (seed, index of the sample with that seed)
 Key = tuple[int, int]
-#: The first sample of a seed that a calibration takes.
-_APART = 1 << 40
+#: The index of the first sample of a calibration.
+_CALIBRATION = 1 << 40
 
 
 @final
 class Keys(Sequence[Key]):
-    """(seed, index) of each sample of a batch: a sequence of pairs, equal to the tuple of them.
+    """(seed, index) of each sample of a batch: a sequence of pairs, equal to a tuple of the same pairs.
 
-    They are kept as one array, since a batch may have millions of samples.
+    The pairs are stored in one array, because a batch may have millions of samples.
 
     Args:
         array: shape (B, 2), of uint64.
@@ -40,7 +40,7 @@ class Keys(Sequence[Key]):
 
     @classmethod
     def of(cls, pairs: Iterable[Key]) -> Keys:
-        """From pairs of whole numbers from 0 to 2⁶⁴ − 1."""
+        """Make keys from pairs of whole numbers from 0 to 2⁶⁴ − 1."""
         if isinstance(pairs, Keys):
             return pairs
         listed = list(pairs)
@@ -48,7 +48,7 @@ class Keys(Sequence[Key]):
 
     @classmethod
     def numbered(cls, seed: int, count: int, first: int = 0) -> Keys:
-        """``count`` samples of one seed, from number ``first`` on."""
+        """The keys of ``count`` samples of one seed, with indices from ``first`` on."""
         array = np.empty((count, 2), dtype=np.uint64)
         array[:, 0] = seed
         array[:, 1] = np.arange(first, first + count, dtype=np.uint64)
@@ -97,26 +97,26 @@ class Keys(Sequence[Key]):
 
 
 def calibration_keys(seed: Seed | None, count: int) -> Keys:
-    """Keys of a seed that no run has: a plan must not be judged on the noise that it was fitted to.
+    """Keys that runs never have, because a plan must not be judged on the noise that it was fitted to.
 
     Raises:
         ConfigurationError: the seed is not one whole number in range.
     """
-    return Keys.numbered(_checked(seed), count, _APART)
+    return Keys.numbered(_checked_seed(seed), count, _CALIBRATION)
 
 
 def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> Keys:
     """The key of every sample of a batch.
 
     Args:
-        seed: one seed for the whole batch (its samples are numbered), or one a sample (each
-            is then sample 0 of its seed). ``None`` draws one from ``generator``.
-        generator: a ``torch.Generator``, a list of one a sample, or ``None`` for PyTorch's
-            global one; drawing advances it.
-        batch: the number of samples.
+        seed: one seed for the whole batch (its samples are numbered), or one seed for each sample (the sample then
+            has index 0). ``None`` draws a seed from ``generator``.
+        generator: a ``torch.Generator``, a list with one for each sample, or ``None`` for PyTorch's global one. A draw
+            advances it.
+        batch: B, the number of samples.
 
     Raises:
-        ConfigurationError: both given, a seed out of range, or the wrong number of them.
+        ConfigurationError: both are given, a seed is out of range, or the number of seeds is not B.
     """
     if seed is not None and generator is not None:
         raise ConfigurationError("seed and generator are both given", where="seed", suggestion="give one of them")
@@ -125,20 +125,20 @@ def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> Keys:
         seed = [_draw(g) for g in generator] if many else _draw(generator)
     seed = _listed(seed)
     if isinstance(seed, int | np.integer):
-        return Keys.numbered(_checked(seed), batch)
+        return Keys.numbered(_checked_seed(seed), batch)
     if not isinstance(seed, Sequence) or isinstance(seed, str | bytes) or len(seed) != batch:
         raise ConfigurationError(
             f"got {shown(seed)} for a batch of {batch}",
             where="seed",
-            suggestion="give one whole number, or one a sample",
+            suggestion="give one whole number, or one for each sample",
         )
     array = np.zeros((batch, 2), dtype=np.uint64)
-    array[:, 0] = [_checked(s) for s in seed]
+    array[:, 0] = [_checked_seed(s) for s in seed]
     return Keys(array)
 
 
 def _listed(seed: Any) -> Any:
-    """Seeds in a tensor or an array as plain numbers; what holds none is left for the refusal."""
+    """Seeds in a tensor or an array as plain numbers; other values are returned unchanged and refused later."""
     if not isinstance(seed, Tensor | np.ndarray):
         return seed
     try:
@@ -156,7 +156,7 @@ def _draw(generator: torch.Generator | None) -> int:
     return int(torch.randint(2**63 - 1, (1,), generator=generator, device=device).item())
 
 
-def _checked(seed: Any) -> int:
+def _checked_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < 2**64:
         raise ConfigurationError(
             f"got {shown(seed)}", where="seed", suggestion="a seed is a whole number from 0 to 2**64 − 1"

@@ -1,4 +1,4 @@
-"""One look at a model's first output: whether it is what the config says that the model predicts."""
+"""A check of a model's first output against the prediction type of the config."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["Look", "Moments", "likely_types"]
 
 logger = logging.getLogger(__name__)
 
-#: So many entries of a batch are enough, and fewer say nothing.
+#: The number of entries that are read at most, and the number that a check needs.
 _MOST, _LEAST = 2**16, 64
-#: A look is taken where noise outweighs signal so far: then the state is known, all but noise.
+#: The output is checked below this signal-to-noise ratio α²/σ², where the state is almost pure noise.
 _LARGEST_SNR: Final = 0.25
-#: Data is taken to be no wider than this, if another type makes it three times as narrow. Images in [-1, 1] and
+#: Wider data than this is implausible where another type makes them three times as narrow. Images in [-1, 1] and
 #: scaled latents have standard deviations of 0.2 to 1.5.
 _WIDEST, _TIMES = 2.5, 3.0
 
-#: The models that were looked at, with the types that they were compared with.
+#: The models that were checked, and the types that they were compared with.
 _SEEN: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
@@ -44,15 +44,15 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class _Reading:
-    """What an output means if it is of one type.
+    """The statistics of an output, read as one type.
 
     Attributes:
-        noise: ⟨ε, x⟩/σ; 1 for a perfect model, since E⟨E[ε|x], x⟩ = E⟨ε, x⟩ = σ.
-        power: ⟨ε²⟩; at most 1, as the power of a conditional mean of unit noise.
+        noise: ⟨ε, x⟩/σ; 1 for a perfect model, because E⟨E[ε|x], x⟩ = E⟨ε, x⟩ = σ.
+        power: ⟨ε²⟩; at most 1, because it is the power of a conditional mean of unit noise.
         clean: the root mean square of x₀.
-        correlation: of x₀ and ε; not below 0, for E⟨E[x₀|x], E[ε|x]⟩ = α/σ·E var(x₀|x).
-        width: the root mean square that data has for which this output is right: that of x₀, with what that
-            correlation says is missing of it.
+        correlation: of x₀ and ε; at least 0, because E⟨E[x₀|x], E[ε|x]⟩ = α/σ·E var(x₀|x).
+        width: the root mean square of the data for which this output is exact: that of x₀, plus the variance that the
+            correlation shows to be missing.
     """
 
     noise: float
@@ -63,7 +63,13 @@ class _Reading:
 
     @classmethod
     def of(cls, kind: str, moments: Moments, level: Level) -> _Reading | None:
-        """None where it cannot be of the type, or the type says nothing of x₀ at that level."""
+        """Read an output as one type; None where it cannot be of the type.
+
+        Args:
+            kind: the type.
+            moments: of the state and the output.
+            level: their noise level.
+        """
         _, alpha, sigma = level
         xx, xo, oo = moments
         try:
@@ -75,7 +81,7 @@ class _Reading:
         clean = max(a * a * xx + 2.0 * a * b * xo + b * b * oo, 0.0)
         noise = max(c * c * xx + 2.0 * c * d * xo + d * d * oo, 0.0)
         cross = a * c * xx + (a * d + b * c) * xo + b * d * oo
-        # without any signal the two are independent: a correlation of rounding or chance says nothing yet
+        # without signal x₀ and ε are independent, and a correlation is rounding or chance
         missing = max(cross, 0.0) * sigma / max(alpha, 0.01)
         correlation = cross / math.sqrt(clean * noise) if clean * noise > 0.0 else 0.0
         return cls((c * xx + d * xo) / sigma, noise, math.sqrt(clean), correlation, math.sqrt(clean + missing))
@@ -86,20 +92,22 @@ class _Reading:
 
 
 def likely_types(configured: str, moments: Moments, level: Level, *, straight: bool) -> tuple[str, ...]:
-    """The types that an output about all but pure noise is likely of, where it is not of the configured one.
+    """The likely types of an output at almost pure noise that does not fit the configured type.
 
-    ε is what x is made of there, x₀ and v hardly depend on x: so an output of another type makes a clean sample
-    that no data has. "v_prediction" and "sample" are each other's negative there and not told apart.
+    Almost pure noise x is nearly proportional to ε, and x₀ and v hardly depend on it. An output that is read as a
+    wrong type therefore makes an implausible clean sample. "v_prediction" and "sample" are each other's negative there
+    and cannot be told apart.
 
     Args:
-        configured: what the config says.
+        configured: the type in the config.
         moments: of the state and the output.
         level: their noise level.
-        straight: whether the path is α + σ = 1. Networks on it predict ε − x₀, not ε, which says nothing at its
-            noisiest level; on other paths not ε − x₀, and v on those that keep the variance.
+        straight: whether the path is α + σ = 1. Networks on it predict ε − x₀; they do not predict ε, which does not
+            determine x₀ at the noisiest level. Networks on other paths do not predict ε − x₀; they predict v on paths
+            that preserve the variance.
 
     Returns:
-        Other types, the likeliest first; none where the configured one is possible, or no other is.
+        The other types, the likeliest first; empty where the configured type is possible, or where no other type is.
     """
     preserving = not straight and level.alpha**2 + level.sigma**2 < 2.0
     used = {"flow_prediction": straight, "v_prediction": preserving or straight, "epsilon": not straight}
@@ -122,11 +130,11 @@ def likely_types(configured: str, moments: Moments, level: Level, *, straight: b
 
 @dataclass(frozen=True)
 class Look:
-    """Looks at the first output of a model, once for each model: three numbers are read, in its first run alone.
+    """Checks the first output of a model, once for each model; the check reads three numbers from the device.
 
     Attributes:
-        model: whose output it is.
-        prediction_type: what the config says of it.
+        model: whose output is checked.
+        prediction_type: the type in the config.
         straight: whether the path is straight.
     """
 
@@ -137,14 +145,24 @@ class Look:
     def around(
         self, call: Callable[[Tensor, int], Any], levels: Callable[[int], Level]
     ) -> Callable[[Tensor, int], Any]:
-        """The same call, looked at in passing; the call itself, where the model is known."""
+        """The same call with a check of its first output; the call itself where the model was checked before.
+
+        Args:
+            call: (x, row) ↦ the output.
+            levels: row ↦ its noise level.
+        """
         if self._seen():
             return call
 
+        pending = True
+
         def looking(x: Tensor, row: int) -> Any:
+            nonlocal pending
             output = call(x, row)
-            if not self._seen():
-                self._look(x, output, levels(row))
+            if pending:  # after the first check this costs nothing
+                pending = not self._seen()
+                if pending:
+                    self._look(x, output, levels(row))
             return output
 
         return looking
@@ -152,7 +170,7 @@ class Look:
     def _seen(self) -> bool:
         try:
             return self.prediction_type in _SEEN.get(self.model, ())
-        except TypeError:  # has no hash
+        except TypeError:  # the model has no hash
             return False
 
     def _look(self, x: Tensor, output: Any, level: Level) -> None:
@@ -160,25 +178,25 @@ class Look:
             return
         if level.alpha**2 > _LARGEST_SNR * level.sigma**2 or x.device.type == "meta":
             return
-        if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing can be read in a CUDA graph
+        if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # a CUDA graph cannot read
             return
-        with contextlib.suppress(TypeError):  # cannot be referred to weakly
+        with contextlib.suppress(TypeError):  # the model has no weak references
             _SEEN.setdefault(self.model, set()).add(self.prediction_type)
         moments = _moments(x, output)
         likely = () if moments is None else likely_types(self.prediction_type, moments, level, straight=self.straight)
         if likely:
             logger.warning(
-                "the model's first output (t = %g) does not look like prediction_type=%r: no data has the clean sample "
-                "that it would stand for. It looks like %s: if the model was trained so, set it in the config",
+                "the model's first output (t = %g) does not look like prediction_type=%r: its clean sample would be "
+                "implausible. It looks like %s: if the model was trained with it, set it in the config",
                 level.t, self.prediction_type, " or ".join(map(repr, likely)),
             )  # fmt: skip
 
 
 @torch.no_grad()
 def _moments(x: Tensor, output: Tensor) -> Moments | None:
-    """The three means in one read; None where they are not of one shape, not finite, or the model says nothing."""
-    output = output[: len(x)]  # of several branches in one batch, the first
-    if output.ndim > 1 and output.shape[1] == 2 * x.shape[1]:  # a variance beside it
+    """The three means in one read; None for another shape, for values that are not finite, and for an output of 0."""
+    output = output[: len(x)]  # the first of several branches in the batch
+    if output.ndim > 1 and output.shape[1] == 2 * x.shape[1]:  # with a learned variance
         output = output[:, : x.shape[1]]
     if output.shape != x.shape:
         return None

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, and how much memory it takes."""
+"""The time that each part of a run takes, and its peak memory."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Profile:
     """Seconds by part, and peak memory.
 
     Attributes:
-        model: inside the network.
-        guidance: joining and combining its branches.
-        noise: drawing noise.
-        sampler: everything else: the linear steps, clipping, bookkeeping.
-        total: the whole call.
-        peak_memory: bytes: the most the device held at once (CUDA), or the process's
-            largest resident size (CPU).
-        device: where it ran.
+        model: seconds inside the network.
+        guidance: seconds to join and combine the branches.
+        noise: seconds to generate noise.
+        sampler: seconds of everything else: the linear steps, clipping, bookkeeping.
+        total: seconds of the whole call.
+        peak_memory: bytes: the peak of the device's allocated memory (CUDA), or of the process's resident memory
+            (CPU).
+        device: of the run.
     """
 
     model: float
@@ -56,13 +56,13 @@ class Profile:
 
 @dataclass
 class Stopwatch:
-    """Adds up the seconds spent in wrapped functions; waits for the device around each call."""
+    """Adds up the seconds inside wrapped functions. It waits for the device before and after each call."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
 
     def wrap(self, name: str, function: F) -> F:
-        """The function, timed under a name."""
+        """The function, with its seconds added under a name."""
 
         def timed(*args: object) -> Tensor:
             start = self.now()
@@ -73,7 +73,7 @@ class Stopwatch:
         return timed  # type: ignore[return-value]
 
     def now(self) -> float:
-        """The time, once the device has done all its work."""
+        """The time in seconds after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -81,7 +81,7 @@ class Stopwatch:
         return time.perf_counter()
 
     def profile(self, total: float) -> Profile:
-        """The report, given the seconds of the whole call; "guided" includes "model"."""
+        """The report, given the seconds of the whole call; the seconds of "guided" include those of "model"."""
         model, guided, noise = (self.seconds.get(name, 0.0) for name in ("model", "guided", "noise"))
         rest = total - guided - noise
         return Profile(model, guided - model, noise, rest, total, _peak_memory(self.device), str(self.device))
@@ -96,11 +96,11 @@ def _peak_memory(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def measured(trace: bool | str | os.PathLike[str], device: torch.device) -> Iterator[None]:
-    """Reset the memory counters; where ``trace`` is a path, write a torch-profiler trace there (for chrome://tracing).
+    """Reset the memory counters. Where ``trace`` is a path, write a torch-profiler trace there (for chrome://tracing).
 
     Raises:
-        FileError: the trace cannot be written: before the run where that is seen then, else after it. No part of a
-            trace is left.
+        FileError: the trace cannot be written. A missing folder raises before the run, other causes after it. No part
+            of a trace is left.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -113,10 +113,10 @@ def measured(trace: bool | str | os.PathLike[str], device: torch.device) -> Iter
     with replacing(trace) as temporary:
         try:
             profiler.export_chrome_trace(os.fspath(temporary))
-        finally:  # the profiler's own temporary file, which it leaves where the disk is full
+        finally:  # the profiler leaves its own temporary file where the disk is full
             temporary.with_name(f"{temporary.name}.tmp").unlink(missing_ok=True)
         text = temporary.read_bytes()
-        if not text.rstrip().endswith(b"}"):  # the profiler says nothing of a disk that is full
+        if not text.rstrip().endswith(b"}"):  # the profiler does not report a full disk
             raise OSError(errno.ENOSPC, "the trace is incomplete; the disk may be full")
         if os.fspath(trace).endswith(".gz"):
             temporary.write_bytes(gzip.compress(text))

@@ -1,4 +1,4 @@
-"""What a run hands out: its steps, its resumable state, and its result."""
+"""The results of a run: its steps, its resumable state, and its samples."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class RunState(ByValue):
-    """A run stopped between two steps: enough to go on, bit for bit.
+    """A run that stopped between two steps, with all that is needed to resume it bit for bit.
 
     Attributes:
-        plan: what is being run.
-        state: where it stands.
+        plan: of the run.
+        state: of the run between two rows.
         keys: (seed, index) of each sample's noise.
-        settings: of the pipeline that made it; it can only go on under the same ones.
-        memory: what the guidance remembers (the momentum of APG), by name.
+        settings: of the pipeline that made it; the run can only be resumed with the same settings.
+        memory: tensors that the guidance keeps from call to call (the momentum of APG), by name.
         noise: the kind of noise, "independent" or "brownian".
-        model: the fingerprint of the model that made it, which is the one to go on with; None: not known.
+        model: the fingerprint of the model that made it, which the run must be resumed with; None: not known.
 
     Raises:
-        ConfigurationError: a row that the plan does not have, a history without what is still to be read, another
-            number of keys than samples, or a field of another type.
+        ConfigurationError: the plan does not have the row, the history lacks a prediction that a later row reads, the
+            number of keys is not that of samples, or a field is of another type.
     """
 
     plan: SamplingPlan
@@ -63,7 +63,7 @@ class RunState(ByValue):
 
         state = self.state
         last = {"asked": state.evaluated_x, "output": state.output} if state.row == len(self.plan) else {}
-        keys = Keys.of(self.keys).array.view(np.int64)  # a large batch is too much for a text
+        keys = Keys.of(self.keys).array.view(np.int64)  # as a tensor, because a batch may be large
         tensors = {
             "x": state.x,
             "keys": torch.from_numpy(keys.copy()),
@@ -87,7 +87,8 @@ class RunState(ByValue):
         """Read a state that :meth:`save` wrote, in this version or an earlier one.
 
         Raises:
-            FileError: missing, malformed, changed since it was saved, of another format, or one that no run can have.
+            FileError: the file is missing, malformed, was changed since it was saved, has another format, or holds an
+                impossible state.
         """
         from safetensors.torch import load
 
@@ -100,7 +101,7 @@ def _checked_keys(keys: Any) -> Keys:
     """The keys of a batch.
 
     Raises:
-        ConfigurationError: no pairs of whole numbers in range.
+        ConfigurationError: a key is not a pair of whole numbers in range.
     """
     if isinstance(keys, Keys):
         return keys
@@ -117,7 +118,7 @@ def _checked_keys(keys: Any) -> Keys:
 
 
 def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
-    """What in a state no run can have: the field, what it is, and what is allowed."""
+    """The faults of a state: for each the field, the error, and what is allowed."""
     state = run.state
     if not isinstance(run.plan, SamplingPlan) or not isinstance(state, RowState):
         yield "state", f"got {type(run.plan).__name__} and {type(state).__name__}", "give a SamplingPlan and a RowState"
@@ -134,18 +135,18 @@ def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
     needed = {j for j in range(row) if run.plan.last_use[j] >= row}
     missing, odd = needed - set(state.history), [j for j in state.history if type(j) is not int or not 0 <= j < row]
     if missing or odd:
-        what = f"of row {min(missing)} is missing" if missing else f"of row {shown(odd[0])} is not to be read"
-        yield "history", f"the prediction {what}", f"rows {sorted(needed)} are read by the rows to come"
+        what = f"of row {min(missing)} is missing" if missing else f"of row {shown(odd[0])} is not read by later rows"
+        yield "history", f"the prediction {what}", f"later rows read those of rows {sorted(needed)}"
     for kept in (state.history, run.memory):
         if not isinstance(kept, Mapping):
             yield "memory", f"got {type(kept).__name__}", "give tensors by name"
-    known = getattr(state.history, "originals", state.history)  # a look must not copy
+    known = getattr(state.history, "originals", state.history)  # reading Copies would copy
     for j in needed - missing:
         y = known[j]
         if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_floating_point():
             yield "history", f"the prediction of row {j} is {shown(y)}", f"give a tensor of shape {tuple(x.shape)}"
     if not isinstance(run.settings, Mapping) or not isinstance(run.settings.get("config", {}), Mapping):
-        yield "settings", f"got {shown(run.settings)}", "give the settings of the pipeline that made it"
+        yield "settings", f"got {shown(run.settings)}", "give the settings of the pipeline that made the state"
     if run.noise not in ("independent", "brownian"):
         yield "noise", f"got {shown(run.noise)}", "give 'independent' or 'brownian'"
     if run.model is not None and not isinstance(run.model, str):
@@ -159,10 +160,10 @@ def _keys_from(numbers: Tensor) -> Keys:
 
 
 def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.device) -> RunState:
-    """A state from what a file holds.
+    """A state from the tensors and the data of a file.
 
     Raises:
-        NoiseSamplingError, ValueError: something in it is wrong.
+        NoiseSamplingError, ValueError: the content is not that of a state.
     """
     if not isinstance(about, dict) or about.get("format") != _FORMAT or "x" not in tensors:
         raise ValueError("it is of another format")
@@ -185,14 +186,14 @@ def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.devi
     history: dict[int, Tensor] = {int(j): y for j, y in parts["history"].items()}
     last = parts["last"]
     state = RowState(about["row"], tensors["x"].to(device), history, last.get("asked"), last.get("output"))
-    kind = about.get("noise", "independent")  # which older files do not say
+    kind = about.get("noise", "independent")  # older files lack it
     plan = SamplingPlan.from_dict(about["plan"])
     return RunState(plan, state, about["keys"], about["settings"], parts["memory"], kind, about.get("model"))
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A prediction of the clean sample that was computed before its step was copied."""
+    """The clean sample of a step that was pickled, which cannot compute it again."""
 
     clean: Tensor
 
@@ -206,12 +207,12 @@ class SamplingStep(ByValue):
 
     Attributes:
         index: which step, from 0.
-        x: the state after it, shape (B, ...).
-        t: the model time at which the step began.
+        x: the state after the step, shape (B, ...).
+        t: the model time at the start of the step.
         sigma: the noise level σ of x.
         nfe: model calls so far.
-        first_sample: the number of x's first sample in the whole batch, when it is split.
-        state: to go on from here.
+        first_sample: the number of x's first sample in the whole batch, which may be split.
+        state: for resuming the run after this step.
     """
 
     index: int
@@ -225,7 +226,7 @@ class SamplingStep(ByValue):
 
     @property
     def pred_original_sample(self) -> Tensor:
-        """The clean sample that the step's last model call predicts, clipped; computed when asked for."""
+        """The clean sample that the step's last model call predicts, clipped; computed when it is read."""
         return self._clean()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -239,18 +240,18 @@ class SamplingResult(ByValue):
 
     Attributes:
         samples: shape (B, ...).
-        keys: (seed, index) of each sample: ``seed=[...]`` of the seeds of index 0, or the one
-            common seed, gives them again.
-        steps, nfe: steps and model calls made (of the longest batch, where split).
-        evaluations: how often a network was evaluated for each sample in these calls: once each without
-            guidance, twice with classifier-free guidance (``guidance.evaluations`` tells it beforehand).
+        keys: (seed, index) of each sample. The common seed, or ``seed=[...]`` with the seeds of index 0, gives the
+            same noise again.
+        steps, nfe: steps and model calls; if the batch was split, those of the longest part.
+        evaluations: evaluations of a network for each sample: one for each call without guidance, two with
+            classifier-free guidance (``guidance.evaluations`` returns them before the run).
         stopped_early: whether ``early_stopping`` ended the run.
-        calls_saved: model calls that the plan had left then; 0 where the steps are found on the way.
-        profile: with ``profile``, where the time went.
-        plan: what was run. Of steps that were found on the way (of the longest batch, where split), the
-            plan with just these steps: run again, it needs no failed ones.
-        rejected: steps that failed, whose model calls ``nfe`` counts.
-        grid: the noise levels that were found on the way, for any sampler to use; None for a run of a plan.
+        calls_saved: model calls that the plan had left then; 0 for a run with adaptive steps.
+        profile: the time of each part, with ``profile``.
+        plan: of the run. For a run with adaptive steps it is the plan with the steps that succeeded; if the batch was
+            split, those of the longest part.
+        rejected: steps that failed; ``nfe`` counts their model calls.
+        grid: the noise levels of adaptive steps, for any sampler to use; None for a run of a plan.
     """
 
     samples: Tensor

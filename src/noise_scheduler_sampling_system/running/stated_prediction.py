@@ -1,4 +1,4 @@
-"""What a model says that it predicts, and the comparison with what the config says."""
+"""The prediction type that a model states, compared with the config."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..support.errors import ConfigurationError
 
 __all__ = ["Statement", "refuse_other_prediction", "stated_prediction", "unwrapped"]
 
-#: Wrappers around a network that change nothing of what it returns.
+#: Wrappers around a network that do not change its output.
 _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
-#: Schedulers of diffusers whose ``prediction_type`` is not about what the network returns.
+#: Schedulers of diffusers whose ``prediction_type`` does not describe the network's output.
 _PRECONDITIONED = ("EDM", "CosineDPM", "ConsistencyDecoder", "CMStochastic")
 
 
 class Statement(NamedTuple):
-    """What a model predicts, and who says so."""
+    """The prediction type of a model, and the source of the statement."""
 
     prediction_type: str
     source: str
 
 
 def unwrapped(model: Any) -> Any:
-    """The model inside of torch.compile, DataParallel, ``functools.partial`` and its own bound call."""
+    """The model inside torch.compile, DataParallel, ``functools.partial`` and its own bound methods."""
     for _ in range(8):
         inner = getattr(model, "module", None) if type(model).__name__ in _PARALLEL else None
         inner = getattr(model, "_orig_mod", inner)
@@ -45,11 +45,11 @@ def unwrapped(model: Any) -> Any:
 
 
 def stated_prediction(model: Any, *, beside: bool = True) -> Statement | None:
-    """What a model says: its attribute ``prediction_type``, or the scheduler saved beside a network of diffusers.
+    """The statement of a model: its attribute ``prediction_type``, or that of the scheduler saved beside a network.
 
     Args:
         model: any model.
-        beside: whether the scheduler beside it may speak for it.
+        beside: whether the scheduler that diffusers saved beside the network counts.
     """
     inner = unwrapped(model)
     own = getattr(inner, "prediction_type", None)
@@ -63,28 +63,35 @@ def stated_prediction(model: Any, *, beside: bool = True) -> Statement | None:
 def refuse_other_prediction(
     model: Any, configured: str, *, by: str = "the config", where: str = "prediction_type", beside: bool = True
 ) -> bool:
-    """Raise where a model says that it predicts something else than the config (``by``) does.
+    """Raise where a model states another prediction type than the config.
+
+    Args:
+        model: any model.
+        configured: the prediction type of the config.
+        by: the name of the config, for the error.
+        where: the place of the error.
+        beside: as for :func:`stated_prediction`.
 
     Returns:
-        Whether it says anything.
+        Whether the model states a type.
 
     Raises:
-        ConfigurationError: it does say something else.
+        ConfigurationError: the model states another type.
     """
     stated = stated_prediction(model, beside=beside)
     if stated is not None and stated.prediction_type != configured:
         raise ConfigurationError(
             f"{by} says {configured!r}, and the model predicts {stated.prediction_type!r} ({stated.source})",
             where=where,
-            why="its output would be taken for something that it is not, and the samples would be wrong",
-            suggestion=f"say prediction_type={stated.prediction_type!r} there; or, if the model's word is wrong, set "
-            f"model.prediction_type = {configured!r}",
+            why="the output would be read as another quantity, and the samples would be wrong",
+            suggestion=f"say prediction_type={stated.prediction_type!r} there; or, if the model's statement is wrong, "
+            f"set model.prediction_type = {configured!r}",
         )
     return stated is not None
 
 
 def _origin(model: Any) -> str | None:
-    """Where a network of diffusers was loaded from."""
+    """The folder or name that a network of diffusers was loaded from."""
     config = getattr(model, "config", None)
     place = config.get("_name_or_path") if isinstance(config, Mapping) else getattr(config, "_name_or_path", None)
     return str(place) if isinstance(place, str | os.PathLike) and str(place) else None
@@ -95,7 +102,7 @@ def _of_scheduler_beside(place: str) -> Statement | None:
     for file in _scheduler_files(place):
         try:
             config = read_json(file)
-        except OSError:  # which FileError is
+        except OSError:  # the base of FileError
             continue
         name = str(config.get("_class_name", "")) if isinstance(config, dict) else ""
         if not name or name.startswith(_PRECONDITIONED):
@@ -107,7 +114,7 @@ def _of_scheduler_beside(place: str) -> Statement | None:
 
 
 def _scheduler_files(place: str) -> list[Path]:
-    """Where the scheduler may lie: in the folder of the pipeline, or in the hub's cache; nothing is fetched."""
+    """The files that may hold the scheduler: in the pipeline's folder or in the hub's cache. Nothing is downloaded."""
     name = Path("scheduler", "scheduler_config.json")
     found = [Path(place, name), Path(place).parent / name]
     hub = sys.modules.get("huggingface_hub")
