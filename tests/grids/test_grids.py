@@ -28,7 +28,8 @@ from noise_scheduler_sampling_system import (
     start_at,
 )
 from noise_scheduler_sampling_system.config.registries import SPACINGS
-from noise_scheduler_sampling_system.grids.spacings import AYS_SIGMAS, _beta_quantiles
+from noise_scheduler_sampling_system.grids.beta_distribution import beta_quantiles
+from noise_scheduler_sampling_system.grids.spacings import AYS_SIGMAS
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
 from places import ROOT
 
@@ -215,7 +216,7 @@ def test_quantiles_are_those_of_scipy(shape):
     from scipy.stats import beta
 
     p = np.linspace(0, 1, 41)
-    np.testing.assert_allclose(_beta_quantiles(p, *shape), beta.ppf(p, *shape), rtol=1e-8, atol=1e-15)
+    np.testing.assert_allclose(beta_quantiles(p, *shape), beta.ppf(p, *shape), rtol=1e-8, atol=1e-15)
 
 
 # ------------------------------------------------------------------------------- by σ

@@ -1,6 +1,7 @@
 """The noise levels that a run visits: grids, the spacings that make them, and the starts of image-to-image runs."""
 
 from . import spacings
-from .time_grid import TimeGrid, make_grid, start_at
+from .image_start import start_at
+from .time_grid import TimeGrid, make_grid
 
 __all__ = ["TimeGrid", "make_grid", "spacings", "start_at"]

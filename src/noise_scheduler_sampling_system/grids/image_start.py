@@ -1,4 +1,4 @@
-"""Where a run begins that does not begin at pure noise: image-to-image."""
+"""Where an image-to-image run begins: the level of its first state."""
 
 from __future__ import annotations
 
@@ -10,27 +10,58 @@ import numpy as np
 
 from ..schedules.path import Level, NoisePath
 from ..support.errors import ConfigurationError
-from .time_grid import TimeGrid, make_grid, start_at
+from .time_grid import TimeGrid, make_grid
 
-__all__ = ["grid_of_start", "level_of_start"]
+__all__ = ["grid_of_start", "level_of_start", "start_at"]
+
+
+def start_at(
+    path: NoisePath, *, t: float | None = None, sigma: float | None = None, strength: float | None = None
+) -> Level:
+    """The first level of an image-to-image run, from a time, a σ or a fraction of the schedule.
+
+    Add noise to the image with ``path.add_noise(image, noise, level.t)``, and give the level to :func:`make_grid`.
+
+    Args:
+        path: the noise schedule.
+        t: the time.
+        sigma: σ, as :meth:`NoisePath.field_sigma` defines it.
+        strength: in (0, 1]: the run begins at this fraction of the schedule (0 is the data, 1 pure noise), on a
+            discrete path at a whole timestep. In diffusers a run then has fewer steps; here it has all N.
+
+    Raises:
+        ConfigurationError: none or several of the three are given, or one is not on the path.
+    """
+    if sum(given is not None for given in (t, sigma, strength)) != 1:
+        raise ConfigurationError(
+            "none or several of t, sigma and strength are given", where="start_at", suggestion="give exactly one"
+        )
+    if sigma is not None:
+        return path.level_of_sigma(sigma)
+    if strength is not None:
+        if not 0.0 < strength <= 1.0:
+            raise ConfigurationError(f"got {strength!r}", where="strength", suggestion="give a number in (0, 1]")
+        t = path.time_at(float(strength))
+        t = min(max(float(round(t)) if path.discrete else t, path.t_min), path.t_max)
+    return path.level(float(t))  # type: ignore[arg-type]
 
 
 def grid_of_start(
     path: NoisePath, steps: int, *, start: Any, strength: Any, initial_sample: Any, beside: Mapping[str, Any]
 ) -> TimeGrid | None:
-    """The grid of N steps from where ``initial_sample`` is, or None where nothing of the kind is asked for.
+    """The grid of N steps from the level of ``initial_sample``, or None where neither start nor strength is given.
 
     Args:
         path: the noise schedule.
-        steps: N; all of them are taken from there.
+        steps: N, the number of steps from that level.
         start: a time, or a :class:`Level` (of :func:`start_at`).
-        strength: in its place, the share of the schedule, in (0, 1].
-        initial_sample: the state there.
-        beside: what else says where a run begins: timesteps, a grid, a plan.
+        strength: instead of ``start``, the fraction of the schedule, in (0, 1].
+        initial_sample: the state at that level.
+        beside: the other arguments that decide where a run begins: timesteps, a grid, a plan.
 
     Raises:
-        ConfigurationError: an ``initial_sample`` of which nothing says at which noise level it is, a start of which
-            there is no sample, or several starts.
+        ConfigurationError: no argument gives the noise level of ``initial_sample``; ``initial_sample`` is missing;
+            or several arguments give the start.
     """
     others = [name for name, value in beside.items() if value is not None]
     given = {name: value for name, value in {"start": start, "strength": strength}.items() if value is not None}
@@ -39,9 +70,9 @@ def grid_of_start(
             raise ConfigurationError(
                 "nothing says at which noise level it is",
                 where="initial_sample",
-                why=f"the run begins at pure noise (t = {path.t_max:g}), and would take it for that",
+                why=f"the run begins at pure noise (t = {path.t_max:g}), and would treat the sample as noise",
                 suggestion="give start=t with initial_sample=scheduler.add_noise(image, noise, t), or strength=...; "
-                "timesteps, a grid or a plan say it, too; noise of unit variance is initial_noise",
+                "timesteps, a grid or a plan give the level, too; noise of unit variance is initial_noise",
             )
         return None
     name, value = next(iter(given.items()))
@@ -54,13 +85,13 @@ def grid_of_start(
         )
     if initial_sample is None:
         raise ConfigurationError(
-            "there is no sample that is there",
+            "initial_sample is missing",
             where=name,
-            why="a run from pure noise begins where there is nothing but noise",
+            why="without a sample a run begins at pure noise",
             suggestion="give initial_sample=scheduler.add_noise(image, noise, t), too, with t = start, or "
             "t = start_at(scheduler, strength=...).t",
         )
-    level = level_of_start(path, value) if name == "start" else start_at(path, strength=_share(value))
+    level = level_of_start(path, value) if name == "start" else start_at(path, strength=_checked_strength(value))
     return make_grid(path, steps, start=level)
 
 
@@ -68,7 +99,7 @@ def level_of_start(path: NoisePath, start: Any) -> Level:
     """The level of a time, or of a :class:`Level`.
 
     Raises:
-        ConfigurationError: neither, or a time that is not on the path.
+        ConfigurationError: neither of them, or a time that is not on the path.
     """
     if isinstance(start, Level):
         return start
@@ -85,7 +116,7 @@ def level_of_start(path: NoisePath, start: Any) -> Level:
     return path.level(float(start))
 
 
-def _share(strength: Any) -> float:
+def _checked_strength(strength: Any) -> float:
     if not (_is_number(strength) and 0.0 < strength <= 1.0):
         raise ConfigurationError(f"got {strength!r}", where="strength", suggestion="give a number in (0, 1]")
     return float(strength)

@@ -1,4 +1,4 @@
-"""Which noise levels a run visits: an immutable list of levels. spacings.py has the named ways to choose them."""
+"""The noise levels that a run visits, as an immutable grid; :mod:`.spacings` has the rules that choose them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..config.spacing_choice import spacing_of
 from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.errors import ConfigurationError, shown
 
-__all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start", "start_at"]
+__all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start"]
 
 Times = npt.NDArray[np.float64]
 
@@ -26,11 +26,11 @@ Times = npt.NDArray[np.float64]
 class TimeGrid:
     """N + 1 noise levels, from the start of a run to its end; N intervals between them.
 
-    The model is asked at the first N levels (and, by some samplers, in between). The last
-    level is where the run ends: usually the clean sample, α = 1 and σ = 0, which has no time.
+    The model is evaluated at the first N levels, and by some samplers in between. The run ends at the last level,
+    usually the clean sample, α = 1 and σ = 0, which has no time.
 
     Attributes:
-        levels: the noise levels; σ/α falls strictly (or rises strictly: the inverse run).
+        levels: the noise levels. σ/α falls strictly, or rises strictly in an inverse run.
 
     Raises:
         ConfigurationError: fewer than two levels, or levels that are not strictly monotone.
@@ -43,7 +43,7 @@ class TimeGrid:
             raise ConfigurationError(
                 "a grid needs at least one interval", where="timesteps", suggestion="give more times"
             )
-        with np.errstate(divide="ignore", invalid="ignore"):  # no noise is −inf, no signal +inf
+        with np.errstate(divide="ignore", invalid="ignore"):  # σ = 0 gives −inf, α = 0 +inf
             noise = np.log([v.sigma for v in self.levels]) - np.log([v.alpha for v in self.levels])
             steps = np.diff(noise)
         if not ((steps < 0).all() or (steps > 0).all()):
@@ -52,7 +52,7 @@ class TimeGrid:
             raise ConfigurationError(
                 f"levels {i} and {i + 1} (t = {self.levels[i].t:g} and {self.levels[i + 1].t:g}) are not in order",
                 where="timesteps",
-                why="every interval must lower the noise (or every one raise it); an empty one does nothing",
+                why="every interval must lower the noise, or every interval raise it; an empty interval does nothing",
                 suggestion="give strictly decreasing times without duplicates",
             )
 
@@ -61,22 +61,22 @@ class TimeGrid:
         """A grid through exactly these times.
 
         Args:
-            path: the noise schedule that knows their levels.
-            times: the times at which the model is asked, in the order of the run.
-            end: the level where the run ends; ``None`` makes the last time the end, at which
-                the model is then not asked.
+            path: the noise schedule that has their levels.
+            times: the times at which the model is evaluated, in the order of the run.
+            end: the level where the run ends. With ``None`` the run ends at the last time, and the model is not
+                evaluated there.
         """
         levels = path.levels(times)
         return cls(tuple(levels if end is None else [*levels, end]))
 
     @classmethod
     def from_sigmas(cls, path: NoisePath, sigmas: Sequence[float] | Times, *, end: Level | None = CLEAN) -> TimeGrid:
-        """A grid through exactly these σ, as the field counts them on this path: σ/α, or σ on the straight path.
+        """A grid through exactly these σ, which are σ/α, or σ on the straight path (:meth:`NoisePath.field_sigma`).
 
         Args:
             path: the noise schedule.
-            sigmas: in the order of the run; a 0 at the end is the clean sample, which ``end`` stands for.
-                Levels keep them bit for bit where α = 1 and on the straight path, else to rounding.
+            sigmas: in the order of the run. A 0 at the end is the clean sample, and stands for ``end``. The levels
+                keep the σ to the last bit where α = 1 and on the straight path, and to rounding elsewhere.
             end: as for :meth:`from_times`.
 
         Raises:
@@ -91,15 +91,15 @@ class TimeGrid:
     def split(
         self, at: int | None = None, *, t: float | None = None, sigma: float | None = None
     ) -> tuple[TimeGrid, TimeGrid]:
-        """Two grids that joined are this one, for two models; both hold the level in between.
+        """Two grids, for two models, that together are this grid. Both hold the level between them.
 
         Args:
             at: the number of intervals in the first.
-            t: or hand over at the first level whose time is at most this (at least, on the way to noise).
-            sigma: or at the first level whose σ/α is at most this.
+            t: or split at the first level whose time is at most this; in an inverse run, at least this.
+            sigma: or split at the first level whose σ/α is at most this; in an inverse run, at least this.
 
         Raises:
-            ConfigurationError: none or several of the three, or one part would be empty.
+            ConfigurationError: none or several of the three are given, or one part would be empty.
         """
         if sum(given is not None for given in (at, t, sigma)) != 1:
             raise ConfigurationError(
@@ -119,10 +119,10 @@ class TimeGrid:
         return TimeGrid(self.levels[: at + 1]), TimeGrid(self.levels[at:])
 
     def reversed(self) -> TimeGrid:
-        """The way back, from the cleanest level that the model knows to the noisiest: for inversion.
+        """The grid of the inverse run, from the cleanest level with a time to the noisiest.
 
         Raises:
-            ConfigurationError: the model knows one level only.
+            ConfigurationError: only one level has a time.
         """
         return TimeGrid(tuple(level for level in self.levels[::-1] if not math.isnan(level.t)))
 
@@ -142,15 +142,15 @@ class TimeGrid:
             yield i, self.levels[i], self.levels[i + 1]
 
 
-#: A plan of more steps than this would take minutes to write, and no sampler needs so many.
+#: The most steps of a plan: it takes minutes to write a longer one, and no sampler needs it.
 _MOST_STEPS = 1_000_000
 
 
 def checked_steps(steps: Any, where: str = "num_inference_steps") -> int:
-    """A number of steps.
+    """A number of steps as an int.
 
     Raises:
-        ConfigurationError: not a whole number from 1 to a million.
+        ConfigurationError: anything but a whole number from 1 to 1,000,000.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise ConfigurationError(f"got {shown(steps)}", where=where, suggestion="give a whole number ≥ 1")
@@ -162,14 +162,14 @@ def checked_steps(steps: Any, where: str = "num_inference_steps") -> int:
 
 
 def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:
-    """A user's timesteps (or sigmas), as they are.
+    """Timesteps (or sigmas) of a user as a tuple of floats.
 
     Raises:
-        ConfigurationError: not a sequence of numbers, or an empty one.
+        ConfigurationError: anything but a sequence of one or more numbers.
     """
     try:
         array = np.asarray(times.tolist() if hasattr(times, "tolist") else times, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # of PyTorch: sparse, quantised, without values
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a sparse or quantised tensor
         array = np.empty(0)
     if array.ndim != 1 or array.size == 0:
         raise ConfigurationError(
@@ -183,17 +183,17 @@ def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:
 def make_grid(
     path: NoisePath, num_inference_steps: int, *, start: float | Level | None = None, suits: str = "leading"
 ) -> TimeGrid:
-    """The grid that the config asks for.
+    """The grid of the config's spacing.
 
     Args:
         path: the noise schedule, with the config that names the spacing.
         num_inference_steps: N, the number of intervals.
-        start: the first level or its time, for image-to-image (:func:`start_at`); default: where the
-            spacing begins from pure noise. There are N intervals in either case.
-        suits: the spacing where the config says "auto": that of the sampler (``sampler.grid`` gives it).
+        start: the first level or its time, for image-to-image (:func:`~.image_start.start_at`). Default: the first
+            level of the spacing. The grid has N intervals in both cases.
+        suits: the spacing for a config that says "auto"; ``sampler.grid`` passes that of the sampler.
 
     Raises:
-        ConfigurationError: a number of steps or an option that the spacing cannot do.
+        ConfigurationError: a number of steps or an option that the spacing does not support.
     """
     steps, config = checked_steps(num_inference_steps), path.config
     name = spacing_of(config, suits)
@@ -209,7 +209,7 @@ def make_grid(
             raise ConfigurationError(
                 f"the {name!r} spacing returned {len(chosen)} levels for {count}",
                 where="timestep_spacing",
-                suggestion="return one time or level a step, from the noisiest to the cleanest",
+                suggestion="return one time or level for each step, from the noisiest to the cleanest",
             )
         return chosen if first is None else [first, *chosen[1:]]
 
@@ -219,7 +219,7 @@ def make_grid(
         levels.append(CLEAN)
     elif levels[-1].noise_to_signal > lowest.noise_to_signal * (1 + 1e-9):
         levels.append(lowest)
-    else:  # the spacing ends there by itself
+    else:  # the last level of the spacing is the lowest already
         levels = choose(steps + discard + 1)
     if discard:
         del levels[-2]
@@ -229,43 +229,12 @@ def make_grid(
     return grid
 
 
-def start_at(
-    path: NoisePath, *, t: float | None = None, sigma: float | None = None, strength: float | None = None
-) -> Level:
-    """Where image-to-image begins: the level of a time, of a σ, or of a share of the schedule.
-
-    Noise the image with ``path.add_noise(image, noise, level.t)`` and give the level to :func:`make_grid`.
-
-    Args:
-        path: the noise schedule.
-        t: the time.
-        sigma: σ as :meth:`NoisePath.field_sigma` counts it.
-        strength: in (0, 1], as in diffusers: the run begins this share of the schedule away from
-            the data, at a whole timestep where there are such. Unlike there, all N steps are taken.
-
-    Raises:
-        ConfigurationError: none or several of the three, or one that is not on the path.
-    """
-    if sum(given is not None for given in (t, sigma, strength)) != 1:
-        raise ConfigurationError(
-            "none or several of t, sigma and strength are given", where="start_at", suggestion="give exactly one"
-        )
-    if sigma is not None:
-        return path.level_of_sigma(sigma)
-    if strength is not None:
-        if not 0.0 < strength <= 1.0:
-            raise ConfigurationError(f"got {strength!r}", where="strength", suggestion="give a number in (0, 1]")
-        t = path.time_at(float(strength))
-        t = min(max(float(round(t)) if path.discrete else t, path.t_min), path.t_max)
-    return path.level(float(t))  # type: ignore[arg-type]
-
-
-#: What every spacing takes.
+#: The options of every spacing.
 _COMMON = {"discard_penultimate": Option(False), "end": Option("clean", choices=("clean", "lowest"))}
 
 
 def _checked_options(spacing: Callable[..., Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options for a spacing, with the common ones' defaults."""
+    """The options of a spacing, with the defaults of the common ones."""
     declared = {**parameters_of(spacing, 2), **_COMMON}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(spacing).parameters.values()):
         declared = {**{option: Option(kind=object) for option in given}, **declared}
@@ -280,11 +249,11 @@ def refuse_clean_start(
     where: str = "timestep_spacing",
     suggestion: str = "use timestep_spacing='trailing' or more steps, or start from a noised initial_sample",
 ) -> None:
-    """Raise unless a run may start from pure noise at this level."""
+    """Raise ConfigurationError unless a run may start from pure noise at this level."""
     if alpha > sigma:
         raise ConfigurationError(
             f"the first timestep is {t:g}, where signal outweighs noise (α = {alpha:.3g}, σ = {sigma:.3g})",
             where=where,
-            why="a run from pure noise would hand the model an x that never occurs at that time",
+            why="a run from pure noise would give the model an x that never occurs at that time",
             suggestion=suggestion,
         )

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ....config.registries import SAMPLERS
 from ....config.settings import NoiseSchedulerConfig
-from ....grids.image_start import level_of_start
-from ....grids.time_grid import TimeGrid, make_grid, start_at
+from ....grids.image_start import level_of_start, start_at
+from ....grids.time_grid import TimeGrid, make_grid
 from ....guidance.base import Guidance
 from ....guidance.directions import ClassifierFree
 from ....guidance.known_region import KnownRegion
