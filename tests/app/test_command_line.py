@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,8 @@ OWN = f"{CALIBRATE} --shape 1,4,4 --model models_of_a_test"
         ("sample --out a.png --shape 0,1,8,8", "shape"),
         ("sample --out a.png --shape 99999999999999999999999,1,8,8", "shape"),
         ("sample --out a.png --shape 100000000000,1,8,8", ""),
-        ("sample --out a.png --shape 4,2,8,8", "no pictures"),
-        ("sample --out a.png --shape 4", "no pictures"),
+        ("sample --out a.png --shape 4,2,8,8", "cannot be drawn"),
+        ("sample --out a.png --shape 4", "cannot be drawn"),
         ("sample --out a.png --steps 0", "num_inference_steps"),
         ("sample --out a.png --seed -5", "seed"),
         ("sample --out a.png --guidance-scale nan --labels 1", "guidance_scale"),
@@ -197,3 +198,14 @@ def test_bad_input_ends_in_a_short_message(line, word, folder):
     assert len(said) <= 6, output
     assert all(len(text) <= 700 for text in said)
     assert not {"a.png", "a.json", "a.safetensors"} & {path.name for path in folder.iterdir()}
+
+
+def test_verbose_sets_the_level_of_the_whole_library():
+    library = logging.getLogger("noise_scheduler_sampling_system")
+    before = library.level
+    try:
+        for word, level in (("-v", logging.INFO), ("-vv", logging.DEBUG)):
+            assert run(word, "plan", "ddim", "--steps", "2")[0] == 0
+            assert library.level == level
+    finally:
+        library.setLevel(before)

@@ -1,0 +1,1 @@
+"""The commands, one a file. Heavy modules are imported inside of a command, so that ``--help`` is fast."""
