@@ -177,7 +177,8 @@ def pixart_transformer() -> diffusers.PixArtTransformer2DModel:
 def auraflow_transformer() -> diffusers.AuraFlowTransformer2DModel:
     return diffusers.AuraFlowTransformer2DModel(
         sample_size=SIDE // 2, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1,
-        attention_head_dim=8, num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=32, pos_embed_max_size=64,
+        attention_head_dim=8, num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=32,
+        pos_embed_max_size=64,
     )  # fmt: skip
 
 
@@ -306,7 +307,7 @@ def _t5_parts() -> dict[str, Any]:
 
 def auraflow(scheduler: Any = None) -> diffusers.AuraFlowPipeline:
     return diffusers.AuraFlowPipeline(
-        **_t5_parts(), vae=flow_vae(), transformer=auraflow_transformer(), scheduler=_flow_scheduler(scheduler)
+        **_t5_parts(), vae=vae(), transformer=auraflow_transformer(), scheduler=_flow_scheduler(scheduler)
     )
 
 

@@ -147,7 +147,7 @@ def test_any_value_of_any_argument_of_generate(name, kind, borrowed):
     import tiny_pipelines as tiny
 
     pipeline, calls = borrowed[kind], []
-    hook = pipeline._borrowed.backbone.pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    hook = pipeline.backbone.pipe.unet.register_forward_hook(lambda *_: calls.append(1))
     for label, value in VALUES.items():
         run: dict[str, Any] = {
             "num_inference_steps": 2,

@@ -62,7 +62,7 @@ MOVED: Final = {
     "integrations.diffusers.backbones.transformers": "integrations.diffusers.pipelines.backbones.transformers",
     "integrations.diffusers.backbones.unets": "integrations.diffusers.pipelines.backbones.unets",
     "integrations.diffusers.choice": "integrations.diffusers.scheduler.user_choice",
-    "integrations.diffusers.generate": "integrations.diffusers.pipelines.generate",
+    "integrations.diffusers.generate": "integrations.diffusers.pipelines.image_generator",
     "integrations.diffusers.handover": "integrations.diffusers.scheduler.unfinished_runs",
     "integrations.diffusers.impulses": "plans.tracing.symbolic_tensors",
     "integrations.diffusers.levels": "plans.tracing.queried_levels",

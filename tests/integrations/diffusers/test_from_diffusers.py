@@ -16,6 +16,7 @@ from torch import Tensor
 
 import tiny_pipelines as tiny
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, SamplingPlan, guidance
+from noise_scheduler_sampling_system.integrations.diffusers.pipelines.image_request import ImageRequest, prompt_of
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
 TEXT = ["sd", "sdxl", "sd3", "pixart", "flux"]
@@ -199,9 +200,7 @@ def test_with_a_plan_scheduler_in_the_pipeline():
 def test_image_to_image_of_a_text_pipeline_keeps_more_of_the_image_the_lower_the_strength():
     pipe, image = tiny.build("sd3"), tiny.image()
     ours = DiffusionPipeline.from_diffusers(pipe, "dpmpp_2m")
-    clean = ours._borrowed.backbone.encode(
-        image, ours._borrowed._prompt(_request(height=tiny.SIDE, width=tiny.SIDE), 1.0)
-    )
+    clean = ours.backbone.encode(image, prompt_of(_request(height=tiny.SIDE, width=tiny.SIDE), ours.backbone))
     far = [
         difference(
             ours.generate(
@@ -221,9 +220,7 @@ def test_image_to_image_of_a_text_pipeline_keeps_more_of_the_image_the_lower_the
 
 
 def _request(**fields: Any) -> Any:
-    from noise_scheduler_sampling_system.integrations.diffusers.pipelines.generate import Request
-
-    return Request(prompt="a cat", **fields)
+    return ImageRequest(prompt="a cat", **fields)
 
 
 @pytest.mark.parametrize("kind", ["sd_inpaint", "sd_inpaint_9"])
@@ -256,7 +253,7 @@ def test_inpainting_keeps_what_is_known_to_the_last_bit_and_changes_the_rest(kin
         num_images_per_prompt=2,
     )  # fmt: skip
     request = dataclasses.replace(_request(**side), prompt=prompt.get("prompt"))
-    known = ours._borrowed.backbone.encode(image, ours._borrowed._prompt(request, 1.0))
+    known = ours.backbone.encode(image, prompt_of(request, ours.backbone))
     half = known.shape[-1] // 2
     assert torch.equal(got[..., :half], known[..., :half].expand_as(got[..., :half]))
     assert difference(got[..., half:], known[..., half:]) > 0.1
@@ -291,7 +288,7 @@ def test_guidance_objects_and_plans():
     assert torch.equal(ours.generate("a cat", guidance=guidance.ClassifierFree(4.0), **asks), plain)
     rescaled = ours.generate("a cat", guidance=[guidance.ClassifierFree(4.0), guidance.Rescale(0.7)], **asks)
     assert difference(rescaled, plain) > 1e-3
-    plan = SamplingPlan.trace(ours._borrowed.backbone.pipe.scheduler, STEPS)
+    plan = SamplingPlan.trace(ours.backbone.pipe.scheduler, STEPS)
     assert difference(ours.generate("a cat", guidance_scale=4.0, plan=plan, **asks), plain) < 1e-4
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .pipelines.diffusers_pipeline import DiffusersPipeline
+from .pipelines import Backbone, DiffusersPipeline, Prompt, WrappedNetwork, register_backbone
 from .reading import Preconditioning, Reading, config_of, read
 from .reading.diffusers_classes import require_diffusers
 
@@ -12,14 +12,9 @@ if TYPE_CHECKING:
     from .scheduler import PlanScheduler, PlanSchedulerOutput
 
 __all__ = [
-    "DiffusersPipeline",
-    "PlanScheduler",
-    "PlanSchedulerOutput",
-    "Preconditioning",
-    "Reading",
-    "config_of",
-    "read",
-]
+    "Backbone", "DiffusersPipeline", "PlanScheduler", "PlanSchedulerOutput", "Preconditioning", "Prompt", "Reading",
+    "WrappedNetwork", "config_of", "read", "register_backbone",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

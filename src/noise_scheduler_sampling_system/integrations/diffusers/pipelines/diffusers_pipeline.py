@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any, final
 
@@ -15,7 +16,9 @@ from ....plans.plan import SamplingPlan
 from ....plans.plan_set import PlanSet
 from ....samplers.base import BaseSampler
 from ....support.errors import ConfigurationError
-from .generate import Borrowed, Request, borrowed
+from .backbones import Backbone
+from .image_generator import ImageGenerator, generator_of
+from .image_request import ImageRequest
 
 __all__ = ["DiffusersPipeline", "from_diffusers"]
 
@@ -24,9 +27,14 @@ __all__ = ["DiffusersPipeline", "from_diffusers"]
 class DiffusersPipeline(DiffusionPipeline):
     """A :class:`DiffusionPipeline` that has its own network and reads prompts; :func:`from_diffusers` makes it."""
 
-    _borrowed: Borrowed
+    _generator: ImageGenerator
 
     has_own_model = True
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network, the encoders and the decoder."""
+        return self._generator.backbone
 
     def generate(
         self,
@@ -48,47 +56,45 @@ class DiffusersPipeline(DiffusionPipeline):
         encode_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Images from a prompt, a class or an image, by the network and the encoders of the pipeline.
+        """Draw images from a prompt, a class or an image, with the network and the encoders of the pipeline.
 
         Args:
             prompt: a text, or one for each image.
-            negative_prompt: the same for the unconditional branch; default: the empty text.
-            class_labels: of class-conditional models, a number or several.
-            height, width: in pixels; default: what the network was trained on.
+            negative_prompt: text of the unconditional branch, one or one an image; default: the empty text.
+            class_labels: one label or several, for class-conditional models.
+            height, width: in pixels; default: the size that the network was trained on.
             num_images_per_prompt: images for each prompt or class.
             num_inference_steps: N, as for :meth:`sample`.
-            guidance_scale: default: the pipeline's. FLUX.1's networks are told it; guidance by two branches is
+            guidance_scale: default: the pipeline's. FLUX.1's networks are told it; two branches need
                 ``guidance=ClassifierFree(...)`` there.
-            guidance: in its place, as for :meth:`sample`.
-            image: where to start from: PIL, an array or tensor in [0, 1], or several.
-            strength: how far from the image the run starts, in (0, 1]; default 0.8. With the pipeline's own
-                sampler int(N·strength) of its N steps are taken, as in diffusers; with another, N.
-            mask_image: 1 (white) where the image is to be made anew.
-            keep_known: hold the rest of the image, to the last bit of the latents; see
-                :class:`~.guidance.KnownRegion`. False leaves it to networks made
-                for inpainting.
+            guidance: replaces the scale, as for :meth:`sample`.
+            image: the image to start from: PIL, an array or tensor in [0, 1], or several.
+            strength: how far from the image the run starts, in (0, 1]; default 0.8. The pipeline's own sampler makes
+                int(N·strength) of its N steps, as in diffusers; another sampler makes N.
+            mask_image: 1 (white) where the image is drawn anew.
+            keep_known: keep the rest of the image, to the last bit of the latents; see
+                :class:`~.guidance.KnownRegion`. False leaves it to networks for inpainting.
             output_type: "pil", "np", "pt" (both in [0, 1]) or "latent".
             encode_options: further keywords of the pipeline's ``encode_prompt`` ("clip_skip", "prompt_2").
-            options: ``seed``, ``generator``, ``initial_noise`` (what diffusers calls latents, of unit
-                variance), ``callback``, ``early_stopping``, ``max_batch_size``, ``return_result`` and all else
-                that :meth:`sample` takes.
+            options: further arguments of :meth:`sample`: ``seed``, ``generator``, ``initial_noise`` (diffusers calls
+                it latents; unit variance), ``callback``, ``early_stopping``, ``max_batch_size``, ``return_result``, ...
 
         Returns:
-            The images, or a :class:`SamplingResult` whose samples they are.
+            The images; with ``return_result`` a :class:`SamplingResult` that holds them as its samples.
 
         Raises:
-            ConfigurationError: before the first model call, for anything that cannot work.
+            ConfigurationError: an argument that cannot work; raised before the first model call.
         """
         for name in ("model", "shape", "condition", "null_condition", "device"):
             if name in options:
                 raise _of_the_pipeline(name, "give prompt or class_labels, height and width")
         known = keywords_of(DiffusersPipeline.generate, DiffusionPipeline.sample)
         refuse_unknown([name for name in options if name not in known], keywords_of(DiffusersPipeline.generate))
-        request = Request(
+        request = ImageRequest(
             prompt, negative_prompt, class_labels, height, width, num_images_per_prompt, num_inference_steps,
             guidance_scale, guidance, image, mask_image, strength, keep_known, output_type, encode_options,
         )  # fmt: skip
-        return self._borrowed.generate(self, request, options)
+        return self._generator.generate(self, request, options)
 
     def calibrate(  # type: ignore[override]  # the base has the overloads
         self,
@@ -98,7 +104,7 @@ class DiffusersPipeline(DiffusionPipeline):
         shape: Sequence[int] | None = None,
         **settings: Any,
     ) -> SamplingPlan | PlanSet:
-        """The few-step plan that is best for the pipeline's network; see :func:`.calibration.calibrate`.
+        """Fit the best few-step plan for the pipeline's network; see :func:`.calibration.calibrate`.
 
         Args:
             model: another network, with a ``shape``; default: the pipeline's own.
@@ -124,11 +130,11 @@ class DiffusersPipeline(DiffusionPipeline):
                 raise _of_the_pipeline(name, "give prompt or class_labels")
         if shape is not None:
             raise _of_the_pipeline("shape", "give height and width in pixels, or leave them out")
-        asked = {name: settings.pop(name, None) for name in (*PROMPT_KEYWORDS, "guidance_scale", "guidance")}
-        told = {**settings, **self._borrowed.asked(Request(**asked))}
-        if self.config.beta_schedule == "flow":  # flow pipelines there cannot scale the noise to another level
-            told.setdefault("first", "noisiest")
-        found: SamplingPlan | PlanSet = calibrate(told.pop("model"), self, nfe=nfe, **told)
+        given = {name: settings.pop(name, None) for name in (*PROMPT_KEYWORDS, "guidance_scale", "guidance")}
+        arguments = {**settings, **self._generator.calibration_arguments(ImageRequest(**given))}
+        if self.config.beta_schedule == "flow":  # diffusers' flow pipelines cannot scale the noise to another level
+            arguments.setdefault("first", "noisiest")
+        found: SamplingPlan | PlanSet = calibrate(arguments.pop("model"), self, nfe=nfe, **arguments)
         return found
 
 
@@ -136,10 +142,10 @@ class DiffusersPipeline(DiffusionPipeline):
 def from_diffusers(
     pipe: Any, method: Enum | str | type[BaseSampler] | None, options: Mapping[str, Any]
 ) -> DiffusersPipeline:
-    """The pipeline of :meth:`DiffusionPipeline.from_diffusers`, which says what the arguments are."""
-    parts, arguments = borrowed(pipe, method, options)
+    """The pipeline of :meth:`DiffusionPipeline.from_diffusers`; arguments as there."""
+    generator, arguments = generator_of(pipe, method, options)
     pipeline = DiffusersPipeline(**arguments)
-    pipeline._borrowed = parts.of(pipeline)
+    pipeline._generator = replace(generator, config=pipeline.config)  # the sampler may have changed the config
     return pipeline
 
 

@@ -1,4 +1,4 @@
-"""What ``generate`` is asked for: every argument made what the run needs, or refused before anything is encoded."""
+"""The arguments of ``generate``, checked before anything is encoded."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ....plans.plan import SamplingPlan
 from ....plans.plan_set import PlanSet
 from ....support.argument_checks import as_tensor, checked_dtype, checked_flag, checked_number
 from ....support.errors import ConfigurationError, NoiseSamplingError, shown
-from .backbones import Backbone
+from .backbones import Backbone, Prompt
 
-__all__ = ["Request", "checked_run", "refused_by_diffusers"]
+__all__ = ["ImageRequest", "checked_run_options", "prompt_of", "refused_by_diffusers"]
 
 _OUTPUTS = ("pil", "np", "pt", "latent")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What ``generate`` was asked for; see :meth:`DiffusionPipeline.generate`."""
+class ImageRequest:
+    """The arguments of :meth:`DiffusersPipeline.generate`."""
 
     prompt: str | Sequence[str] | None = None
     negative_prompt: str | Sequence[str] | None = None
@@ -46,11 +46,11 @@ class Request:
     output_type: str = "pil"
     encode_options: Mapping[str, Any] | None = None
 
-    def checked(self, backbone: Backbone) -> Request:
-        """The same, each argument looked at for itself.
+    def checked(self, backbone: Backbone) -> ImageRequest:
+        """The request with every argument in the form that the run needs; each is checked on its own.
 
         Raises:
-            ConfigurationError: one that means nothing.
+            ConfigurationError: an argument of a wrong type or out of range.
         """
         if not isinstance(self.output_type, str) or self.output_type not in _OUTPUTS:
             raise _wrong(self.output_type, "output_type", "give 'pil', 'np', 'pt' or 'latent'")
@@ -76,11 +76,68 @@ class Request:
         )
 
 
-def checked_run(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What is passed on to ``sample``, as far as it is read before.
+def prompt_of(request: ImageRequest, backbone: Backbone) -> Prompt:
+    """The prompt of a checked request; its arguments are checked against each other and against the pipeline.
 
     Raises:
-        ConfigurationError: a plan, a grid, times, a start or a type that is none.
+        ConfigurationError: arguments that do not go together, or that the pipeline cannot use.
+    """
+    labels: Any = request.class_labels  # a tensor, once checked
+    given = {"prompt": request.prompt, "class_labels": labels, "negative_prompt": request.negative_prompt}
+    for name, value in given.items():
+        if value is not None and name.removeprefix("negative_") != backbone.conditioned_on:
+            raise _refused(f"{type(backbone).__name__} takes no {name}", name, f"give {backbone.conditioned_on}")
+    if backbone.requires_condition and given[backbone.conditioned_on] is None:
+        raise _refused("is missing", backbone.conditioned_on, "give one, or a list of them")
+    if backbone.conditioned_on == "prompt" and (request.prompt is not None or request.negative_prompt is not None):
+        _refuse_missing_parts(backbone.pipe)
+    if request.image is None and (request.mask_image is not None or request.strength is not None):
+        name = "strength" if request.mask_image is None else "mask_image"
+        raise _refused("there is no image that it is about", name, "give image=..., too")
+    if request.guidance is not None and request.guidance_scale is not None and not backbone.scale_is_input:
+        raise _refused("is given beside guidance", "guidance_scale", "put ClassifierFree(scale) into guidance")
+    height, width = request.height or backbone.default_size, request.width or backbone.default_size
+    for name, pixels in {"height": height, "width": width}.items():
+        if pixels % backbone.pixel_multiple:
+            raise _refused(f"got {pixels}", name, f"give a multiple of {backbone.pixel_multiple}")
+    texts = [request.prompt, request.negative_prompt]
+    lengths = {len(text) for text in texts if text is not None and not isinstance(text, str)}
+    if len(lengths) > 1:
+        raise _refused("has another length than prompt", "negative_prompt", "give one text, or one a prompt")
+    scale = backbone.default_scale if request.guidance_scale is None else request.guidance_scale
+    two_branches = request.guidance is not None or (scale != 1.0 and not backbone.scale_is_input)
+    return Prompt(
+        request.prompt, request.negative_prompt, labels, request.num_images_per_prompt,
+        backbone.has_null_branch and two_branches, scale, height, width, dict(request.encode_options or {}),
+    )  # fmt: skip
+
+
+def _refuse_missing_parts(pipe: Any) -> None:
+    """Raise for a pipeline that was loaded without any of the parts that read text; some of them may be left out.
+
+    Raises:
+        ConfigurationError: all tokenizers or all text encoders are missing.
+    """
+    for kind in ("tokenizer", "text_encoder"):
+        parts = [name for name in (kind, f"{kind}_2", f"{kind}_3") if hasattr(pipe, name)]
+        if parts and all(getattr(pipe, name) is None for name in parts):
+            raise _refused(
+                f"the pipeline has no {kind}, which reads the prompt",
+                "prompt",
+                f"load the pipeline with its {kind}, or give embeddings: "
+                'sample(pipe.unet, shape, condition={"encoder_hidden_states": embeddings})',
+            )
+
+
+def checked_run_options(options: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The options that are passed on to ``sample``; those that ``generate`` itself reads are checked.
+
+    Args:
+        options: the options.
+        steps: N, which picks a plan out of a :class:`PlanSet`.
+
+    Raises:
+        ConfigurationError: a wrong plan, grid, times, start or dtype.
     """
     given = {name: value for name, value in options.items() if value is not None or name not in _READ}
     for name, kinds in {"plan": (SamplingPlan, PlanSet), "grid": (TimeGrid,)}.items():
@@ -92,6 +149,10 @@ def checked_run(options: Mapping[str, Any]) -> dict[str, Any]:
         given["timesteps"] = checked_times(given["timesteps"])
     if "dtype" in given:
         given["dtype"] = checked_dtype(given["dtype"], None)
+    if "classifier_free_guidance" in given:
+        given["classifier_free_guidance"] = checked_flag(given["classifier_free_guidance"], "classifier_free_guidance")
+    if isinstance(given.get("plan"), PlanSet):
+        given["plan"] = given["plan"].pick(steps)
     return given
 
 
@@ -100,10 +161,10 @@ _READ = ("plan", "grid", "timesteps", "initial_noise", "initial_sample", "seed",
 
 @contextlib.contextmanager
 def refused_by_diffusers(where: str, suggestion: str) -> Iterator[None]:
-    """Name the argument that diffusers' own code could not work with.
+    """A context that names the argument on which diffusers' own code fails.
 
     Raises:
-        ConfigurationError: from whatever it raised; memory that ran out is another matter.
+        ConfigurationError: from any exception inside, except those of this library and of exhausted memory.
     """
     try:
         yield
@@ -119,7 +180,11 @@ def refused_by_diffusers(where: str, suggestion: str) -> Iterator[None]:
 
 
 def _wrong(value: Any, where: str, suggestion: str) -> ConfigurationError:
-    return ConfigurationError(f"got {shown(value)}", where=where, suggestion=suggestion)
+    return _refused(f"got {shown(value)}", where, suggestion)
+
+
+def _refused(what: str, where: str, suggestion: str) -> ConfigurationError:
+    return ConfigurationError(what, where=where, suggestion=suggestion)
 
 
 def _texts(value: Any, where: str) -> str | list[str] | None:
@@ -149,7 +214,7 @@ def _pixels(value: Any, where: str) -> int | None:
 
 
 def _image(value: Any, where: str) -> Any:
-    """A picture, or several, that diffusers may be asked to read."""
+    """An image, or several, of a type that diffusers reads."""
     if value is None:
         return None
     from PIL.Image import Image  # with diffusers

@@ -1,56 +1,59 @@
-"""What a run needs of a pipeline of diffusers: a network, conditions, the shape of x, the way from and to images."""
+"""One interface to the families of diffusers' pipelines: network, conditions, shape of x, encoder and decoder."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Backbone", "Condition", "Prompt", "Wrapped"]
+from .....schedules.continuous import resolution_shift
+from .....support.registry import Registry
 
-#: (condition, null condition); None where there is none.
-Condition = tuple[dict[str, Any], dict[str, Any] | None]
+__all__ = ["BACKBONES", "Backbone", "Conditions", "Prompt", "WrappedNetwork", "register_backbone"]
+
+#: (conditions of the network, conditions of the unconditional branch or None).
+Conditions = tuple[dict[str, Any], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked for.
+    """What a pipeline is asked to draw, checked.
 
     Attributes:
-        text: one prompt, one an image, or None.
+        text: one prompt, one prompt an image, or None.
         negative: the same for the unconditional branch.
         labels: classes, one an image.
-        count: images a prompt.
-        opposed: whether an unconditional branch is wanted.
+        images_per_prompt: the number of images of each prompt or class.
+        with_null: whether the run evaluates an unconditional branch.
         scale: the guidance scale, for networks that are told it.
         height, width: of the images, in pixels.
-        options: further keywords of the pipeline's ``encode_prompt``.
+        encode_options: further keywords of the pipeline's ``encode_prompt``.
     """
 
     text: str | Sequence[str] | None
     negative: str | Sequence[str] | None
     labels: Tensor | None
-    count: int
-    opposed: bool
+    images_per_prompt: int
+    with_null: bool
     scale: float
     height: int
     width: int
-    options: Mapping[str, Any] = field(default_factory=dict)
+    encode_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
         """The number of images."""
         if self.labels is not None:
-            return len(self.labels) * self.count
-        return (1 if self.text is None or isinstance(self.text, str) else len(self.text)) * self.count
+            return len(self.labels) * self.images_per_prompt
+        return (1 if self.text is None or isinstance(self.text, str) else len(self.text)) * self.images_per_prompt
 
 
-class Wrapped(torch.nn.Module):
-    """A network that is called in another way. As a module, so that its device and type are known."""
+class WrappedNetwork(torch.nn.Module):
+    """A network that is called in another way. It is a module so that its device and dtype are known."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
@@ -59,76 +62,94 @@ class Wrapped(torch.nn.Module):
 
 
 class Backbone(ABC):
-    """One family of pipelines.
+    """One family of pipelines. A subclass says what its network is told; register it by :func:`register_backbone`.
 
     Args:
         pipe: the pipeline, whose parts are used where they are.
 
     Attributes:
-        scale: the guidance scale where none is given, as in the pipeline.
-        takes: what it is conditioned on, an argument of ``generate``: "prompt" or "class_labels".
-        requires: whether that must be given.
-        opposes: whether there is an unconditional branch to it.
-        told_scale: whether the guidance scale is an input of the network, not that of two branches.
+        default_scale: the guidance scale where none is given, as in the pipeline.
+        conditioned_on: the argument of ``generate`` that conditions the network: "prompt" or "class_labels".
+        requires_condition: whether that argument must be given.
+        has_null_branch: whether the network has an unconditional branch.
+        scale_is_input: whether the network is told the guidance scale, which then does not make a second branch.
         drops_variance: whether the network returns a variance that is not used.
+        max_shift: μ at the largest image size, where the scheduler's config does not say it.
     """
 
-    scale: ClassVar[float] = 1.0
-    takes: ClassVar[str] = "prompt"
-    requires: ClassVar[bool] = True
-    opposes: ClassVar[bool] = True
-    told_scale: ClassVar[bool] = False
+    default_scale: ClassVar[float] = 1.0
+    conditioned_on: ClassVar[str] = "prompt"
+    requires_condition: ClassVar[bool] = True
+    has_null_branch: ClassVar[bool] = True
+    scale_is_input: ClassVar[bool] = False
     drops_variance: ClassVar[bool] = False
+    max_shift: ClassVar[float] = 1.15
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self.processor = self._processor()
 
-    @property
     @abstractmethod
-    def network(self) -> torch.nn.Module:
-        """The model of the run: (x, t, **condition) ↦ prediction."""
-
-    @property
-    @abstractmethod
-    def channels(self) -> int:
-        """Channels of x."""
-
-    @abstractmethod
-    def condition(self, prompt: Prompt) -> Condition:
+    def conditions(self, prompt: Prompt) -> Conditions:
         """The prompt as conditions of the network, one row an image."""
 
     @property
-    def size(self) -> int:
-        """Height and width of the images where none are given."""
-        return int(self._sample_size) * self.factor
+    def network(self) -> torch.nn.Module:
+        """The model of the run: (x, t, **conditions) ↦ prediction. Default: the pipeline's U-Net or transformer."""
+        network: torch.nn.Module = self._inner
+        return network
 
     @property
-    def factor(self) -> int:
-        """Pixels to one entry of x."""
+    def channels(self) -> int:
+        """Channels of x. Default: the network's input channels."""
+        return int(self._inner.config.in_channels)
+
+    @property
+    def default_size(self) -> int:
+        """Height and width of the images where none are given, in pixels."""
+        return int(self._inner.config.sample_size) * self.pixels_per_entry
+
+    @property
+    def pixels_per_entry(self) -> int:
+        """The size in pixels of one entry of x."""
         return int(self.pipe.vae_scale_factor)
 
     @property
-    def multiple(self) -> int:
-        """Height and width are multiples of this."""
-        return self.factor
+    def pixel_multiple(self) -> int:
+        """Height and width are multiples of this. Default: whole patches of the network."""
+        return self.pixels_per_entry * int(self._inner.config.get("patch_size") or 1)
 
     @property
     def device(self) -> torch.device:
-        """Where the network is run."""
+        """The device of the run."""
         found = getattr(self.pipe, "_execution_device", self.pipe.device)
         return torch.device(found)
 
     def shape(self, prompt: Prompt) -> tuple[int, ...]:
-        """The shape of x."""
-        return prompt.batch, self.channels, prompt.height // self.factor, prompt.width // self.factor
+        """The shape of x, (B, C, height, width)."""
+        return (
+            prompt.batch,
+            self.channels,
+            prompt.height // self.pixels_per_entry,
+            prompt.width // self.pixels_per_entry,
+        )
 
     def mu(self, prompt: Prompt) -> float | None:
-        """μ of the shift by resolution, for networks that have one."""
-        return None
+        """μ of the shift by resolution, with the constants of the scheduler's config; None: it has no such shift."""
+        config = self.pipe.scheduler.config
+        if not config.get("use_dynamic_shifting"):
+            return None
+        return resolution_shift(
+            (prompt.height // self.pixel_multiple) * (prompt.width // self.pixel_multiple),
+            base_tokens=config.get("base_image_seq_len", 256),
+            max_tokens=config.get("max_image_seq_len", 4096),
+            base=config.get("base_shift", 0.5),
+            maximum=config.get("max_shift", self.max_shift),
+            kind="linear",
+        )
 
-    def request(self, steps: int) -> dict[str, Any]:
-        """What its pipeline asks the scheduler's ``set_timesteps``."""
+    def set_timesteps_arguments(self, steps: int) -> dict[str, Any]:
+        """The arguments that its pipeline gives to the scheduler's ``set_timesteps``."""
         return {"num_inference_steps": steps}
 
     def encode(self, image: Any, prompt: Prompt) -> Tensor:
@@ -136,12 +157,12 @@ class Backbone(ABC):
         return self.latents(self.pixels(image, prompt))
 
     def pixels(self, image: Any, prompt: Prompt) -> Tensor:
-        """An image of the size asked for, in [−1, 1]."""
+        """An image of the prompt's size, in [−1, 1]."""
         pixels: Tensor = self.processor.preprocess(image, height=prompt.height, width=prompt.width)
         return pixels.to(self.device)
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """Images in [−1, 1] as clean x, by the mean of the encoder."""
+        """Images in [−1, 1] as clean x: the mean of the encoder's distribution."""
         vae = self.pipe.vae
         with torch.no_grad():
             mean: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
@@ -151,7 +172,7 @@ class Backbone(ABC):
         """Clean x as images in [−1, 1]."""
         vae = self.pipe.vae
         narrow = vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
-        if narrow:  # its activations leave half precision's range
+        if narrow:  # its activations exceed the range of half precision
             vae.to(torch.float32)
         with torch.no_grad():
             latents = x / self._factor + self._shift
@@ -161,26 +182,22 @@ class Backbone(ABC):
         return images
 
     def mask(self, mask: Any, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        """A mask as 0 and 1, of the images' size and of x's; 1 is to be made."""
+        """A mask of 0 and 1, in the images' size and in x's; 1 is drawn anew."""
         from diffusers.image_processor import VaeImageProcessor
 
         processor = VaeImageProcessor(
-            vae_scale_factor=self.factor, do_normalize=False, do_binarize=True, do_convert_grayscale=True
+            vae_scale_factor=self.pixels_per_entry, do_normalize=False, do_binarize=True, do_convert_grayscale=True
         )
         pixels = processor.preprocess(mask, height=prompt.height, width=prompt.width).to(self.device)
         return pixels, torch.nn.functional.interpolate(pixels, size=self.shape(prompt)[-2:])
 
     def inpainting(self, image: Any, mask: Tensor, prompt: Prompt) -> dict[str, Tensor]:
-        """Conditions of networks made for inpainting, which see the mask and the rest of the image."""
+        """Conditions of networks for inpainting, which see the mask and the rest of the image."""
         return {}
 
     def images(self, decoded: Tensor, output_type: str) -> Any:
         """Decoded images as PIL images, an array or a tensor in [0, 1]."""
         return self.processor.postprocess(decoded.float(), output_type=output_type)
-
-    @property
-    def _sample_size(self) -> int:
-        return int(self._inner.config.sample_size)
 
     @property
     def _inner(self) -> Any:
@@ -201,4 +218,27 @@ class Backbone(ABC):
             return found
         from diffusers.image_processor import VaeImageProcessor
 
-        return VaeImageProcessor(vae_scale_factor=self.factor)
+        return VaeImageProcessor(vae_scale_factor=self.pixels_per_entry)
+
+
+#: Families by the class names of their pipelines.
+BACKBONES: Registry[type[Backbone]] = Registry("pipeline of diffusers")
+B = TypeVar("B", bound=type[Backbone])
+
+
+def register_backbone(*pipelines: str) -> Callable[[B], B]:
+    """A decorator that makes ``DiffusionPipeline.from_diffusers`` use a :class:`Backbone` for these pipelines.
+
+    Args:
+        pipelines: names of classes of diffusers; their subclasses are included.
+
+    Raises:
+        ConfigurationError: a name is taken by another class.
+    """
+
+    def register(backbone: B) -> B:
+        for name in pipelines:
+            BACKBONES.register(name, backbone)
+        return backbone
+
+    return register

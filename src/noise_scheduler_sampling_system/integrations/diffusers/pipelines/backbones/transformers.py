@@ -8,64 +8,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .....schedules import resolution_shift
-from .base import Backbone, Condition, Prompt, Wrapped
+from .base import Backbone, Conditions, Prompt, WrappedNetwork, register_backbone
 
 __all__ = ["DiT", "Flux", "PixArt", "StableDiffusion3"]
 
 
-class _Transformer(Backbone):
-    """A latent model with a transformer."""
-
-    @property
-    def network(self) -> torch.nn.Module:
-        transformer: torch.nn.Module = self.pipe.transformer
-        return transformer
-
-    @property
-    def channels(self) -> int:
-        return int(self.pipe.transformer.config.in_channels)
-
-    @property
-    def multiple(self) -> int:
-        return self.factor * int(self.pipe.transformer.config.patch_size)
-
-    def _shifted(self, tokens: int, maximum: float) -> float | None:
-        """μ, linear in the number of tokens, with the constants of the scheduler's config."""
-        config = self.pipe.scheduler.config
-        if not config.get("use_dynamic_shifting"):
-            return None
-        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-        low, high = config.get("base_shift", 0.5), config.get("max_shift", maximum)
-        return resolution_shift(tokens, base_tokens=few, max_tokens=many, base=low, maximum=high, kind="linear")
-
-
 @final
-class StableDiffusion3(_Transformer):
+@register_backbone("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")
+class StableDiffusion3(Backbone):
     """Stable Diffusion 3 and 3.5."""
 
-    scale = 7.0
+    default_scale = 7.0
+    max_shift = 1.16
 
-    def condition(self, prompt: Prompt) -> Condition:
+    def conditions(self, prompt: Prompt) -> Conditions:
         own, null, pooled, null_pooled = self.pipe.encode_prompt(
-            **{"prompt_2": None, "prompt_3": None, **prompt.options},
+            **{"prompt_2": None, "prompt_3": None, **prompt.encode_options},
             prompt=prompt.text,
             device=self.device,
-            num_images_per_prompt=prompt.count,
-            do_classifier_free_guidance=prompt.opposed,
+            num_images_per_prompt=prompt.images_per_prompt,
+            do_classifier_free_guidance=prompt.with_null,
             negative_prompt=prompt.negative,
         )
 
         def made(text: Tensor, pooled: Tensor) -> dict[str, Any]:
             return {"encoder_hidden_states": text, "pooled_projections": pooled}
 
-        return made(own, pooled), made(null, null_pooled) if prompt.opposed else None
-
-    def mu(self, prompt: Prompt) -> float | None:
-        return self._shifted((prompt.height // self.multiple) * (prompt.width // self.multiple), 1.16)
+        return made(own, pooled), made(null, null_pooled) if prompt.with_null else None
 
 
-class _Packed(Wrapped):
+class _FluxNetwork(WrappedNetwork):
     """FLUX.1's network on images: 2×2 entries of x are one token, and its time runs from 0 to 1."""
 
     def forward(
@@ -91,63 +63,55 @@ class _Packed(Wrapped):
 
 
 @final
-class Flux(_Transformer):
-    """FLUX.1, whose distilled networks are told the guidance scale; an unconditional branch only where asked for."""
+@register_backbone("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
+class Flux(Backbone):
+    """FLUX.1. Its distilled networks are told the guidance scale; an unconditional branch runs only with guidance=."""
 
-    scale = 3.5
-    told_scale = True
+    default_scale = 3.5
+    scale_is_input = True
 
     @property
     def network(self) -> torch.nn.Module:
-        return _Packed(self.pipe.transformer)
+        return _FluxNetwork(self.pipe.transformer)
 
     @property
     def channels(self) -> int:
         return int(self.pipe.transformer.config.in_channels) // 4
 
     @property
-    def multiple(self) -> int:
-        return 2 * self.factor
+    def pixel_multiple(self) -> int:
+        return 2 * self.pixels_per_entry
 
     @property
-    def size(self) -> int:
-        return int(self.pipe.default_sample_size) * self.factor
+    def default_size(self) -> int:
+        return int(self.pipe.default_sample_size) * self.pixels_per_entry
 
-    def condition(self, prompt: Prompt) -> Condition:
+    def conditions(self, prompt: Prompt) -> Conditions:
         def made(text: Any) -> dict[str, Any]:
             embedded, pooled, _ = self.pipe.encode_prompt(
-                **{"prompt_2": None, **prompt.options},
+                **{"prompt_2": None, **prompt.encode_options},
                 prompt=text,
                 device=self.device,
-                num_images_per_prompt=prompt.count,
+                num_images_per_prompt=prompt.images_per_prompt,
             )
-            condition = {"text": embedded, "pooled": pooled}
+            conditions = {"text": embedded, "pooled": pooled}
             if self.pipe.transformer.config.guidance_embeds:
-                condition["scale"] = torch.full((len(embedded),), prompt.scale, device=self.device)
-            return condition
+                conditions["scale"] = torch.full((len(embedded),), prompt.scale, device=self.device)
+            return conditions
 
         own = made(prompt.text)
-        if not prompt.opposed:
+        if not prompt.with_null:
             return own, None
         negative = prompt.negative if prompt.negative is not None else ""
-        alone = isinstance(negative, str) and not isinstance(prompt.text, str) and prompt.text is not None
-        return own, made([negative] * len(prompt.text) if alone and prompt.text is not None else negative)
+        if isinstance(negative, str) and not isinstance(prompt.text, str) and prompt.text is not None:
+            negative = [negative] * len(prompt.text)
+        return own, made(negative)
 
-    def mu(self, prompt: Prompt) -> float | None:
-        return self._shifted((prompt.height // self.multiple) * (prompt.width // self.multiple), 1.15)
-
-    def request(self, steps: int) -> dict[str, Any]:
+    def set_timesteps_arguments(self, steps: int) -> dict[str, Any]:
         return {"num_inference_steps": steps, "sigmas": np.linspace(1.0, 1 / steps, steps)}
 
 
-class _FirstHalf(Wrapped):
-    """A transformer whose second half of channels, a variance, is not used."""
-
-    def _mean(self, x: Tensor, output: Tensor) -> Tensor:
-        return output[:, : x.shape[1]]
-
-
-class _PixArtNetwork(_FirstHalf):
+class _PixArtNetwork(WrappedNetwork):
     def forward(self, x: Tensor, t: Tensor, *, text: Tensor, text_mask: Tensor, **sizes: Tensor) -> Tensor:
         output = self.inner(
             x,
@@ -157,28 +121,29 @@ class _PixArtNetwork(_FirstHalf):
             added_cond_kwargs={"resolution": None, "aspect_ratio": None, **sizes},
             return_dict=False,
         )[0]
-        return self._mean(x, output)
+        return _without_variance(x, output)
 
 
 @final
-class PixArt(_Transformer):
+@register_backbone("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+class PixArt(Backbone):
     """PixArt-α and -Σ."""
 
-    scale = 4.5
+    default_scale = 4.5
     drops_variance = True
 
     @property
     def network(self) -> torch.nn.Module:
         return _PixArtNetwork(self.pipe.transformer)
 
-    def condition(self, prompt: Prompt) -> Condition:
+    def conditions(self, prompt: Prompt) -> Conditions:
         own, mask, null, null_mask = self.pipe.encode_prompt(
             prompt.text,
-            prompt.opposed,
+            prompt.with_null,
             negative_prompt="" if prompt.negative is None else prompt.negative,
-            num_images_per_prompt=prompt.count,
+            num_images_per_prompt=prompt.images_per_prompt,
             device=self.device,
-            **prompt.options,
+            **prompt.encode_options,
         )
         sizes: dict[str, Tensor] = {}
         if self.pipe.transformer.config.sample_size == 128 and type(self.pipe).__name__ == "PixArtAlphaPipeline":
@@ -191,32 +156,38 @@ class PixArt(_Transformer):
         def made(text: Tensor, text_mask: Tensor) -> dict[str, Any]:
             return {"text": text, "text_mask": text_mask, **sizes}
 
-        return made(own, mask), made(null, null_mask) if prompt.opposed else None
+        return made(own, mask), made(null, null_mask) if prompt.with_null else None
 
 
-class _DiTNetwork(_FirstHalf):
+class _DiTNetwork(WrappedNetwork):
     def forward(self, x: Tensor, t: Tensor, *, class_labels: Tensor) -> Tensor:
-        return self._mean(x, self.inner(x, timestep=t, class_labels=class_labels, return_dict=False)[0])
+        return _without_variance(x, self.inner(x, timestep=t, class_labels=class_labels, return_dict=False)[0])
 
 
 @final
-class DiT(_Transformer):
-    """DiT on the classes of ImageNet, the last of which is none."""
+@register_backbone("DiTPipeline")
+class DiT(Backbone):
+    """DiT on the classes of ImageNet; the last label stands for "no class"."""
 
-    scale = 4.0
+    default_scale = 4.0
     drops_variance = True
-    takes = "class_labels"
+    conditioned_on = "class_labels"
 
     @property
-    def factor(self) -> int:
+    def pixels_per_entry(self) -> int:
         return int(2 ** (len(self.pipe.vae.config.block_out_channels) - 1))
 
     @property
     def network(self) -> torch.nn.Module:
         return _DiTNetwork(self.pipe.transformer)
 
-    def condition(self, prompt: Prompt) -> Condition:
+    def conditions(self, prompt: Prompt) -> Conditions:
         assert prompt.labels is not None
-        own = prompt.labels.to(self.device).repeat_interleave(prompt.count)
+        own = prompt.labels.to(self.device).repeat_interleave(prompt.images_per_prompt)
         null = torch.full_like(own, int(self.pipe.transformer.config.num_embeds_ada_norm))
-        return {"class_labels": own}, {"class_labels": null} if prompt.opposed else None
+        return {"class_labels": own}, {"class_labels": null} if prompt.with_null else None
+
+
+def _without_variance(x: Tensor, output: Tensor) -> Tensor:
+    """The first half of the channels; the second is a variance that the pipelines do not use."""
+    return output[:, : x.shape[1]]

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from .....support.errors import ConfigurationError
-from .base import Backbone, Condition, Prompt, Wrapped
+from .base import Backbone, Conditions, Prompt, WrappedNetwork, register_backbone
 
 __all__ = ["StableDiffusion", "StableDiffusionXL", "Unconditional"]
 
 
-class _WithChannels(Wrapped):
-    """A network made for inpainting, given mask and masked image beside x."""
+class _InpaintingNetwork(WrappedNetwork):
+    """A network for inpainting, which sees mask and masked image as further channels of x."""
 
-    def forward(self, x: Tensor, t: Tensor, *, mask: Tensor, masked: Tensor, **condition: Any) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, *, mask: Tensor, masked: Tensor, **conditions: Any) -> Tensor:
         given = torch.cat([x, mask.to(x.dtype), masked.to(x.dtype)], dim=1)
-        output: Tensor = self.inner(given, t, **condition, return_dict=False)[0]
+        output: Tensor = self.inner(given, t, **conditions, return_dict=False)[0]
         return output
 
 
@@ -28,7 +28,7 @@ class _TextUNet(Backbone):
     @property
     def network(self) -> torch.nn.Module:
         unet: torch.nn.Module = self.pipe.unet
-        return _WithChannels(unet) if self._sees_mask else unet
+        return _InpaintingNetwork(unet) if self._sees_mask else unet
 
     @property
     def channels(self) -> int:
@@ -53,32 +53,39 @@ class _TextUNet(Backbone):
 
 
 @final
+@register_backbone("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 class StableDiffusion(_TextUNet):
     """Stable Diffusion 1 and 2."""
 
-    scale = 7.5
+    default_scale = 7.5
 
-    def condition(self, prompt: Prompt) -> Condition:
+    def conditions(self, prompt: Prompt) -> Conditions:
         own, null = self.pipe.encode_prompt(
-            prompt.text, self.device, prompt.count, prompt.opposed, negative_prompt=prompt.negative, **prompt.options
+            prompt.text,
+            self.device,
+            prompt.images_per_prompt,
+            prompt.with_null,
+            negative_prompt=prompt.negative,
+            **prompt.encode_options,
         )
-        return {"encoder_hidden_states": own}, {"encoder_hidden_states": null} if prompt.opposed else None
+        return {"encoder_hidden_states": own}, {"encoder_hidden_states": null} if prompt.with_null else None
 
 
 @final
+@register_backbone("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 class StableDiffusionXL(_TextUNet):
-    """Stable Diffusion XL, with the sizes that its network is told: the image's own, not cropped."""
+    """Stable Diffusion XL. Its network is told the image's size, and that nothing was cropped."""
 
-    scale = 5.0
+    default_scale = 5.0
 
-    def condition(self, prompt: Prompt) -> Condition:
+    def conditions(self, prompt: Prompt) -> Conditions:
         own, null, pooled, null_pooled = self.pipe.encode_prompt(
             prompt.text,
             device=self.device,
-            num_images_per_prompt=prompt.count,
-            do_classifier_free_guidance=prompt.opposed,
+            num_images_per_prompt=prompt.images_per_prompt,
+            do_classifier_free_guidance=prompt.with_null,
             negative_prompt=prompt.negative,
-            **prompt.options,
+            **prompt.encode_options,
         )
         size = [prompt.height, prompt.width]
         if getattr(self.pipe.config, "requires_aesthetics_score", False):
@@ -92,41 +99,33 @@ class StableDiffusionXL(_TextUNet):
         def made(text: Tensor, pooled: Tensor) -> dict[str, Any]:
             return {"encoder_hidden_states": text, "added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}}
 
-        return made(own, pooled), made(null, null_pooled) if prompt.opposed else None
+        return made(own, pooled), made(null, null_pooled) if prompt.with_null else None
 
 
 @final
+@register_backbone("DDPMPipeline", "DDIMPipeline")
 class Unconditional(Backbone):
     """A U-Net on pixels, with classes or without."""
 
-    takes = "class_labels"
-    requires = False
-    opposes = False
+    conditioned_on = "class_labels"
+    requires_condition = False
+    has_null_branch = False
 
     @property
-    def network(self) -> torch.nn.Module:
-        unet: torch.nn.Module = self.pipe.unet
-        return unet
-
-    @property
-    def channels(self) -> int:
-        return int(self.pipe.unet.config.in_channels)
-
-    @property
-    def factor(self) -> int:
+    def pixels_per_entry(self) -> int:
         return 1
 
     @property
-    def multiple(self) -> int:
-        halvings = len(self.pipe.unet.config.down_block_types) - 1  # by each block but the last
+    def pixel_multiple(self) -> int:
+        halvings = len(self.pipe.unet.config.down_block_types) - 1  # every block but the last halves the size
         return int(2**halvings)
 
-    def condition(self, prompt: Prompt) -> Condition:
+    def conditions(self, prompt: Prompt) -> Conditions:
         if prompt.labels is None:
             return {}, None
         if getattr(self.pipe.unet, "class_embedding", None) is None:
-            raise ConfigurationError("the network knows no classes", where="class_labels", suggestion="leave it out")
-        return {"class_labels": prompt.labels.to(self.device).repeat_interleave(prompt.count)}, None
+            raise ConfigurationError("the network has no classes", where="class_labels", suggestion="leave it out")
+        return {"class_labels": prompt.labels.to(self.device).repeat_interleave(prompt.images_per_prompt)}, None
 
     def latents(self, pixels: Tensor) -> Tensor:
         return pixels.float()
