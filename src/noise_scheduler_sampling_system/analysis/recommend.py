@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..config.settings import NoiseSchedulerConfig
-from ..grids.time_grid import TimeGrid, checked_steps
+from ..grids.time_grid import TimeGrid
 from ..plans.gaussian_moments import typical_spread
 from ..plans.plan import SamplingPlan
 from ..samplers.base import BaseSampler
 from ..samplers.factory import SamplerFactory
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
+from ..support.argument_checks import checked_count
 from ..support.errors import ConfigurationError, NumericsError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def recommend(
     Raises:
         ConfigurationError: a number that is not ≥ 1, a model without a shape, or bad settings.
     """
-    nfe = checked_steps(nfe, "nfe")
+    nfe = checked_count(nfe, "nfe")
     if (model is None) != (shape is None):
         raise ConfigurationError("model and shape go together", where="shape", suggestion="give both or neither")
     path = _path_of(schedule)

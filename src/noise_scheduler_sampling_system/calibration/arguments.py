@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..config.settings import NoiseSchedulerConfig
-from ..grids.time_grid import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.sequence import follows_the_run
 from ..pipeline.batch_conditions import as_rows
@@ -20,7 +19,7 @@ from ..pipeline.pipeline import DiffusionPipeline
 from ..running.model_adapter import map_tensors
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
-from ..support.argument_checks import checked_number
+from ..support.argument_checks import checked_count, checked_number
 from ..support.errors import ConfigurationError
 from .search.search import STAGES
 from .student import PlanRunner
@@ -80,7 +79,7 @@ def positive(number: Any, where: str) -> float:
 
 def teacher_calls_of(calls: int, most: int) -> int:
     """Return the model calls of a teacher, which must be at least twice the most calls of a plan."""
-    calls = checked_steps(calls, "teacher_calls")
+    calls = checked_count(calls, "teacher_calls")
     if calls < 2 * most:
         raise ConfigurationError(
             f"{calls} calls are too few to teach a plan of {most}",
@@ -112,7 +111,7 @@ def budgets_of(nfe: Any) -> tuple[int, ...]:
     """Return the different numbers of model calls, in the given order."""
     given = [nfe] if isinstance(nfe, int | np.integer) else nfe
     try:
-        budgets = tuple(checked_steps(each, "nfe") for each in given)
+        budgets = tuple(checked_count(each, "nfe") for each in given)
     except TypeError:
         budgets = ()
     if not budgets:

@@ -17,7 +17,6 @@ import torch
 from tqdm.auto import tqdm
 
 from ..config.keyword_advice import keywords_of, refuse_unknown
-from ..grids.time_grid import checked_steps
 from ..guidance.base import Guidance
 from ..guidance.sequence import checked_sequence
 from ..pipeline.pipeline import CALIBRATE, DiffusionPipeline
@@ -25,6 +24,7 @@ from ..pipeline.request import DEFAULT_SCALE
 from ..plans.plan_set import PlanSet
 from ..running.model_adapter import resolve_device
 from ..running.noise import NoiseSource, calibration_keys
+from ..support.argument_checks import checked_count
 from ..support.errors import ConfigurationError
 from ..support.version import __version__
 from .arguments import (
@@ -155,8 +155,8 @@ def calibrate(
     budgets = budgets_of(nfe)
     size = shape_of(shape)
     stages = stages_of(stages)
-    trajectories = checked_steps(trajectories, "trajectories")
-    count = trajectories + (trajectories if held_out is None else checked_steps(held_out, "held_out"))
+    trajectories = checked_count(trajectories, "trajectories")
+    count = trajectories + (trajectories if held_out is None else checked_count(held_out, "held_out"))
     keys = calibration_keys(seed, count)
     teacher_calls = teacher_calls_of(teacher_calls, max(budgets))
     history = checked_history(history)

@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from ..analysis.recommend import steps_within
 from ..config.settings import NoiseSchedulerConfig
-from ..grids.time_grid import checked_steps
 from ..guidance import ClassifierFree, evaluations
 from ..guidance.base import Guidance
 from ..models import DigitsModel, FeatureStatistics, frechet_distance
@@ -28,7 +27,7 @@ from ..running.results import SamplingResult
 from ..samplers.adaptive import AdaptiveSampler
 from ..samplers.base import BaseSampler
 from ..schedules.path import NoisePath
-from ..support.argument_checks import checked_shape
+from ..support.argument_checks import checked_count, checked_shape
 from ..support.errors import ConfigurationError, NoiseSamplingError, shown
 from ..support.registry import Registry
 from ..support.version import __version__
@@ -96,7 +95,7 @@ def compare(
         ConfigurationError: before the first model call, for what no cell could run with. A single cell that cannot
             run says why in ``cell.problem``.
     """
-    budgets = tuple(dict.fromkeys(checked_steps(n, "nfe") for n in ([nfe] if isinstance(nfe, int) else nfe)))
+    budgets = tuple(dict.fromkeys(checked_count(n, "nfe") for n in ([nfe] if isinstance(nfe, int) else nfe)))
     entries = _entries(samplers, config)
     if not budgets or not entries:
         raise ConfigurationError(
@@ -111,7 +110,7 @@ def compare(
     if shape is None and model is not None:
         raise ConfigurationError("is missing", where="shape", suggestion="give that of a batch, e.g. (64, 3, 32, 32)")
     shape = checked_shape(_DIGITS_SHAPE if shape is None else shape)
-    repeats = checked_steps(repeats, "repeats")
+    repeats = checked_count(repeats, "repeats")
     seeds = tuple(range(seed, seed + repeats))
     run: dict[str, Any] = {
         "condition": condition, "null_condition": null_condition, "device": device, "dtype": dtype,
@@ -120,7 +119,7 @@ def compare(
     run |= {"guidance_scale": guidance_scale} if guidance is None else {"guidance": guidance}
     guided = guidance is not None or (bool(condition) and guidance_scale != 1.0)
     references = References(
-        reference or "auto", checked_steps(reference_calls, "reference_calls"), seeds, shape, guided, run
+        reference or "auto", checked_count(reference_calls, "reference_calls"), seeds, shape, guided, run
     )
     judge = None if features is None or data is None else _Judge(features, data)
     cells: dict[tuple[str, int], Cell] = {}

@@ -15,9 +15,10 @@ from ..config.options import Option, checked_options, parameters_of
 from ..config.registries import SPACINGS
 from ..config.spacing_choice import spacing_of
 from ..schedules.path import CLEAN, Level, NoisePath
-from ..support.errors import ConfigurationError, shown
+from ..support.argument_checks import checked_count, checked_times
+from ..support.errors import ConfigurationError
 
-__all__ = ["TimeGrid", "checked_steps", "checked_times", "make_grid", "refuse_clean_start"]
+__all__ = ["TimeGrid", "make_grid", "refuse_clean_start"]
 
 Times = npt.NDArray[np.float64]
 
@@ -142,44 +143,6 @@ class TimeGrid:
             yield i, self.levels[i], self.levels[i + 1]
 
 
-#: The most steps of a plan: it takes minutes to write a longer one, and no sampler needs it.
-_MOST_STEPS = 1_000_000
-
-
-def checked_steps(steps: Any, where: str = "num_inference_steps") -> int:
-    """A number of steps as an int.
-
-    Raises:
-        ConfigurationError: anything but a whole number from 1 to 1,000,000.
-    """
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ConfigurationError(f"got {shown(steps)}", where=where, suggestion="give a whole number ≥ 1")
-    if steps > _MOST_STEPS:
-        raise ConfigurationError(
-            f"got {shown(steps)}", where=where, suggestion=f"give a whole number from 1 to {_MOST_STEPS:,}"
-        )
-    return int(steps)
-
-
-def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:
-    """Timesteps (or sigmas) of a user as a tuple of floats.
-
-    Raises:
-        ConfigurationError: anything but a sequence of one or more numbers.
-    """
-    try:
-        array = np.asarray(times.tolist() if hasattr(times, "tolist") else times, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a sparse or quantised tensor
-        array = np.empty(0)
-    if array.ndim != 1 or array.size == 0:
-        raise ConfigurationError(
-            f"got {shown(times)}",
-            where=where,
-            suggestion="give one or more numbers, from the noisiest to the cleanest",
-        )
-    return tuple(array.tolist())
-
-
 def make_grid(
     path: NoisePath, num_inference_steps: int, *, start: float | Level | None = None, suits: str = "leading"
 ) -> TimeGrid:
@@ -195,7 +158,7 @@ def make_grid(
     Raises:
         ConfigurationError: a number of steps or an option that the spacing does not support.
     """
-    steps, config = checked_steps(num_inference_steps), path.config
+    steps, config = checked_count(num_inference_steps), path.config
     name = spacing_of(config, suits)
     first = start if start is None or isinstance(start, Level) else path.level(float(start))
     shorter = path if first is None else path.up_to(first.t)

@@ -12,7 +12,7 @@ from typing import Any
 from ..config.keyword_advice import refuse_unknown
 from ..config.sampler_aliases import resolve
 from ..config.settings import NoiseSchedulerConfig
-from ..grids.time_grid import TimeGrid, checked_steps, checked_times
+from ..grids.time_grid import TimeGrid
 from ..plans.gaussian_moments import typical_spread
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import bind_for
@@ -23,6 +23,7 @@ from ..samplers.factory import SamplerFactory
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.foreign_levels import refuse_foreign_levels
 from ..schedules.path import Level, NoisePath
+from ..support.argument_checks import checked_count, checked_times
 from ..support.errors import ConfigurationError, NoiseSamplingError
 from .adaptive_run import AdaptiveRun
 from .step_only_run import levels_of, stepped
@@ -151,7 +152,7 @@ def _checked_choice(
 ) -> int | tuple[float, ...] | TimeGrid:
     """What says where the model is asked."""
     if grid is None:
-        return checked_steps(num_inference_steps) if timesteps is None else checked_times(timesteps)
+        return checked_count(num_inference_steps) if timesteps is None else checked_times(timesteps)
     if timesteps is not None:
         raise ConfigurationError("is given beside timesteps", where="grid", suggestion="give one of the two")
     if not isinstance(grid, TimeGrid):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from ..grids.time_grid import checked_steps
 from ..running.model_fingerprint import refuse_other_model
 from ..running.results import RunState
-from ..support.argument_checks import checked_dtype, checked_shape
+from ..support.argument_checks import checked_count, checked_dtype, checked_shape
 from ..support.errors import ConfigurationError, shown
 from .compiled import Setup, refuse_other_settings
 from .request import Request
@@ -55,7 +54,7 @@ def continued(setup: Setup, request: Request) -> tuple[Request, RunState]:
 def _refuse_other_run(request: Request, saved: RunState) -> None:
     """Raise where an argument that the state determines, too, differs from it."""
     plan, x = saved.plan, saved.state.x
-    shape, dtype, steps = request.shape, request.dtype, checked_steps(request.num_inference_steps)
+    shape, dtype, steps = request.shape, request.dtype, checked_count(request.num_inference_steps)
     given = {
         "shape": (shape is not None and checked_shape(shape) != tuple(x.shape), shape, tuple(x.shape)),
         "dtype": (dtype is not None and checked_dtype(dtype, None) is not x.dtype, dtype, x.dtype),

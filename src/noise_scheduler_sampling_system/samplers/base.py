@@ -15,12 +15,13 @@ from ..config.options import Option, checked_options, declared_by
 from ..config.registries import SAMPLERS
 from ..config.settings import NoiseSchedulerConfig
 from ..config.spacing_choice import spacing_of
-from ..grids.time_grid import TimeGrid, checked_times, make_grid, refuse_clean_start
+from ..grids.time_grid import TimeGrid, make_grid, refuse_clean_start
 from ..plans.builder import PlanBuilder
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan, bind_for
 from ..running.loop import Branches, RowState
 from ..schedules.path import CLEAN, NoisePath
+from ..support.argument_checks import checked_times
 from ..support.errors import ConfigurationError, NumericsError
 from ..support.values import ByValue
 from .by_hand import SamplerOutput, SamplerState, apply_row

@@ -14,14 +14,16 @@ from torch import Tensor
 from .errors import ConfigurationError, OutOfMemoryError, shown
 
 __all__ = [
-    "STATE_TYPES", "as_array", "as_tensor", "checked_dtype", "checked_flag", "checked_number", "checked_shape",
-    "refuse_special", "refuse_too_large",
+    "STATE_TYPES", "as_array", "as_tensor", "checked_count", "checked_dtype", "checked_flag", "checked_number",
+    "checked_shape", "checked_times", "refuse_special", "refuse_too_large",
 ]  # fmt: skip
 
 #: The types that a state may have. PyTorch has no arithmetic for narrower ones.
 STATE_TYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: The types of a whole number; floats are among them, because a division returns one.
 _WHOLE: Final = (int, float, np.integer, np.floating, Tensor)
+#: The largest number of steps, model calls or trajectories. A plan of more steps would take minutes to write.
+_MOST = 1_000_000
 #: Bytes of the noise key of a sample.
 _KEY_BYTES = 16
 
@@ -55,6 +57,40 @@ def checked_number(
         bounds = "" if (low, high) == (-math.inf, math.inf) else f" from {low:g} to {high:g}"
         raise ConfigurationError(f"got {shown(value)}", where=where, suggestion=f"give {kind}{bounds}")
     return float(value)
+
+
+def checked_count(count: Any, where: str = "num_inference_steps") -> int:
+    """A number of steps, model calls, trajectories or the like, as an int.
+
+    Raises:
+        ConfigurationError: anything but a whole number from 1 to 1,000,000.
+    """
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+        raise ConfigurationError(f"got {shown(count)}", where=where, suggestion="give a whole number ≥ 1")
+    if count > _MOST:
+        raise ConfigurationError(
+            f"got {shown(count)}", where=where, suggestion=f"give a whole number from 1 to {_MOST:,}"
+        )
+    return int(count)
+
+
+def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:
+    """Timesteps (or sigmas) of a user as a tuple of floats.
+
+    Raises:
+        ConfigurationError: anything but a sequence of one or more numbers.
+    """
+    try:
+        array = np.asarray(times.tolist() if hasattr(times, "tolist") else times, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a sparse or quantised tensor
+        array = np.empty(0)
+    if array.ndim != 1 or array.size == 0:
+        raise ConfigurationError(
+            f"got {shown(times)}",
+            where=where,
+            suggestion="give one or more numbers, from the noisiest to the cleanest",
+        )
+    return tuple(array.tolist())
 
 
 def checked_dtype(dtype: Any, model_dtype: torch.dtype | None) -> torch.dtype:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config.settings import NoiseSchedulerConfig
-from ...grids.time_grid import checked_steps
 from ...plans.plan import SamplingPlan
 from ...schedules.factory import NoiseSchedulerFactory
 from ...schedules.path import NoisePath
+from ...support.argument_checks import checked_count
 from ...support.errors import ConfigurationError
 from ..table import LevelRange, Table
 from .gaussian_problem import GaussianProblem, resolved_interval
@@ -140,7 +140,7 @@ def design_table(
     Raises:
         ConfigurationError: an argument has a value that is not allowed.
     """
-    given, schedule, count = _spectrum(spectrum), _path(path), checked_steps(nfe, "nfe")
+    given, schedule, count = _spectrum(spectrum), _path(path), checked_count(nfe, "nfe")
     for name, value, allowed in (("criterion", criterion, CRITERIA), ("first", first, FIRST)):
         if value not in allowed:
             raise ConfigurationError(f"got {value!r}", where=name, suggestion=f"give one of {', '.join(allowed)}")
@@ -185,7 +185,7 @@ def limit(
     given, schedule = _spectrum(spectrum), _path(path)
     noise = schedule.level(schedule.t_max).noise_to_signal
     low, high = (_mapped(variance, noise) for variance in resolved_interval(given, schedule))
-    return best_root(low, high, checked_steps(nfe, "nfe")).error
+    return best_root(low, high, checked_count(nfe, "nfe")).error
 
 
 def optimal_levels(

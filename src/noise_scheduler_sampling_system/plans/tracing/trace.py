@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ...config.prediction import PREDICTION_TYPES, conversion
-from ...grids.time_grid import checked_steps
 from ...schedules.path import Level
+from ...support.argument_checks import checked_count
 from ...support.errors import ConfigurationError, NumericsError
 from ...support.registry import did_you_mean
 from ..plan import TRACE, SamplingPlan
@@ -171,7 +171,7 @@ class _Source:
                 raise ConfigurationError(
                     f"{name} takes no {option!r}", where=option, suggestion=did_you_mean(option, (*to_set, *to_step))
                 )
-        counted = {} if steps is None else {"num_inference_steps": checked_steps(steps)}
+        counted = {} if steps is None else {"num_inference_steps": checked_count(steps)}
         try:
             ready.set_timesteps(**counted, **{k: v for k, v in options.items() if k in to_set})
         except Exception as error:

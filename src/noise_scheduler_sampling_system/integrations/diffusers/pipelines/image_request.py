@@ -12,12 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....grids.time_grid import TimeGrid, checked_steps, checked_times
+from ....grids.time_grid import TimeGrid
 from ....guidance.base import Guidance
 from ....guidance.sequence import checked_sequence
 from ....plans.plan import SamplingPlan
 from ....plans.plan_set import PlanSet
-from ....support.argument_checks import as_tensor, checked_dtype, checked_flag, checked_number
+from ....support.argument_checks import (
+    as_tensor,
+    checked_count,
+    checked_dtype,
+    checked_flag,
+    checked_number,
+    checked_times,
+)
 from ....support.errors import ConfigurationError, NoiseSamplingError, shown
 from .backbones import Backbone, Prompt
 
@@ -64,8 +71,8 @@ class ImageRequest:
             class_labels=_labels(self.class_labels),
             height=_pixels(self.height, "height"),
             width=_pixels(self.width, "width"),
-            num_images_per_prompt=checked_steps(self.num_images_per_prompt, "num_images_per_prompt"),
-            num_inference_steps=checked_steps(self.num_inference_steps),
+            num_images_per_prompt=checked_count(self.num_images_per_prompt, "num_images_per_prompt"),
+            num_inference_steps=checked_count(self.num_inference_steps),
             guidance_scale=None if scale is None else checked_number(scale, "guidance_scale"),
             guidance=None if self.guidance is None else checked_sequence(self.guidance),
             image=_image(self.image, "image"),
@@ -210,7 +217,7 @@ def _labels(value: Any) -> Tensor | None:
 
 
 def _pixels(value: Any, where: str) -> int | None:
-    return None if value is None else checked_steps(value, where)
+    return None if value is None else checked_count(value, where)
 
 
 def _image(value: Any, where: str) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from ....grids.time_grid import checked_steps
 from ....plans.plan import SamplingPlan
 from ....schedules.foreign_levels import refuse_foreign_levels
 from ....schedules.path import Level, NoisePath
+from ....support.argument_checks import checked_count
 from ....support.errors import ConfigurationError
 from .compile_request import CompileRequest
 
@@ -31,7 +31,7 @@ def plans_as_data(plan: Plans) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for steps, one in plan.items():
         made = one if isinstance(one, SamplingPlan) else SamplingPlan.from_dict(one)
-        found[str(checked_steps(int(steps), "plan"))] = made.to_dict()
+        found[str(checked_count(int(steps), "plan"))] = made.to_dict()
     if not found:
         raise ConfigurationError("is empty", where="plan", suggestion="give a SamplingPlan, or {steps: plan}")
     return found

@@ -17,8 +17,8 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from torch import Tensor
 
-from ....grids.time_grid import checked_steps
 from ....plans.plan import SamplingPlan
+from ....support.argument_checks import checked_count
 from ....support.errors import ConfigurationError
 from .class_signature import signature_of
 from .compile_request import CompileRequest
@@ -137,7 +137,7 @@ class PlanScheduler(SchedulerAttributes, SchedulerMixin, ConfigMixin):  # type: 
             named = {name: value for name, value in given.items() if value is not None}
             all_named = signature.by_name(signature.set_timesteps, (*first, *positional), named)
             given |= dict(list(all_named.items())[len(first) :])
-        steps = None if num_inference_steps is None else checked_steps(num_inference_steps)
+        steps = None if num_inference_steps is None else checked_count(num_inference_steps)
         times, levels, mu = _numbers(given.pop("timesteps")), _numbers(given.pop("sigmas")), given.pop("mu")
         if steps is None and times is None and levels is None:
             raise ConfigurationError("is missing", where="num_inference_steps", suggestion="give the number of steps")
