@@ -126,7 +126,7 @@ def test_the_plan_and_the_grid_that_were_found():
     assert result.plan.nfe == 3 * result.steps < result.nfe
     other = DiffusionPipeline(p.path, "runge_kutta", tableau="ralston3").sample(p.model, grid=result.grid, **run)
     torch.testing.assert_close(other, result.samples, rtol=1e-9, atol=1e-9)
-    with pytest.raises(ConfigurationError, match="no plan before the run"):
+    with pytest.raises(ConfigurationError, match="not known before the run"):
         pipeline.plan(20)
 
 

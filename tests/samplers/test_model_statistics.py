@@ -238,7 +238,7 @@ def test_what_cannot_be(tmp_path):
     with pytest.raises(FileError):
         DiffusionPipeline(VPPath(), "dpm_v3", statistics=tmp_path)
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
-    with pytest.raises(FileError, match="no model statistics"):
+    with pytest.raises(FileError, match="does not hold model statistics"):
         ModelStatistics.load(tmp_path / "bad.safetensors")
     with pytest.raises(FileError, match="safetensors"):
         ModelStatistics.neutral().save(tmp_path / "ems.json")

@@ -1,4 +1,4 @@
-"""Steps as long as a tolerance allows: embedded pairs of Runge-Kutta methods with a PI controller."""
+"""Steps whose length follows from a tolerance: embedded pairs of Runge-Kutta methods with a PI controller."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = ["AdaptiveSampler", "Controller", "Pair"]
 class Pair(NamedTuple):
     """Two methods that share their model calls, in one tableau.
 
-    Its last stage stands at the end of the step: the state there is the result, and what the
-    tableau makes of all stages is the embedded result of lower order. Their difference is the error.
+    The last stage of the tableau is at the end of the step, and its state is the result. The tableau's own result is
+    the embedded one, of lower order. Their difference estimates the error.
 
     Attributes:
         tableau: the embedded method.
-        reads_end: whether it reads the prediction about the result, which is then the first of the next step.
+        reads_end: whether it reads the prediction at the result, which is then the first prediction of the next step.
     """
 
     tableau: ButcherTableau | ExponentialTableau
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 
     @classmethod
     def of(cls, value: Any) -> Pair:
-        """From a name, or a tableau with embedded weights.
+        """Make a pair from a name, or from a tableau with embedded weights.
 
         Raises:
             ConfigurationError: neither.
@@ -52,7 +52,7 @@ class Pair(NamedTuple):
             raise ConfigurationError(
                 f"got {value!r}",
                 where="tableau",
-                why="the error of a step is estimated by two methods that share their model calls",
+                why="two methods that share their model calls estimate the error of a step",
                 suggestion=did_you_mean(value, _NAMES)
                 if isinstance(value, str)
                 else "give a name or a ButcherTableau with embedded weights",
@@ -74,7 +74,7 @@ def _paired(result: ExponentialTableau, order: int, embedded: Any) -> Exponentia
     return ExponentialTableau(order, (*result.c, 1.0), (*result.weights, embedded))
 
 
-#: DPM-Solver-12 and -23 (Lu et al. 2022, arXiv 2206.00927, App. C): both orders have the same first calls.
+#: DPM-Solver-12 and -23 (Lu et al. 2022, arXiv 2206.00927, App. C): both orders share their first calls.
 _EXPONENTIAL_PAIRS = {
     "dpm_solver_12": _paired(EXPONENTIAL["midpoint2"], 1, lambda z: (0.0, 0.0)),
     "dpm_solver_23": _paired(EXPONENTIAL["etd3"], 2, lambda z: (1.5 * phi(1, z), 0.0, 0.0)),
@@ -85,13 +85,13 @@ _NAMES = (*(name for name, tableau in BUTCHER.items() if tableau.embedded), *_EX
 @final
 @dataclass(frozen=True)
 class Controller:
-    """How long the next step is (Hairer & Wanner, Solving Ordinary Differential Equations II, §IV.2, eq. 2.43).
+    """The length of the next step (Hairer & Wanner, Solving Ordinary Differential Equations II, §IV.2, eq. 2.43).
 
     Attributes:
-        pcoeff, icoeff: of the proportional and the integral part, as diffrax counts them: the factor is
+        pcoeff, icoeff: of the proportional and the integral part, as in diffrax: the factor is
             safety·error^(−(pcoeff + icoeff)/order)·previous^(pcoeff/order).
         safety: below 1, so that fewer steps fail.
-        order: the power of the step's length that the error goes with.
+        order: the error is proportional to this power of the step's length.
     """
 
     pcoeff: float
@@ -100,11 +100,11 @@ class Controller:
     order: int
 
     def factor(self, error: float, previous: float) -> float:
-        """By how much to change the length, from 0.2 to 10.
+        """The factor of the length, from 0.2 to 10.
 
         Args:
-            error: of this step, over the tolerance; it fails above 1.
-            previous: of the last step that did not fail.
+            error: the error of this step over the tolerance; above 1 the step fails.
+            previous: the same of the last step that did not fail.
         """
         now, before = max(error, _TINY), max(previous, _TINY)
         wanted = now ** (-(self.pcoeff + self.icoeff) / self.order) * before ** (self.pcoeff / self.order)
@@ -119,26 +119,26 @@ _TINY = 1e-10
 class AdaptiveSampler(BaseSampler):
     """An embedded pair with steps of its own choice, on the probability-flow ODE.
 
-    A step is taken if the difference of the pair's two results is within the tolerance: for the sample where it is
-    largest, the root mean square of the difference is at most atol + rtol·(that of the result). So
-    the samples of a batch share their steps, and which samples are in it changes the steps; with
-    ``max_batch_size=1`` each has its own, the same in every batch. The result is that of the higher order.
+    A step is accepted if the difference of the pair's two results is within the tolerance: in the sample with the
+    largest difference, its root mean square is at most atol + rtol·(that of the result). So the samples of a batch
+    share their steps, and the steps depend on the batch. With ``max_batch_size=1`` each sample has its own steps,
+    the same in every batch. The result is that of the higher order.
 
-    Of a grid only its ends count, the length of its first interval (where the search for the first step begins) and,
-    for guidance that counts steps, the rest. ``num_inference_steps`` gives a grid from where the
-    config's spacing begins to the cleanest level that the model knows; from there one DDIM step leads to
-    the clean sample, whose error no tolerance limits.
+    Of a grid the sampler uses the ends, the length of the first interval (as the first trial) and, for guidance that
+    counts steps, the other levels. ``num_inference_steps`` gives a grid from the start of the config's spacing to the
+    cleanest level that the model knows. From there one DDIM step, whose error is not estimated, leads to the clean
+    sample.
 
     Options:
         tableau: "bogacki_shampine" (3 calls a step), "heun2" (2), "dormand_prince" (6), "dpm_solver_12" (2) or
             "dpm_solver_23" (3); or a ButcherTableau with embedded weights.
-        frame: the form of the ODE and what the length of a step is counted in (:func:`runge_kutta_scheme`):
-            "log_snr", "sigma" or "flow"; "auto" is "flow" for a run from zero signal and "log_snr"
-            otherwise. The pairs of DPM-Solver have "log_snr" alone.
-        rtol, atol: the tolerance; ``atol`` in units of the state.
-        pcoeff, icoeff, safety: of the :class:`Controller`. pcoeff = 0, icoeff = 1 looks at the last step alone.
+        frame: the form of the ODE (:func:`~.schemes.runge_kutta_scheme`), and the unit of a step's length: "log_snr",
+            "sigma" or "flow". "auto" is "flow" for a run from zero signal and "log_snr" otherwise. The pairs of
+            DPM-Solver allow "log_snr" only.
+        rtol, atol: the tolerance; ``atol`` is in units of the state.
+        pcoeff, icoeff, safety: of the :class:`Controller`. With pcoeff = 0 and icoeff = 1 it uses the last step only.
         first_step: the length of the first step, in the frame's variable; None: that of the grid.
-        max_calls: model calls after which the run is given up.
+        max_calls: the largest number of model calls of a run; beyond it the run is an error.
     """
 
     declared_options = {
@@ -179,17 +179,17 @@ class AdaptiveSampler(BaseSampler):
         grid: TimeGrid | None = None,
     ) -> SamplingPlan:  # fmt: skip
         raise ConfigurationError(
-            "the steps depend on what the model says, so there is no plan before the run",
+            "the steps depend on the model's predictions, so the plan is not known before the run",
             where="adaptive",
-            suggestion="sample(..., return_result=True): its result has the plan and the grid that were found, "
-            "to be used again",
+            suggestion="call sample(..., return_result=True): its result has the plan and the grid of the run, "
+            "which can be used again",
         )
 
     def grid(
         self, num_inference_steps: int | None = None, *, timesteps: Sequence[float] | None = None,
         grid: TimeGrid | None = None,
     ) -> TimeGrid:  # fmt: skip
-        """The grid whose ends and first interval count; N steps of the spacing, down to the cleanest level."""
+        """The grid whose ends and first interval a run uses: N steps of the spacing, down to the cleanest level."""
         chosen = super().grid(num_inference_steps, timesteps=timesteps, grid=grid)
         lowest = self.scheduler.level(self.scheduler.t_min)
         *others, end = chosen.levels
@@ -212,16 +212,16 @@ class AdaptiveSampler(BaseSampler):
             return "log_snr" if frame == "auto" else frame
         if frame in ("log_snr", "sigma") or isinstance(self.pair.tableau, ExponentialTableau):
             raise ConfigurationError(
-                "the grid has a level without signal, from which the method is not defined",
+                "the grid has a level without signal, where the method is not defined",
                 where="frame",
                 suggestion="use frame='flow' with a Runge-Kutta pair, or start at a level with signal",
             )
         return "flow"
 
     def trial(self, step: int, now: Level, after: Level, frame: str) -> SamplingPlan:
-        """One step with both results: the state before the last row, and that after it.
+        """A plan of one step with both results: the states before and after the last row.
 
-        To the clean sample the step is DDIM's, and both are the same.
+        To the clean sample the step is DDIM's, and both results are the same.
         """
         if after.sigma == 0.0:
             return self._compiled(TimeGrid((now, after)), frame, step)
@@ -234,7 +234,7 @@ class AdaptiveSampler(BaseSampler):
         return plan if self.pair.reads_end else replace(plan, asks=np.array([1] * (len(plan) - 1) + [0]))
 
     def on_grid(self, grid: TimeGrid) -> SamplingPlan:
-        """The method of the result, with exactly these steps.
+        """The plan of the result's method, with the steps of this grid.
 
         Raises:
             ConfigurationError: a level where the method is not defined.
@@ -260,14 +260,14 @@ class AdaptiveSampler(BaseSampler):
         return runge_kutta_scheme(self.scheduler, tableau, frame, now, after)
 
 
-#: What a plan of each form keeps.
+#: The space of plans for each form of the ODE.
 _SPACES = {"log_snr": "sample", "sigma": "epsilon", "flow": "flow_prediction"}
 
 
 def place(frame: str, level: Level) -> float:
-    """The variable that steps are counted in, at a level.
+    """The variable of a step's length, at a level.
 
-    For "flow" it is σ/(α + σ) − 1, which tells levels next to pure noise apart.
+    For "flow" it is σ/(α + σ) − 1, which distinguishes levels near pure noise.
     """
     if frame == "log_snr":
         return level.half_log_snr
@@ -282,6 +282,6 @@ def level_at(path: NoisePath, frame: str, place: float) -> Level:
 
 
 def _savable(options: Any) -> dict[str, Any]:
-    """Options as plain data, for a plan that may be saved."""
+    """Options as data that a plan's file can hold; other values become their repr."""
     return {name: value if value is None or isinstance(value, str | int | float) else repr(value)
             for name, value in options.items()}  # fmt: skip

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class _CFGpp(FirstOrderSampler, ABC):
-    """A first-order step with the guided x₀ and the unconditional ε."""
+    """First-order steps with the guided x₀ and the unconditional ε."""
 
     def direction(self, p: Prediction) -> Form:
         return p.null_epsilon

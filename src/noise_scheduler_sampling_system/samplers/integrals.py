@@ -1,16 +1,15 @@
-"""One step of an exponential integrator, as numbers: how much of x, of each prediction, and of noise.
+"""One step of an exponential integrator, as numbers: the factors of x, of each prediction, and of the noise.
 
-With λ = log(α/σ) and s = σ/α, the diffusion ODE and the SDEs with the same marginals have an exact
-solution from one level to the next (primes), linear in x and in the prediction on the way:
+With λ = log(α/σ) and s = σ/α, the diffusion ODE, and the SDEs with the same marginals, have an exact solution from one
+level to the next (primes). It is linear in x and in the prediction along the trajectory:
 
     sample:   x' = (α'φ'/αφ)·x + α'·∫ x₀ dq + n·ξ,      q = φ'/φ from φ'/φ(s) to 1
     epsilon:  x' = (α'/α)·x + α'·∫ ε ds                  s from s to s'
 
-φ(s) = s is the ODE (Lu et al. 2022, arXiv 2211.01095, eq. 8), φ = s^(1+η) an SDE with η times the
-noise of the reverse SDE (n² = σ'²·(1 − e^(−2ηh)), h = λ' − λ), and any other φ one of the family
-of Cui et al. 2023 (arXiv 2309.06169). A method replaces the prediction by the polynomial through
-the values that it has (:func:`interpolated`); of every such rule the weights add up to the
-integral of a constant, so data and noise are carried exactly.
+φ(s) = s is the ODE (Lu et al. 2022, arXiv 2211.01095, eq. 8). φ = s^(1+η) is an SDE with η times the noise of the
+reverse SDE (n² = σ'²·(1 − e^(−2ηh)), h = λ' − λ). Other φ are members of the family of Cui et al. 2023 (arXiv
+2309.06169). A method replaces the prediction by the polynomial through its known values (:func:`interpolated`). The
+weights of every such rule add up to the integral of a constant, so steps are exact for constant data and noise.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from ..schedules.path import Level
 __all__ = ["Kernel", "Move", "adams", "gauss", "interpolated", "lagrange", "power"]
 
 Array = npt.NDArray[np.float64]
-#: λ ↦ the variable in which the prediction is taken for a polynomial.
+#: λ ↦ the variable in which the prediction is replaced by a polynomial.
 Variable = Callable[[Any], Any]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)  # type: ignore[no-untyped-call]
@@ -36,7 +35,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)  # type: ignore[no-untype
 
 @dataclass(frozen=True)
 class Kernel:
-    """φ of the sample form, by log φ and its slope as functions of λ; falls with λ at least as fast as s = e^(−λ)."""
+    """φ of the sample form: log φ and its slope as functions of λ. φ falls with λ at least as fast as s = e^(−λ)."""
 
     log: Callable[[Any], Any]
     slope: Callable[[Any], Any]
@@ -68,14 +67,13 @@ def interpolated(
     """The step from one level to another, with predictions at the nodes' levels.
 
     Args:
-        space: "sample" or "epsilon": which prediction is interpolated.
-        now, after: the two levels; ``now`` may be without signal and ``after`` without noise if
-            there is one node.
+        space: the prediction that is interpolated: "sample" or "epsilon".
+        now, after: the two levels. With one node, ``now`` may be without signal and ``after`` without noise.
         nodes: the levels of the predictions, the one closest to the step's start first.
-        variable: in which the prediction is a polynomial of degree ``len(nodes) − 1``.
+        variable: the prediction is a polynomial of degree ``len(nodes) − 1`` in it.
         kernel: the SDE ("sample" only).
-        rule: what becomes of the exact weights. "bh1" and "bh2" (= "midpoint") are the published
-            shortcuts for two nodes, "as_published" is half of the second-order term for three.
+        rule: "exact" weights, or a published change of them: "bh1" and "bh2" (= "midpoint") are shortcuts for two
+            nodes, "as_published" halves the second-order term for three.
     """
     of_x, total, noise = _constants(space, now, after, kernel)
     if len(nodes) == 1:
@@ -89,7 +87,7 @@ def interpolated(
         size = linear if rule == "bh1" else total
         second = 0.5 * size * h / (nodes[1].half_log_snr - nodes[0].half_log_snr)
         return Move(of_x, (total - second, second), noise)
-    if blind:  # λ = −∞ at a level without signal: there x₀ is smooth in α/σ
+    if blind:  # λ is −∞ at a level without signal; x₀ is smooth in α/σ there
         variable = _signal_to_noise
     places = [variable(level.half_log_snr) for level in nodes]
     points, measure = _quadrature(space, now, after, kernel)
@@ -98,19 +96,19 @@ def interpolated(
         lam = np.array([level.half_log_snr for level in nodes])
         second = 0.5 * float(((points - lam[0]) ** 2) @ measure)
         weights -= [second / math.prod(a - b for j, b in enumerate(lam) if j != i) for i, a in enumerate(lam)]
-    weights[0] += total - weights.sum()  # the quadrature's rounding
+    weights[0] += total - weights.sum()  # corrects the rounding of the quadrature
     return Move(of_x, tuple(weights.tolist()), noise)
 
 
 def _constants(space: str, now: Level, after: Level, kernel: Kernel) -> tuple[float, float, float]:
-    """The factor of x, the integral of 1, and the standard deviation of the noise."""
+    """The factor of x, the integral of a constant 1, and the standard deviation of the noise."""
     if space == "epsilon":
         of_x = after.alpha / now.alpha
         return of_x, after.sigma - of_x * now.sigma, 0.0
     if after.sigma == 0.0:
         return 0.0, after.alpha, 0.0
     start = now.half_log_snr
-    if now.alpha == 0.0:  # φ'/φ is 0 here, and x counts only in the ODE, where σ'/σ of it is left
+    if now.alpha == 0.0:  # φ'/φ is 0 here, so x has a factor in the ODE only: σ'/σ
         ode = math.isclose(kernel.slope(0.0), -1.0)
         return (after.sigma / now.sigma if ode else 0.0), after.alpha, 0.0 if ode else after.sigma
     log_ratio = kernel.log(after.half_log_snr) - kernel.log(start)
@@ -125,13 +123,13 @@ def _rest(sigma: float, log_decay: float) -> float:
 
 
 def _quadrature(space: str, now: Level, after: Level, kernel: Kernel) -> tuple[Array, Array]:
-    """Values of λ on the way and their weights in the integral."""
+    """Values of λ within the step, and their weights in the integral."""
     if space == "epsilon":  # over s, which may end at 0
         start, stop = now.noise_to_signal, after.noise_to_signal
         if stop == 0.0 or start / stop < 3.0:
             s, width = gauss(start, stop)
             return -np.log(s), after.alpha * width
-    elif now.alpha == 0.0:  # over α/σ from 0; the ODE only (an SDE forgets where it came from)
+    elif now.alpha == 0.0:  # over α/σ from 0; the ODE only (an SDE step does not depend on its start)
         return after.half_log_snr + np.log((_NODES + 1.0) / 2.0), after.alpha * _WEIGHTS / 2.0
     low, high = now.half_log_snr, after.half_log_snr
     lam, scale = gauss(low, high)
@@ -141,7 +139,7 @@ def _quadrature(space: str, now: Level, after: Level, kernel: Kernel) -> tuple[A
 
 
 def gauss(start: float, stop: float) -> tuple[Array, Array]:
-    """Places between two numbers, and weights that make a sum over them the integral."""
+    """Nodes and weights of the Gauss-Legendre rule between two numbers."""
     half = (stop - start) / 2.0
     return start + half * (_NODES + 1.0), half * _WEIGHTS
 
@@ -151,7 +149,7 @@ def _signal_to_noise(half_log_snr: Any) -> Any:
 
 
 def lagrange(nodes: Array, points: Array) -> Array:
-    """The Lagrange polynomials of the nodes at the points, shape (nodes, points)."""
+    """The Lagrange polynomials of the nodes, evaluated at the points: shape (nodes, points)."""
     rows = []
     for i, node in enumerate(nodes):
         others = np.delete(nodes, i)
@@ -162,10 +160,10 @@ def lagrange(nodes: Array, points: Array) -> Array:
 def adams(nodes: Sequence[float], start: float, stop: float) -> list[float]:
     """Weights w such that Σ w·f(node) is the mean over [start, stop] of the polynomial through the nodes.
 
-    Not finite where the nodes are too close together, in float64, for a polynomial through them.
+    They are not finite where the nodes are too close together for float64.
     """
     points, measure = gauss(0.0, 1.0)
-    with np.errstate(all="ignore"):  # nodes that lie together beside a step far longer: weights that are not finite
+    with np.errstate(all="ignore"):  # nodes close together and a far longer step give weights that are not finite
         scaled = (np.array(nodes) - start) / (stop - start)
         weights: list[float] = (lagrange(scaled, points) @ measure).tolist()
     return weights

@@ -1,17 +1,17 @@
-"""Empirical model statistics: what DPM-Solver-v3 is told about a model (Zheng et al. 2023, arXiv 2310.13268).
+"""Empirical model statistics: the facts about a model that DPM-Solver-v3 uses (Zheng et al. 2023, arXiv 2310.13268).
 
-Over λ = log(α/σ) and with z = x/α, the diffusion ODE is dz/dλ = −l·z − f for any l(λ), where
-f = (σ·ε − l·x)/α = (1 − l)·(σ/α)·ε − l·x₀ is what is left to the model (§3.1, eq. 5 to 8). The statistics are
+Over λ = log(α/σ) and with z = x/α, the diffusion ODE is dz/dλ = −l·z − f for any function l(λ), where
+f = (σ·ε − l·x)/α = (1 − l)·(σ/α)·ε − l·x₀ is the part that needs the model (§3.1, eq. 5 to 8). The statistics are
 
     l = E tr(σ·∂ε/∂x)/d,  which minimises E‖σ·∂ε/∂x − l·I‖²,
-    s = E⟨f, f'⟩/E‖f‖²,   the regression on f of its derivative f' over λ along the ODE,
+    s = E⟨f, f'⟩/E‖f‖²,   the regression on f of its derivative f' over λ along the ODE.
 
-so that e^(−∫s)·f, which the solver takes for a polynomial in λ, changes as little as it can. l = 1 and s = 0
-leave x₀ (DPM-Solver++), l = 0 and s = −1 leave ε (DPM-Solver).
+With them e^(−∫s)·f, which the solver replaces by a polynomial in λ, changes as little as possible. l = 1 and s = 0 make
+f = −x₀ (DPM-Solver++); l = 0 and s = −1 make e^(−∫s)·f proportional to ε (DPM-Solver).
 
-The paper has a number for each pixel, and an intercept b in the regression. Here they are scalars, so
-that every step is linear in the state and the predictions, where b, an image of constants, has no place.
-As functions of λ they belong to the data and not to the path: z has the same law on every path.
+The paper has a number for each pixel, and an intercept b in the regression. Here the statistics are scalars, so that
+every step is linear in the state and the predictions. b, an image of constants, is left out for the same reason. As
+functions of λ the statistics depend on the data and not on the path, because z has the same distribution on every path.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ __all__ = ["ModelStatistics"]
 
 Array = npt.NDArray[np.float64]
 _FORMAT = "model statistics 1"
-#: Half of the interval of λ over which predictions are differenced along the ODE.
+#: Half of the interval of λ of the central difference along the ODE.
 _DELTA = 0.02
-#: λ is measured between these where a path goes on to pure noise or to clean data.
+#: The widest range of λ in which statistics are measured.
 _RANGE = (-5.0, 7.0)
-#: The stage of the noise that is added to data: no run has so many.
+#: The stage of the noise that is added to data; stages of runs are smaller.
 _STAGE = 1 << 32
 
 
-class Asking(Protocol):
-    """What measuring a model needs of a :class:`DiffusionPipeline`."""
+class SamplesModels(Protocol):
+    """The methods of a :class:`DiffusionPipeline` that measuring a model needs."""
 
     def __init__(self, config: NoisePath, method: str) -> None: ...
     @property
@@ -61,15 +61,15 @@ class Asking(Protocol):
 @final
 @dataclass(frozen=True, eq=False)
 class ModelStatistics:
-    """l and s of a model, at values of λ; between them cubic splines, outside constant.
+    """l and s of a model at values of λ: cubic splines between these, constant outside.
 
     Attributes:
         half_log_snr: λ = log(α/σ), strictly rising, shape (K,), K ≥ 2.
-        l: the share of the linear term, shape (K,): near 1 where x is noise, near 0 where it is data.
-        s: the growth rate of what is left, shape (K,).
+        l: the factor of the linear term, shape (K,): near 1 where x is noise, near 0 where it is data.
+        s: the growth rate of f, shape (K,).
 
     Raises:
-        ConfigurationError: other shapes, or numbers that are not finite or not in order.
+        ConfigurationError: other shapes, numbers that are not finite, or λ that does not rise.
     """
 
     half_log_snr: Array
@@ -93,7 +93,7 @@ class ModelStatistics:
 
     @classmethod
     def neutral(cls, quantity: str = "sample") -> ModelStatistics:
-        """The choice that leaves the solver x₀ alone ("sample", as DPM-Solver++) or ε alone ("epsilon")."""
+        """Statistics with which the solver uses x₀ only ("sample", as DPM-Solver++) or ε only ("epsilon")."""
         if quantity not in ("sample", "epsilon"):
             raise ConfigurationError(f"got {quantity!r}", where="quantity", suggestion="give 'sample' or 'epsilon'")
         of_x, growth = (1.0, 0.0) if quantity == "sample" else (0.0, -1.0)
@@ -101,11 +101,11 @@ class ModelStatistics:
 
     @classmethod
     def of(cls, given: Any) -> ModelStatistics:
-        """From a file's name, or None (neutral), or statistics as they are.
+        """Statistics, those of a file, or for None the neutral ones.
 
         Raises:
             ConfigurationError: anything else.
-            FileError: a file that is missing or holds none.
+            FileError: the file is missing, or does not hold statistics.
         """
         if given is None or isinstance(given, ModelStatistics):
             return cls.neutral() if given is None else given
@@ -120,7 +120,7 @@ class ModelStatistics:
     @classmethod
     def measure(
         cls,
-        pipeline: Asking,
+        pipeline: SamplesModels,
         model: Any = None,
         data: Tensor | None = None,
         *,
@@ -130,25 +130,25 @@ class ModelStatistics:
         progress: bool = False,
         **request: Any,
     ) -> ModelStatistics:
-        """Estimate l and s of a model, as it will be run: with its condition and guidance.
+        """Estimate l and s of a model under the condition and the guidance of its runs.
 
-        Data is brought to every level with the same noise n and with −n, so that the estimates are smooth
-        in λ. Nothing is differentiated: E⟨n, ε⟩ = E tr(σ·∂ε/∂x) for Gaussian n, and f' is a central
-        difference along the ODE. That makes 6 model calls a level on the whole batch.
+        The same noise n, and −n, is added to the data at every level, so that the estimates are smooth in λ. Gradients
+        are not needed: E⟨n, ε⟩ = E tr(σ·∂ε/∂x) for Gaussian n, and f' is a central difference along the ODE. This takes
+        6 model calls at each level on the whole batch.
 
         Args:
-            pipeline: whose noise schedule, clipping and prediction type are used.
+            pipeline: its noise schedule, clipping and prediction type are used.
             model: as for :meth:`DiffusionPipeline.sample`.
             data: clean samples (B, ...); 64 to 256 images suffice.
-            shape: generate data of this shape with the pipeline instead.
-            levels: K, the number of values of λ, evenly over the path (from −5 to 7, at most).
+            shape: instead of ``data``: the shape of samples that the pipeline generates.
+            levels: K, the number of values of λ, evenly over the path, between −5 and 7.
             seed: of the noise, and of generated data.
             progress: show a progress bar.
             request: ``condition``, ``guidance``, ``device``, ``dtype``, ``max_batch_size``, ... of ``sample``.
-                The model is differenced, so 16-bit types are too coarse.
+                16-bit types are too coarse for the differences.
 
         Raises:
-            ConfigurationError: none or both of ``data`` and ``shape``, or what ``sample`` refuses.
+            ConfigurationError: none or both of ``data`` and ``shape`` are given, or ``sample`` raises it.
             ModelOutputError: as for ``sample``.
         """
         if (data is None) == (shape is None):
@@ -159,25 +159,25 @@ class ModelStatistics:
             raise ConfigurationError(f"got {levels!r}", where="levels", suggestion="give a whole number ≥ 4")
         if data is None:
             data = pipeline.sample(model, shape, seed=seed, **request)
-        path, asking = pipeline.scheduler, type(pipeline)(pipeline.scheduler, "ddim")
+        path, one_step = pipeline.scheduler, type(pipeline)(pipeline.scheduler, "ddim")
         clean = data.detach().to("cpu", torch.float64)
         source = NoiseSource(resolve_keys(seed, None, len(clean)), tuple(clean.shape[1:]), torch.float64, clean.device)
         noise = source(0, _STAGE)
 
-        def ask(z: Tensor, lam: float) -> Tensor:
-            """x₀ as predicted from z = x/α."""
+        def predicted(z: Tensor, lam: float) -> Tensor:
+            """x₀, predicted from z = x/α."""
             level = path.level_at(2.0 * lam)
             x = (level.alpha * z).to(data.device, request.get("dtype") or data.dtype)
-            answer = asking.sample(model, initial_sample=x, grid=TimeGrid((level, CLEAN)), seed=seed, **request)
-            return torch.as_tensor(answer).to("cpu", torch.float64)
+            clean_sample = one_step.sample(model, initial_sample=x, grid=TimeGrid((level, CLEAN)), seed=seed, **request)
+            return torch.as_tensor(clean_sample).to("cpu", torch.float64)
 
         nodes = _nodes(path, levels)
         moments = np.zeros((levels, 6))
         for k, lam in enumerate(tqdm(nodes.tolist(), disable=not progress, unit="level")):
             for n in (noise, -noise):
                 z = clean + math.exp(-lam) * n
-                y = ask(z, lam)
-                later, sooner = (ask(z + math.expm1(-d) * (z - y), lam + d) for d in (_DELTA, -_DELTA))
+                y = predicted(z, lam)
+                later, sooner = (predicted(z + math.expm1(-d) * (z - y), lam + d) for d in (_DELTA, -_DELTA))
                 change = (later - sooner) / (2.0 * _DELTA)
                 pairs = (n, math.exp(lam) * (z - y)), (z, z), (z, y), (y, y), (z, change), (y, change)
                 moments[k] += [float((a * b).mean()) for a, b in pairs]
@@ -188,7 +188,7 @@ class ModelStatistics:
         c = -Curve(nodes, of_x).slope(nodes) - a
         square = a * a * zz - 2.0 * a * zy + yy
         product = a * c * zz + (a * a - c) * zy - a * zd - a * yy + yd
-        nothing = square <= 1e-12 * yy  # all of the model is in the linear term
+        nothing = square <= 1e-12 * yy  # the linear term is the whole model
         return cls(nodes, of_x, np.divide(product, square, out=np.zeros(levels), where=~nothing))
 
     @functools.cached_property
@@ -207,23 +207,23 @@ class ModelStatistics:
         return hashlib.sha256(b"".join(getattr(self, name).tobytes() for name in _ARRAYS)).hexdigest()[:16]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them, whole or not at all, as ``.safetensors``.
+        """Write the statistics to a ``.safetensors`` file, whole or not at all.
 
         Raises:
-            FileError: another ending, or a file that cannot be written.
+            FileError: another ending, or the file cannot be written.
         """
         from safetensors.numpy import save
 
         if checked_path(path).suffix != ".safetensors":
-            raise FileError("is no name for model statistics", where=str(path), suggestion="use .safetensors")
+            raise FileError("is not a file name of model statistics", where=str(path), suggestion="use .safetensors")
         write_atomic(path, save({name: getattr(self, name) for name in _ARRAYS}, metadata={"format": _FORMAT}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ModelStatistics:
-        """Read what :meth:`save` wrote.
+        """Read a file that :meth:`save` wrote.
 
         Raises:
-            FileError: missing, malformed, or something else.
+            FileError: the file is missing, malformed, or does not hold statistics.
         """
         data = read_bytes(path)
         try:
@@ -235,7 +235,7 @@ class ModelStatistics:
             return cls(**arrays)
         except Exception as error:
             raise FileError(
-                "holds no model statistics",
+                "does not hold model statistics",
                 where=str(path),
                 why=cut(error),
                 suggestion="give a file of ModelStatistics.save",
@@ -256,7 +256,7 @@ _ARRAYS = ("half_log_snr", "l", "s")
 
 
 def _nodes(path: NoisePath, count: int) -> Array:
-    """Values of λ over a path, so far from its ends that it can be asked on both sides."""
+    """Values of λ over a path, with room for the central difference at both ends."""
     low, high = (path.level(t).half_log_snr for t in (path.t_max, path.t_min))
     low, high = max(low, _RANGE[0]), min(high, _RANGE[1])
     return np.linspace(low + 1.5 * _DELTA, high - 1.5 * _DELTA, count)

@@ -1,20 +1,20 @@
-"""The order of a step, chosen by what the step does to Gaussian data and to errors of the predictions.
+"""The guard of the data's spread: it chooses the order of a step by its effect on Gaussian data.
 
-A method of high order extrapolates. Where a step is far longer than the steps before it, the
-extrapolation widens the data: noise is left in the samples. The widening is known before the run.
-For data N(μ, s²) states and exact predictions are linear in the initial noise and the noise of the
-steps, so the standard deviation of every state follows from the rows
-(:mod:`..moments`). A :class:`SpreadGuard` follows it for data from narrow to wide while a sampler
-writes its plan. It compares the result, were the run finished by first-order steps from here, with
-that of the first-order method on the whole grid:
+A method of high order extrapolates. Where a step is far longer than the steps before it, the extrapolation widens the
+data: noise stays in the samples. The widening is known before the run. For data N(μ, s²) and exact predictions, states
+are linear in the initial noise and the noise of the steps, so the rows determine the standard deviation of every state
+(:mod:`~.plans.gaussian_moments`). A :class:`SpreadGuard` computes it, for data from narrow to wide, while a sampler
+writes its plan. Let std be the standard deviation at the end if first-order steps finish the run from here, and std₁
+that of the first-order method on the whole grid. The bounds are
 
     |log(std/s)| ≤ 1.1·|log(std₁/s)| + 0.05    for every width s, and std ≤ 1.15·s for s ≥ 0.1.
 
-A sampler offers its step as a ladder of forms, from its full order down to the first-order step.
-The guard takes the highest rung that keeps the bounds, blended with as much of the rung above it as
-they allow. The first-order step depends on nothing but the current state and prediction, and scales
-any deviation as it scales the first-order method's own. So the last rung always keeps the bounds if
-the state before it does, and the whole plan keeps them by induction.
+A sampler offers its step as a ladder of forms, from its full order down to the first-order step. The guard takes the
+highest rung within the bounds, blended with the largest allowed share of the rung above it.
+
+The last rung is within the bounds if the state before it is: the first-order step depends only on the current state
+and prediction, and scales a deviation as it scales the first-order method's own. So by induction the whole plan is
+within the bounds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -38,41 +38,42 @@ __all__ = ["SpreadGuard"]
 
 Array = npt.NDArray[np.float64]
 
-#: Standard deviations of the data that a step is judged on; real images are narrow in most directions.
+#: The widths s: standard deviations of the data. Real images are narrow in most directions.
 _WIDTHS = np.array(
     [0.01, 0.015, 0.025, 0.04, 0.065, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 1.75, 2.0]
 )
-#: Bounds of the rule above, a little inside it, for widths between these.
+#: The bounds above, slightly tighter, so that they also hold for widths between these.
 _FACTOR, _SLACK, _WIDEST, _WIDE_FROM = 1.1, 0.045, 0.1325, 0.09
-#: How much of the state's standard deviation a step may add per unit of the predictions' relative error.
+#: The largest error that a step may add: in standard deviations of the state, for predictions with relative error 1.
 _ERRORS = 2.0
-#: Shares of the higher rung that are tried.
+#: The shares of the higher rung in a blend.
 _SHARES = np.linspace(1.0, 0.0, 17)
 
 
 class _Weighed(NamedTuple):
-    """A form in numbers, for each width: of the initial noise and the steps' noise, and of the predictions' errors."""
+    """A form's coefficients for each width: of the initial and the steps' noise, and of the predictions' errors."""
 
     state: Array
     errors: Array
 
 
 class _Bounds(NamedTuple):
-    """What a form is judged by: the variance at the end is scale·variance + added; and the errors it may bring."""
+    """The bounds of a form: the variance at the end is scale·variance + added; ``errors`` limits the error it adds."""
 
     scale: Array
     added: Array
     errors: Array
 
 
+@final
 class SpreadGuard:
-    """Follows the spread of Gaussian data through a plan that is being written.
+    """Computes the spread of Gaussian data while a plan is written, and chooses among forms of a step.
 
     Args:
-        grid: the grid of the run; its noise falls.
+        grid: the grid of the run, from noise to data.
         eta: η of the first-order method that steps are compared with: 0 is DDIM, 1 is ancestral sampling.
-        prior_scale: standard deviation of the first state; None: that of noised data (image-to-image).
-        analytic_first: whether the first prediction is that of data of unit variance, made without the model.
+        prior_scale: the standard deviation of the first state; None: that of noised data (image-to-image).
+        analytic_first: whether the first prediction is made without the model, as for data of unit variance.
     """
 
     def __init__(self, grid: TimeGrid, eta: float, prior_scale: float | None, *, analytic_first: bool = False) -> None:
@@ -83,7 +84,7 @@ class SpreadGuard:
         self._values: dict[Symbol, Array] = {("x", 0): start[:, None]}
         self._errors: dict[int, Array] = {}
         self._rows = 0
-        # the variance at the end is scale·(variance at level k) + added, by first-order steps
+        # after first-order steps from level k the variance at the end is scale·(variance at level k) + added
         scale, added = np.ones_like(first), np.zeros_like(first)
         self._rest = [(scale, added)]
         for now, after in zip(grid.levels[-2::-1], grid.levels[:0:-1], strict=True):
@@ -91,7 +92,7 @@ class SpreadGuard:
             scale, added = self._step(now, after, scale, added, np.ones_like(first) if analytic else _WIDTHS)
             self._rest.insert(0, (scale, added))
         self._target = 2.0 * np.log(_spread(grid.levels[-1]))
-        with np.errstate(divide="ignore"):  # infinite where nothing is left of the data
+        with np.errstate(divide="ignore"):  # infinite where the state does not depend on the data
             reference = 0.5 * (np.log(scale * start**2 + added) - self._target)
         self._low = -_FACTOR * np.abs(reference) - _SLACK
         high = np.where(_WIDTHS >= _WIDE_FROM, np.minimum(-self._low, _WIDEST), -self._low)
@@ -109,13 +110,13 @@ class SpreadGuard:
         self._errors[row] = per_clean * _WIDTHS * level.sigma / _spread(level)
 
     def choose(self, after: Level, rungs: Iterable[Form]) -> tuple[Form, float]:
-        """The state at ``after``: of forms from the highest order to the first, the best that keeps the bounds.
+        """Choose the state at ``after`` among forms from the highest order to the first.
 
-        The highest rung that keeps them is taken; a rung that does not is first blended with one below it, with as
-        large a share as the bounds allow. Where nothing keeps them, what is nearest is taken.
+        The first rung within the bounds is taken. A rung outside them is blended with each rung below it, with the
+        largest share that the bounds allow, before the next rung is tried. If all are outside, the nearest is taken.
 
         Returns:
-            The form, and how far it is outside the bounds in log of the standard deviation (≤ 0: inside).
+            The form, and its distance from the bounds in log of the standard deviation (≤ 0: inside).
         """
         forms = iter(rungs)
         first = next(forms)
@@ -138,7 +139,7 @@ class SpreadGuard:
         return best[1], best[0]
 
     def _excess(self, upper: _Weighed, lower: _Weighed, shares: Array, bounds: _Bounds) -> Array:
-        """How far blends of two forms are outside the bounds; the shares are those of the upper one."""
+        """The distances of blends of two forms from the bounds (≤ 0: inside), one for each share of the upper form."""
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             variance = _square(upper.state, lower.state, shares)
             deviation = 0.5 * (np.log(bounds.scale * variance + bounds.added) - self._target)
@@ -167,7 +168,7 @@ class SpreadGuard:
         return total
 
     def _finish(self, level: Level) -> tuple[Array, Array]:
-        """How the variance at the end follows from that at a level, by first-order steps from there."""
+        """(scale, added) of first-order steps from a level to the end."""
         k = bisect.bisect_left(self._order, -level.noise_to_signal * (1.0 + 1e-9))
         if k == len(self._levels):
             return self._rest[-1]
@@ -179,7 +180,7 @@ class SpreadGuard:
     def _step(
         self, now: Level, after: Level, scale: Array, added: Array, widths: Array = _WIDTHS
     ) -> tuple[Array, Array]:
-        """A first-order step, with predictions for data of these widths, before steps that are known."""
+        """(scale, added) of a first-order step before steps with a known pair; predictions are for ``widths``."""
         down, noise = ancestral(now, after, self._eta)
         square = (now.alpha * widths) ** 2 + now.sigma**2
         factor = (down.alpha * now.alpha * widths**2 + down.sigma * now.sigma) / square

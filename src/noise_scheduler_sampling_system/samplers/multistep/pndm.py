@@ -1,7 +1,8 @@
-"""Pseudo numerical methods for diffusion models: linear multistep on ε, with two ways to start."""
+"""Pseudo numerical methods for diffusion models: linear multistep on ε, with one of two starts."""
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 from ...config.choices import SamplingMethod
@@ -14,7 +15,7 @@ from ...schedules.path import Level
 from ...support.errors import ConfigurationError
 from ..base import BaseSampler
 from ..integrals import adams
-from ..steps import along, from_noise
+from ..steps import along, first_order, from_noise
 
 __all__ = ["PNDMSampler"]
 
@@ -24,13 +25,12 @@ __all__ = ["PNDMSampler"]
 class PNDMSampler(BaseSampler):
     """PNDM (Liu et al. 2022, arXiv 2202.09778, eq. 11-14): Adams-Bashforth of order 4 in t on ε.
 
-    Each step moves x by the exact DDIM map with an extrapolated ε. The paper proves second
-    order. On evenly spaced times the weights are the paper's; on others they are those of
-    the same polynomial through the actual times.
+    Each step is DDIM's with an extrapolated ε. The paper proves second order. On evenly spaced times the weights are
+    the paper's; on other times they belong to the polynomial through the actual times.
 
     Options:
-        skip_prk_steps: start with a Heun step (PLMS, N + 1 calls) instead of three
-            Runge-Kutta steps (PRK, N + 9 calls, at least 4 steps).
+        skip_prk_steps: start with a Heun step (PLMS, N + 1 calls) instead of three Runge-Kutta steps (PRK, N + 9 calls,
+            at least 4 steps).
     """
 
     order = 2
@@ -43,7 +43,7 @@ class PNDMSampler(BaseSampler):
         runge_kutta = 0 if self.options["skip_prk_steps"] else 3
         if runge_kutta and grid.steps < 4:
             raise ConfigurationError(
-                f"the Runge-Kutta start takes 3 of {grid.steps} steps and leaves no multistep one",
+                f"the Runge-Kutta start takes 3 of {grid.steps} steps, and no multistep step is left",
                 where="num_inference_steps",
                 suggestion="take at least 4 steps, or skip_prk_steps=True",
             )
@@ -51,14 +51,14 @@ class PNDMSampler(BaseSampler):
         for i, now, after in grid.intervals():
             first = build.predict(now, i)
             x = build.x
-            if from_noise(now, after):  # no polynomial goes through a level without signal: begin at the next
-                build.advance(after.alpha * first.sample + after.sigma * first.epsilon)
+            if from_noise(now, after):  # the polynomial cannot use a level without signal: it begins at the next one
+                build.advance(first_order(first, after))
                 continue
             begun = len(history)
             history = [(now.t, first.epsilon), *history[:3]]
             if begun < runge_kutta:
                 self._runge_kutta(build, i, now, after, x, first.epsilon)
-            elif begun == 0 and after.sigma > 0.0 and after.t == after.t:  # an end without a time is not asked about
+            elif begun == 0 and after.sigma > 0.0 and not math.isnan(after.t):  # the model can be evaluated at the end
                 euler = along(x, first.epsilon, now, after)
                 build.advance(euler)
                 second = build.predict(after, i)
@@ -68,7 +68,7 @@ class PNDMSampler(BaseSampler):
                 build.settle(after, (along(x, _mean(known, times[i], times[i + 1]), now, after) for known in used))
 
     def _runge_kutta(self, build: PlanBuilder, i: int, now: Level, after: Level, x: Form, first: Form) -> None:
-        """One classical Runge-Kutta step in t, each stage moved by the exact map (eq. 9 of the paper)."""
+        """Write one classical Runge-Kutta step in t; each stage is a DDIM step (eq. 9 of the paper)."""
         middle = self.scheduler.level((now.t + after.t) / 2)
         slopes = [first]
         for level in (middle, middle, after):
@@ -85,9 +85,9 @@ def _mean(known: list[tuple[float, Form]], start: float, stop: float) -> Form:
 
 
 def ends(grid: TimeGrid) -> list[float]:
-    """The times of all levels; the clean end, which has none, continues the last spacing."""
+    """The times of all levels. The clean end does not have one; it continues the last spacing."""
     times = list(grid.times)
     last = grid.levels[-1].t
-    if last != last:  # the clean end
+    if math.isnan(last):  # the clean end
         last = 2 * times[-1] - times[-2] if len(times) > 1 else times[-1] - 1.0
     return [*times, last]
