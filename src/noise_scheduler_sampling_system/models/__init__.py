@@ -1,4 +1,4 @@
-"""Embedded models: exact denoisers in closed form, and a small trained network with its judge."""
+"""Embedded models: exact denoisers in closed form, and a small trained network with a classifier that judges it."""
 
 from .digits import DigitsModel, load_digits
 from .edm import EDMPreconditioned

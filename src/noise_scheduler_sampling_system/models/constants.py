@@ -1,4 +1,4 @@
-"""Tensors that follow the data from device to device."""
+"""Fixed tensors on the device of the data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Constants", "as_double", "as_tensor", "working_dtype"]
+__all__ = ["Constants", "as_double", "tensor_of", "working_dtype"]
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
@@ -17,30 +17,30 @@ def working_dtype(device: torch.device) -> torch.dtype:
 
 
 def as_double(value: Any) -> Tensor:
-    """Numbers of any kind as a float64 tensor on the CPU, whatever torch's default dtype and device are."""
+    """Numbers of any kind as a float64 tensor on the CPU. Torch's default dtype and device do not matter."""
     given = value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
     return given.to(torch.float64)
 
 
-def as_tensor(value: Any) -> Tensor:
-    """A tensor as it is; numbers as a tensor on the CPU, whatever torch's default device is."""
+def tensor_of(value: Any) -> Tensor:
+    """A tensor unchanged; numbers as a tensor on the CPU. Torch's default device does not matter."""
     return value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
 
 
 @final
 class Constants:
-    """A few fixed tensors, copied to each device the first time they are asked for there.
+    """A few fixed tensors, copied to a device when they are first needed there.
 
-    Floating-point tensors take the :func:`working_dtype`, integers keep theirs. Two threads may
-    both make the first copy; either is right.
+    Floating-point tensors get the :func:`working_dtype`; integers keep their dtype. Thread-safe: two threads may both
+    make the first copy, and the copies are equal.
 
     Args:
         tensors: any shapes.
     """
 
     def __init__(self, *tensors: Tensor) -> None:
-        # copies of their own, so that a caller may change the originals, and made outside of
-        # inference mode, so that what one caller makes suits another's autograd
+        # cloned, because a caller may change the originals; outside of inference mode, because another caller may
+        # use the copies with autograd
         with torch.inference_mode(False):
             self._cpu = tuple(tensor.detach().cpu().clone() for tensor in tensors)
         self._copies: dict[torch.device, tuple[Tensor, ...]] = {}

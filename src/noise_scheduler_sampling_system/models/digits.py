@@ -1,4 +1,4 @@
-"""Handwritten digits as an exact class-conditional model of images of any size."""
+"""An exact class-conditional model of handwritten digits, for images of any size."""
 
 from __future__ import annotations
 
@@ -38,16 +38,15 @@ def load_digits() -> tuple[Tensor, Tensor]:
 
 @final
 class DigitsModel(ExactModel):
-    """The UCI handwritten digits, smoothed by a Gaussian, shown at the size asked for.
+    """The UCI handwritten digits, smoothed by a Gaussian, at any image size.
 
-    A sample is E(digit + ``bandwidth``·n) with n standard normal in 8×8 pixels. E takes the DCT
-    of the digit, keeps the min(8, H)×min(8, W) lowest frequencies, evaluates them on H×W pixels
-    and repeats the image over channels (and frames), so that pixel values stay those of the
-    digit, in [-1, 1] up to ringing. At (1, 8, 8) it is the identity; a side below 8 loses detail.
-    E is an isometry up to a factor, so a prediction needs no more than the ≤ 64 coefficients
-    of x, whatever the size. Off that subspace the clean sample is 0.
+    A sample is E(digit + ``bandwidth``·n) with n standard normal in 8×8 pixels. E takes the DCT of the digit, keeps
+    the min(8, H)×min(8, W) lowest frequencies, evaluates them on H×W pixels, and repeats the image over channels (and
+    frames). Pixel values stay in [-1, 1] up to ringing. At (1, 8, 8) E is the identity; a side below 8 loses detail.
+    E is an isometry up to a factor, so at any size a prediction needs only the ≤ 64 coefficients of x. Off that
+    subspace the clean sample is 0.
 
-    Calls may be given ``class_labels`` 0..9, or 10 (``null_class``) for any digit.
+    A call takes ``class_labels`` 0..9, or 10 (``null_class``) for any digit.
 
     Args:
         path: the forward process.
@@ -55,8 +54,8 @@ class DigitsModel(ExactModel):
         bandwidth: standard deviation of the smoothing in 8×8 pixels, above 0.
 
     Raises:
-        ConfigurationError: a bandwidth that is not above 0; when called, samples of fewer than
-            three dimensions (B, H, W).
+        ConfigurationError: a bandwidth that is not above 0; in a call, samples of fewer than three dimensions
+            (B, H, W).
     """
 
     def __init__(self, path: NoisePath, prediction_type: str | None = None, bandwidth: float = 0.1) -> None:
@@ -67,13 +66,13 @@ class DigitsModel(ExactModel):
         super().__init__(path, prediction_type, num_classes=_CLASSES)
         self.bandwidth = float(bandwidth)
 
-    def _numbers(self) -> tuple[Tensor, ...]:
+    def _data_tensors(self) -> tuple[Tensor, ...]:
         return (as_double(self.bandwidth),)
 
     def _data(self, shape: torch.Size) -> tuple[Embedding, Prior]:
         if len(shape) < 2 or 0 in shape:
             raise ConfigurationError(
-                f"samples of shape {tuple(shape)} are no images",
+                f"samples of shape {tuple(shape)} are not images",
                 where="x",
                 suggestion="give a tensor (B, C, H, W) or (B, H, W)",
             )

@@ -1,4 +1,4 @@
-"""The preconditioning of EDM: a raw network made into a denoiser."""
+"""EDM's preconditioning, which makes a denoiser from a raw network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the data lies in sample space: orthonormal coordinates of a subspace, and back."""
+"""The subspace of sample space that holds the data: maps to its orthonormal coordinates and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Embedding(ABC):
     Attributes:
         size: d.
         scale: c.
-        complete: whether U spans the whole sample space, so that nothing lies off it.
+        complete: whether U spans the whole sample space.
     """
 
     size: int
@@ -38,7 +38,7 @@ class Embedding(ABC):
 
 @final
 class Flat(Embedding):
-    """The entries of a sample in order, or turned into an orthonormal basis of all of them.
+    """The whole sample space: the entries of a sample in order, or their coordinates in an orthonormal basis.
 
     Args:
         shape: the shape of one sample.

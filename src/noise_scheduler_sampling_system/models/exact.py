@@ -1,4 +1,4 @@
-"""Models whose denoiser is known in closed form."""
+"""The base of models whose denoiser is known in closed form."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from ..config.prediction import quantity
 from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.errors import ConfigurationError
-from .constants import as_tensor, working_dtype
+from .constants import tensor_of, working_dtype
 from .embedding import Embedding
 from .prior import Prior
 
 __all__ = ["ExactModel"]
 
 #: q²·prediction = of_x·x + of_center·m, for data z + √v·n with E[z | x] = m and q² = α²v + σ².
-#: Written out, so that no difference of near-equal terms is left at either end of the path.
+#: The formulas are simplified, so that no terms cancel at either end of the path.
 _OF_X_AND_CENTER: Final[dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]]] = {
     "sample": lambda a, s, v: (a * v, s * s),
     "epsilon": lambda a, s, v: (s, -a * s),
@@ -32,16 +32,16 @@ _OF_X_AND_CENTER: Final[dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tenso
 class ExactModel(ABC):
     """A perfectly trained diffusion model of a known data distribution.
 
-    It is called like a network and returns the exact conditional expectation, so a sampler's
-    error against :meth:`reference_solution` is the sampler's alone. Everything is computed in
-    float64 (float32 on MPS), on the device of the samples. An object may be shared by threads.
+    It is called like a network and returns the exact conditional expectation. The error of a sampler against
+    :meth:`reference_solution` is therefore the sampler's alone. It computes in float64 (float32 on MPS), on the
+    device of the samples, and is thread-safe.
 
-    A subclass says where its data lies and how it is distributed: :meth:`_data`.
+    A subclass implements :meth:`_data`: the subspace of its data, and their distribution.
 
     Args:
         path: the forward process.
         prediction_type: what a call returns: "epsilon", "sample", "v_prediction" or "flow_prediction"; default:
-            what the path's config says.
+            the prediction type of the path's config.
         shape: the shape of one sample, or None where any is allowed.
         num_classes: number of classes, or None for an unconditional model.
 
@@ -62,29 +62,29 @@ class ExactModel(ABC):
     ) -> None:
         self.path = path
         self.prediction_type = path.config.prediction_type if prediction_type is None else prediction_type
-        quantity(self.prediction_type, 1.0, 0.0)  # refuses unknown names
+        quantity(self.prediction_type, 1.0, 0.0)  # raises for unknown names
         self.shape = None if shape is None else torch.Size(shape)
         self.num_classes = num_classes
         self.null_class = num_classes
 
     @property
     def fingerprint(self) -> str:
-        """What tells it from another: a hash of its path, its prediction type and its data."""
+        """A hash of its path, its prediction type and its data, which tells it from other models."""
         told = (repr(self.path), self.path.config.to_dict(), self.prediction_type, self.shape, self.num_classes)
         digest = hashlib.sha256(repr(told).encode())
-        for tensor in self._numbers():
+        for tensor in self._data_tensors():
             flat = tensor.detach().cpu().reshape(-1)
             digest.update(repr(tuple(tensor.shape)).encode())
             digest.update(flat[:: max(1, len(flat) // 4096)].double().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def _numbers(self) -> tuple[Tensor, ...]:
-        """The numbers that its data is made of, for :attr:`fingerprint`."""
+    def _data_tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that define its data, for :attr:`fingerprint`."""
         return ()
 
     @abstractmethod
     def _data(self, shape: torch.Size) -> tuple[Embedding, Prior]:
-        """Where the data lies among samples of a shape, and its law in those coordinates."""
+        """The subspace of the data among samples of a shape, and the law of the data in its coordinates."""
 
     def __call__(self, x: Tensor, t: float | Tensor, **condition: Any) -> Tensor:
         """The prediction of type ``prediction_type``.
@@ -92,8 +92,8 @@ class ExactModel(ABC):
         Args:
             x: noisy samples (B, ...), any floating dtype.
             t: the time of all samples, or a tensor of B times; integers or reals.
-            condition: ``class_labels``, one integer or (B,) of them, for a model with classes.
-                The range of labels on a GPU is not checked, which would stall the device.
+            condition: ``class_labels``, one integer or (B,) of them, for a model with classes. On a GPU their range
+                is not checked, because that would stall the device.
 
         Returns:
             A tensor of x's shape, dtype and device.
@@ -104,19 +104,19 @@ class ExactModel(ABC):
         return self._predict(self.prediction_type, x, t, condition)
 
     def denoise(self, x: Tensor, t: float | Tensor, **condition: Any) -> Tensor:
-        """E[x₀ | x], the clean sample that is expected; arguments as for a call."""
+        """E[x₀ | x], the expected clean sample; arguments as for a call."""
         return self._predict("sample", x, t, condition)
 
     @torch.no_grad()
     def reference_solution(
         self, x: Tensor, t: float | None = None, t_end: float | None = None, **condition: Any
     ) -> Tensor:
-        """Where the probability-flow ODE takes samples, to about 1e-9.
+        """The solution of the probability-flow ODE from samples, to about 1e-9.
 
         Args:
             x: noisy samples (B, ...) at time t.
-            t: where they start; default the noisiest time.
-            t_end: where they end; default the clean end (α = 1, σ = 0), which is cleaner than ``t_min``.
+            t: the start time; default the noisiest time.
+            t_end: the end time; default the clean end (α = 1, σ = 0), which is cleaner than ``t_min``.
             condition: as for a call.
 
         Returns:
@@ -129,7 +129,7 @@ class ExactModel(ABC):
         start = self.path.level(self.path.t_max if t is None else float(t))
         end = CLEAN if t_end is None else self.path.level(float(t_end))
         device = x.device
-        x = x.to("cpu" if device.type == "mps" else device)  # the accuracy is worth the detour
+        x = x.to("cpu" if device.type == "mps" else device)  # the CPU has float64
         embedding, prior, labels = self._resolve(x, condition)
         wide = x.to(torch.float64)
         u = embedding.coordinates(wide)
@@ -138,11 +138,11 @@ class ExactModel(ABC):
         if not embedding.complete:
             if start.sigma == 0.0:
                 raise ConfigurationError(
-                    "the flow cannot start without noise: the data has no width in some directions",
+                    "the flow cannot start without noise, because the data has no width in some directions",
                     where="t",
                     suggestion="start from a time with σ > 0",
                 )
-            # off the data's subspace the clean sample is 0, so that only noise is there, and it shrinks
+            # off the data's subspace the clean sample is 0: x is noise alone, and scales with σ
             solution = solution + (end.sigma / start.sigma) * (wide - embedding.lift(u))
         return solution.to(device, working_dtype(device))
 
@@ -182,14 +182,14 @@ class ExactModel(ABC):
         return embedding.lift(embedding.scale * (z + prior.variance(z.device).sqrt() * noise)).contiguous()
 
     def null_condition(self, condition: Mapping[str, Any]) -> dict[str, Any]:
-        """The same condition without its content: labels become ``null_class``.
+        """The null condition for a condition: every label becomes ``null_class``.
 
         Raises:
             ConfigurationError: a condition that the model does not take.
         """
         self._check_keys(condition)
         return {
-            key: None if value is None else torch.full_like(as_tensor(value), int(self.null_class or 0))
+            key: None if value is None else torch.full_like(tensor_of(value), int(self.null_class or 0))
             for key, value in condition.items()
         }
 
@@ -197,7 +197,7 @@ class ExactModel(ABC):
         embedding, prior, labels = self._resolve(x, condition)
         dtype = working_dtype(x.device)
         alpha, sigma = self._coefficients(x, t)
-        # the limit σ → 0 where the data has no width of its own: 0/0 otherwise
+        # instead of σ = 0, which gives 0/0 where the data has no width
         sigma = sigma.clamp_min(torch.finfo(dtype).tiny ** 0.25)
         wide = x.to(dtype)
         u = embedding.coordinates(wide)
@@ -209,7 +209,7 @@ class ExactModel(ABC):
         prediction = (of_x * u + of_center * center) / square
         if embedding.complete:
             return embedding.lift(prediction).to(x.dtype)
-        # off the data's subspace it is the same formula with no data: v = 0 and m = 0
+        # off the data's subspace the same formula holds with v = 0 and m = 0
         off = _OF_X_AND_CENTER[kind](alpha, sigma, torch.zeros_like(sigma))[0] / (sigma * sigma)
         outside = off.reshape(-1, *[1] * (x.ndim - 1)) * wide
         return (embedding.lift(prediction - off * u) + outside).to(x.dtype)
@@ -229,7 +229,7 @@ class ExactModel(ABC):
         return alpha, sigma
 
     def _resolve(self, x: Tensor, condition: Mapping[str, Any]) -> tuple[Embedding, Prior, Tensor | None]:
-        """What a call is about, once its shape, dtype and condition are found to fit."""
+        """The embedding, the prior and the labels of a call, after checks of its shape, dtype and condition."""
         shape = x.shape[1:]
         if not x.is_floating_point() or x.ndim == 0 or (self.shape is not None and shape != self.shape):
             wanted = "(B, ...)" if self.shape is None else str(("B", *self.shape)).replace("'", "")
@@ -254,7 +254,7 @@ class ExactModel(ABC):
         """Class labels (B,) on the device of x."""
         if labels is None:
             return None
-        given = as_tensor(labels)
+        given = tensor_of(labels)
         limit = int(self.num_classes or 0)
         problem = ""
         if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
@@ -271,5 +271,5 @@ class ExactModel(ABC):
 
 
 def _scaled(level: Level, scale: float) -> Level:
-    """The level as the coordinates of the data see it: c·α is the factor of the signal there."""
+    """The level in the coordinates of the data, where c·α is the factor of the signal."""
     return Level(level.t, scale * level.alpha, level.sigma)

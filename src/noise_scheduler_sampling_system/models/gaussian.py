@@ -1,4 +1,4 @@
-"""Gaussian data: the denoiser is linear and the flow is known in closed form."""
+"""Gaussian data, with a linear denoiser and a flow in closed form."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ class GaussianModel(ExactModel):
 
     Args:
         path: the forward process.
-        mean: μ, shape of one sample; a number with a scalar covariance allows any shape.
-        covariance: one variance, the variances of the entries (shape of ``mean``), or the
-            matrix (d, d) over the flattened entries. Zero variances are allowed.
+        mean: μ, of the shape of one sample. A number, with a scalar covariance, allows samples of any shape.
+        covariance: one variance, the variances of the entries (shape of ``mean``), or the matrix (d, d) of the
+            flattened entries. Zero variances are allowed.
         prediction_type: as for :class:`ExactModel`.
 
     Raises:
-        ConfigurationError: shapes that do not fit, a covariance that is not symmetric or not
-            positive semi-definite.
+        ConfigurationError: shapes that do not fit, or a covariance that is not symmetric and positive semi-definite.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class GaussianModel(ExactModel):
         self._basis = None if basis is None else Constants(basis)
         self._prior = Point(flat if basis is None else flat @ basis, variances)
 
-    def _numbers(self) -> tuple[Tensor, ...]:
+    def _data_tensors(self) -> tuple[Tensor, ...]:
         return (*self._prior.tensors, *(() if self._basis is None else self._basis.on(torch.device("cpu"))))
 
     def _data(self, shape: torch.Size) -> tuple[Embedding, Prior]:

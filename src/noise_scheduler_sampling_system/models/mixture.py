@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..schedules.path import NoisePath
 from ..support.errors import ConfigurationError
-from .constants import as_double, as_tensor
+from .constants import as_double, tensor_of
 from .embedding import Embedding, Flat
 from .exact import ExactModel
 from .prior import Mixture, Prior
@@ -20,7 +20,7 @@ __all__ = ["GaussianMixtureModel", "KernelDensityModel"]
 
 
 class _MixtureModel(ExactModel):
-    """What both models share: K isotropic components over flattened samples."""
+    """Base of both models: K isotropic components over flattened samples."""
 
     @abstractmethod
     def __init__(
@@ -36,14 +36,14 @@ class _MixtureModel(ExactModel):
             raise ConfigurationError(
                 f"means or data of shape {tuple(means.shape)}",
                 where="means",
-                suggestion="give a tensor (K, ...) of finite values, one entry a component",
+                suggestion="give a tensor (K, ...) of finite values, one entry for each component",
             )
         classes = None if labels is None else int(labels.max()) + 1
         super().__init__(path, prediction_type, shape=means.shape[1:], num_classes=classes)
         flat = as_double(means).reshape(means.shape[0], -1)
         self._prior = Mixture(flat, variances, weights, labels)
 
-    def _numbers(self) -> tuple[Tensor, ...]:
+    def _data_tensors(self) -> tuple[Tensor, ...]:
         return self._prior.tensors
 
     def _data(self, shape: torch.Size) -> tuple[Embedding, Prior]:
@@ -57,10 +57,10 @@ class GaussianMixtureModel(_MixtureModel):
     Args:
         path: the forward process.
         means: (K, *shape).
-        variances: one, or (K,) of them; not below 0.
-        weights: (K,), not below 0, of any sum; default equal.
-        labels: (K,) integers 0..C−1, the class of each component, with every class in use.
-            Calls may then be given ``class_labels``.
+        variances: one number, or (K,); at least 0.
+        weights: (K,), at least 0, with any sum; default equal.
+        labels: (K,) integers 0..C−1, the class of each component. Every class must be used. A call then takes
+            ``class_labels``.
         prediction_type: as for :class:`ExactModel`.
 
     Raises:
@@ -90,15 +90,15 @@ class GaussianMixtureModel(_MixtureModel):
 
 @final
 class KernelDensityModel(_MixtureModel):
-    """A data set, each entry smoothed by a Gaussian: the ideal model of N training samples.
+    """A data set whose samples are each smoothed by a Gaussian: the ideal model of N training samples.
 
-    Memory is that of the data in float64 and of a table (B, N), taken in pieces where large.
+    It needs the memory of the data in float64, and of a (B, N) table that is computed in parts where it is large.
 
     Args:
         path: the forward process.
         data: (N, *shape).
-        bandwidth: standard deviation of the smoothing; 0 makes the training set itself.
-        labels: (N,) integers 0..C−1, the class of each sample, with every class in use.
+        bandwidth: standard deviation of the smoothing; with 0 the data are the training set itself.
+        labels: (N,) integers 0..C−1, the class of each sample. Every class must be used.
         prediction_type: as for :class:`ExactModel`.
 
     Raises:
@@ -119,7 +119,7 @@ class KernelDensityModel(_MixtureModel):
 
 
 def _per_component(where: str, values: Any, count: int, one: bool = False) -> Tensor:
-    """Numbers not below 0, on the CPU in float64: ``count`` of them, or a single one."""
+    """Numbers ≥ 0, on the CPU in float64, shape (count,); with ``one`` also a single number."""
     given = as_double(values)
     fits = given.shape == (count,) or (one and given.ndim == 0)
     if not (fits and torch.isfinite(given).all() and (given >= 0.0).all() and (one or given.sum() > 0.0)):
@@ -135,7 +135,7 @@ def _classes(labels: Tensor | Sequence[int] | None, count: int, weights: Tensor 
     """The class of each component, on the CPU in int64."""
     if labels is None:
         return None
-    given = as_tensor(labels).detach().cpu()
+    given = tensor_of(labels).detach().cpu()
     integers = not (given.is_floating_point() or given.dtype == torch.bool)
     if integers and given.shape == (count,) and count and int(given.min()) >= 0:
         given = given.to(torch.int64)
@@ -144,7 +144,7 @@ def _classes(labels: Tensor | Sequence[int] | None, count: int, weights: Tensor 
     raise ConfigurationError(
         f"got shape {tuple(given.shape)} and {given.dtype} with values from {_extremes(given)}",
         where="labels",
-        why="every class 0..C−1 needs a component of some weight",
+        why="every class 0..C−1 needs a component with a weight above 0",
         suggestion=f"give {count} integers that use every class from 0 on",
     )
 

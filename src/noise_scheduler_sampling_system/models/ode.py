@@ -19,20 +19,20 @@ _MAX_STEPS = 1_000
 def integrate(
     slope: Callable[[Tensor, float], Tensor], y: Tensor, start: float, end: float, tolerance: float = 1e-12
 ) -> Tensor:
-    """Solve dy/ds = slope(y, s) from ``start`` to ``end`` (either may be the larger).
+    """Solve dy/ds = slope(y, s) from ``start`` to ``end``; either may be the larger one.
 
-    Gragg's midpoint rule extrapolated over 2, 4, ..., 14 substeps (Bulirsch & Stoer; Hairer,
-    Nørsett & Wanner, "Solving Ordinary Differential Equations I", §II.9), order 14, with one
-    step size for the whole batch, chosen so that the entry that needs it most keeps the tolerance.
+    The method is Gragg's midpoint rule, extrapolated over 2, 4, ..., 14 substeps (Bulirsch & Stoer; Hairer, Nørsett &
+    Wanner, "Solving Ordinary Differential Equations I", §II.9), of order 14. The whole batch has one step size, with
+    which every entry keeps the tolerance.
 
     Args:
         slope: a smooth function of a state shaped like ``y`` and the position.
         y: the state at ``start``, any shape, float64.
-        start, end: the interval; the state is returned unchanged where they agree.
-        tolerance: of the error of each step in each entry, relative to 1 + |y|.
+        start, end: the interval; where they are equal the state is returned unchanged.
+        tolerance: the largest error of a step in an entry, relative to 1 + |y|.
 
     Raises:
-        NumericsError: the tolerance cannot be kept: the slope is not finite, or not smooth.
+        NumericsError: no step keeps the tolerance, because the slope is not finite or not smooth.
     """
     position, step = start, end - start
     for _ in range(_MAX_STEPS):
@@ -44,7 +44,7 @@ def integrate(
         error = float((difference.abs() / (1.0 + y.abs())).max()) / tolerance
         if error <= 1.0:
             y, position = candidate, end if last else position + step
-        # the error falls as step^(2·columns − 1); one that is NaN calls for the largest cut
+        # the error falls as step^(2·columns − 1); after NaN the step shrinks as much as it may
         wanted = 0.9 * max(error, 1e-30) ** (-1.0 / (2 * _COLUMNS - 1)) if not math.isnan(error) else 0.1
         step *= min(max(wanted, 0.1), 4.0)
         if abs(step) < 1e-13 * abs(end - start):
@@ -60,7 +60,7 @@ def integrate(
 def _extrapolated(
     slope: Callable[[Tensor, float], Tensor], y: Tensor, position: float, step: float
 ) -> tuple[Tensor, Tensor]:
-    """The state one step on, and its difference from the next-best extrapolation."""
+    """The state after one step, and its difference from the extrapolation over one column less."""
     first = slope(y, position)
     row: list[Tensor] = []
     for column in range(1, _COLUMNS + 1):

@@ -26,21 +26,21 @@ from .ode import integrate
 
 __all__ = ["Mixture", "Point", "Prior"]
 
-#: Most entries of the (batch, component) table held at a time: 128 MiB of float64; on a CPU what its caches hold.
+#: The most entries of the (batch, component) table at a time: 128 MiB of float64; on a CPU 8 MiB, which fit its caches.
 _TABLE_LIMIT, _CACHED = 2**24, 2**20
 
 
 class Prior(ABC):
     """The law of z, and the variance v of the smoothing.
 
-    ``labels`` is a tensor (B,) of classes, or None for all; a value that is no class means all, too.
+    ``labels`` is a tensor (B,) of classes, or None for all classes. A value that is not a class also means all.
     """
 
     _constants: Constants
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The numbers that it is made of, on the CPU."""
+        """The tensors that define it, on the CPU."""
         return self._constants.on(torch.device("cpu"))
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Prior(ABC):
 
 @final
 class Point(Prior):
-    """One value of z, so that the data is Gaussian.
+    """A law with one value of z, so that the data is Gaussian.
 
     Args:
         center: z, shape (d,) or (1,).
@@ -89,7 +89,7 @@ class Point(Prior):
         return self._constants.on(y.device)[0].expand_as(y)
 
     def flow(self, x: Tensor, start: Level, end: Level, labels: Tensor | None) -> Tensor:
-        # y + m·(κ_end − κ_start), written so that v = 0 may meet σ = 0
+        # y + m·(κ_end − κ_start), in a form that is defined for v = 0 and σ = 0
         center = self._constants.on(x.device)[0]
         shrink = self.width(end, x.device) / self.width(start, x.device)
         return shrink * (x - start.alpha * center) + end.alpha * center
@@ -102,12 +102,12 @@ class Point(Prior):
 class Mixture(Prior):
     """K isotropic Gaussians, or points.
 
-    The smallest variance is the smoothing v; what a component has above it stays in z.
+    The smallest variance is the smoothing v. The excess of a component's variance over v belongs to z.
 
     Args:
         means: (K, d).
-        variances: one, shape (), or one a component, shape (K,).
-        weights: (K,), of any sum; default equal.
+        variances: one, shape (), or one for each component, shape (K,).
+        weights: (K,), with any sum; default equal.
         labels: (K,), the class of each component.
     """
 
@@ -138,19 +138,19 @@ class Mixture(Prior):
 
     def _center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
         means, excess, log_weights, norms, _, _ = self._constants.on(y.device)
-        if self._alike:  # the same as below in fewer passes over the table
+        if self._alike:  # the formula below, in fewer passes over the table
             logits = torch.addmm(log_weights - 0.5 * kappa * kappa * norms, kappa * y, means.T)
             return self._of_class(logits, labels).softmax(1) @ means
         spread = kappa * kappa * excess  # the variance of y given the component is 1 + spread
         precision = 1.0 / (1.0 + spread)
-        # log N(y; κμ, 1 + spread) without the −|y|²/2 that all components share: nothing large cancels
+        # log N(y; κμ, 1 + spread) without −|y|²/2, which all components share, so that no large terms cancel
         fit = kappa * (y @ means.T) - 0.5 * kappa * kappa * norms + 0.5 * spread * y.square().sum(1, keepdim=True)
         logits = log_weights + precision * fit - 0.5 * y.shape[1] * torch.log1p(spread)
         weights = self._of_class(logits, labels).softmax(1) * precision
         return weights @ means + kappa * (weights * excess).sum(1, keepdim=True) * y
 
     def _of_class(self, logits: Tensor, labels: Tensor | None) -> Tensor:
-        """Leave each row only the components of its class; logits (B, K)."""
+        """Logits (B, K) with −∞ for the components of other classes."""
         if labels is None or not self._labelled:
             return logits
         classes = self._constants.on(logits.device)[4]
@@ -161,7 +161,7 @@ class Mixture(Prior):
         before, after = self.width(start, x.device), self.width(end, x.device)
         if float(after) == 0.0:
             raise ConfigurationError(
-                "the components have no width, so the clean end of the flow is not smooth",
+                "the components have no width, so the flow is not smooth at its clean end",
                 where="reference_solution",
                 suggestion="give the components a variance above 0, or give t_end",
             )

@@ -1,4 +1,4 @@
-"""The network class of :func:`mnist_unet`; apart, for it needs diffusers (and under another name than the function)."""
+"""The network class of :func:`~.mnist.mnist_unet`, in its own file because it imports diffusers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["MNISTUNet"]
 
 @final
 class MNISTUNet(UNet2DModel):
-    """diffusers' UNet2DModel that knows its null class, takes it where no class is given, and says what it predicts."""
+    """diffusers' UNet2DModel with a null class, which is the default class, and a stated prediction type."""
 
     prediction_type = "v_prediction"
 
     @property
     def null_class(self) -> int:
-        """The label of no class in particular."""
+        """The label that means any class."""
         return int(self.config["num_class_embeds"]) - 1
 
     def forward(self, sample: Any, timestep: Any, class_labels: Any = None, return_dict: bool = True) -> Any:
-        """As UNet2DModel's; without labels the null class."""
+        """The output of UNet2DModel; without labels the class is the null class."""
         if class_labels is None:
             class_labels = torch.full((len(sample),), self.null_class, device=sample.device)
         return super().forward(sample, timestep, class_labels, return_dict=return_dict)
 
     def null_condition(self, condition: Mapping[str, Any]) -> dict[str, Any]:
-        """Labels become the null class."""
+        """The null condition: every label becomes the null class."""
         return {name: torch.full_like(torch.as_tensor(value), self.null_class) for name, value in condition.items()}
