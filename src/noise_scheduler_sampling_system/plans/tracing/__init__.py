@@ -1,4 +1,4 @@
-"""Any linear scheduler as a plan: its own loop is run once on symbols."""
+"""Tracing: any linear scheduler as a plan, by one run of its own loop on symbols."""
 
 from .trace import trace
 

@@ -1,4 +1,4 @@
-"""Watching another library's arithmetic: its noise replaced by ours, its single precision by double."""
+"""Replacements in another library's arithmetic: given tensors for its noise, double for its single precision."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from ...support.errors import ConfigurationError
 
-__all__ = ["Brownian", "Watched", "in_double"]
+__all__ = ["BrownianIncrements", "WatchedArithmetic", "in_double"]
 
-#: (number of the draw) ↦ what stands for this unit noise.
+#: Returns the tensor that replaces the next unit noise.
 Draw = Callable[[], Tensor]
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -32,14 +32,17 @@ _FACTORIES = (
 
 
 @final
-class Watched(TorchFunctionMode):
-    """While it is entered, in this thread alone, unit noise is what ``draw`` returns and arithmetic is in float64.
+class WatchedArithmetic(TorchFunctionMode):
+    """A context in which unit noise is what ``draw`` returns, and arithmetic is in float64; in this thread only.
 
-    A table in float32 keeps its values, so that a formula is read off to 1e-16 of the table, instead
-    of being lost in the rounding of every operation.
+    A table in float32 keeps its values. The formula is then exact to 1e-16 of the table, without the rounding of each
+    operation in single precision.
 
     Args:
-        draw: makes the next noise.
+        draw: returns the next noise.
+
+    Raises:
+        ConfigurationError: the code draws random numbers that are not normal.
     """
 
     def __init__(self, draw: Draw) -> None:
@@ -56,7 +59,7 @@ class Watched(TorchFunctionMode):
             raise ConfigurationError(
                 f"it draws by torch.{func.__name__}",
                 where="scheduler",
-                why="a plan knows Gaussian noise alone; a scheduler of tokens or masks is not linear",
+                why="the noise of a plan is Gaussian; a scheduler of tokens or masks is not linear",
                 suggestion="run it in its own loop",
             )
         if func in _CASTS:
@@ -72,20 +75,23 @@ def _wide(value: Any) -> Any:
 
 
 def in_double(owner: Any) -> None:
-    """Turn an object's narrow tensors into float64 ones, with the values that they have."""
+    """Convert an object's narrow floating-point tensors to float64, with unchanged values."""
     for name, value in vars(owner).items():
         if isinstance(value, Tensor) and value.dtype in _NARROW:
             setattr(owner, name, value.double())
 
 
 @final
-class Brownian:
-    """A stand-in for k-diffusion's noise sampler: unit noise of an interval of one Brownian motion.
+class BrownianIncrements:
+    """Replaces k-diffusion's noise sampler: unit noise over an interval of one Brownian motion.
 
-    Intervals may follow one another or continue an earlier one; what is known of them is reused.
+    An interval may contain earlier ones, whose noise is then reused.
 
     Args:
-        draw: makes the next independent noise.
+        draw: returns the next independent noise.
+
+    Raises:
+        ConfigurationError: an interval is a part of an earlier one.
     """
 
     def __init__(self, draw: Draw) -> None:
@@ -94,11 +100,11 @@ class Brownian:
 
     def __call__(self, start: Any, end: Any) -> Tensor:
         low, high = sorted((float(start), float(end)))
-        slack = 1e-6 * (high - low)  # ends are computed in several ways
+        slack = 1e-6 * (high - low)  # schedulers compute one end in several ways
         inside = [piece for piece in self._pieces if piece[1] > low + slack and piece[0] < high - slack]
         if any(a < low - slack or b > high + slack for a, b, _ in inside):
             raise ConfigurationError(
-                f"it asks for noise of a part, {low:g} to {high:g}, of an interval that is known already",
+                f"it needs the noise of a part, {low:g} to {high:g}, of an earlier interval",
                 where="scheduler",
                 suggestion="run it in its own loop",
             )

@@ -1,4 +1,4 @@
-"""What a scheduler of diffusers knows at one moment: the noise level, and what the model's output stands for."""
+"""The model calls of a scheduler of diffusers: the noise level of each, and the quantity that the model predicts."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ...config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES
 from ...schedules.path import Level
 from ...support.errors import ConfigurationError
 
-__all__ = ["Moment", "asked_times", "end_of", "moment_of", "setting"]
+__all__ = ["ModelCall", "call_times", "end_of", "model_call_of", "setting"]
 
 
-class Moment(NamedTuple):
-    """One model call of a scheduler in terms of this library.
+class ModelCall(NamedTuple):
+    """One model call of a scheduler, in the terms of this library.
 
     Attributes:
-        level: where the model is asked, in the path's own coordinates.
-        quantity: which quantity the model predicts.
-        state_factor: what the scheduler's state is multiplied by to be α·x₀ + σ·ε.
-        output_of_state, output_of_quantity: the model's raw output is output_of_state·(the scheduler's
-            state) + output_of_quantity·(the quantity): (0, 1), unless the scheduler preconditions.
+        level: of the call, in the path's own coordinates.
+        quantity: that the model predicts.
+        state_factor: turns the scheduler's state into α·x₀ + σ·ε.
+        output_of_state, output_of_quantity: the model's raw output is output_of_state·(the scheduler's state) +
+            output_of_quantity·(the quantity). They are (0, 1), unless the scheduler preconditions.
     """
 
     level: Level
@@ -35,27 +35,27 @@ class Moment(NamedTuple):
     output_of_quantity: float = 1.0
 
 
-def asked_times(scheduler: Any) -> Tensor:
-    """The times at which a scheduler's loop asks the model, each as its pipeline hands it over."""
+def call_times(scheduler: Any) -> Tensor:
+    """The times of a scheduler's model calls, each as its pipeline gives it to ``step``."""
     times = torch.as_tensor(scheduler.timesteps)
     if setting(scheduler, "prediction_type") == "trigflow":
-        return times[:-1]  # the last one is where it ends
+        return times[:-1]  # the last time is the end of the run
     if hasattr(scheduler, "_alpha_cumprod"):  # Würstchen: the same, and one time a sample
         return times[:-1, None]
     return times
 
 
-def moment_of(scheduler: Any, index: int, timestep: Tensor, input_scale: float) -> Moment:
-    """Read a scheduler that has just been asked to scale the model's input.
+def model_call_of(scheduler: Any, index: int, timestep: Tensor, input_scale: float) -> ModelCall:
+    """Read a model call off a scheduler, after ``scale_model_input`` and before ``step``.
 
     Args:
-        scheduler: anything like a scheduler of diffusers.
+        scheduler: a scheduler of diffusers, or an object with the same methods.
         index: the number of the model call.
-        timestep: what the model is told.
-        input_scale: what the state is multiplied by for the model.
+        timestep: the time that the model is told.
+        input_scale: the factor of the model's input.
 
     Raises:
-        ConfigurationError: it does not tell its noise levels.
+        ConfigurationError: the scheduler does not show its noise levels.
     """
     quantity = _quantity(setting(scheduler, "prediction_type"))
     where = getattr(scheduler, "step_index", None)
@@ -65,14 +65,14 @@ def moment_of(scheduler: Any, index: int, timestep: Tensor, input_scale: float) 
 
     if hasattr(scheduler, "precondition_outputs") and sigma is not None:  # EDM: the quantity is the denoiser's D
         skip, out = _coefficients(lambda x, y: scheduler.precondition_outputs(x, y, torch.tensor(sigma)))
-        return Moment(Level(sigma, 1.0, sigma), "sample", 1.0, -skip / out, 1.0 / out)
+        return ModelCall(Level(sigma, 1.0, sigma), "sample", 1.0, -skip / out, 1.0 / out)
     betas_known = hasattr(scheduler, "alphas_cumprod")
     if hasattr(scheduler, "get_scalings_for_boundary_condition") and sigma is not None and not betas_known:
         skip, out = map(float, scheduler.get_scalings_for_boundary_condition(sigma))
-        return Moment(Level(sigma, 1.0, sigma), "sample", 1.0, -skip / out, 1.0 / out)
+        return ModelCall(Level(sigma, 1.0, sigma), "sample", 1.0, -skip / out, 1.0 / out)
     if quantity == "trigflow":  # TrigFlow's v with the sign of Salimans & Ho
-        return Moment(Level(t, math.cos(t), math.sin(t)), "v_prediction")
-    if input_scale != 1.0:  # k-diffusion's coordinates: x/α is kept, the model sees x
+        return ModelCall(Level(t, math.cos(t), math.sin(t)), "v_prediction")
+    if input_scale != 1.0:  # k-diffusion's coordinates: the state is x/α, and the model's input is x
         if not 0.0 < input_scale < 1.0:
             raise ConfigurationError(
                 f"it scales the model's input by {input_scale:g}",
@@ -80,45 +80,45 @@ def moment_of(scheduler: Any, index: int, timestep: Tensor, input_scale: float) 
                 suggestion="a factor between 0 and 1 is α of a variance-preserving path",
             )
         level = Level(t, input_scale, math.sqrt((1.0 - input_scale) * (1.0 + input_scale)))
-        return Moment(level, quantity or "epsilon", input_scale)
+        return ModelCall(level, quantity or "epsilon", input_scale)
     if sigma is not None and hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         alpha, noise = map(float, scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma)))
-        return Moment(Level(t, alpha, noise), quantity or "epsilon")
+        return ModelCall(Level(t, alpha, noise), quantity or "epsilon")
     if betas_known:
         cumulative = float(scheduler.alphas_cumprod[round(t)])
-        return Moment(Level(t, math.sqrt(cumulative), math.sqrt(1.0 - cumulative)), quantity or "epsilon")
+        return ModelCall(Level(t, math.sqrt(cumulative), math.sqrt(1.0 - cumulative)), quantity or "epsilon")
     if sigma is not None:
         return _flow(t, sigma, quantity)
     if hasattr(scheduler, "betas") and len(scheduler.betas) == len(scheduler.timesteps) + 1:  # IPNDM
         angle = t * math.pi / 2.0
-        return Moment(Level(t, math.cos(angle), math.sin(angle)), quantity or "v_prediction")
+        return ModelCall(Level(t, math.cos(angle), math.sin(angle)), quantity or "v_prediction")
     if hasattr(scheduler, "add_noise"):
-        with suppress(Exception):  # it may be about something else, such as tokens
+        with suppress(Exception):  # it may work on something else, such as tokens
             alpha, noise = _coefficients(lambda x, y: scheduler.add_noise(x, y, timestep.reshape(1)))
-            return Moment(Level(t, alpha, noise), quantity or "epsilon")
+            return ModelCall(Level(t, alpha, noise), quantity or "epsilon")
     raise ConfigurationError(
-        "it does not tell its noise levels",
+        "it does not show its noise levels",
         where=type(scheduler).__name__,
         why="it has neither sigmas nor alphas_cumprod, nor an add_noise of (x₀, ε, t); schedulers of tokens have none",
         suggestion="run it in its own loop",
     )
 
 
-def _flow(t: float, sigma: float, quantity: str | None) -> Moment:
+def _flow(t: float, sigma: float, quantity: str | None) -> ModelCall:
     if not 0.0 <= sigma <= 1.0:
         raise ConfigurationError(
             f"it has σ = {sigma:g}, does not scale the model's input, and has no alphas_cumprod",
             where="scheduler.sigmas",
-            why="without these, σ is taken for that of the straight path x = (1 − σ)·x₀ + σ·ε",
+            why="without these, σ is read as that of the straight path x = (1 − σ)·x₀ + σ·ε",
             suggestion="give it scale_model_input or alphas_cumprod",
         )
-    if quantity is None and sigma > 0.0 and abs(t + sigma - 1.0) < 1e-6:  # time runs from noise to data, and so does v
-        return Moment(Level(t, 1.0 - sigma, sigma), "flow_prediction", 1.0, 0.0, -1.0)
-    return Moment(Level(t, 1.0 - sigma, sigma), quantity or "flow_prediction")
+    if quantity is None and sigma > 0.0 and abs(t + sigma - 1.0) < 1e-6:  # time and v run from noise to data
+        return ModelCall(Level(t, 1.0 - sigma, sigma), "flow_prediction", 1.0, 0.0, -1.0)
+    return ModelCall(Level(t, 1.0 - sigma, sigma), quantity or "flow_prediction")
 
 
 def _quantity(name: Any) -> str | None:
-    """A prediction type of diffusers in our words."""
+    """The name of a diffusers prediction type in this library."""
     if name is None:
         return None
     chosen = {"original_sample": "sample", "raw_phi": "sample"}.get(str(name), PREDICTION_ALIASES.get(name, name))
@@ -129,8 +129,13 @@ def _quantity(name: Any) -> str | None:
     )
 
 
-def end_of(scheduler: Any, last: Moment) -> Level:
-    """Where a scheduler's run ends, given its last model call; in the coordinates of its own state."""
+def end_of(scheduler: Any, last: ModelCall) -> Level:
+    """The last level of a scheduler's run, in the coordinates of its own state.
+
+    Args:
+        scheduler: after its run.
+        last: its last model call.
+    """
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is None:
         cumulative = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
@@ -149,6 +154,6 @@ def setting(scheduler: Any, name: str) -> Any:
 
 
 def _coefficients(function: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
-    """(a, b) of a linear function a·x + b·y."""
+    """The coefficients (a, b) of a linear function a·x + b·y."""
     one, none = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     return float(function(one, none)), float(function(none, one))
