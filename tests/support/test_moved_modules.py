@@ -11,7 +11,7 @@ import zipfile
 import pytest
 import torch
 
-from noise_scheduler_sampling_system.support.moved_modules import MOVED
+from noise_scheduler_sampling_system.support.moved_modules import MOVED, RENAMED
 from places import DATA
 from public_values import VALUES, equal
 
@@ -25,6 +25,12 @@ def test_an_old_module_name_is_the_new_module(old, new):
     assert module is importlib.import_module(f"{ROOT}.{new}")
     assert module.__name__ == f"{ROOT}.{new}"
     assert module.__spec__.name == f"{ROOT}.{new}"
+
+
+@pytest.mark.parametrize(("module", "names"), RENAMED.items())
+def test_an_old_class_name_is_the_new_class(module, names):
+    found = importlib.import_module(f"{ROOT}.{module}")
+    assert all(getattr(found, old) is getattr(found, new) for old, new in names.items())
 
 
 def test_values_that_version_1_3_pickled_are_read():

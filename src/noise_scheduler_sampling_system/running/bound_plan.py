@@ -38,7 +38,7 @@ class _BoundRow:
         keep: whether a later row reads the prediction.
         forget: the rows whose predictions no later row reads.
         log_variance: bounds of a learned variance.
-        evaluates: whether the row evaluates the model.
+        asks: whether the row evaluates the model, as the plan's column ``asks``.
         is_linear: whether the row has neither clipping nor learned variance nor a second branch.
         is_pair: whether the next state is a·x + of_output·output alone.
     """
@@ -54,7 +54,7 @@ class _BoundRow:
     forget: tuple[int, ...]
     log_variance: tuple[float, float] | None
     of_null: float
-    evaluates: bool
+    asks: bool
     is_linear: bool
     is_pair: bool
 
@@ -100,7 +100,7 @@ class BoundPlan(PlannedRun):
         return max(factors) if all(map(math.isfinite, factors)) else math.nan
 
     def clean_sample(self, state: RowState) -> Tensor:
-        last = next((i for i in range(state.row - 1, -1, -1) if self.rows[i].evaluates), None)
+        last = next((i for i in range(state.row - 1, -1, -1) if self.rows[i].asks), None)
         if last is None and state.evaluated_x is not None:  # an analytic first step
             alpha, sigma = float(self.plan.alpha[0]), float(self.plan.sigma[0])
             return state.evaluated_x * (alpha / (alpha**2 + sigma**2))
@@ -129,7 +129,7 @@ class BoundPlan(PlannedRun):
             y = None
             if row.keep:
                 y = output if row.to_y is IDENTITY else affine(row.to_y, x, output)
-            after = pair(x, row.a, output, row.of_output) if row.evaluates else x * row.a
+            after = pair(x, row.a, output, row.of_output) if row.asks else x * row.a
             del output  # frees its memory, unless the model or the history holds it
             for j, b in row.history:
                 after.add_(history[j], alpha=b)
@@ -244,7 +244,7 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         forget=forget,
         log_variance=None if plan.log_variance is None else (plan.log_variance[i, 0], plan.log_variance[i, 1]),
         of_null=null * from_output.y_factor,
-        evaluates=True,
+        asks=True,
         is_linear=linear,
         is_pair=linear and not (keep or a == 0.0 or forget or history or noise),
     )

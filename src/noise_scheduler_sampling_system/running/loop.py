@@ -54,10 +54,6 @@ class RowState(NamedTuple):
     output: Tensor | None = None
 
 
-#: The name of :class:`RowState` in pickles of earlier versions.
-State = RowState
-
-
 class RowModel(NamedTuple):
     """A model, ready for the rows of a plan.
 

@@ -1,4 +1,4 @@
-"""Module names of version 1.3: imports and pickles that use them find the modules at their new places.
+"""Names of version 1.3: imports and pickles that use them find modules and classes at their new places.
 
 The names stay for one version.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Final, final
 
-__all__ = ["MOVED", "find_moved_modules"]
+__all__ = ["MOVED", "RENAMED", "find_moved_modules"]
 
 _ROOT: Final = __name__.split(".", maxsplit=1)[0]
 
@@ -117,6 +117,15 @@ MOVED: Final = {
 }  # fmt: skip
 
 
+#: Old module name → {old class name → new class name}, for classes that pickles name.
+RENAMED: Final = {
+    "adaptive": {"AdaptiveCourse": "AdaptiveRun"},
+    "bind": {"_Row": "_BoundRow"},
+    "run": {"State": "RowState"},
+    "stepping": {"SteppedSampler": "StepOnlyRun"},
+}
+
+
 @final
 class _Finder(MetaPathFinder):
     """Finds a moved module under its old name."""
@@ -124,22 +133,30 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        new = MOVED.get(fullname.removeprefix(f"{_ROOT}."))
+        old = fullname.removeprefix(f"{_ROOT}.")
+        new = MOVED.get(old)
         if new is None or not fullname.startswith(f"{_ROOT}."):
             return None
-        return ModuleSpec(fullname, _Alias(f"{_ROOT}.{new}"))
+        return ModuleSpec(fullname, _Alias(f"{_ROOT}.{new}", RENAMED.get(old, {})))
 
 
 @final
 class _Alias(Loader):
-    """Loads a module under a second name: both names then stand for the same module object."""
+    """Loads a module under a second name: both names then stand for the same module object.
 
-    def __init__(self, new: str) -> None:
-        self._new = new
+    Args:
+        new: the new name of the module.
+        renamed: old class name → new class name; the module gets the old names too.
+    """
+
+    def __init__(self, new: str, renamed: Mapping[str, str]) -> None:
+        self._new, self._renamed = new, renamed
 
     def exec_module(self, module: ModuleType) -> None:
-        # the import system returns what stands in sys.modules after this call
-        sys.modules[module.__name__] = importlib.import_module(self._new)
+        found = importlib.import_module(self._new)
+        for old, new in self._renamed.items():
+            setattr(found, old, getattr(found, new))
+        sys.modules[module.__name__] = found  # the import system returns this entry
 
 
 def find_moved_modules() -> None:
