@@ -269,7 +269,7 @@ def test_several_noises_add_up_and_noise_before_a_call_is_refused():
     with pytest.raises(ConfigurationError, match="one of the noises"):
         trajectory_log_probs(again, model, recorded(again, model))
     churned = DiffusionPipeline(NoiseSchedulerConfig(), Churned)
-    with pytest.raises(ConfigurationError, match="had noise in it"):
+    with pytest.raises(ConfigurationError, match="received noise in this step"):
         trajectory_log_probs(churned, model, recorded(churned, model))
 
 

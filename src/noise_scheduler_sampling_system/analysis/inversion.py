@@ -1,14 +1,14 @@
 """Exact inversion: from a sample to the noise that it comes from, and back to the same sample.
 
-Inverting DDIM approximates: the way back asks the model at other states than the way there. A
-reversible sampler (``bdia``, ``belm``) moves by x[i+1] = Q·x[i−1] + g(x[i]), which is solved for
-x[i−1] as it stands, with the same model call. So both ways together are the identity, up to
-rounding, whatever the model, its guidance and its clipping.
+Inverted DDIM is an approximation, because it evaluates the model at other states than the run did. A
+reversible sampler (``bdia``, ``belm``) moves by x[i+1] = Q·x[i−1] + g(x[i]). This formula is solved for
+x[i−1] exactly, with the same model call. So encoding and decoding together are the identity up to
+rounding, for every model, guidance and clipping.
 
-Rounding is multiplied by what the product of the Q, or of 1/Q, comes to. From images to noise and
-back, ``belm`` and ``bdia`` with γ = 1 lose 1e-15 to 1e-12 in float64 and 1e-8 to 1e-6 in float32 on
-variance-preserving and straight paths, up to 1e-3 in float32 on EDM's; ``bdia`` with γ < 1 loses
-γ^−N times as much.
+The product of the Q, or of the 1/Q, multiplies rounding errors. From images to noise and back, ``belm``
+and ``bdia`` with γ = 1 lose 1e-15 to 1e-12 in float64. In float32 they lose 1e-8 to 1e-6 on
+variance-preserving and straight paths, and up to 1e-3 on EDM's. ``bdia`` with γ < 1 loses γ^−N times as
+much.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Ends", "ReversibleRun"]
 
 
 class Ends(NamedTuple):
-    """One end of a reversible run: the two states that determine all others.
+    """One end of a reversible run: the two states that determine all other states.
 
     Attributes:
         x: the state at the end, shape (B, ...).
@@ -49,22 +49,23 @@ class Ends(NamedTuple):
 
 @final
 class ReversibleRun(ByValue):
-    """The runs of a reversible sampler, in both directions. It holds two states, whatever the number of steps.
+    """The runs of a reversible sampler in both directions. It holds two states, for any number of steps.
 
         run = ReversibleRun(DiffusionPipeline(config, "belm"), model, 50)
-        latent = run.encode(images)          # latent.x: the noise that they come from
+        latent = run.encode(images)          # latent.x: the noise that the images come from
         same = run.decode(latent).x          # the images, up to rounding
 
-    With another condition for the second run it edits images. ``decode`` of a single tensor starts
-    like any run from noise, with a first step that is DDIM's.
+    A second run with another condition edits images. ``decode`` of a single tensor starts like any run
+    from noise, with DDIM's first step.
 
     Args:
-        pipeline: of a reversible sampler, with N ≥ 2 steps.
-        model: as for :meth:`DiffusionPipeline.sample`; it must return the same for the same input.
-        num_inference_steps: N, unguarded. Each way takes N − 1 model calls from two states, N from one.
-        plan: this plan instead of the pipeline's.
+        pipeline: of a reversible sampler.
+        model: as for :meth:`DiffusionPipeline.sample`; it must return the same output for the same input.
+        num_inference_steps: N ≥ 2; the steps are not guarded. Each direction takes N − 1 model calls from two
+            states, and N from one.
+        plan: replaces the pipeline's plan.
         settings: ``guidance_scale``, ``classifier_free_guidance``, ``guidance``, ``condition``, ``null_condition``,
-            ``device`` and ``dtype`` as for ``sample``; without ``dtype`` that of the states is kept.
+            ``device`` and ``dtype`` as for ``sample``; default of ``dtype``: the type of the states.
 
     Raises:
         ConfigurationError: a plan that cannot be undone, or (when called) what ``sample`` refuses.
@@ -85,10 +86,10 @@ class ReversibleRun(ByValue):
 
     @torch.no_grad()
     def decode(self, noise: Tensor | Ends) -> Ends:
-        """From the noisiest level to the cleanest: both ends' states, in the order of the run.
+        """Run from the noisiest level to the cleanest.
 
         Args:
-            noise: what :meth:`encode` returned, or the state at the first level (unit noise times
+            noise: the result of :meth:`encode`, or the state at the first level (unit noise times
                 ``plan.prior_scale``), shape (B, ...).
 
         Returns:
@@ -106,15 +107,15 @@ class ReversibleRun(ByValue):
 
     @torch.no_grad()
     def encode(self, samples: Tensor | Ends) -> Ends:
-        """From the cleanest level to the noisiest, by the same formulas solved for the older state.
+        """Run from the cleanest level to the noisiest, by the same formulas solved for the older state.
 
         Args:
-            samples: what :meth:`decode` returned, or images at the last level of the plan, shape
-                (B, ...). Their neighbour is then α·x₀ + σ·ε̂ with ε̂ the model's answer about them at
-                the last level that it is asked at: one more model call.
+            samples: the result of :meth:`decode`, or images at the last level of the plan, shape (B, ...). The
+                state beside images is α·x₀ + σ·ε̂, where ε̂ is the model's prediction for them at the last level
+                at which the plan evaluates it. This takes one more model call.
 
         Returns:
-            The state at the first level, and the one beside it.
+            The state at the first level, and the state beside it.
         """
         rows, last = self._rows(samples), len(self.plan) - 1
         after = rows.start
@@ -131,31 +132,31 @@ class ReversibleRun(ByValue):
             raise ConfigurationError(
                 "remembers earlier predictions",
                 where="guidance",
-                why="it would remember others on the way back",
+                why="on the way back it would remember other predictions",
                 suggestion="use guidance without momentum",
             )
         return rows
 
     def _noised(self, samples: Tensor, i: int) -> Tensor:
-        """A DDIM step from the last level up to that of row i, with what the model says there."""
+        """A DDIM step from the last level up to the level of row i, with the model's prediction at row i."""
         end, to = ((float(self.plan.alpha[j]), float(self.plan.sigma[j])) for j in (i + 1, i))
         scale = to[0] / end[0]
-        asked = samples * scale
-        rows = Rows.of(self._pipeline, self.plan.readout(), self._model, asked, **self._settings)
-        epsilon = affine(conversion(self.plan.space, "epsilon", *to), asked, rows.after(RowState(i, asked, {})).x)
-        return asked + (to[1] - scale * end[1]) * epsilon
+        x = samples * scale
+        rows = Rows.of(self._pipeline, self.plan.readout(), self._model, x, **self._settings)
+        epsilon = affine(conversion(self.plan.space, "epsilon", *to), x, rows.after(RowState(i, x, {})).x)
+        return x + (to[1] - scale * end[1]) * epsilon
 
 
 def _unguarded(sampler: BaseSampler) -> BaseSampler:
-    """The sampler with its own formula in every step: one that the guard has changed may have no inverse."""
+    """The sampler without the guard, since a step that the guard has changed may have no inverse."""
     return type(sampler)(sampler.scheduler, **{**sampler.options, "guarded": False}) if sampler.guarded else sampler
 
 
 def _two_step(plan: SamplingPlan) -> tuple[list[float], SamplingPlan]:
     """Q of x[i+1] = Q·x[i−1] + g(x[i]) for each row, and the plan of g alone, which has no history.
 
-    A row of a plan is a·x + Σ b[k]·y[i−k]. With x[i−1] put in from the row before, the formula has
-    a = P + Q/a⁻, b[0] = R and b[k] = −(Q/a⁻)·b⁻[k−1], where ⁻ is the row before and g = P·x + R·y.
+    A row of a plan is a·x + Σ b[k]·y[i−k]. The row before (marked ⁻) gives x[i−1]. With it the formula has
+    a = P + Q/a⁻, b[0] = R and b[k] = −(Q/a⁻)·b⁻[k−1], where g = P·x + R·y.
 
     Raises:
         ConfigurationError: the rows are not of this form.
@@ -174,7 +175,7 @@ def _two_step(plan: SamplingPlan) -> tuple[list[float], SamplingPlan]:
         raise ConfigurationError(
             f"the plan of {plan.sampler!r} in {plan.steps} steps cannot be undone exactly",
             where="sampler",
-            why="its states do not follow from each other by two-step formulas in both directions",
+            why="its rows are not two-step formulas that can be solved in both directions",
             suggestion="use 'belm' (not from zero signal) or 'bdia' (gamma near 1, guarded=False), in 2 steps or more",
         )
     return back.tolist(), replace(plan, a=a, b=now[:, None])

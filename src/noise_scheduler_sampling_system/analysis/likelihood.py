@@ -1,14 +1,14 @@
-"""The log-density of samples, by the probability-flow ODE and with any deterministic sampler.
+"""The log-density of samples, by the probability-flow ODE with any deterministic sampler.
 
-A deterministic plan that keeps x₀ is a linear method for dz/dr = x₀ in z = x/σ and r = α/σ: since its
-rows carry constant data and noise, a = σ'/σ and so z' = z + Σ_k (b[k]/σ')·x₀[−k]. Along the flow
-d log p(z)/dr = −tr(∂x₀/∂z), so the same coefficients integrate the density, to the same order (the
-instantaneous change of variables: Chen et al. 2018, arXiv 1806.07366, §4; for diffusion models Song et
-al. 2021, arXiv 2011.13456, App. D.2). The plan runs upwards, from the cleanest level to the noisiest,
-where the density is Gaussian. (In x̄ = x/α, where dx̄/ds = ε, it is the same with a larger error.)
+A deterministic plan that keeps x₀ is a linear method for dz/dr = x₀ in z = x/σ and r = α/σ. Its rows carry
+constant data and noise, so a = σ'/σ and z' = z + Σ_k (b[k]/σ')·x₀[−k]. Along the flow
+d log p(z)/dr = −tr(∂x₀/∂z). Hence the same coefficients integrate the density, to the same order. (This is the
+instantaneous change of variables of Chen et al. 2018, arXiv 1806.07366, §4; for diffusion models see Song et
+al. 2021, arXiv 2011.13456, App. D.2.) The plan runs upwards, from the cleanest level to the noisiest, where the
+density is Gaussian. In x̄ = x/α, where dx̄/ds = ε, the same method has a larger error.
 
-What is integrated is the trace less that of data of unit variance, d·r/(1 + r²), whose integral is
-½·d·log(1 + r²). So what is singular towards the clean end costs no steps.
+The integrand is the trace minus the trace for data of unit variance, d·r/(1 + r²), whose integral
+½·d·log(1 + r²) is known. So the singularity towards the clean end takes no steps.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Likelihood", "log_likelihood"]
 
-#: Stages of the noise keys from here on are this file's, so that no probe equals a run's noise.
+#: The first stage of the noise keys of probes; runs have lower stages, so that a probe never equals their noise.
 _OWN_STAGES = 1 << 33
 #: The least σ/α that stands for a level without signal (a log SNR of −10, as in the "log_snr" spacing).
 _NOISIEST = math.exp(5.0)
@@ -51,12 +51,12 @@ class Likelihood(ByValue):
     """Log-densities of a batch of samples.
 
     Attributes:
-        log_prob: natural logarithm of the density of the data smoothed by a Gaussian of standard
+        log_prob: the natural logarithm of the density of the data smoothed by a Gaussian of standard
             deviation σ/α of ``cleanest``, in the coordinates of the data; shape (B,), float64.
-        latent: where the flow takes the samples at ``noisiest``, shape (B, ...); it is taken to be
+        latent: the samples after the flow, at ``noisiest``, shape (B, ...); their density is taken to be
             Gaussian with variance α² + σ².
         cleanest, noisiest: the levels where the flow starts and ends.
-        nfe: model calls (each with one backward pass a probe, or a number of the sample).
+        nfe: model calls. Each has one backward pass for each probe, or for each number of the sample.
     """
 
     log_prob: Tensor
@@ -69,8 +69,8 @@ class Likelihood(ByValue):
         """−log₂ of the probability of a bin, per number of a sample; shape (B,).
 
         Args:
-            bin_width: how far apart the values are that data can take: 2/256 for bytes scaled to
-                [−1, 1]; 1 leaves the density as it is.
+            bin_width: the distance between the values of the data: 2/256 for bytes scaled to [−1, 1]; 1 leaves
+                the density as it is.
         """
         size = self.latent[0].numel()
         return -self.log_prob / (size * math.log(2.0)) - math.log2(bin_width)
@@ -94,26 +94,26 @@ def log_likelihood(
 ) -> Likelihood:
     """The log-density of samples under the model.
 
-    It is the density of p(x₀ + (σ/α)·ε) at the grid's cleanest level, since nothing is known below
-    it. There is no guidance: a guided field is not the flow of any one model's density.
+    It is the density of x₀ + (σ/α)·ε at the grid's cleanest level, since the model is not defined below it.
+    Guidance does not act: a guided field is not the flow of a model's density.
 
     Args:
         pipeline: noise schedule, spacing and a deterministic sampler of any order.
         model: as for :meth:`DiffusionPipeline.sample`; gradients must flow from its output to its
             input.
         x: samples in data space, shape (B, ...).
-        num_inference_steps: N, intervals between the noisiest level of the config's spacing (where that has
-            no signal: σ/α = 148, or twice the next level's) and ``t_min``.
-        grid: these levels instead, in either direction; a clean end is left out.
-        divergence: "exact", a backward pass for each number of a sample; or "hutchinson", an
-            unbiased estimate (Grathwohl et al. 2019, arXiv 1810.01367), a backward pass a probe.
-        probes: random vectors averaged, fresh in every row.
-        probe: their law; "rademacher" has the least variance.
-        add_noise: whether to add noise of the cleanest level to ``x``. Otherwise the smoothed
-            density is taken at ``x`` itself.
+        num_inference_steps: N, intervals between the noisiest level of the config's spacing and ``t_min``. If
+            the noisiest level has no signal, one of σ/α = 148, or twice that of the next level, replaces it.
+        grid: levels instead of N, in either direction; a clean end is left out.
+        divergence: "exact", with a backward pass for each number of a sample; or "hutchinson", an unbiased
+            estimate (Grathwohl et al. 2019, arXiv 1810.01367), with a backward pass for each probe.
+        probes: the number of random vectors to average over; every row draws new ones.
+        probe: the distribution of the probes; "rademacher" has the least variance.
+        add_noise: whether to add noise of the cleanest level to ``x``. If not, the smoothed density is
+            evaluated at ``x`` itself.
         seed: of probes and noise, as for ``sample``.
         condition: as for ``sample``.
-        device, dtype: as for ``sample``; without ``dtype`` that of ``x`` is kept (float32 at least).
+        device, dtype: as for ``sample``; default of ``dtype``: the type of ``x``, at least float32.
 
     Raises:
         ConfigurationError: a sampler that is not deterministic, an unknown option, or what
@@ -135,7 +135,7 @@ def log_likelihood(
     r: list[float] = (plan.alpha / plan.sigma).tolist()
 
     def trace(i: int, x: Tensor, clean: Tensor) -> Tensor:
-        """tr(∂x₀/∂z) less that of data of unit variance, shape (B,)."""
+        """tr(∂x₀/∂z) minus the trace for data of unit variance, shape (B,)."""
         known: float = r[i] / (1.0 + r[i] ** 2)
         if divergence == "exact":
             terms = [_inner(e, _pulled(x, clean, e)) for e in _basis(clean)]
@@ -152,12 +152,12 @@ def log_likelihood(
     kept: dict[int, tuple[Tensor, Tensor]] = {}
     for i in range(len(plan)):
         with torch.enable_grad():
-            asked = x.detach().requires_grad_()
-            after = rows.after(RowState(i, asked, {}))
+            leaf = x.detach().requires_grad_()
+            after = rows.after(RowState(i, leaf, {}))
             if i == 0:
-                _check_differentiable(asked, after.output)
+                _check_differentiable(leaf, after.output)
             clean = after.x
-            kept[i] = clean.detach(), trace(i, asked, clean)
+            kept[i] = clean.detach(), trace(i, leaf, clean)
         x = x * float(plan.a[i])
         for k in range(min(i + 1, plan.b.shape[1])):
             if plan.b[i, k]:
@@ -173,9 +173,9 @@ def log_likelihood(
 
 
 def _upwards(path: NoisePath, steps: int) -> TimeGrid:
-    """N intervals of the config's spacing, ending at (here: starting from) the cleanest level that there is.
+    """N intervals of the config's spacing, from the cleanest level upwards.
 
-    A level without signal is replaced: log p and many samplers have no limit there.
+    A level without signal is replaced, since log p and many samplers have no limit there.
     """
     lowest = {**path.config.spacing_options, "end": "lowest"}
     top, *levels = make_grid(type(path)(path.config.replace(spacing_options=lowest)), steps).levels
@@ -193,7 +193,7 @@ def _of_clean_samples(sampler: BaseSampler, upwards: TimeGrid) -> SamplingPlan:
     """The sampler's plan as a linear method in x₀.
 
     Raises:
-        ConfigurationError: it is more than that.
+        ConfigurationError: the plan is not such a method.
     """
     usual, clips = (
         _written(sampler, TimeGrid(upwards.levels[::-1])),
@@ -213,7 +213,7 @@ def _of_clean_samples(sampler: BaseSampler, upwards: TimeGrid) -> SamplingPlan:
 
 
 def _written(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:
-    """The sampler's plan on a grid, its history kept as clean samples."""
+    """The sampler's plan on a grid, with clean samples as its history."""
     build = PlanBuilder("sample")
     sampler.write(build, grid)
     return build.build(grid.levels[-1], 1.0, sampler=type(sampler).__name__, order=sampler.order)
@@ -231,7 +231,7 @@ def _pulled(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
 
 
 def _check_differentiable(x: Tensor, output: Tensor | None) -> None:
-    """Refuse an output that does not depend on x; the clean sample does in any case, through x itself."""
+    """Raise unless the model's output depends on x. (The clean sample always does, through x itself.)"""
     if output is not None and output.requires_grad:
         (gradient,) = torch.autograd.grad(output.sum(), x, retain_graph=True, allow_unused=True)
         if gradient is not None:
@@ -239,18 +239,18 @@ def _check_differentiable(x: Tensor, output: Tensor | None) -> None:
     raise ModelOutputError(
         "no gradient flows from the model's output to its input",
         where="model",
-        why="it runs under torch.no_grad() or inference_mode(), or detaches",
-        suggestion="give a model that can be differentiated",
+        why="the model runs under torch.no_grad() or inference_mode(), or detaches",
+        suggestion="give a differentiable model",
     )
 
 
 def _inner(u: Tensor, v: Tensor) -> Tensor:
-    """The inner product of each sample of one with that of the other, in float64."""
+    """The inner product of each sample of u with that of v, in float64, shape (B,)."""
     return (u.to(_wide(u), torch.float64) * v.to(_wide(v), torch.float64)).flatten(1).sum(1)
 
 
 def _wide(x: Tensor) -> torch.device:
-    """Where float64 numbers of x can be: Apple's MPS has none."""
+    """The device of x, or the CPU where that device has no float64 (Apple's MPS)."""
     return torch.device("cpu") if x.device.type == "mps" else x.device
 
 

@@ -1,4 +1,4 @@
-"""Which sampler and spacing to take for so many model calls: from measurements, or by measuring on the user's model."""
+"""The best sampler and spacing for a number of model calls: from a table of measurements, or measured on a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from torch import Tensor
 
@@ -30,14 +30,15 @@ __all__ = ["Recommendation", "family_of", "plan_within", "recommend", "steps_wit
 
 #: A plan that leaves data wider than this is not recommended.
 _WIDEST = 1.15
-#: How many of the table's entries are tried on a model.
+#: The number of the table's entries that are tried on a model.
 _TRIED = 8
-#: How much worse than the last entry of a number of calls one is taken to be that is not listed there.
+#: An entry that is not listed for a number of calls counts as this factor worse than the last one listed there.
 _ABSENT = 1.5
-#: Model calls of the run that stands for the exact solution of a model.
+#: Model calls of the run that is taken for the exact solution of a model.
 _TEACHER_CALLS = 64
 
 
+@final
 @dataclass(frozen=True)
 class Recommendation:
     """A sampler on a spacing for a number of model calls.
@@ -45,12 +46,12 @@ class Recommendation:
     Attributes:
         sampler, options: the sampler.
         spacing, spacing_options: the grid.
-        nfe: the number of model calls that it is for.
-        steps: the number of steps that makes at most so many.
-        error: the root mean square error per number that it was chosen by: to the exact solution of
-            the table's models (geometric mean), or to a fine run of the model given.
-        tried: what was measured on a model, best first: (sampler, spacing, error).
-        spread: the standard deviation of Gaussian data of 0.3 after the plan, over 0.3; never above 1.15.
+        nfe: the largest number of model calls.
+        steps: the number of steps, whose plan makes at most ``nfe`` calls.
+        error: the root mean square error per number by which it was chosen: against the exact solution of the
+            table's models (geometric mean), or against a fine run of the given model.
+        tried: the measurements on a model, best first: (sampler, spacing, error).
+        spread: for Gaussian data of standard deviation 0.3, that of the result over 0.3; at most 1.15.
     """
 
     sampler: str
@@ -64,7 +65,7 @@ class Recommendation:
     spread: float = math.nan
 
     def pipeline(self, config: NoiseSchedulerConfig | NoisePath | None = None) -> DiffusionPipeline:
-        """A pipeline of it on a noise schedule; run it with ``num_inference_steps=recommendation.steps``."""
+        """The pipeline on a noise schedule; run it with ``num_inference_steps=recommendation.steps``."""
         from ..pipeline.pipeline import DiffusionPipeline
 
         path = config if isinstance(config, NoisePath) else NoiseSchedulerFactory.create(config)
@@ -72,10 +73,10 @@ class Recommendation:
 
 
 def steps_within(sampler: BaseSampler, nfe: int) -> int:
-    """The largest number of steps whose plan makes at most so many model calls.
+    """The largest number of steps whose plan makes at most ``nfe`` model calls.
 
     Raises:
-        ConfigurationError: no plan of the sampler does.
+        ConfigurationError: every plan of the sampler makes more.
     """
     return plan_within(sampler, nfe)[0]
 
@@ -83,7 +84,7 @@ def steps_within(sampler: BaseSampler, nfe: int) -> int:
 def plan_within(
     sampler: BaseSampler, nfe: int, grid: Callable[[int], TimeGrid] | None = None
 ) -> tuple[int, SamplingPlan]:
-    """The largest number of steps whose plan makes at most so many model calls, and this plan.
+    """The largest number of steps whose plan makes at most ``nfe`` model calls, and this plan.
 
     Args:
         sampler: a sampler that writes plans.
@@ -96,7 +97,7 @@ def plan_within(
     for steps in range(nfe // sampler.calls_per_step + 2, 0, -1):
         try:
             plan = sampler.plan(grid=(grid or sampler.grid)(steps))
-        except (ConfigurationError, NumericsError):  # no plan of so many steps
+        except (ConfigurationError, NumericsError):  # the sampler has no plan of this number of steps
             continue
         if plan.nfe <= nfe:
             return steps, plan
@@ -116,14 +117,14 @@ def recommend(
 ) -> Recommendation:
     """The deterministic sampler and spacing with the least error for a number of model calls.
 
-    Without a model it is the best on exact models of handwritten digits, by kind of noise schedule
-    (``benchmarks/recommendations.py`` makes the table). With a model the best entries of the table
-    are run on it, from the same noise, and compared with a run of 64 calls.
+    Without a model it is the best one on exact models of handwritten digits, for the kind of noise schedule
+    (``benchmarks/recommendations.py`` makes the table). With a model, the best entries of the table run on it from
+    the same noise, and are compared with a run of 64 calls.
 
     Args:
         schedule: the noise schedule, its config, or a pipeline.
         nfe: model calls.
-        model, shape: to measure on a model: the network, and the shape of the batch to try.
+        model, shape: the network to measure on, and the shape of its batch.
         seed: of the batch's noise.
         settings: further arguments of ``pipeline.sample``: ``condition``, ``guidance_scale``, ...
 
@@ -143,9 +144,9 @@ def recommend(
             )
             steps = steps_within(sampler, nfe)
             spread = typical_spread(sampler.plan(steps))
-            if spread > _WIDEST:  # noise would be left in
+            if spread > _WIDEST:  # noise would be left in the samples
                 continue
-        except (ConfigurationError, NumericsError):  # not on this schedule
+        except (ConfigurationError, NumericsError):  # it does not run on this schedule
             continue
         ranked.append(Recommendation(**{**entry, "nfe": nfe, "steps": steps, "spread": spread}))
         if model is None or len(ranked) == _TRIED:
@@ -160,7 +161,7 @@ def recommend(
 
 
 def family_of(path: NoisePath) -> str:
-    """The kind of schedule in the table that is most like this one: "linear", "cosine", "edm" or "flow"."""
+    """The kind of schedule in the table that is nearest to this one: "linear", "cosine", "edm" or "flow"."""
     top, middle = path.level(path.t_max), path.level(float(path.time_at(0.5)))
     if top.alpha == 1.0:
         return "edm"
@@ -186,10 +187,10 @@ def _table() -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 
 def _entries(family: str, nfe: int) -> list[dict[str, Any]]:
-    """The measured entries for the nearest number of calls that was measured, best first.
+    """The entries for the nearest number of calls in the table, best first.
 
-    Best by the error at this number and the two beside it, relative to the best there: with few calls one
-    measurement says little, for a trajectory may end at another digit.
+    They are ranked by the error at this number and at the two beside it, relative to the best error there. With few
+    calls one measurement is uncertain, since a trajectory may end at another digit.
     """
     rows = _table()[family]
     known = sorted(rows, key=int)
@@ -218,7 +219,7 @@ def _best_on(
     seed: int,
     settings: Mapping[str, Any],
 ) -> Recommendation:
-    """The entry that is nearest to a fine run of the model."""
+    """The entry whose samples are nearest to those of a fine run of the model."""
 
     def sample(choice: Recommendation, steps: int) -> Tensor:
         result: Tensor = choice.pipeline(path).sample(model, shape, steps, seed=seed, **settings)

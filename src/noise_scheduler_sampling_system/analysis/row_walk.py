@@ -1,4 +1,4 @@
-"""A plan walked through row by row, by those who need more of a row than its next state."""
+"""A plan run row by row, for uses that need more of a row than its next state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..running.loop import Model, ModelStoppedError, Noise, RowState, run_rows
 from ..running.noise import NoiseSource
 from ..support.errors import ConfigurationError
 
-if TYPE_CHECKING:  # which imports what uses this file
+if TYPE_CHECKING:
     from ..pipeline.pipeline import DiffusionPipeline
 
 __all__ = ["Rows"]
@@ -31,15 +31,15 @@ SETTINGS: Final = (
 @final
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a plan with the network that they ask: conditioned, guided, checked.
+    """The rows of a plan with the model that they evaluate, under its condition and guidance.
 
     Attributes:
         bound: the plan, ready for the model.
         model: (x, row) ↦ guided output.
-        source: the run's noise; its keys, shape, type and device are those of the states.
-        start: the first state, as it was given.
-        remembers: whether the guidance keeps something from call to call (momentum), so that its output is
-            no function of the state alone.
+        source: the noise of the run; it has the keys, shape, type and device of the states.
+        start: the first state, as given.
+        remembers: whether the guidance keeps something from call to call (momentum): then its output depends on
+            more than the state.
     """
 
     bound: BoundPlan
@@ -57,7 +57,7 @@ class Rows:
         x: Tensor,
         **settings: Any,
     ) -> Rows:
-        """Check everything that :meth:`DiffusionPipeline.sample` checks.
+        """Prepare the rows, with every check of :meth:`DiffusionPipeline.sample`.
 
         Args:
             pipeline: of the run.
@@ -67,7 +67,7 @@ class Rows:
             settings: those of ``SETTINGS``, as for ``sample``.
 
         Raises:
-            ConfigurationError: as for ``sample``; a sampler that only has ``step``.
+            ConfigurationError: as for ``sample``, or a sampler that has only ``step``.
         """
         refuse_unknown(settings.keys() - SETTINGS, SETTINGS)
         dtype = settings.pop("dtype", None) or torch.promote_types(torch.float32, x.dtype)
@@ -85,7 +85,7 @@ class Rows:
         return cls(job.run, network, job.noise, job.first_state().x, remembers)
 
     def after(self, state: RowState, noise: Noise | None = None) -> RowState:
-        """The state after one more row, with what was asked and answered; everything is checked to be finite."""
+        """The state after one more row, with the input and the output of the model, all checked to be finite."""
         steps = run_rows(self.bound, self.model, state, noise or self.source, inspect=True, check_every_row=True)
         try:
             return next(steps)

@@ -1,8 +1,8 @@
-"""Stochastic steps as distributions: mean, standard deviation and log-probability, for learning by rewards.
+"""Stochastic steps as distributions: mean, standard deviation and log-probability, for reinforcement learning.
 
-A step of a stochastic sampler draws the next state from a Gaussian whose mean is linear in what the
-model says. Policy gradients need its log-density at a state drawn earlier, as a function of the
-model's parameters (DDPO: Black et al. 2024, arXiv 2305.13301, §4.3; DPOK: Fan et al. 2023, arXiv
+A step of a stochastic sampler draws the next state from a Gaussian whose mean is linear in the model's
+prediction. Policy gradients need its log-density at a recorded state, as a function of the model's
+parameters (DDPO: Black et al. 2024, arXiv 2305.13301, §4.3; DPOK: Fan et al. 2023, arXiv
 2305.16381).
 """
 
@@ -36,11 +36,11 @@ Reduction = Literal["sum", "mean"]
 @final
 @dataclass(frozen=True, eq=False)
 class StepDistribution(ByValue):
-    """The Gaussian that a step draws the next state from; independent numbers.
+    """The Gaussian from which a step draws the next state; its numbers are independent.
 
     Attributes:
         mean: shape (B, ...).
-        std: a number, or for learned variances a tensor of the mean's shape. 0: the step is deterministic.
+        std: a number, or for learned variances a tensor of the mean's shape; 0.0 if the step is deterministic.
     """
 
     mean: Tensor
@@ -48,11 +48,11 @@ class StepDistribution(ByValue):
 
     @property
     def deterministic(self) -> bool:
-        """Whether there is nothing to draw."""
+        """Whether the step draws nothing."""
         return isinstance(self.std, float) and self.std == 0.0
 
     def sample(self, noise: Tensor) -> Tensor:
-        """The state that unit noise of the mean's shape leads to."""
+        """The next state for unit noise of the mean's shape."""
         return self.mean + self.std * noise
 
     def log_prob(self, next_x: Tensor, reduction: Reduction = "sum") -> Tensor:
@@ -60,7 +60,7 @@ class StepDistribution(ByValue):
 
         Args:
             next_x: shape (B, ...).
-            reduction: over the numbers of a sample: "sum" is the log-density; "mean" is what DDPO takes.
+            reduction: over the numbers of a sample: "sum" is the log-density; DDPO uses "mean".
 
         Raises:
             ConfigurationError: a deterministic step, or an unknown reduction.
@@ -75,7 +75,7 @@ class StepDistribution(ByValue):
         return _reduced(each.expand(self.mean.shape), reduction)
 
     def _std(self) -> Tensor:
-        """The standard deviation as a tensor of the type to compute in."""
+        """The standard deviation as a tensor, in float32 at least."""
         if self.deterministic:
             raise ConfigurationError(
                 "the step is deterministic and has no density",
@@ -96,22 +96,22 @@ def _reduced(each: Tensor, reduction: Reduction) -> Tensor:
 
 
 def step_distribution(bound: BoundPlan, state: RowState, output: Tensor) -> StepDistribution:
-    """What the next state is drawn from, in a row of a bound plan.
+    """The distribution of the next state, in a row of a bound plan.
 
     Args:
-        bound: from :func:`~.bind.bind`.
+        bound: from :func:`~..running.bound_plan.bind`.
         state: the run before the row, with its history.
-        output: what the model returned about ``state.x``.
+        output: the model's output for ``state.x``.
 
     Raises:
-        ConfigurationError: the row reads noise of earlier rows, so that it alone is not Gaussian
-            (:func:`trajectory_log_probs` finds that noise in the states).
+        ConfigurationError: the row reads noise of earlier rows, which this state does not determine;
+            :func:`trajectory_log_probs` finds that noise in the earlier states.
     """
     if bound.plan.c[state.row, 1:].any():
         raise ConfigurationError(
             f"row {state.row} reads the noise of earlier rows",
             where=f"plan of {bound.plan.sampler!r}",
-            suggestion="use trajectory_log_probs, which has the states before",
+            suggestion="use trajectory_log_probs, which knows the earlier states",
         )
     mean = bound.advance(state, output, lambda step, stage: torch.zeros_like(state.x)).x
     return StepDistribution(mean, bound.noise_std(state.row, output))
@@ -134,22 +134,21 @@ def trajectory_log_probs(
 
     Args:
         pipeline: of the run, with a stochastic sampler.
-        model: whose probabilities these are; not necessarily the one that was run.
-        states: the N + 1 states between steps, each (B, ...). Their type is the computation's.
-        steps: of which steps; default all. One at a time, a backward pass needs the memory of one
-            step, unless the sampler or the guidance remembers earlier ones: then these are run, too.
+        model: the model whose probabilities are computed; it may differ from the one that was run.
+        states: the N + 1 states before, between and after the steps, each (B, ...), in the type to compute in.
+        steps: the steps to compute; default: all. With one step at a time, a backward pass needs the memory of
+            one step. If the sampler or the guidance remembers earlier steps, these are run, too.
         reduction: over the numbers of a sample: "sum" or "mean".
-        plan: that of the run; default the pipeline's of N steps.
+        plan: of the run; default: the pipeline's plan of N steps.
         settings: ``guidance_scale``, ``classifier_free_guidance``, ``guidance``, ``condition``, ``null_condition``
             and ``device`` as for :meth:`DiffusionPipeline.sample`.
 
     Returns:
-        Shape (len(steps), B), float32 at least; 0 for a deterministic step (whose ratio of
-        probabilities under two models is none).
+        Shape (len(steps), B), float32 at least; 0 for a deterministic step, which has no density.
 
     Raises:
-        ConfigurationError: a number of states that does not fit the plan, a step that is no Gaussian
-            (a model call on a state that has had noise in the same step), or what ``sample`` refuses.
+        ConfigurationError: a number of states that does not fit the plan, a step that is not Gaussian (a model
+            call on a state that has received noise in the same step), or what ``sample`` refuses.
     """
     plan = pipeline.plan(len(states) - 1) if plan is None else plan
     wanted = range(plan.steps) if steps is None else steps
@@ -172,7 +171,7 @@ def trajectory_log_probs(
 
 @dataclass
 class _Walk:
-    """A walk along recorded states, step by step; what multistep samplers remember comes along."""
+    """A walk along recorded states, step by step, with the history of multistep samplers."""
 
     plan: SamplingPlan
     rows: Rows
@@ -187,10 +186,15 @@ class _Walk:
         return self.rows.remembers or any(step[j] < step[i] for i, j in reads)
 
     def through(self, step: int, before: Tensor, after: Tensor) -> StepDistribution:
-        """The distribution of a step from one recorded state; the other one is what was drawn from it.
+        """The distribution of a step from the recorded state before it.
 
-        Noise of earlier steps is known from the states that it led to. That of this step is 0 on the
-        way; its variance is carried along.
+        Args:
+            step: its number.
+            before, after: the recorded states, shape (B, ...). ``after`` determines the noise of the step, for
+                later steps that read it.
+
+        The noise of earlier steps is known from their recorded states. That of this step counts as 0 in the
+        mean; its variance is accumulated.
         """
         plan, fresh = self.plan, list[int]()
         variance: Tensor | float = 0.0
@@ -201,7 +205,7 @@ class _Walk:
                 raise ConfigurationError(
                     f"step {step} reads one of the noises of step {of_step}",
                     where=f"plan of {plan.sampler!r}",
-                    why="of several noises in a step, none is known from the states",
+                    why="the states do not determine the noises of a step that has several",
                     suggestion="use a sampler with one noise a step",
                 )
             return self.noises[of_step, stage] if of_step != step else torch.zeros_like(before)
@@ -209,7 +213,7 @@ class _Walk:
         for i in (plan.step == step).nonzero()[0].tolist():
             if fresh and (plan.asked[i] or any(i - k in fresh for k in plan.c[i, 1:].nonzero()[0] + 1)):
                 raise ConfigurationError(
-                    f"step {step} asks the model about a state that has had noise in it",
+                    f"step {step} evaluates the model at a state that has received noise in this step",
                     where=f"plan of {plan.sampler!r}",
                     why="the next state is then not Gaussian",
                     suggestion="use a sampler whose noise comes last in a step ('ddpm', 'ancestral', 'ddim' with eta)",
