@@ -1,4 +1,4 @@
-"""What diffusers' own tests are given: PlanScheduler for its schedulers, small parts for the hub's files."""
+"""Replacements in diffusers' own tests: PlanScheduler for its schedulers, small parts for the hub's files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StandIn", "replace_hub", "replaceable", "stand_in"]
 
 
 class StandIn(type):
-    """A class that compares equal to the one in whose place it is: tests have special cases by class."""
+    """A class that compares equal to the one that it replaces: tests have special cases by class."""
 
     replaced: type[Any]
 
@@ -34,15 +34,15 @@ def stand_in(replaced: type[Any]) -> type[Any]:
     """PlanScheduler with the constructor of a class of diffusers."""
 
     class Made(PlanScheduler, metaclass=StandIn):
-        def __init__(self, config: Any = None, *placed: Any, **fields: Any) -> None:
+        def __init__(self, config: Any = None, *positional: Any, **fields: Any) -> None:
             if not isinstance(config, dict):
                 first = () if config is None else (config,)
-                super().__init__(replaced(*first, *placed, **fields))
+                super().__init__(replaced(*first, *positional, **fields))
                 return
             ours = config.get("_plan_scheduler", {})
             if config.get("_class_name") == "PlanScheduler" and ours.get("scheduler") == replaced.__name__:
                 super().__init__(config, **fields)
-            else:  # of another class, as any class of diffusers takes it
+            else:  # the config of another class, which every class of diffusers accepts
                 plain = {key: value for key, value in config.items() if key != "_plan_scheduler"}
                 super().__init__(replaced.from_config(plain, **fields))
 
@@ -100,7 +100,7 @@ def _qwen(**_: Any) -> Any:
     return made
 
 
-#: (part of a name on the hub, class) → what stands for it.
+#: (part of a name on the hub, class) → what makes the replacement.
 _PARTS: dict[tuple[str, str], Callable[..., Any]] = {
     ("tiny-random-clip", "CLIPTokenizer"): _clip,
     ("tiny-random-t5", "AutoTokenizer"): _t5,
@@ -115,14 +115,14 @@ _PARTS: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 def replace_hub() -> None:
-    """Let ``from_pretrained`` of tokenizers and text encoders make small parts where it is asked for those of tests."""
+    """Make ``from_pretrained`` of tokenizers and text encoders return small parts for the names that the tests use."""
     for name in {cls for _, cls in _PARTS}:
         cls = getattr(transformers, name)
 
-        def loaded(path: Any, *placed: Any, _name: str = name, _own: Any = cls.from_pretrained, **more: Any) -> Any:
+        def loaded(path: Any, *positional: Any, _name: str = name, _own: Any = cls.from_pretrained, **more: Any) -> Any:
             for (part, kind), make in _PARTS.items():
                 if kind == _name and part in str(path):
                     return make()
-            return _own(path, *placed, **more)
+            return _own(path, *positional, **more)
 
         cls.from_pretrained = staticmethod(loaded)

@@ -1,15 +1,15 @@
-"""Run diffusers' own tests with PlanScheduler in the place of its schedulers.
+"""Run diffusers' own tests with its schedulers replaced by PlanScheduler.
 
     git clone --depth 1 --branch v0.40.0 https://github.com/huggingface/diffusers
     python tools/diffusers_tests.py schedulers diffusers [options of pytest]
     python tools/diffusers_tests.py pipelines diffusers -k flux
     python tools/diffusers_tests.py twins diffusers [part of a name]
 
-``schedulers`` runs ``tests/schedulers``: of every test class the schedulers that PlanScheduler reads are replaced, test
-classes without any are left out. ``pipelines`` runs the fast tests of pipelines with the scheduler of their small
-components replaced. ``twins`` runs every pipeline class once with its own scheduler and once with PlanScheduler in
-its place, and prints how far the results differ. ``--own`` runs the same tests with diffusers' own schedulers: what
-fails there says nothing of ours. The installed diffusers is tested, whatever version the sources are of.
+``schedulers`` runs ``tests/schedulers``. In every test class it replaces the schedulers that PlanScheduler reads, and
+leaves out test classes that do not have any. ``pipelines`` runs the fast tests of pipelines and replaces the scheduler
+of their small components. ``twins`` runs every pipeline class once with its own scheduler and once with PlanScheduler,
+and prints how far the results differ. ``--own`` runs the same tests with diffusers' own schedulers; a test that fails
+there says nothing about ours. The installed diffusers is tested, whatever the version of the sources.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# the installed one, before the tests put their own sources in front
+# the installed one, imported before the tests put their own sources in front
 import diffusers  # noqa: F401, I001
 import pytest
 
@@ -32,7 +32,7 @@ from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 
 
 class Schedulers:
-    """Replaces the classes under test in ``tests/schedulers``, and leaves out tests of others."""
+    """A plugin of pytest that replaces the classes under test in ``tests/schedulers``, and leaves out other tests."""
 
     def __init__(self, own: bool) -> None:
         self._own = own
@@ -60,7 +60,7 @@ class Schedulers:
 
 
 class Pipelines:
-    """Replaces the scheduler of the small components in ``tests/pipelines``."""
+    """A plugin of pytest that replaces the scheduler of the small components in ``tests/pipelines``."""
 
     def __init__(self, own: bool) -> None:
         self._own = own
@@ -71,8 +71,8 @@ class Pipelines:
         if self._own or not isinstance(obj, type) or function is None or hasattr(function, "replaces"):
             return
 
-        def components(test: Any, *placed: Any, **named: Any) -> dict[str, Any]:
-            made: dict[str, Any] = function(test, *placed, **named)
+        def components(test: Any, *positional: Any, **named: Any) -> dict[str, Any]:
+            made: dict[str, Any] = function(test, *positional, **named)
             for key, part in made.items():
                 if replaceable(type(part)):
                     made[key] = PlanScheduler.from_config(part)

@@ -1,4 +1,4 @@
-"""Every pipeline class of diffusers' tests: its result with its own scheduler, and with PlanScheduler in its place."""
+"""Every pipeline class of diffusers' tests: its result with its own scheduler, and with PlanScheduler."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 
 __all__ = ["compare_twins"]
 
-#: By how much two results may differ, in parts of the largest value.
+#: The largest difference of two results that agree, in parts of the largest value.
 _AGREE = 1e-3
 
 
 def compare_twins(source: Path, part: str) -> int:
-    """Print one line for every pipeline class; how many ran, and how many agree.
+    """Print one line for every pipeline class, and the number of classes with each outcome.
 
     Args:
-        source: of diffusers.
-        part: of the names of the classes to run; "" for all.
+        source: the folder of diffusers' sources.
+        part: a part of the names of the classes to run; "" for all.
     """
     warnings.simplefilter("ignore")
     diffusers.logging.set_verbosity_error()
@@ -73,7 +73,7 @@ def _cases(source: Path) -> Iterator[Any]:
 
 
 def _compared(case: type[Any]) -> tuple[str, str]:
-    """What comes of one class, and a note."""
+    """The outcome of one class, and a note."""
     try:
         test = case.__new__(case)
         torch.manual_seed(0)

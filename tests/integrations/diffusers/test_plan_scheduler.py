@@ -735,6 +735,20 @@ def test_a_copy_keeps_its_timesteps_and_shares_no_state():
     scheduler.step(x, scheduler.timesteps[1], x)
 
 
+def test_a_pickle_of_version_1_3_is_read():
+    """There the scheduler was a module of its own, and the pickle held every argument of ``set_timesteps``."""
+    scheduler = PlanScheduler.from_config(scheduler_of("DDIMScheduler"), method="dpmpp_2m")
+    scheduler.set_timesteps(4)
+    request = {"num_inference_steps": 4, "timesteps": None, "sigmas": None, "mu": None}
+    cls, config, _, shift = scheduler.__reduce__()[1]
+    arguments = pickle.dumps((cls, config, request, shift), protocol=0).replace(b".plan_scheduler\n", b"\n")
+    made_by = b"cnoise_scheduler_sampling_system.integrations.diffusers.scheduler\n_again\n"
+    again = pickle.loads(made_by + arguments.removesuffix(b".") + b"R.")
+    assert type(again) is PlanScheduler
+    assert torch.equal(again.timesteps, scheduler.timesteps)
+    assert (again.plan.sampler, again.plan.nfe) == ("dpmpp_2m", 4)
+
+
 def test_choices_are_kept_changed_and_undone():
     ours = PlanScheduler.from_config(scheduler_of("EulerDiscreteScheduler", **KARRAS), method="dpmpp_2m", order=1)
     other = PlanScheduler.from_config(ours.config, timestep_spacing="log_snr")
@@ -1145,7 +1159,7 @@ def test_what_is_read_makes_a_sampler_or_says_why_not(name):
     if reading.sampler is None:
         assert reading.refusal
         if not reading.traceable:
-            with pytest.raises(ConfigurationError, match="is no sampler here"):
+            with pytest.raises(ConfigurationError, match="is not a sampler here"):
                 PlanScheduler.from_config(scheduler_of(name, bare=True))
         return
     path = NoiseSchedulerFactory.create(reading.config_for(reading.sampler))

@@ -100,7 +100,7 @@ def prompt_of(request: ImageRequest, backbone: Backbone) -> Prompt:
         _refuse_missing_parts(backbone.pipe)
     if request.image is None and (request.mask_image is not None or request.strength is not None):
         name = "strength" if request.mask_image is None else "mask_image"
-        raise _refused("there is no image that it is about", name, "give image=..., too")
+        raise _refused("is given without an image", name, "give image=..., too")
     if request.guidance is not None and request.guidance_scale is not None and not backbone.scale_is_input:
         raise _refused("is given beside guidance", "guidance_scale", "put ClassifierFree(scale) into guidance")
     height, width = request.height or backbone.default_size, request.width or backbone.default_size

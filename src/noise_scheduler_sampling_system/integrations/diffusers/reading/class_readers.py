@@ -212,7 +212,7 @@ def wuerstchen(name: str, f: dict[str, Any], mu: float | None) -> Reading:
             suggestion="use scaler=1.0",
         )  # fmt: skip
     config = {"beta_schedule": "wuerstchen", "schedule_options": {"s": float(f["s"])}}
-    return _reading(name, f, config, "own", "its pipelines hand it batches of times, one of which is no model call")
+    return _reading(name, f, config, "own", "its pipelines hand it batches of times, one of which is not a model call")
 
 
 def karras_ve(name: str, f: dict[str, Any], mu: float | None) -> Reading:

@@ -107,6 +107,6 @@ def _refuse_other_schedule(plan: SamplingPlan, path: NoisePath) -> None:
         ConfigurationError: its levels are those of another path.
     """
     rows = zip(plan.time, plan.alpha, plan.sigma, plan.asked, strict=False)  # without the end
-    levels = [Level(*level) for *level, asked in rows if asked and path.t_min <= level[0] <= path.t_max]
+    levels = [Level(*level) for *level, called in rows if called and path.t_min <= level[0] <= path.t_max]
     suggestion = "make it on NoiseSchedulerConfig.from_diffusers(pipe.scheduler)"
     refuse_foreign_levels(path, levels, "plan", rounded=True, suggestion=suggestion)

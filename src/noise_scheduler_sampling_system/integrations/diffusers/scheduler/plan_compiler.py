@@ -175,7 +175,7 @@ class PlanCompiler:
         if reading.traceable and self._choice.get("timestep_spacing") is None:
             return None
         raise ConfigurationError(
-            f"{reading.class_name} is no sampler here: {reading.refusal}",
+            f"{reading.class_name} is not a sampler here: {reading.refusal}",
             where="method",
             suggestion="choose one: from_config(config, method='dpmpp_2m')",
         )

@@ -21,7 +21,7 @@ Conditions = tuple[dict[str, Any], dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a pipeline is asked to draw, checked.
+    """What a pipeline is to draw, checked.
 
     Attributes:
         text: one prompt, one prompt an image, or None.
