@@ -24,6 +24,7 @@ class TensorAsModel:
         return given.to(x.dtype).expand_as(x)
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class Branch:
     """A model under a condition: one evaluation.
@@ -39,6 +40,7 @@ class Branch:
     null: bool = False
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class TensorFunction:
     """A function of tensors, to be called when a row runs.
@@ -58,6 +60,7 @@ class TensorFunction:
     tracks: bool = False
 
 
+@final
 @dataclass
 class Formula:
     """The guided prediction at one row, as linear forms on the predictions of branches.

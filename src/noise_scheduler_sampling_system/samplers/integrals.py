@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ Variable = Callable[[Any], Any]
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)  # type: ignore[no-untyped-call]
 
 
+@final
 @dataclass(frozen=True)
 class Kernel:
     """φ of the sample form: log φ and its slope as functions of λ. φ falls with λ at least as fast as s = e^(−λ)."""
@@ -46,6 +47,7 @@ def power(eta: float) -> Kernel:
     return Kernel(lambda lam: -(1.0 + eta) * lam, lambda lam: -(1.0 + eta) + 0.0 * lam)
 
 
+@final
 @dataclass(frozen=True)
 class Move:
     """One step: x' = of_x·x + Σ weight·prediction + noise·ξ."""
