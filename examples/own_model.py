@@ -26,7 +26,7 @@ class Network(nn.Module):
 
 network = Network()
 optimizer = torch.optim.Adam(network.parameters(), 2e-3)
-for step in range(1500):
+for _ in range(800):
     angle = 2.0 * math.pi * torch.rand(256)
     clean = torch.stack([angle.cos(), angle.sin()], dim=1)
     noise, t = torch.randn_like(clean), torch.randint(0, scheduler.num_train_timesteps, (256,))

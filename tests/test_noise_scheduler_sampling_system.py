@@ -240,7 +240,8 @@ def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(
 #: What belongs at the root of the repository.
 AT_THE_ROOT = {
     ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
-    "README.md", "benchmarks", "constraints.txt", "docs", "examples", "mkdocs.yml", "pyproject.toml", "src", "tests", "tools",
+    "README.md", "benchmarks", "constraints.txt", "docs", "examples", "mkdocs.yml", "pyproject.toml", "src",
+    "tests", "tools",
 }  # fmt: skip
 
 
