@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, final
 
 __all__ = ["ELSEWHERE", "HOMES", "KEYWORDS", "OPTION_NAMES", "Keyword"]
 
 
+@final
 class Keyword(NamedTuple):
     """A keyword of this library, and its other names.
 

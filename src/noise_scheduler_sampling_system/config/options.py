@@ -9,7 +9,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, final
 
 from ..support.errors import ConfigurationError, shown
 from ..support.registry import did_you_mean
@@ -22,6 +22,7 @@ _LARGEST = sys.float_info.max
 _NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", Callable: "a function"}
 
 
+@final
 @dataclass(frozen=True)
 class Option:
     """One option of a sampler, a noise schedule, a spacing or a guidance.
@@ -201,6 +202,7 @@ def declared_by(cls: type, *, inherits: bool, plain: Callable[[Any], Option] = O
     return {**known, **mine} if inherits else mine
 
 
+@final
 class Options(dict[str, Any]):
     """Options by name, read-only, so that a config can be shared, hashed and pickled. Lists become tuples."""
 

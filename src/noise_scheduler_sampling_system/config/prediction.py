@@ -17,6 +17,7 @@ __all__ = ["IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "Prec
 Sigma = TypeVar("Sigma", float, Tensor)
 
 
+@final
 class Affine(NamedTuple):
     """The map (x, y) ↦ x_factor·x + y_factor·y."""
 

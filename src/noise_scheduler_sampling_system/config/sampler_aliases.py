@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, final
 
 from ..support.errors import ConfigurationError
 from ..support.registry import Registry, did_you_mean, folded
@@ -18,6 +18,7 @@ from .registries import SAMPLERS, SPACINGS
 __all__ = ["NAMES", "Resolved", "resolve"]
 
 
+@final
 @dataclass(frozen=True)
 class Resolved:
     """What a name stands for.

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ __all__ = ["TimeGrid", "make_grid", "refuse_clean_start"]
 Times = npt.NDArray[np.float64]
 
 
+@final
 @dataclass(frozen=True)
 class TimeGrid:
     """N + 1 noise levels, from the start of a run to its end; N intervals between them.

@@ -130,6 +130,7 @@ def mnist_classifier() -> DigitClassifier:
     return model.eval()
 
 
+@final
 class FeatureStatistics(NamedTuple):
     """Mean and covariance of features, float64.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, final
 
 from ..config.registries import SCHEDULES
 from ..config.settings import NoiseSchedulerConfig
@@ -15,6 +15,7 @@ from .path import NoisePath
 __all__ = ["NoiseSchedulerFactory"]
 
 
+@final
 class NoiseSchedulerFactory(ClassFactory):
     """Makes noise schedules by name; :meth:`register` adds one."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 __all__ = ["CLEAN", "Level"]
 
 
+@final
 class Level(NamedTuple):
     """A noise level: x = α·x₀ + σ·ε, and the time t that tells the model so."""
 

@@ -26,6 +26,7 @@ def shifted(log_snr: Tensor, shift: float) -> Tensor:
     return log_snr - 2.0 * math.log(shift)
 
 
+@final
 class TerminalRescaling(NamedTuple):
     """Algorithm 1 of Lin et al. 2023 (arXiv 2305.08891) as a map of log SNR, and its inverse.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 from ..config.options import Options
 from ..config.registries import PRESETS
@@ -14,6 +14,7 @@ from .continuous import resolution_shift
 __all__ = ["Preset"]
 
 
+@final
 @dataclass(frozen=True)
 class Preset:
     """The published settings of a model.

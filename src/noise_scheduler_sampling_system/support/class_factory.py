@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -12,7 +13,7 @@ from .registry import Registry
 __all__ = ["ClassFactory"]
 
 
-class ClassFactory:
+class ClassFactory(ABC):
     """Base of the two factories.
 
     Attributes:

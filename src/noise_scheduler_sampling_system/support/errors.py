@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import final
+
 __all__ = [
     "ConfigurationError",
     "DeviceError",
@@ -77,18 +79,21 @@ class ConfigurationError(NoiseSamplingError, ValueError):
     category = "configuration"
 
 
+@final
 class ModelOutputError(NoiseSamplingError, ValueError):
     """The model returned something of the wrong kind, shape or value."""
 
     category = "model output"
 
 
+@final
 class DeviceError(NoiseSamplingError, RuntimeError):
     """A device is missing, or a model and a tensor are on different devices."""
 
     category = "device"
 
 
+@final
 class OutOfMemoryError(NoiseSamplingError, MemoryError):
     """A batch of one sample does not fit into memory, or the samples of the whole batch do not."""
 
@@ -101,6 +106,7 @@ class NumericsError(NoiseSamplingError, ArithmeticError):
     category = "numerics"
 
 
+@final
 class FileError(NoiseSamplingError, OSError):
     """A file is missing, unreadable or malformed, or cannot be written."""
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, final, overload
 
 from .errors import ConfigurationError
 
@@ -30,6 +30,7 @@ def did_you_mean(name: object, valid: Iterable[str], further: Iterable[str] = ()
     return "one of: " + ", ".join(sorted(valid)) if valid else "none is registered"
 
 
+@final
 class Registry(Generic[T]):
     """A table from names to entries. A name cannot be registered for two different entries.
 
