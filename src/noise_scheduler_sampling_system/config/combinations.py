@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ..support.errors import ConfigurationError
 
 __all__ = [
@@ -15,6 +18,7 @@ __all__ = [
     "check_threshold_range",
     "check_trained_betas",
     "evaluated_betas",
+    "refuse_invalid_betas",
     "refuse_two_limits",
 ]
 
@@ -49,14 +53,20 @@ def check_trained_betas(betas: tuple[float, ...] | None, count: int, *, custom: 
             where="trained_betas",
             suggestion=f"set num_train_timesteps={len(betas)} or give {count} betas",
         )
-    for i, beta in enumerate(betas):
-        if not (0.0 < beta < 1.0 or (beta == 1.0 and i == count - 1)):
-            raise ConfigurationError(
-                f"beta {beta} at index {i} is outside (0, 1)",
-                where="trained_betas",
-                why="each step must add some noise and keep some signal (1.0 is allowed at the last index only)",
-                suggestion="check the function or the array",
-            )
+    refuse_invalid_betas(np.asarray(betas), "trained_betas", "check the function or the array")
+
+
+def refuse_invalid_betas(betas: npt.NDArray[np.float64], where: str, suggestion: str) -> None:
+    """Raise ConfigurationError unless all betas are in (0, 1), or 1 at the last index."""
+    last_may_be_one = np.append(betas[:-1] < 1.0, betas[-1] <= 1.0)
+    bad = np.flatnonzero(~((betas > 0.0) & last_may_be_one))  # NaN is bad, too
+    if bad.size:
+        raise ConfigurationError(
+            f"beta {betas[bad[0]]} at index {bad[0]} is outside (0, 1)",
+            where=where,
+            why="each step must add some noise and keep some signal (1.0 is allowed at the last index only)",
+            suggestion=suggestion,
+        )
 
 
 def evaluated_betas(function: Callable[[float], Any], count: int) -> list[float]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..config.combinations import refuse_invalid_betas
 from ..config.settings import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..support.errors import ConfigurationError
 from .conventions import variance_preserving
@@ -100,15 +101,7 @@ class BaseNoiseScheduler(NoisePath):
                 where=where,
                 suggestion=f"return num_train_timesteps = {self.num_train_timesteps} betas",
             )
-        last_may_be_one = np.append(array[:-1] < 1.0, array[-1] <= 1.0)
-        bad = np.flatnonzero(~((array > 0.0) & last_may_be_one))
-        if bad.size:
-            raise ConfigurationError(
-                f"beta {array[bad[0]]} at index {bad[0]} is outside (0, 1)",
-                where=where,
-                why="each step must add some noise and keep some signal (1.0 is allowed at the last index only)",
-                suggestion="cap the betas, e.g. at 0.999",
-            )
+        refuse_invalid_betas(array, where, "cap the betas, e.g. at 0.999")
         return array
 
     def _on(self, device: torch.device) -> Tensor:
