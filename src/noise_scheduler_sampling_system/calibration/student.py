@@ -96,35 +96,25 @@ class Student:
         )
         return sample
 
-    def follow(self, x: Tensor, grid: TimeGrid, sampler: BaseSampler, rows: Tensor) -> Tensor:
-        """Run a sampler on a grid from the states x, shape (n, ...); return the states at the grid's end."""
-        plan = sampler.plan(grid=grid)
-        self.calls.samples += plan.nfe * len(x)
-        end: Tensor = self.pipeline.sample(self.model, initial_sample=x, plan=plan, seed=0, **self.arguments(rows))
-        return end
-
-    def denoise(self, x: Tensor, level: Level, rows: Tensor, *, differentiable: bool = False) -> Tensor:
+    def denoise(self, x: Tensor, level: Level, rows: Tensor) -> Tensor:
         """Predict the clean samples from x, shape (n, ...), at a level, guided and clipped as in a run."""
         self.calls.samples += len(x)
         plan = self._one_step.plan(grid=TimeGrid((level, CLEAN)))
-        clean: Tensor = self.pipeline.sample(
-            self.model, initial_sample=x, plan=plan, seed=0, differentiable=differentiable, **self.arguments(rows)
-        )
+        clean: Tensor = self.pipeline.sample(self.model, initial_sample=x, plan=plan, seed=0, **self.arguments(rows))
         return clean
 
-    def columns(self, table: Table, noise: Tensor, rows: Tensor, known: Sequence[Tensor] = ()) -> list[Tensor]:
+    def columns(self, table: Table, noise: Tensor, rows: Tensor) -> list[Tensor]:
         """Run a table; return u_T and the predictions D_0 … D_{N−1}, which its rows combine.
 
         Args:
             table: the table.
             noise: u_T, unit noise, shape (n, ...).
             rows: the rows of the conditions, shape (n,).
-            known: the columns of a run of a table with the same first rows; the model is not called for these again.
         """
-        columns = list(known) or [noise]
-        for i in range(len(columns) - 1, table.nfe):
+        columns = [noise]
+        for i, level in enumerate(table.levels):
             x = combined(table.rows[i, : i + 1] * table.radii[i], columns)
-            columns.append(self.denoise(x, table.levels[i], rows))
+            columns.append(self.denoise(x, level, rows))
         return columns
 
     def ends(self, tables: Sequence[Table], columns: Sequence[Tensor], rows: Tensor) -> Tensor:
