@@ -152,11 +152,14 @@ def _signal_to_noise(half_log_snr: Any) -> Any:
 
 def lagrange(nodes: Array, points: Array) -> Array:
     """The Lagrange polynomials of the nodes, evaluated at the points: shape (nodes, points)."""
-    rows = []
-    for i, node in enumerate(nodes):
-        others = np.delete(nodes, i)
-        rows.append(np.prod((points[None, :] - others[:, None]) / (node - others)[:, None], axis=0))
-    return np.array(rows)
+    places = nodes.tolist()
+    distances = points[None, :] - nodes[:, None]
+    result = np.ones_like(distances)
+    for i, node in enumerate(places):
+        for j, other in enumerate(places):
+            if j != i:
+                result[i] *= distances[j] / (node - other)
+    return result
 
 
 def adams(nodes: Sequence[float], start: float, stop: float) -> list[float]:

@@ -51,7 +51,12 @@ _SHARES = np.linspace(1.0, 0.0, 17)
 
 
 class _Weighed(NamedTuple):
-    """A form's coefficients for each width: of the initial and the steps' noise, and of the predictions' errors."""
+    """A form in numbers, for each width.
+
+    Attributes:
+        state: the coefficients of the initial noise and of the steps' noise, shape (widths, noises).
+        errors: those of the errors of the predictions, the newest first, shape (widths, predictions).
+    """
 
     state: Array
     errors: Array
@@ -122,7 +127,7 @@ class SpreadGuard:
         first = next(forms)
         bounds = _Bounds(*self._finish(after), _ERRORS * _spread(after))
         weighed = [self._weighed(first)]
-        excess = float(self._excess(weighed[0], weighed[0], np.ones(1), bounds)[0])
+        excess = float(self._outside(_squares(weighed[0].state), _squares(weighed[0].errors), bounds))
         if excess <= 0.0:
             return first, excess
         ladder = [first, *forms]
@@ -140,19 +145,28 @@ class SpreadGuard:
 
     def _excess(self, upper: _Weighed, lower: _Weighed, shares: Array, bounds: _Bounds) -> Array:
         """The distances of blends of two forms from the bounds (≤ 0: inside), one for each share of the upper form."""
+        return self._outside(
+            _square(upper.state, lower.state, shares), _square(upper.errors, lower.errors, shares), bounds
+        )
+
+    def _outside(self, variance: Array, errors: Array, bounds: _Bounds) -> Array:
+        """The distances of forms from the bounds, from the squares of their parts, each of shape (..., widths)."""
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            variance = _square(upper.state, lower.state, shares)
             deviation = 0.5 * (np.log(bounds.scale * variance + bounds.added) - self._target)
             outside = np.maximum(deviation - self._high, self._low - deviation)
-            brought = 0.5 * np.log(_square(upper.errors, lower.errors, shares)) - np.log(bounds.errors)
-            worst: Array = np.maximum(outside, brought).max(axis=1)
+            brought = 0.5 * np.log(errors) - np.log(bounds.errors)
+            worst: Array = np.maximum(outside, brought).max(axis=-1)
         return np.where(np.isnan(worst), np.inf, worst)
 
     def _weighed(self, form: Form) -> _Weighed:
-        errors = np.zeros((_WIDTHS.size, self._rows))  # of each row's prediction
+        parts: dict[int, float] = {}
         for (kind, row), coefficient in form.terms.items():
             if kind in ("y", "raw", "null") and row in self._errors:
-                errors[:, row] += coefficient * self._errors[row]
+                parts[row] = parts.get(row, 0.0) + coefficient
+        newest = self._rows - 1
+        errors = np.zeros((_WIDTHS.size, newest + 1 - min(parts, default=self._rows)))
+        for row, coefficient in parts.items():
+            errors[:, newest - row] = coefficient * self._errors[row]
         return _Weighed(self._value(form), errors)
 
     def _value(self, form: Form) -> Array:
@@ -187,12 +201,18 @@ class SpreadGuard:
         return scale * factor**2, added + scale * noise**2
 
 
+def _squares(parts: Array) -> Array:
+    """The sum of the squares over the columns."""
+    result: Array = np.einsum("ij,ij->i", parts, parts)
+    return result
+
+
 def _square(upper: Array, lower: Array, shares: Array) -> Array:
     """Σ (share·upper + (1 − share)·lower)² over the columns, shape (shares, widths)."""
     common = min(upper.shape[1], lower.shape[1])
-    product = (upper[:, :common] * lower[:, :common]).sum(axis=1)
+    product = np.einsum("ij,ij->i", upper[:, :common], lower[:, :common])
     up, down = shares[:, None], 1.0 - shares[:, None]
-    result: Array = up**2 * (upper**2).sum(axis=1) + 2.0 * up * down * product + down**2 * (lower**2).sum(axis=1)
+    result: Array = up**2 * _squares(upper) + 2.0 * up * down * product + down**2 * _squares(lower)
     return np.maximum(result, 0.0)
 
 
