@@ -204,6 +204,10 @@ def test_json_text_is_read_with_errors_of_the_library():
         with pytest.raises(ConfigurationError) as raised:
             NoiseSchedulerConfig.model_validate_json(text)
         assert raised.value.where == where
+    texts = NoiseSchedulerConfig.model_validate_strings({"beta_start": "0.01", "clip_sample": "true"})
+    assert (texts.beta_start, texts.clip_sample) == (0.01, True)
+    with pytest.raises(ConfigurationError, match="beta_start"):
+        NoiseSchedulerConfig.model_validate_strings({"beta_start": "five"})
 
 
 def test_a_config_is_frozen_and_a_value():

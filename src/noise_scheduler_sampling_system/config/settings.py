@@ -172,6 +172,11 @@ class NoiseSchedulerConfig(BaseModel):
         return cls.from_dict(fields)
 
     @classmethod
+    def model_validate_strings(cls, obj: Any, **options: Any) -> NoiseSchedulerConfig:
+        """A config from a mapping of texts, as :meth:`from_dict`, which reads numbers and flags from texts."""
+        return cls.from_dict(obj)
+
+    @classmethod
     def preset(cls, name: str, **changes: Any) -> NoiseSchedulerConfig:
         """The settings of a published model, e.g. "sdxl" or "edm-cifar10"; see :mod:`..schedules.presets`.
 
