@@ -15,7 +15,7 @@ from ..guidance.scales import Moment
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan, bind
 from ..running.loop import Model, ModelMaker, Noise, Reached, RowState, Run, StepControlError, StepsFound, run_rows
-from ..samplers.adaptive import AdaptiveSampler, level_at, place
+from ..samplers.adaptive import AdaptiveSampler, coordinate, level_at_coordinate
 from ..schedules.path import Level
 
 __all__ = ["AdaptiveRun"]
@@ -88,19 +88,21 @@ class AdaptiveRun(Run):
         sampler, levels = self.sampler, self.grid.levels
         frame = sampler.frame_on(self.grid)
         last = levels[-1] if levels[-1].sigma > 0.0 else levels[-2]
-        start, end = place(frame, levels[0]), place(frame, last)
-        length = abs(sampler.options["first_step"] or place(frame, levels[1]) - start) if last is not levels[0] else 0.0
+        start, end = coordinate(frame, levels[0]), coordinate(frame, last)
+        length = (
+            abs(sampler.options["first_step"] or coordinate(frame, levels[1]) - start) if last is not levels[0] else 0.0
+        )
         x, now, known, previous = state.x, levels[0], None, 1.0
         found = StepsFound((now,), 0, 0, 0)
         while now is not levels[-1]:
-            here = place(frame, now)
+            here = coordinate(frame, now)
             taken = min(length, abs(end - here))
             if now is last:
                 after = levels[-1]
             elif taken >= abs(end - here) * (1.0 - _SHORTEST):
                 after = last
             else:
-                after = level_at(sampler.scheduler, frame, here + math.copysign(taken, end - start))
+                after = level_at_coordinate(sampler.scheduler, frame, here + math.copysign(taken, end - start))
             bound = bind(
                 sampler.trial(len(found.levels) - 1, now, after, frame),
                 sampler.config.prediction_type, self.bound.clip, learned_variance=self.split,
@@ -136,12 +138,12 @@ class AdaptiveRun(Run):
 
     def _moments(self, plan: SamplingPlan, frame: str) -> list[Moment]:
         """What guidance is told of each row: steps are those of the grid, which are known before the run."""
-        places = [place(frame, level) for level in self.grid.levels[:-1]]
+        places = [coordinate(frame, level) for level in self.grid.levels[:-1]]
         rising = places[-1] >= places[0]
         moments = []
         for row in zip(plan.time.tolist(), plan.alpha.tolist(), plan.sigma.tolist(), strict=False):
             level = Level(*row)
-            here = place(frame, level)
+            here = coordinate(frame, level)
             passed = sum(here >= each if rising else here <= each for each in places)
             moments.append(Moment(level, max(passed - 1, 0), self.grid.steps))
         return moments

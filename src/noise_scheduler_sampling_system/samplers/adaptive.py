@@ -21,7 +21,7 @@ from .base import BaseSampler
 from .schemes import Scheme, exponential_scheme, run_scheme, runge_kutta_scheme
 from .tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, ExponentialTableau, phi
 
-__all__ = ["AdaptiveSampler", "Controller", "Pair"]
+__all__ = ["AdaptiveSampler", "Controller", "Pair", "coordinate", "level_at_coordinate"]
 
 
 class Pair(NamedTuple):
@@ -264,7 +264,7 @@ class AdaptiveSampler(BaseSampler):
 _SPACES = {"log_snr": "sample", "sigma": "epsilon", "flow": "flow_prediction"}
 
 
-def place(frame: str, level: Level) -> float:
+def coordinate(frame: str, level: Level) -> float:
     """The variable of a step's length, at a level.
 
     For "flow" it is σ/(α + σ) − 1, which distinguishes levels near pure noise.
@@ -274,11 +274,11 @@ def place(frame: str, level: Level) -> float:
     return level.noise_to_signal if frame == "sigma" else -level.alpha / (level.alpha + level.sigma)
 
 
-def level_at(path: NoisePath, frame: str, place: float) -> Level:
-    """The inverse of :func:`place`, for levels with signal and noise."""
+def level_at_coordinate(path: NoisePath, frame: str, value: float) -> Level:
+    """The inverse of :func:`coordinate`, for levels with signal and noise."""
     if frame == "log_snr":
-        return path.level_at(2.0 * place)
-    return path.level_at(-2.0 * math.log(place) if frame == "sigma" else 2.0 * math.log(-place / (1.0 + place)))
+        return path.level_at(2.0 * value)
+    return path.level_at(-2.0 * math.log(value) if frame == "sigma" else 2.0 * math.log(-value / (1.0 + value)))
 
 
 def _savable(options: Any) -> dict[str, Any]:

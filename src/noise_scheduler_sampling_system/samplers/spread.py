@@ -94,7 +94,9 @@ class SpreadGuard:
         self._rest = [(scale, added)]
         for now, after in zip(grid.levels[-2::-1], grid.levels[:0:-1], strict=True):
             analytic = analytic_first and now is grid.levels[0]
-            scale, added = self._step(now, after, scale, added, np.ones_like(first) if analytic else _WIDTHS)
+            scale, added = self._first_order_step(
+                now, after, scale, added, np.ones_like(first) if analytic else _WIDTHS
+            )
             self._rest.insert(0, (scale, added))
         self._target = 2.0 * np.log(_spread(grid.levels[-1]))
         with np.errstate(divide="ignore"):  # infinite where the state does not depend on the data
@@ -189,9 +191,9 @@ class SpreadGuard:
         known = self._levels[k]
         if math.isclose(known.noise_to_signal, level.noise_to_signal, rel_tol=1e-9):
             return self._rest[k]
-        return self._step(level, known, *self._rest[k])
+        return self._first_order_step(level, known, *self._rest[k])
 
-    def _step(
+    def _first_order_step(
         self, now: Level, after: Level, scale: Array, added: Array, widths: Array = _WIDTHS
     ) -> tuple[Array, Array]:
         """(scale, added) of a first-order step before steps with a known pair; predictions are for ``widths``."""
