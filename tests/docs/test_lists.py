@@ -20,6 +20,7 @@ def missing(page: str, names: list[str]) -> list[str]:
 def test_every_sampler_is_a_member_and_is_in_the_readme():
     assert {member.value for member in SamplingMethod} == set(SAMPLERS), "config/choices.py"
     assert missing("README.md", list(SAMPLERS)) == []
+    assert f"{len(list(SAMPLERS))} samplers" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_guidance_is_in_its_page():
