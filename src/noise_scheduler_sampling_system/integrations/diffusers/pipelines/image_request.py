@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ __all__ = ["ImageRequest", "checked_run_options", "prompt_of", "refused_by_diffu
 _OUTPUTS = ("pil", "np", "pt", "latent")
 
 
+@final
 @dataclass(frozen=True)
 class ImageRequest:
     """The arguments of :meth:`DiffusersPipeline.generate`."""

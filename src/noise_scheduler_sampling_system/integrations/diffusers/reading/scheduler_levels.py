@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 
@@ -21,6 +21,7 @@ from .scheduler_reading import LevelList, Reading
 __all__ = ["SchedulerLevels", "levels_of", "new_scheduler"]
 
 
+@final
 @dataclass(frozen=True)
 class SchedulerLevels:
     """The levels at which a scheduler of diffusers calls the model.

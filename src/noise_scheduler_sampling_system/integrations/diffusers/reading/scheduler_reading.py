@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from ....config.prediction import Preconditioning
 from ....config.registries import SAMPLERS
@@ -21,6 +21,7 @@ Twin = tuple[str, dict[str, Any]] | str
 LevelList = Literal["times", "pndm", "ratios", "ratios, twice", "dpm", "flow", "flow, twice", "edm", "own"]
 
 
+@final
 @dataclass(frozen=True)
 class Reading:
     """A scheduler of diffusers in terms of this library.

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ _NOTHING = torch.empty(0)
 Retrace = Callable[..., SamplingPlan]
 
 
+@final
 class ModelCall(NamedTuple):
     """One model call.
 
@@ -57,6 +58,7 @@ class ModelCall(NamedTuple):
 
 
 # compared and hashed by identity: a compiler keeps one object for a request
+@final
 @dataclass(frozen=True, eq=False)
 class CallPlan:
     """A bound plan with the list of its model calls.

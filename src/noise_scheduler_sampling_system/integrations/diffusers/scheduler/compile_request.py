@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 __all__ = ["CompileRequest"]
 
 
+@final
 @dataclass(frozen=True)
 class CompileRequest:
     """The arguments of ``set_timesteps``, and what steps are told that changes the plan. Hashable.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, final
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -343,6 +343,7 @@ class PlanScheduler(SchedulerAttributes, SchedulerMixin, ConfigMixin):  # type: 
         return _again, (type(self), dict(self.config), request, self._shift)
 
 
+@final
 class _Step:
     """The step of a scheduler, with the signature of the replaced class."""
 

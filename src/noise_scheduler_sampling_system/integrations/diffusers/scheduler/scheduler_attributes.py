@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ LACKING: Mapping[str, str] = {
 }  # fmt: skip
 
 
+@final
 class MissingPartError(ConfigurationError, AttributeError):
     """A :class:`PlanScheduler` lacks a part of other schedulers; an ``AttributeError``, for ``hasattr``."""
 

@@ -44,6 +44,7 @@ class LazyPrediction:
 
 
 # not a dataclass, as diffusers' outputs are: its fields differ with the class that the scheduler replaces
+@final
 class PlanSchedulerOutput(SchedulerOutput):
     """The result of a step, with the keys of the class that the scheduler replaces.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ __all__ = ["BACKBONES", "Backbone", "Conditions", "Prompt", "WrappedNetwork", "r
 Conditions = tuple[dict[str, Any], dict[str, Any] | None]
 
 
+@final
 @dataclass(frozen=True)
 class Prompt:
     """What a pipeline is to draw, checked.

@@ -37,6 +37,7 @@ class StableDiffusion3(Backbone):
         return made(own, pooled), made(null, null_pooled) if prompt.with_null else None
 
 
+@final
 class _FluxNetwork(WrappedNetwork):
     """FLUX.1's network on images: 2×2 entries of x are one token, and its time runs from 0 to 1."""
 
@@ -111,6 +112,7 @@ class Flux(Backbone):
         return {"num_inference_steps": steps, "sigmas": np.linspace(1.0, 1 / steps, steps)}
 
 
+@final
 class _PixArtNetwork(WrappedNetwork):
     def forward(self, x: Tensor, t: Tensor, *, text: Tensor, text_mask: Tensor, **sizes: Tensor) -> Tensor:
         output = self.inner(
@@ -159,6 +161,7 @@ class PixArt(Backbone):
         return made(own, mask), made(null, null_mask) if prompt.with_null else None
 
 
+@final
 class _DiTNetwork(WrappedNetwork):
     def forward(self, x: Tensor, t: Tensor, *, class_labels: Tensor) -> Tensor:
         return _without_variance(x, self.inner(x, timestep=t, class_labels=class_labels, return_dict=False)[0])

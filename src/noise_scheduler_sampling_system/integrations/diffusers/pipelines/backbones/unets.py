@@ -13,6 +13,7 @@ from .base import Backbone, Conditions, Prompt, WrappedNetwork, register_backbon
 __all__ = ["StableDiffusion", "StableDiffusionXL", "Unconditional"]
 
 
+@final
 class _InpaintingNetwork(WrappedNetwork):
     """A network for inpainting, which sees mask and masked image as further channels of x."""
 
