@@ -463,6 +463,9 @@ def test_where_to_start():
     for wrong in ({}, {"t": 3, "sigma": 1.0}, {"strength": 0.0}, {"strength": 1.1}, {"t": 1000}, {"sigma": 99.0}):
         with pytest.raises(ConfigurationError):
             start_at(SD, **wrong)
+    for wrong in ({"t": "late"}, {"sigma": "2"}, {"strength": "half"}, {"strength": 0.0}, {"strength": math.nan}):
+        with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+            start_at(SD, **wrong)
     made = grid(FlowPath(), "trailing", 5, start=start_at(FlowPath(), sigma=0.7))
     assert made.levels[0].sigma == 0.7
     np.testing.assert_allclose(sigmas(FlowPath(), made), 0.7 * np.arange(5, 0, -1) / 5, rtol=1e-12)

@@ -14,7 +14,7 @@ from ..support.registry import did_you_mean
 __all__ = ["IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "Preconditioning", "conversion", "quantity"]
 
 
-Sigma = TypeVar("Sigma", float, Tensor)
+Real = TypeVar("Real", float, Tensor)
 
 
 @final
@@ -105,14 +105,14 @@ class Preconditioning:
     sigma_data: float
     sign: float = 1.0
 
-    def c_in(self, sigma: Sigma) -> Sigma:
-        width: Sigma = (sigma**2 + self.sigma_data**2) ** 0.5
+    def c_in(self, sigma: Real) -> Real:
+        width: Real = (sigma**2 + self.sigma_data**2) ** 0.5
         return 1.0 / width
 
-    def c_skip(self, sigma: Sigma) -> Sigma:
+    def c_skip(self, sigma: Real) -> Real:
         return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
 
-    def c_out(self, sigma: Sigma) -> Sigma:
+    def c_out(self, sigma: Real) -> Real:
         return self.sign * sigma * self.sigma_data * self.c_in(sigma)
 
     def output_of(self, clean: Any, x: Any, sigma: float) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..schedules.path import Level, NoisePath
-from ..support.errors import ConfigurationError
+from ..support.argument_checks import checked_number
+from ..support.errors import ConfigurationError, shown
 from .time_grid import TimeGrid, make_grid
 
 __all__ = ["grid_of_start", "level_of_start", "start_at"]
@@ -37,13 +38,11 @@ def start_at(
             "none or several of t, sigma and strength are given", where="start_at", suggestion="give exactly one"
         )
     if sigma is not None:
-        return path.level_of_sigma(sigma)
+        return path.level_of_sigma(checked_number(sigma, "sigma", finite=False))
     if strength is not None:
-        if not 0.0 < strength <= 1.0:
-            raise ConfigurationError(f"got {strength!r}", where="strength", suggestion="give a number in (0, 1]")
-        t = path.time_at(float(strength))
+        t = path.time_at(_checked_strength(strength))
         t = min(max(float(round(t)) if path.discrete else t, path.t_min), path.t_max)
-    return path.level(float(t))  # type: ignore[arg-type]
+    return path.level(checked_number(t, "t"))
 
 
 def grid_of_start(
@@ -91,7 +90,9 @@ def grid_of_start(
             suggestion="give initial_sample=scheduler.add_noise(image, noise, t), too, with t = start, or "
             "t = start_at(scheduler, strength=...).t",
         )
-    level = level_of_start(path, value) if name == "start" else start_at(path, strength=_checked_strength(value))
+    if name == "strength" and not _is_number(value):
+        raise ConfigurationError(f"got {shown(value)}", where="strength", suggestion="give a number in (0, 1]")
+    level = level_of_start(path, value) if name == "start" else start_at(path, strength=value)
     return make_grid(path, steps, start=level)
 
 
@@ -105,7 +106,7 @@ def level_of_start(path: NoisePath, start: Any) -> Level:
         return start
     if not _is_number(start):
         raise ConfigurationError(
-            f"got {start!r}", where="start", suggestion="give a time, or a level of start_at(scheduler, ...)"
+            f"got {shown(start)}", where="start", suggestion="give a time, or a level of start_at(scheduler, ...)"
         )
     if not path.t_min <= start <= path.t_max:
         raise ConfigurationError(
@@ -117,9 +118,10 @@ def level_of_start(path: NoisePath, start: Any) -> Level:
 
 
 def _checked_strength(strength: Any) -> float:
-    if not (_is_number(strength) and 0.0 < strength <= 1.0):
-        raise ConfigurationError(f"got {strength!r}", where="strength", suggestion="give a number in (0, 1]")
-    return float(strength)
+    share = checked_number(strength, "strength", 0.0, 1.0)
+    if share == 0.0:
+        raise ConfigurationError("got 0", where="strength", suggestion="give a number in (0, 1]")
+    return share
 
 
 def _is_number(value: Any) -> bool:
