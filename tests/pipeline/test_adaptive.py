@@ -289,5 +289,5 @@ def test_brownian_noise_by_name(tmp_path):
     with pytest.raises(ConfigurationError, match="noise"):
         pipeline.sample(model, noise="white", **run)
     for method in ("ddim", "adaptive"):
-        with pytest.raises(ConfigurationError, match="adds none"):
+        with pytest.raises(ConfigurationError, match="adds no noise"):
             DiffusionPipeline(path, method).sample(model, noise="brownian", **run)

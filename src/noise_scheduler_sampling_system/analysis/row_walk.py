@@ -13,7 +13,8 @@ from ..pipeline.prepare import prepare
 from ..pipeline.request import Request
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan
-from ..running.loop import Model, ModelStoppedError, Noise, RowState, run_rows
+from ..running.faults import ModelStoppedError
+from ..running.loop import Model, Noise, RowState, run_rows
 from ..running.noise import NoiseSource
 from ..support.errors import ConfigurationError
 

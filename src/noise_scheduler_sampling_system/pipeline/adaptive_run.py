@@ -14,7 +14,8 @@ from ..grids.time_grid import TimeGrid
 from ..guidance.scales import Moment
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan, bind
-from ..running.loop import Model, ModelMaker, Noise, Reached, RowState, Run, StepControlError, StepsFound, run_rows
+from ..running.faults import StepControlError
+from ..running.loop import Model, ModelMaker, Noise, Reached, RowState, Run, StepsFound, run_rows
 from ..samplers.adaptive import AdaptiveSampler, coordinate, level_at_coordinate
 from ..schedules.path import Level
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..guidance.evaluate import Memory
 from ..running.callbacks import asks_to_stop
 from ..running.early_stopping import EarlyStopping
-from ..running.loop import ModelStoppedError, OutputReusedError, Reached, StepControlError
+from ..running.faults import ModelStoppedError, OutputReusedError, StepControlError
+from ..running.loop import Reached
 from ..running.profiling import Stopwatch
 from ..schedules.path import Level
 from ..support.errors import NumericsError

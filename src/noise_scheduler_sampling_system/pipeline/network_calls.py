@@ -14,7 +14,8 @@ from torch import Tensor
 from ..guidance.conditions import unwrapped
 from ..guidance.evaluate import Caller
 from ..plans.plan import SamplingPlan
-from ..running.loop import Model, explained
+from ..running.faults import explained
+from ..running.loop import Model
 from ..running.model_adapter import ModelAdapter
 from ..running.output_check import Look
 from ..running.profiling import Stopwatch

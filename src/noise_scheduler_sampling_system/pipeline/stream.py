@@ -9,7 +9,8 @@ import torch
 
 from ..guidance.evaluate import Memory
 from ..running.callbacks import refuse_changes
-from ..running.loop import ModelStoppedError, PlannedRun, Reached, RowState
+from ..running.faults import ModelStoppedError
+from ..running.loop import PlannedRun, Reached, RowState
 from ..running.model_adapter import map_tensors
 from ..running.noise_keys import Keys
 from ..running.results import RunState, SamplingStep

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..support.errors import ConfigurationError, shown
-from .loop import explained
+from .faults import explained
 from .results import SamplingStep
 
 __all__ = ["Callback", "Copies", "asks_to_stop", "checked_callback", "refuse_changes"]

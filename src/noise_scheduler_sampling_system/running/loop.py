@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +16,20 @@ from torch import Tensor
 from ..plans.plan import SamplingPlan
 from ..schedules.path import Level
 from ..support.errors import ModelOutputError, NumericsError
+from .faults import (
+    FiniteWatch,
+    ModelStoppedError,
+    OutputReusedError,
+    explained,
+    is_finite,
+    place_of_row,
+    refuse_not_finite,
+    refuse_wrong_shape,
+)
 
 __all__ = [
-    "Branches", "Model", "ModelMaker", "ModelStoppedError", "Noise", "OutputReusedError", "PlannedRun", "Reached",
-    "RowModel", "RowState", "Run", "StepControlError", "StepsFound", "explained", "run_rows",
+    "Branches", "Model", "ModelMaker", "Noise", "PlannedRun", "Reached", "RowModel", "RowState", "Run", "StepsFound",
+    "run_rows",
 ]  # fmt: skip
 
 #: (x, row) ↦ the network's guided output at the row's time; :class:`Branches` for a plan that needs both.
@@ -210,7 +219,7 @@ def run_rows(
         NumericsError: a state is not finite.
         ModelStoppedError: the model raised StopIteration. Other exceptions of the model come through unchanged.
     """
-    watch, hides, split = _Watch(), bound.hides, bound.split
+    watch, hides, split = FiniteWatch(), bound.hides, bound.split
     copies = inspect or copy_outputs
 
     def evaluate(state: RowState) -> Any:
@@ -220,29 +229,29 @@ def run_rows(
         try:
             answer = model(x, i)
         except StopIteration as error:
-            explained(error, f"raised by the model at {_where(bound.plan, i)}")
+            explained(error, f"raised by the model at {place_of_row(bound.plan, i)}")
             raise ModelStoppedError(error) from error
         except Exception as error:
-            explained(error, f"raised by the model at {_where(bound.plan, i)}")
+            explained(error, f"raised by the model at {place_of_row(bound.plan, i)}")
             raise
         output = answer.guided if bound.branches else answer
         if tracked and x._version != version:
             raise ModelOutputError(
                 "the model changed its input in-place",
-                where=_where(bound.plan, i),
+                where=place_of_row(bound.plan, i),
                 why="the sampler still needs that state",
                 suggestion="clone x at the top of the model's forward, or avoid operations that end in _",
             )
         if split or output.shape != x.shape:
-            _check_shape(output, x, bound, i)
-        if check_every_row and not _is_finite(output):
-            raise _not_finite(bound.plan, i, output)
+            refuse_wrong_shape(output, x, bound.plan, i, split=split)
+        if check_every_row:
+            refuse_not_finite(output, bound.plan, i)
         if hides[i] is not None:
             watch.note(output if hides[i] == "output" else x)
         if copies:
             return Branches(output.clone(), answer.unconditional.clone()) if bound.branches else output.clone()
         if history and any(past.data_ptr() == output.data_ptr() for past in history.values()):
-            raise OutputReusedError(_where(bound.plan, i))
+            raise OutputReusedError(place_of_row(bound.plan, i))
         return answer
 
     evaluates = bound.plan.asked
@@ -255,16 +264,16 @@ def run_rows(
             state = bound.advance(state, output, noise)._replace(evaluated_x=x, output=output)
         else:  # no name holds the output, so that advance can free it
             state = bound.advance(state, evaluate(state), noise)
-        if check_every_row and not _is_finite(state.x):
+        if check_every_row and not is_finite(state.x):
             raise NumericsError(
-                f"the state after {_where(bound.plan, i)} is not finite, though the model's output is",
-                where=_where(bound.plan, i),
+                f"the state after {place_of_row(bound.plan, i)} is not finite, though the model's output is",
+                where=place_of_row(bound.plan, i),
                 why=f"values left the range of {state.x.dtype}",
                 suggestion="run with dtype=torch.float32, or clip the predicted clean sample",
             )
         yield state
     watch.note(state.x)
-    if not watch.all_finite() and not (len(watch.sums) == 1 and _is_finite(state.x)):
+    if not watch.all_finite(state.x):
         raise NumericsError(
             "the result is not finite",
             where=f"plan of {bound.plan.sampler!r}",
@@ -279,87 +288,3 @@ def _last_call(state: RowState) -> dict[str, Tensor | None]:
 
 #: The output of a row without a model call.
 _NOTHING = torch.empty(0)
-
-
-class OutputReusedError(Exception):
-    """The model returns the same memory at every call, so the run must copy its outputs."""
-
-
-class ModelStoppedError(Exception):
-    """The model raised StopIteration, which Python would turn into a RuntimeError inside a generator.
-
-    Args:
-        error: what the model raised.
-    """
-
-    def __init__(self, error: StopIteration) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def explained(error: BaseException, note: str) -> None:
-    """Add a note to an exception of foreign code, which is then raised unchanged."""
-    if hasattr(error, "add_note") and note not in getattr(error, "__notes__", ()):  # from Python 3.11 on
-        error.add_note(note)
-
-
-class StepControlError(NumericsError):
-    """Adaptive steps did not reach the end, and another run would not either."""
-
-
-@dataclass
-class _Watch:
-    """Sums that stay on the device and are read once; a sum is finite only if every entry is."""
-
-    sums: list[Tensor] = field(default_factory=list)
-
-    def note(self, value: Tensor) -> None:
-        self.sums.append(_sum(value))
-
-    def all_finite(self) -> bool:
-        return bool(torch.isfinite(torch.stack([each.float() for each in self.sums])).all())
-
-
-def _sum(value: Tensor) -> Tensor:
-    """The sum, in float32 at least, which is many times faster than a check of each entry."""
-    return value.detach().sum(dtype=torch.promote_types(value.dtype, torch.float32))
-
-
-def _is_finite(value: Tensor) -> bool:
-    # finite entries may add up to infinity; only then is each one checked
-    return bool(torch.isfinite(_sum(value))) or bool(torch.isfinite(value.detach()).all())
-
-
-def _check_shape(output: Tensor, x: Tensor, bound: PlannedRun, i: int) -> None:
-    if output.shape == x.shape and not bound.split:
-        return
-    expected = list(x.shape)
-    if bound.split:
-        expected[1] *= 2
-        if list(output.shape) == expected:
-            return
-    doubled = output.ndim == x.ndim and x.ndim > 1 and output.shape[1] == 2 * x.shape[1]
-    raise ModelOutputError(
-        f"the model returned shape {tuple(output.shape)}, expected {tuple(expected)}",
-        where=_where(bound.plan, i),
-        why="it seems to predict a variance too" if doubled else "",
-        suggestion="set variance_type='learned_range'"
-        if doubled
-        else "return the prediction for every entry of x (or an object with .sample)",
-    )
-
-
-def _where(plan: SamplingPlan, i: int) -> str:
-    call = f"model call {plan.calls_before(i) + 1} of {plan.nfe}" if plan.asked[i] else "no model call"
-    return f"step {plan.step[i]}, t = {plan.time[i]:g}, σ = {plan.sigma[i]:.4g} ({call})"
-
-
-def _not_finite(plan: SamplingPlan, i: int, output: Tensor) -> ModelOutputError:
-    bad = ~torch.isfinite(output)
-    samples = bad.flatten(1).any(dim=1).nonzero().flatten().tolist()
-    return ModelOutputError(
-        f"the model returned NaN or Inf in {int(bad.sum())} of {output.numel()} entries (samples {samples[:8]})",
-        where=_where(plan, i),
-        why="a network in half precision overflows easily; an untrained one may return anything",
-        suggestion="run the model in float32 or bfloat16, check its inputs, or lower the guidance scale",
-    )

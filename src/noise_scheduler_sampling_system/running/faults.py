@@ -1,0 +1,127 @@
+"""The faults of a run: their exceptions, and the checks that find them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..plans.plan import SamplingPlan
+from ..support.errors import ModelOutputError, NumericsError
+
+__all__ = [
+    "FiniteWatch", "ModelStoppedError", "OutputReusedError", "StepControlError", "explained", "is_finite",
+    "place_of_row", "refuse_not_finite", "refuse_wrong_shape",
+]  # fmt: skip
+
+
+class OutputReusedError(Exception):
+    """The model returns the same memory at every call, so the run must copy its outputs."""
+
+
+class ModelStoppedError(Exception):
+    """The model raised StopIteration, which Python would turn into a RuntimeError inside a generator.
+
+    Args:
+        error: what the model raised.
+    """
+
+    def __init__(self, error: StopIteration) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class StepControlError(NumericsError):
+    """Adaptive steps did not reach the end, and another run would not either."""
+
+
+def explained(error: BaseException, note: str) -> None:
+    """Add a note to an exception of foreign code, which is then raised unchanged."""
+    if hasattr(error, "add_note") and note not in getattr(error, "__notes__", ()):  # from Python 3.11 on
+        error.add_note(note)
+
+
+def place_of_row(plan: SamplingPlan, i: int) -> str:
+    """A row as errors name it: its step, t, σ and model call."""
+    call = f"model call {plan.calls_before(i) + 1} of {plan.nfe}" if plan.asked[i] else "no model call"
+    return f"step {plan.step[i]}, t = {plan.time[i]:g}, σ = {plan.sigma[i]:.4g} ({call})"
+
+
+@dataclass
+class FiniteWatch:
+    """Sums that stay on the device and are read once; a sum is finite only if every entry is."""
+
+    _sums: list[Tensor] = field(default_factory=list)
+
+    def note(self, value: Tensor) -> None:
+        """Add a tensor, without a read from the device."""
+        self._sums.append(_sum(value))
+
+    def all_finite(self, last: Tensor) -> bool:
+        """Whether every tensor was finite; reads from the device.
+
+        Args:
+            last: the tensor that was noted last. Where it is the only one, its entries are checked too.
+        """
+        if torch.isfinite(torch.stack([each.float() for each in self._sums])).all():
+            return True
+        return len(self._sums) == 1 and is_finite(last)
+
+
+def _sum(value: Tensor) -> Tensor:
+    """The sum, in float32 at least, which is many times faster than a check of each entry."""
+    return value.detach().sum(dtype=torch.promote_types(value.dtype, torch.float32))
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether every entry is finite; reads from the device."""
+    # finite entries may add up to infinity; only then is each one checked
+    return bool(torch.isfinite(_sum(value))) or bool(torch.isfinite(value.detach()).all())
+
+
+def refuse_wrong_shape(output: Tensor, x: Tensor, plan: SamplingPlan, i: int, *, split: bool) -> None:
+    """Raise where a model's output does not have the shape of its input.
+
+    Args:
+        output: of the model.
+        x: its input.
+        plan: of the run.
+        i: the row.
+        split: whether the output has a variance in a second half of channels.
+
+    Raises:
+        ModelOutputError: it has another shape.
+    """
+    expected = list(x.shape)
+    if split:
+        expected[1] *= 2
+    if list(output.shape) == expected:
+        return
+    doubled = output.ndim == x.ndim and x.ndim > 1 and output.shape[1] == 2 * x.shape[1]
+    raise ModelOutputError(
+        f"the model returned shape {tuple(output.shape)}, expected {tuple(expected)}",
+        where=place_of_row(plan, i),
+        why="it seems to predict a variance too" if doubled else "",
+        suggestion="set variance_type='learned_range'"
+        if doubled
+        else "return the prediction for every entry of x (or an object with .sample)",
+    )
+
+
+def refuse_not_finite(output: Tensor, plan: SamplingPlan, i: int) -> None:
+    """Raise where a model's output holds NaN or Inf; reads from the device.
+
+    Raises:
+        ModelOutputError: with the number of such entries, and the samples that they are in.
+    """
+    if is_finite(output):
+        return
+    bad = ~torch.isfinite(output)
+    samples = bad.flatten(1).any(dim=1).nonzero().flatten().tolist()
+    raise ModelOutputError(
+        f"the model returned NaN or Inf in {int(bad.sum())} of {output.numel()} entries (samples {samples[:8]})",
+        where=place_of_row(plan, i),
+        why="a network in half precision overflows easily; an untrained one may return anything",
+        suggestion="run the model in float32 or bfloat16, check its inputs, or lower the guidance scale",
+    )
