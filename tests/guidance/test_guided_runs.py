@@ -70,7 +70,7 @@ def test_embeddings_are_opposed_to_zeros_when_no_null_is_given():
 @pytest.mark.parametrize("value", [LABELS, "a cat"])
 def test_labels_without_a_null_class_are_refused_before_the_first_call(value):
     model = Counting(conditional)
-    with pytest.raises(ConfigurationError, match=r"null value for 'label'") as raised:
+    with pytest.raises(ConfigurationError, match="'label' does not have an evident null value") as raised:
         pipeline().sample(model, SHAPE, STEPS, condition={"label": value})
     assert "null_condition" in raised.value.suggestion
     assert model.calls == []
