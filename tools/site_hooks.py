@@ -33,10 +33,15 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """A page of docs/, with its links to CONTRIBUTING.md as the site has that page."""
+    return markdown.replace("](../CONTRIBUTING.md", "](extending.md")
+
+
 def _moved(text: str) -> str:
     """A page of the repository's root with links as they are from docs/."""
     text = text.replace("](docs/", "](").replace("(CONTRIBUTING.md", "(extending.md").replace("(README.md", "(index.md")
-    return re.sub(r"\]\((LICENSE|CHANGELOG\.md|benchmarks/[^)]*|src/[^)]*|tests/[^)]*)\)", "]", text)
+    return re.sub(r"\]\((LICENSE|CHANGELOG\.md|(?:benchmarks|examples|src|tests)/[^)]*)\)", "]", text)
 
 
 def _command_line() -> str:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "noise_scheduler_sampling_system"
 PACKAGE = ROOT / "src" / NAME
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += [ROOT / "examples/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CODE = sorted(path for folder in ("src", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py"))
 
 #: A file that the repository holds: Python, Markdown, or data below a folder of the repository.
@@ -24,8 +24,8 @@ FILE = re.compile(
 )
 #: A folder in backticks, such as `guidance/`.
 FOLDER = re.compile(r"`((?:[\w-]+/)+)`")
-#: A dotted name in backticks; what follows it (arguments) does not count.
-DOTTED = re.compile(r"`((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)")
+#: A dotted name in backticks, without its arguments, or after the ":::" of a reference page.
+DOTTED = re.compile(r"(?:`|^::: )((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 #: Names of packages that are names of variables in the documentation, too.
 VARIABLES = {"pipeline": DiffusionPipeline, "config": NoiseSchedulerConfig}
@@ -71,7 +71,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_file_and_module_that_a_page_names_exists(page):
     missing = []
     for line in prose(page).splitlines():
@@ -81,7 +81,7 @@ def test_every_file_and_module_that_a_page_names_exists(page):
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_of_a_page_leads_somewhere(page):
     for target in LINK.findall(prose(page)):
         if "://" in target:
