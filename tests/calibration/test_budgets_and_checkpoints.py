@@ -1,0 +1,159 @@
+"""Calibrations that are stopped, gone on with, or share a budget of time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from calibration_problems import SHAPE, mixture, noise_of
+from noise_scheduler_sampling_system import (
+    DiffusionPipeline,
+    FileError,
+    NoiseSchedulerConfig,
+    calibrate,
+)
+from noise_scheduler_sampling_system.calibration import LevelRange, Table
+from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
+from noise_scheduler_sampling_system.calibration.fit.fit import Fit, fit
+from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
+from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss
+from noise_scheduler_sampling_system.calibration.student import Student
+from noise_scheduler_sampling_system.calibration.trajectories import Errors, teach
+
+
+def test_a_checkpoint_is_gone_on_with(tmp_path):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    asked = {"shape": SHAPE, "nfe": (3, 4), "trajectories": 64, "held_out": 32, "teacher_calls": 48, "passes": 60}
+    file, calls, stop_at = tmp_path / "state.safetensors", [0], [0]
+
+    class StopError(Exception):
+        pass
+
+    def limited(x, t):
+        calls[0] += 1
+        if calls[0] == stop_at[0]:
+            raise StopError
+        return model(x, t)
+
+    whole = calibrate(limited, pipeline, **asked)
+    total = calls[0]
+    stop_at[0] = total + int(0.8 * total)
+    with pytest.raises(StopError):
+        calibrate(limited, pipeline, checkpoint=file, **asked)
+    before = calls[0]
+    resumed = calibrate(limited, pipeline, checkpoint=file, **asked)
+    assert calls[0] - before < 0.6 * total  # the teacher, the first plan, and a part of the second are not asked again
+    assert list(resumed) == [3, 4]
+    for nfe in (3, 4):
+        assert resumed[nfe].provenance["held_out_error"]["rms"] < 1.3 * whole[nfe].provenance["held_out_error"]["rms"]
+    after = calls[0]
+    assert calibrate(limited, pipeline, checkpoint=file, **asked) == resumed
+    assert calls[0] == after  # all is in the file
+    with pytest.raises(FileError, match="trajectories"):
+        calibrate(limited, pipeline, checkpoint=file, **{**asked, "trajectories": 65})
+    file.write_bytes(b"nonsense")
+    with pytest.raises(FileError, match=r"state\.safetensors"):
+        calibrate(limited, pipeline, checkpoint=file, **asked)
+
+
+def test_an_interrupt_returns_the_best_so_far():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model, calls = mixture(pipeline.scheduler), [0]
+
+    def impatient(x, t):
+        calls[0] += 1
+        if calls[0] == 1900:
+            raise KeyboardInterrupt
+        return model(x, t)
+
+    plan = calibrate(impatient, pipeline, shape=SHAPE, nfe=4, trajectories=64, held_out=32, teacher_calls=32)
+    assert calls[0] > 1900
+    assert plan.provenance["held_out_error"]["rms"] <= plan.provenance["built_in"][0]["held_out_error"]["rms"]
+
+
+def test_a_budget_of_time_is_kept():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    asked = {"shape": SHAPE, "nfe": 4, "trajectories": 64, "held_out": 32, "teacher_calls": 32}
+    plan = calibrate(model, pipeline, budget_seconds=1e-3, **asked)
+    assert plan.provenance["iterations"] <= 1
+
+
+def test_several_budgets_share_the_time(monkeypatch):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model, calls = mixture(pipeline.scheduler), [0]
+
+    def counted(x, t):
+        calls[0] += 1
+        return model(x, t)
+
+    monkeypatch.setattr(time, "monotonic", lambda: 1e-3 * calls[0])  # a call takes a millisecond
+    asked = {"shape": SHAPE, "trajectories": 64, "held_out": 64, "teacher_calls": 32, "passes": 1e4}
+    plans = calibrate(counted, pipeline, nfe=(3, 5, 4), budget_seconds=5.0, **asked)
+    assert list(plans) == [3, 4, 5]
+    assert all(plan.provenance["iterations"] > 3 for plan in plans.values())
+    assert all(plan.provenance["kind"] == "fit" for plan in plans.values())
+    assert 2_500 < calls[0] < 7_500
+    errors = [plan.provenance["held_out_error"]["rms"] for plan in plans.values()]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_a_kept_fit_is_gone_on_with_even_if_it_had_converged(tmp_path):
+    """It may have been a trial's, and what is not handed out again would be lost."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    path = pipeline.scheduler
+    table = Table.of_plan(DiffusionPipeline(path.spaced("kl_optimal"), "adams").plan(3))
+    table = FreeNumbers.of(LevelRange(path), table).table
+    robust = CauchyLoss(3.0)
+    trial = Fit(table, 0.5, Errors(0.4, 0.3), 96, 0.02, robust, phase=1, iterations=7, converged=True)
+    state = Checkpoint.open(tmp_path / "state.safetensors", {"seed": 1})
+    state.teach(torch.zeros(2, 4, dtype=torch.float64), 0.1)
+    state.keep(3, trial)
+    stored = Checkpoint.open(tmp_path / "state.safetensors", {"seed": 1})
+    assert stored.solution.dtype == torch.float64
+    again = stored.fits[3]
+    assert np.array_equal(again.table.rows, table.rows)
+    assert again.table.levels == table.levels
+    assert replace(again, table=table) == trial
+
+    student = Student(pipeline, mixture(path), None, None, {"dtype": torch.float64})
+    taught, _ = teach(student, noise_of(16, seed=0), 32, 4)
+    first = next(fit(student, table, LevelRange(path), taught, max_gain=30.0, resume=again))
+    assert (first.iterations, first.count, first.phase) == (8, 16, 1)
+
+    worse = replace(trial, count=512, errors=Errors(0.8, 0.6))
+    state.keep(3, worse)
+    assert state.fits[3] is worse  # of more trajectories
+    state.keep(3, replace(worse, errors=Errors(0.9, 0.6)))
+    assert state.fits[3] is worse
+
+
+def test_an_interrupt_is_gone_on_with_from_the_checkpoint(tmp_path, monkeypatch):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model, file = mixture(pipeline.scheduler), tmp_path / "state.safetensors"
+    asked = {"shape": SHAPE, "nfe": (3, 4, 5), "trajectories": 32, "held_out": 32, "teacher_calls": 32, "passes": 80}
+    whole = calibrate(model, pipeline, **asked)
+    keep, kept = Checkpoint.keep, []
+
+    def impatient(self, nfe, now):
+        keep(self, nfe, now)
+        kept.append(nfe)
+        if kept.count(4) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "keep", impatient)
+    cut = calibrate(model, pipeline, checkpoint=file, **asked)
+    assert list(cut) == [3, 4]  # the best so far of what was interrupted; what comes after it is left out
+    assert cut[3] == whole[3]
+    monkeypatch.setattr(Checkpoint, "keep", keep)
+    again = calibrate(model, pipeline, checkpoint=file, **asked)
+    assert list(again) == [3, 4, 5]
+    assert again[3] == whole[3]
+    assert again[4].provenance["iterations"] > 5  # the interrupted one was not done
+    for nfe, plan in again.items():
+        assert plan.provenance["held_out_error"]["rms"] < 1.3 * whole[nfe].provenance["held_out_error"]["rms"]
