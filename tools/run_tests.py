@@ -21,7 +21,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 #: The files that take longest come first, so that no process is left with one at the end; the others by their size.
-_FIRST = ("test_calibration.py", "test_orders.py", "test_plan_scheduler.py", "test_trace.py")
+_FIRST = (
+    "test_calibration.py",
+    "test_orders.py",
+    "test_samplers.py",
+    "test_budgets_and_checkpoints.py",
+    "test_twins.py",
+)
 
 
 def files() -> list[Path]:
