@@ -165,7 +165,7 @@ OWN = f"{CALIBRATE} --shape 1,4,4 --model models_of_a_test"
         ("sample --out a.png --config broken.yaml", "broken.yaml"),
         ("sample --out a.png --config misspelt.yaml", "beta_schedule"),
         ("sample --out a.png --config two.yaml", "choose one of"),
-        ("sample --out a.png --config ok.yaml --pipeline b", "there is no pipeline"),
+        ("sample --out a.png --config ok.yaml --pipeline b", "no pipeline has the name"),
         ("sample --out a.png --config ok.yaml --method ddim", "is set by the file"),
         ("sample --out a.png --method foo", "there is no sampler"),
         ("sample --out a.png -o eta", "key=value"),

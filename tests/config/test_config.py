@@ -439,7 +439,7 @@ def test_an_empty_system_is_a_file_too(tmp_path, ending):
 def test_a_pipeline_without_a_method_takes_the_one_in_its_name(tmp_path, caplog, name, method):
     (tmp_path / "c.yaml").write_text(f"{name}: {{}}\n")
     assert AdvancedDiffusionSystem(tmp_path / "c.yaml").get_pipeline(name).method == method
-    assert ("names no method" in caplog.text) == (not name.endswith(method))
+    assert ("does not end in a sampler" in caplog.text) == (not name.endswith(method))
 
 
 def system_file(tmp_path, text: str, name: str = "c.yaml", encoding: str = "utf-8") -> AdvancedDiffusionSystem:

@@ -435,7 +435,7 @@ def test_names_that_no_pipeline_has(name):
     system = AdvancedDiffusionSystem()
     system.create_pipeline("a")
     for act in (system.get_pipeline, system.remove_pipeline):
-        with pytest.raises(ConfigurationError, match="there is no pipeline"):
+        with pytest.raises(ConfigurationError, match="no pipeline has the name"):
             act(name)
 
 

@@ -1,4 +1,4 @@
-"""From a request to samples: the pipeline, its compiled settings, the checks of a request, and the job that runs it."""
+"""From a request to samples: pipeline → request → prepare → job → execute → complete, or stream."""
 
 from .pipeline import DiffusionPipeline
 from .system import AdvancedDiffusionSystem

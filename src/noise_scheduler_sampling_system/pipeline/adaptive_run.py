@@ -1,4 +1,4 @@
-"""A run that finds its steps on the way: each one is compiled to a little plan, tried, and taken or made shorter."""
+"""A run with adaptive steps: each step is compiled to a plan of its own, tried, and then taken or made shorter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..schedules.path import Level
 
 __all__ = ["AdaptiveRun"]
 
-#: Steps shorter than this share of the whole way have been made so by rounding.
+#: A step shorter than this share of the whole run is due to rounding.
 _SHORTEST = 1e-9
 
 
@@ -29,10 +29,10 @@ class _Trial(NamedTuple):
     """A step that was tried.
 
     Attributes:
-        first: what the model said about the state before it.
-        memory: what the guidance remembered then.
-        state: after it, with what was asked and answered last.
-        other: the embedded result.
+        first: the model's output for the state before the step.
+        memory: what the guidance remembered after that call.
+        state: the state after the step, with the input and the output of the last call.
+        other: the embedded result, shape (B, ...).
     """
 
     first: Any
@@ -44,15 +44,15 @@ class _Trial(NamedTuple):
 @final
 @dataclass(frozen=True)
 class AdaptiveRun(Run):
-    """The steps of an embedded pair, as long as its tolerance allows.
+    """The steps of an embedded pair, each as long as the tolerance allows.
 
-    A failed step costs its model calls but the first, whose answer stays right; so does one whose first answer the
-    step before has had.
+    A step that is repeated, or that begins where the last call of the step before was, does not evaluate the model
+    again for its first call.
 
     Attributes:
-        bound: the method with the steps of the grid: how the model's output is read.
+        bound: the method on the grid; it says how the model's output is read.
         sampler: the pair, the tolerance and the controller.
-        grid: its ends and its first interval count.
+        grid: its ends are those of the run; its first interval is the first step to try.
     """
 
     bound: BoundPlan
@@ -82,7 +82,7 @@ class AdaptiveRun(Run):
         noise: Noise,
         memory: dict[str, Tensor],
         *,
-        inspect: bool = False,  # always done: outputs are read again
+        inspect: bool = False,  # always done, since outputs are used again
         copy_outputs: bool = False,
         check_every_row: bool = False,
     ) -> Iterator[Reached]:
@@ -109,7 +109,7 @@ class AdaptiveRun(Run):
                 sampler.config.prediction_type, self.bound.clip, learned_variance=self.split,
             )  # fmt: skip
             model, evaluations = make_model(bound, self._moments(bound.plan, frame))
-            new = int(known is None)  # whether the first answer is
+            new = int(known is None)  # model calls for the first output
             found = found._replace(
                 calls=found.calls + bound.plan.nfe - 1 + new,
                 evaluations=found.evaluations + sum(evaluations[1:]) + evaluations[0] * new,
@@ -130,15 +130,15 @@ class AdaptiveRun(Run):
             yield Reached(bound, trial.state, found)
 
     def _error(self, trial: _Trial) -> float:
-        """The error over the tolerance, of the sample where it is largest."""
+        """The largest ratio of error to tolerance of any sample."""
         options, result = self.sampler.options, trial.state.x.detach()
-        # not of the state before, too: on EDM's path that may be 10,000 times as large
+        # relative to the result alone: on EDM's path the state before may be 10,000 times as large
         tolerance = options["atol"] + options["rtol"] * _rms(result)
-        least = torch.finfo(tolerance.dtype).tiny  # of a state that is 0
+        least = torch.finfo(tolerance.dtype).tiny  # for a state of zeros
         return float((_rms(result - trial.other.detach()) / tolerance.clamp_min(least)).max())
 
     def _moments(self, plan: SamplingPlan, frame: str) -> list[Moment]:
-        """What guidance is told of each row: steps are those of the grid, which are known before the run."""
+        """The moment of each row for the guidance; its step is that of the grid, which is known before the run."""
         places = [coordinate(frame, level) for level in self.grid.levels[:-1]]
         rising = places[-1] >= places[0]
         moments = []
@@ -150,7 +150,7 @@ class AdaptiveRun(Run):
         return moments
 
     def _refuse_more(self, found: StepsFound, now: Level, long_enough: bool) -> None:
-        """Raise where the run would come to no end."""
+        """Raise where the run would not end."""
         most, options = self.sampler.options["max_calls"], self.sampler.options
         if found.calls <= most and long_enough:
             return
@@ -171,13 +171,13 @@ def _tried(
     memory: dict[str, Tensor],
     check_every_row: bool,
 ) -> _Trial:
-    """Run a little plan from a state, its first call answered by what is known."""
+    """Run the plan of one step; ``known`` is the output of its first call, or None."""
 
-    def asked(x: Tensor, row: int) -> Any:
+    def evaluated(x: Tensor, row: int) -> Any:
         return model(x, row) if row or known is None else known
 
     before, after = RowState(0, x, {}), None
-    for state in run_rows(bound, asked, before, noise, inspect=True, check_every_row=check_every_row):
+    for state in run_rows(bound, evaluated, before, noise, inspect=True, check_every_row=check_every_row):
         if state.row == 1:
             first, remembered = state.output, dict(memory)
         before, after = after or before, state
@@ -188,6 +188,6 @@ def _tried(
 
 
 def _rms(x: Tensor) -> Tensor:
-    """Root mean square of each sample."""
+    """Root mean square of each sample, shape (B,)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     return x.flatten(1).to(wide).square().mean(dim=1).sqrt()

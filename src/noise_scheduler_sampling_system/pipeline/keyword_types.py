@@ -1,4 +1,4 @@
-"""The keywords of the pipeline's methods for type checkers, which their overloads share."""
+"""The keywords of the pipeline's methods as types, which their overloads share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["GenerateKeywords", "RunKeywords"]
 
 
 class _Common(TypedDict, total=False):
-    """What every run takes, but for ``return_result``."""
+    """Keywords of every run, except ``return_result``."""
 
     guidance: Guidance | Sequence[Guidance] | None
     seed: Seed | None

@@ -1,4 +1,4 @@
-"""A noise schedule and a sampler, ready to generate."""
+"""A noise schedule and a sampler, ready to generate samples."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CALIBRATE", "FROM_DIFFUSERS", "PROMPT_KEYWORDS", "DiffusionPipeline"]
 
-#: Updates read, change and write; a lock of the module keeps pipelines free to be copied and pickled.
+#: Makes updates atomic. A lock of the module, since a pipeline with a lock could not be copied or pickled.
 _UPDATING = threading.Lock()
 
 #: Makes a pipeline from one of diffusers; the integration provides it.
@@ -52,14 +52,14 @@ FROM_DIFFUSERS: Hook[Callable[[Any, Any, Mapping[str, Any]], DiffusionPipeline]]
 )
 #: Fits a plan to a model; the package ``calibration`` provides it.
 CALIBRATE: Hook[Callable[..., Any]] = Hook("DiffusionPipeline.calibrate")
-#: What only pipelines with a text encoder, or with classes, take in ``calibrate``.
+#: Arguments of ``calibrate`` for pipelines made by ``from_diffusers``.
 PROMPT_KEYWORDS: Final = ("prompt", "negative_prompt", "class_labels", "height", "width")
 
 
 class DiffusionPipeline(ByValue):
     """Generates samples: config → noise schedule → grid → sampler → plan → run.
 
-    It holds no state of a run, so threads can share it.
+    It holds no state of a run, and is thread-safe.
 
     Args:
         config: the settings, or a noise schedule; default: :class:`NoiseSchedulerConfig`'s.
@@ -84,22 +84,22 @@ class DiffusionPipeline(ByValue):
         self._method = method
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # version 1.3 kept the parts of a pipeline of diffusers here, None in all others
+        # version 1.3 kept the parts of a pipeline of diffusers here, and None where there were none
         self.__dict__.update({name: value for name, value in state.items() if (name, value) != ("_borrowed", None)})
 
     @classmethod
     def from_diffusers(
         cls, pipe: Any, method: SamplingMethod | str | type[BaseSampler] | None = None, **options: Any
     ) -> DiffusionPipeline:
-        """This library's run with the parts of a pipeline of diffusers, for :meth:`generate`.
+        """A pipeline that runs the network, encoders and decoder of a pipeline of diffusers, for :meth:`generate`.
 
-        Known are Stable Diffusion 1, 2, XL and 3, FLUX.1, PixArt, DiT and unconditional U-Nets; others run our
-        samplers through ``integrations.diffusers.PlanScheduler``.
+        It knows Stable Diffusion 1, 2, XL and 3, FLUX.1, PixArt, DiT and unconditional U-Nets. Other pipelines use
+        the samplers through ``integrations.diffusers.PlanScheduler``.
 
         Args:
-            pipe: e.g. a ``StableDiffusionPipeline``. Its parts are used where they are, nothing is changed.
-            method: as for the class. ``None``: the same as the pipeline's scheduler does, at the same levels.
-            options: fields of :class:`NoiseSchedulerConfig` to set differently ("timestep_spacing"), and
+            pipe: e.g. a ``StableDiffusionPipeline``. Its parts are used in place and not changed.
+            method: as for the class. ``None``: the same method as the pipeline's scheduler, at the same levels.
+            options: other values for fields of :class:`NoiseSchedulerConfig` ("timestep_spacing"), and
                 options of the sampler.
 
         Raises:
@@ -131,12 +131,12 @@ class DiffusionPipeline(ByValue):
 
     @property
     def sampler_options(self) -> dict[str, Any]:
-        """The sampler's own options, with the defaults of those that were not given."""
+        """The options of the sampler: those given, and the defaults of the others."""
         setup = self._setup
         return {**setup.sampler.options, **setup.options}
 
     def update_config(self, **changes: Any) -> NoiseSchedulerConfig:
-        """Change settings, validated as a whole: all of the changes, or none and an error."""
+        """Change settings. They are validated together: all of them change, or none and an error is raised."""
         with _UPDATING:
             setup = self._setup.changed(self._method, changes)
             self._setup = setup
@@ -146,12 +146,11 @@ class DiffusionPipeline(ByValue):
         """The noise levels that a run of N steps visits.
 
         Args:
-            num_inference_steps: N, the number of intervals.
-            start: the time of the first level, for image-to-image; default: pure noise. There are N
-                intervals in either case.
+            num_inference_steps: N, the number of intervals, whatever the start.
+            start: the time of the first level, for image-to-image; default: pure noise.
 
         Raises:
-            ConfigurationError: what the spacing cannot do, or an unknown keyword.
+            ConfigurationError: a number of steps that the spacing does not have, or an unknown keyword.
         """
         if unknown:
             refuse_unknown(unknown, keywords_of(DiffusionPipeline.grid))
@@ -177,7 +176,7 @@ class DiffusionPipeline(ByValue):
             refuse_unknown(unknown, keywords_of(DiffusionPipeline.plan))
         sampler = self._setup.sampler
         if not sampler.writes_plans:
-            return sampler.plan(num_inference_steps)  # which says why there is none
+            return sampler.plan(num_inference_steps)  # which raises, and says why
         return self._setup.run_on(num_inference_steps, timesteps, grid).plan
 
     @overload
@@ -240,61 +239,61 @@ class DiffusionPipeline(ByValue):
             model: any callable (x, t, **condition) with x of shape (B, ...) and t of shape
                 (B,): a module, a diffusers network, a function. ``None``: the embedded exact
                 model of handwritten digits, for any image shape.
-            shape: of the whole batch, (B, ...); may be left out with ``initial_noise``.
-            num_inference_steps: N, intervals of the grid. Model calls are ``plan(N).nfe``.
-            guidance_scale: s in u + s·(c − u); acts only where a condition is given.
-            classifier_free_guidance: False runs the conditional branch alone.
-            guidance: in place of these two: one guidance or several, from left to right, e.g.
+            shape: of the whole batch, (B, ...); optional with ``initial_noise``.
+            num_inference_steps: N, intervals of the grid. The run makes ``plan(N).nfe`` model calls.
+            guidance_scale: s in u + s·(c − u); it acts only where a condition is given.
+            classifier_free_guidance: False evaluates the conditional branch alone.
+            guidance: replaces these two: one guidance or several, from left to right, e.g.
                 ``[ClassifierFree(7.5), Interval(0.3, 5.0)]``; see :mod:`.guidance`.
-            condition: keywords for the model; tensors with B (or 1) rows, or in
-                :class:`~.guidance.Unbatched` those that have no batch dimension.
-            null_condition: what differs from it in the unconditional branch. ``None``: what the model's
-                ``null_condition`` method says, or zeros in place of embeddings.
-            seed: one whole number for the batch (its samples are numbered), or one a sample.
-                Sample i of seed s is the same in every batch size and on every device (but see ``adaptive``,
-                whose steps the samples of a batch share).
-            generator: draws the seed (one, or one a sample); default: PyTorch's global one.
-            initial_noise: unit-variance noise of the batch's shape, in place of the seed's: a tensor, an array
-                or nested lists.
-            initial_sample: the state to start from, as it is, at the noise level that ``start``, ``strength``,
-                the first of ``timesteps``, the grid or the plan says: for image-to-image,
+            condition: keywords for the model. A tensor has B rows or one; :class:`~.guidance.Unbatched` marks one
+                without a batch dimension.
+            null_condition: the entries that differ in the unconditional branch. ``None``: the result of the
+                model's ``null_condition`` method, or zeros in place of embeddings.
+            seed: one whole number for the batch, whose samples are numbered, or one for each sample. Sample i of
+                seed s is the same in every batch size and on every device (except with ``adaptive``, where the
+                samples of a batch share their steps).
+            generator: draws the seed (one, or one for each sample); default: PyTorch's global generator.
+            initial_noise: unit-variance noise of the batch's shape, which replaces that of the seed: a tensor, an
+                array or nested lists.
+            initial_sample: the state to start from, unscaled. Its noise level is that of ``start`` or
+                ``strength``, or the first one of ``timesteps``, the grid or the plan. For image-to-image it is
                 ``scheduler.add_noise(image, noise, start)``.
-            start: its time, or its level (:func:`start_at`); all N steps are taken from there to the clean sample.
-            strength: in place of ``start``, the share of the schedule from there to the data, in (0, 1]:
-                ``initial_sample`` is then the image noised to ``start_at(scheduler, strength=...).t``.
-            timesteps: visit exactly these times instead of N of the config's spacing.
-            grid: visit exactly these levels, and end where they end: ``pipeline.grid(N, start=t)``,
+            start: its time, or its level (:func:`start_at`). All N steps go from there to the clean sample.
+            strength: replaces ``start``: the share of the schedule from there to the data, in (0, 1].
+                ``initial_sample`` is then the image with the noise of ``start_at(scheduler, strength=...).t``.
+            timesteps: the times to visit, in place of N times of the config's spacing.
+            grid: the levels to visit, where the run also ends: ``pipeline.grid(N, start=t)``,
                 ``TimeGrid.from_sigmas(...)``, half of a ``split``.
-            plan: run this plan instead of the sampler's; of a :class:`PlanSet` that of ``num_inference_steps``
-                model calls.
-            device: "auto" (the model's own, else CUDA, then MPS, then CPU) or a device.
-            dtype: of the state and the samples; default: float32, float64 for such a model.
+            plan: replaces the sampler's plan. A :class:`PlanSet` gives its plan of ``num_inference_steps`` model
+                calls.
+            device: a device, or "auto": that of the model, else CUDA, then MPS, then the CPU.
+            dtype: of the state and the samples; default: float32, or float64 for a model in float64.
             noise: of stochastic samplers: "independent" from step to step, or "brownian": increments of one
-                Brownian motion a sample, which runs of other steps, and other samplers, share.
-            round_timesteps: tell the model the nearest whole timestep, for networks with a table of embeddings;
-                the plan keeps its real times.
-            callback: called with a :class:`SamplingStep` after every step; what it is handed are copies. If it returns
-                True or raises StopIteration, the run ends there and ``step.x`` is the result (of each part
-                for itself where the batch is split). Its other exceptions come through as they are.
+                Brownian motion for each sample, the same for every number of steps and every sampler.
+            round_timesteps: pass the nearest whole timestep to the model, for networks with a table of
+                embeddings; the plan keeps its real times.
+            callback: is called with a :class:`SamplingStep` after every step, whose tensors are copies. If it
+                returns True or raises StopIteration, the run ends and ``step.x`` is the result (where the batch
+                is split, for each part by itself). Its other exceptions are raised unchanged.
             progress: show a progress bar.
-            early_stopping: tolerance on the root-mean-square change of a sample's predicted
-                clean sample from step to step, once signal outweighs noise. A sample that
-                changes less is done; the run ends when all are.
-            profile: measure time and memory (see ``return_result``; also logged); a path
-                writes a torch-profiler trace there as well.
-            max_batch_size: run at most so many samples at a time. When memory runs out, the
-                batch is halved and retried by itself; the samples stay the same (with ``adaptive``: within
-                its tolerance).
-            differentiable: record gradients (by default none are).
-            return_result: return a :class:`SamplingResult`, not only the samples.
+            early_stopping: tolerance on the root-mean-square change of a sample's predicted clean sample from
+                step to step, once signal outweighs noise. A sample that changes less is done; the run ends when
+                all samples are done.
+            profile: measure time and memory, for the log and for ``return_result``; a path also writes a
+                torch-profiler trace there.
+            max_batch_size: the most samples to run at a time. When memory runs out, the batch is halved and
+                repeated; the samples stay the same (with ``adaptive``: within its tolerance).
+            differentiable: record gradients; default: no gradients.
+            return_result: return a :class:`SamplingResult` in place of the samples alone.
 
         Returns:
             The samples, shape (B, ...), or a :class:`SamplingResult`.
 
         Raises:
-            ConfigurationError: before the first model call, for anything that cannot work.
+            ConfigurationError: an argument that cannot work; raised before the first model call.
             ModelOutputError: the model returned a wrong shape, NaN or Inf.
-            DeviceError, OutOfMemoryError, NumericsError: as they say.
+            DeviceError, OutOfMemoryError: the device is not available, or one sample does not fit.
+            NumericsError: the result is not finite.
         """
         if unknown:
             refuse_unknown(unknown, keywords_of(DiffusionPipeline.sample))
@@ -337,10 +336,10 @@ class DiffusionPipeline(ByValue):
     ) -> Any: ...  # fmt: skip
 
     def generate(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Any:
-        """Images from a prompt, a class or an image; only pipelines made by :meth:`from_diffusers` can do it.
+        """Images from a prompt, a class or an image, of a pipeline made by :meth:`from_diffusers`.
 
         Raises:
-            ConfigurationError: this pipeline was not made so.
+            ConfigurationError: a pipeline that was made in another way.
         """
         raise ConfigurationError(
             "this pipeline has neither text encoder nor decoder",
@@ -366,11 +365,11 @@ class DiffusionPipeline(ByValue):
         shape: Sequence[int] | None = None,
         **settings: Any,
     ) -> SamplingPlan | PlanSet:
-        """The few-step plan that is best for a model on this noise schedule; see :func:`.calibration.calibrate`.
+        """Fit the best few-step plan for a model on this noise schedule; see :func:`.calibration.calibrate`.
 
         Args:
             model: as for :meth:`sample`.
-            nfe: model calls of the plan; several make a :class:`PlanSet`.
+            nfe: model calls of the plan; several numbers make a :class:`PlanSet`.
             shape: of one sample, without the batch.
             settings: ``condition``, ``guidance_scale``, ``trajectories``, ``budget_seconds``, ... of ``calibrate``.
                 Pipelines made by :meth:`from_diffusers` take prompts here instead of a model and a shape.
@@ -379,7 +378,7 @@ class DiffusionPipeline(ByValue):
             A plan or a :class:`PlanSet`, for ``sample``, ``generate`` or ``PlanScheduler.from_plan``.
 
         Raises:
-            ConfigurationError: a setting that ``calibrate`` does not have, or refuses.
+            ConfigurationError: a setting that ``calibrate`` does not have, or a value that it refuses.
         """
         calibrate = CALIBRATE.function
         known = [*keywords_of(DiffusionPipeline.calibrate, calibrate), *PROMPT_KEYWORDS]
@@ -387,7 +386,7 @@ class DiffusionPipeline(ByValue):
         for name in PROMPT_KEYWORDS:
             if settings.pop(name, None) is not None:
                 raise ConfigurationError(
-                    "needs a pipeline made by from_diffusers, and no model beside it",
+                    "needs a pipeline made by from_diffusers, and no model argument",
                     where=name,
                     suggestion="give condition={...} and shape=(...) with a model of your own",
                 )
@@ -425,11 +424,15 @@ class DiffusionPipeline(ByValue):
         resume: RunState | str | os.PathLike[str] | None = None,
         **unknown: Never,
     ) -> Iterator[SamplingStep]:
-        """Generate step by step: an iterator of :class:`SamplingStep`, the last one with the samples.
+        """Generate step by step: an iterator of :class:`SamplingStep`, whose last one has the samples.
 
-        Stop by not asking for more. A step's tensors are copies. ``resume`` goes on from a step's ``state``
-        (or the file it was saved to), bit for bit; give the same model, condition and guidance again.
-        Other arguments as for :meth:`sample`; no gradients are recorded.
+        Leaving the loop stops the run. The tensors of a step are copies, without gradients.
+
+        Args:
+            resume: a step's ``state``, or the file that it was saved to: the run goes on from there, bit for bit.
+                Give the same model, condition and guidance again.
+
+        The other arguments and the errors are those of :meth:`sample`.
         """
         if unknown:
             refuse_unknown(unknown, keywords_of(DiffusionPipeline.stream))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..running.model_fingerprint import refuse_other_model
 from ..running.results import RunState
 from ..support.argument_checks import checked_count, checked_dtype, checked_shape
 from ..support.errors import ConfigurationError, shown
-from .compiled import Setup, refuse_other_settings
+from .compiled import Setup
 from .request import Request
 
 __all__ = ["continued"]
@@ -40,7 +42,7 @@ def continued(setup: Setup, request: Request) -> tuple[Request, RunState]:
             f"got {shown(resume)}", where="resume", suggestion="give a step's state, or the file it is saved in"
         )
     saved = resume if isinstance(resume, RunState) else RunState.load(resume)
-    refuse_other_settings(saved.settings, setup.identity)
+    _refuse_other_settings(saved.settings, setup.identity)
     refuse_other_model(saved.model, request.model, setup.scheduler)
     _refuse_other_run(request, saved)
     if request.noise not in ("independent", saved.noise):
@@ -66,3 +68,14 @@ def _refuse_other_run(request: Request, saved: RunState) -> None:
                 f"got {shown(here)}, and the state to resume has {there!r}",
                 where=name, why="a run goes on as it was begun", suggestion="leave it out",
             )  # fmt: skip
+
+
+def _refuse_other_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise unless the settings of a stopped run are those of the pipeline."""
+    if saved != here:
+        fields = [k for k in here["config"] if saved.get("config", {}).get(k) != here["config"][k]]
+        raise ConfigurationError(
+            f"the run was started under other settings ({', '.join(fields) or 'another sampler'})",
+            where="resume",
+            suggestion="resume it on a pipeline with the same config and sampler",
+        )

@@ -1,4 +1,4 @@
-"""Custom samplers that have only ``step``, run by the same loop as plans."""
+"""Runs of custom samplers that have only ``step``, by the loop that runs plans."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ __all__ = ["StepOnlyRun", "levels_of", "stepped"]
 @final
 @dataclass(frozen=True)
 class StepOnlyRun(PlannedRun):
-    """A grid's levels, with a custom sampler's ``step`` between them.
+    """The levels of a grid, with a custom sampler's ``step`` between them.
 
-    ``step(model_output, timestep, sample)`` also receives, where its signature names them:
-    ``next_timestep`` (None before the clean sample), ``step_index``, ``num_inference_steps``
-    ``noise`` (unit noise keyed by seed and step), ``pred_original_sample`` and ``epsilon`` (what
-    the model predicts, by the config's prediction type, clipped as the config says) and
-    ``learned_variance`` (the model's second half of channels).
+    ``step(model_output, timestep, sample)`` also receives the following, where its signature names them:
+    ``next_timestep`` (None before the clean sample), ``step_index``, ``num_inference_steps``, ``noise`` (unit noise
+    keyed by seed and step), ``pred_original_sample`` and ``epsilon`` (the model's prediction by the config's
+    prediction type, clipped as the config says) and ``learned_variance`` (the model's second half of channels).
 
     Attributes:
-        levels: a bound first-order plan: the levels, and how to read the model's output.
+        levels: a bound first-order plan; it holds the levels, and says how the model's output is read.
         sampler: whose ``step`` is called.
-        accepts: the extra keywords that it takes.
+        accepts: the extra keywords that ``step`` takes.
     """
 
     levels: BoundPlan
@@ -54,7 +53,7 @@ class StepOnlyRun(PlannedRun):
 
     @property
     def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
-        return ("output",) * len(self.plan)  # a custom step may do anything
+        return ("output",) * len(self.plan)  # a custom step may hide any value
 
     @property
     def largest_factor(self) -> float:
@@ -68,7 +67,7 @@ class StepOnlyRun(PlannedRun):
         extra = {name: _OFFERS[name](self, state, output, noise) for name in self.accepts}
         step: Callable[..., Any] = self.sampler.step
         mean = output.chunk(2, dim=1)[0] if self.split else output
-        # a step may work in place, and x may have been handed out
+        # step may work in-place, and the user may hold x
         result = step(mean, whole(self.plan.time[i]), x.clone(), **extra)
         after = _next_sample(result)
         if not isinstance(after, Tensor) or after.shape != x.shape:
@@ -81,7 +80,7 @@ class StepOnlyRun(PlannedRun):
         return RowState(i + 1, after, {})
 
     def predicted_clean(self, state: RowState, output: Tensor) -> Tensor:
-        """The clean sample that an output about this state predicts, clipped."""
+        """The clean sample that the model's output for this state predicts, clipped."""
         return self.levels.clean_sample(state._replace(row=state.row + 1, evaluated_x=state.x, output=output))
 
     def predicted_noise(self, state: RowState, output: Tensor) -> Tensor:
@@ -90,11 +89,11 @@ class StepOnlyRun(PlannedRun):
         return (state.x - alpha * self.predicted_clean(state, output)) / sigma
 
     def next_time(self, row: int) -> float | int | None:
-        """The time of the next level; None for the clean sample."""
+        """The time of the next level, or None for the clean sample."""
         return whole(self.plan.time[row + 1]) if row + 1 < len(self.plan) else None
 
 
-#: What a custom step may name to be given it.
+#: The extra keywords of a custom step, and how each is computed.
 _OFFERS: dict[str, Callable[[StepOnlyRun, RowState, Tensor, Noise], Any]] = {
     "next_timestep": lambda run, state, output, noise: run.next_time(state.row),
     "step_index": lambda run, state, output, noise: state.row,
@@ -107,7 +106,7 @@ _OFFERS: dict[str, Callable[[StepOnlyRun, RowState, Tensor, Noise], Any]] = {
 
 
 def _next_sample(result: Any) -> Any:
-    """The next sample in what a step returns: a tensor, a tuple that starts with one, a mapping or an object."""
+    """The next sample in the result of a step: a tensor, a tuple that starts with one, a mapping or an object."""
     if isinstance(result, Mapping):
         return result.get("prev_sample")
     if isinstance(result, tuple) and not hasattr(result, "prev_sample"):
@@ -116,10 +115,10 @@ def _next_sample(result: Any) -> Any:
 
 
 def stepped(sampler: BaseSampler, levels: BoundPlan) -> StepOnlyRun:
-    """Prepare a step-only sampler for the loop through the levels of a plan.
+    """The run of a step-only sampler through the levels of a plan.
 
     Raises:
-        ConfigurationError: its ``step`` demands something that the loop does not have.
+        ConfigurationError: its ``step`` demands a keyword that the pipeline does not have.
     """
     if type(sampler).step is BaseSampler.step:
         raise ConfigurationError(
@@ -142,17 +141,17 @@ def stepped(sampler: BaseSampler, levels: BoundPlan) -> StepOnlyRun:
     accepts = frozenset(_OFFERS.keys() & parameters.keys())
     if levels.clip is not None and not accepts & {"pred_original_sample", "epsilon"}:
         logger.warning(
-            "%s.step takes neither pred_original_sample nor epsilon: clipping and thresholding do not act on what it "
-            "is given", type(sampler).__name__,
+            "%s.step takes neither pred_original_sample nor epsilon: clipping and thresholding do not act on the "
+            "output that it takes", type(sampler).__name__,
         )  # fmt: skip
     return StepOnlyRun(levels, sampler, accepts)
 
 
 def levels_of(sampler: BaseSampler, grid: TimeGrid) -> SamplingPlan:
-    """The levels of a grid as a plan in the sampler's name; order 0: its coefficients are not the sampler's."""
+    """The levels of a grid as a plan under the sampler's name; its order 0 marks that it holds only levels."""
     return replace(EulerSampler(sampler.scheduler).plan(grid=grid), sampler=type(sampler).__name__, order=0)
 
 
 def whole(time: float) -> float | int:
-    """A time as an int where it is a whole number, as tables indexed by it need."""
+    """A time as an int where it is a whole number, so that it can index a table."""
     return int(time) if float(time).is_integer() else float(time)

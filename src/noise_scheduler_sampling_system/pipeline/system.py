@@ -25,10 +25,10 @@ from .pipeline import DiffusionPipeline
 __all__ = ["AdvancedDiffusionSystem"]
 
 logger = logging.getLogger(__name__)
-#: Changes of a system read, change and write; a lock of the module keeps systems free to be copied and pickled.
+#: Makes changes of a system atomic. A lock of the module, since a system with a lock could not be copied or pickled.
 _CHANGING = threading.Lock()
 
-#: Characters of a pipeline's name.
+#: The most characters of a pipeline's name.
 _NAME = 200
 
 
@@ -40,8 +40,8 @@ class AdvancedDiffusionSystem(ByValue):
     Without ``method`` the sampler is the one that the name ends in ("cosine_ddim"), else
     DDIM.
 
-    Threads can share a system: its table of pipelines is never changed but replaced, so that whoever goes
-    through it sees it as it was at one moment.
+    A system is thread-safe: a change replaces its table of pipelines, so that an iteration over the table sees
+    the state of one moment.
 
     Args:
         config_path: a file to load.
@@ -63,7 +63,7 @@ class AdvancedDiffusionSystem(ByValue):
         method: SamplingMethod | str | type[BaseSampler] | BaseSampler = SamplingMethod.DDIM,
         **sampler_options: Any,
     ) -> DiffusionPipeline:
-        """Make a pipeline and keep it under a name; a name in use is given to the new one.
+        """Make a pipeline and keep it under a name. It replaces an older pipeline of that name.
 
         Args:
             name: any text of 1 to 200 characters.
@@ -84,7 +84,7 @@ class AdvancedDiffusionSystem(ByValue):
         """The pipeline of a name.
 
         Raises:
-            ConfigurationError: there is none; the message has the nearest names.
+            ConfigurationError: the name is not known; the message lists the nearest names.
         """
         return _found(self._pipelines, name)
 
@@ -93,14 +93,14 @@ class AdvancedDiffusionSystem(ByValue):
         return list(self._pipelines)
 
     def remove_pipeline(self, name: str) -> DiffusionPipeline:
-        """Take a pipeline out and return it."""
+        """Remove a pipeline and return it."""
         with _CHANGING:
             pipeline = _found(self._pipelines, name)
             self._pipelines = {other: kept for other, kept in self._pipelines.items() if other != name}
         return pipeline
 
     def update_pipeline(self, name: str, **changes: Any) -> DiffusionPipeline:
-        """Change settings of a pipeline, validated as a whole: all of the changes, or none and an error."""
+        """Change settings of a pipeline, validated together: all of them, or none and an error is raised."""
         pipeline = self.get_pipeline(name)
         pipeline.update_config(**changes)
         return pipeline
@@ -108,21 +108,20 @@ class AdvancedDiffusionSystem(ByValue):
     def compare_schedulers(
         self, shape: tuple[int, ...], num_inference_steps: int = 50, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Samples of every pipeline from the same initial noise and the same noise keys.
+        """Samples of every pipeline, from the same initial noise with the same noise keys.
 
         Args:
             shape: (B, ...), as for :meth:`DiffusionPipeline.sample`.
             num_inference_steps: N.
-            kwargs: anything else that ``sample`` takes; ``model`` defaults to the embedded
-                digits.
+            kwargs: other arguments of ``sample``; the default of ``model`` is the embedded digits.
 
         Returns:
             The samples by the pipeline's name.
 
         Raises:
-            ConfigurationError: no pipelines, or one that cannot run so; before any runs.
+            ConfigurationError: no pipelines, or one that cannot run so; raised before any pipeline runs.
         """
-        pipelines = self._pipelines  # as they are now, whatever other threads do
+        pipelines = self._pipelines  # other threads may replace the table
         if not pipelines:
             raise ConfigurationError(
                 "the system has no pipelines", where="compare_schedulers", suggestion="create_pipeline(...) first"
@@ -144,7 +143,7 @@ class AdvancedDiffusionSystem(ByValue):
         }
 
     def load_config(self, path: str | os.PathLike[str]) -> None:
-        """Make the pipelines of a file: all of them, or none and an error."""
+        """Make the pipelines of a file: all of them, or none and an error is raised."""
         made: dict[str, DiffusionPipeline] = {}
         for name, entry in read_table(path).items():
             where = f"{path}: {cut(name, 60)}"
@@ -177,7 +176,7 @@ class AdvancedDiffusionSystem(ByValue):
         """Write every pipeline's settings, as YAML or JSON by the ending, whole or not at all.
 
         Raises:
-            ConfigurationError: a sampler that is not registered, so has no name to write.
+            ConfigurationError: a sampler that is not registered, and therefore has no name.
         """
         table: dict[str, Any] = {}
         for name, pipeline in self._pipelines.items():
@@ -206,12 +205,12 @@ def _found(pipelines: Mapping[str, DiffusionPipeline], name: Any) -> DiffusionPi
     """The pipeline of a name.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: the name is not known.
     """
     pipeline = pipelines.get(name) if isinstance(name, str) else None
     if pipeline is None:
         raise ConfigurationError(
-            f"there is no pipeline {shown(name)}",
+            f"no pipeline has the name {shown(name)}",
             where="name",
             suggestion=did_you_mean(name if isinstance(name, str) else shown(name), pipelines),
         )
@@ -219,7 +218,7 @@ def _found(pipelines: Mapping[str, DiffusionPipeline], name: Any) -> DiffusionPi
 
 
 def _drawn(seed: Any, generator: Any) -> int | list[int]:
-    """One seed of a generator, or of each in a list: the same for every pipeline."""
+    """A seed drawn from a generator, or from each of a list: one draw for all pipelines."""
     if isinstance(generator, list | tuple):
         return [key[0] for key in resolve_keys(seed, generator, len(generator))]
     return resolve_keys(seed, generator, 1)[0][0]
@@ -243,11 +242,13 @@ def _is_known(name: str) -> bool:
 
 
 def _method_of(name: str) -> str:
-    """The sampler whose name a pipeline's name ends in."""
+    """The sampler whose name is the end of a pipeline's name."""
     ending = max((m for m in SAMPLERS if name == m or name.endswith(f"_{m}")), key=len, default=None)
     if ending is None:  # "mine_dpmpp_2m_karras": a sampler with its spacing
         parts = name.split("_")
         ending = next((e for e in ("_".join(parts[k:]) for k in range(len(parts))) if _is_known(e)), None)
     if ending is None:
-        logger.warning("pipeline %r names no method: using 'ddim'; write method: ... to choose", name)
+        logger.warning(
+            "the name of pipeline %r does not end in a sampler: using 'ddim'; write method: ... to choose", name
+        )
     return ending or SamplingMethod.DDIM.value

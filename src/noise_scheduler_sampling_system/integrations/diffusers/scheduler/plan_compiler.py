@@ -9,7 +9,7 @@ from typing import Any, final
 
 from ....config.sampler_aliases import Resolved, resolve
 from ....grids.time_grid import TimeGrid, make_grid
-from ....pipeline.compiled import warn_of_amplification
+from ....pipeline.plan_warnings import warn_of_amplification
 from ....plans.plan import SamplingPlan
 from ....plans.tracing.trace import trace
 from ....samplers.base import BaseSampler
