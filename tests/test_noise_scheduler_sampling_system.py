@@ -207,8 +207,8 @@ def with_tiny_pipelines(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     "document",
     [
         "README.md", "CONTRIBUTING.md", "docs/guidance.md", "docs/paths-and-grids.md",
-        "docs/analysis.md", "docs/calibration.md", "docs/configuration.md", "docs/diffusers.md", "docs/migration.md",
-        "docs/mnist-unet.md", "docs/plans.md", "docs/running.md",
+        "docs/analysis.md", "docs/calibration.md", "docs/comparison.md", "docs/configuration.md", "docs/diffusers.md",
+        "docs/migration.md", "docs/mnist-unet.md", "docs/plans.md", "docs/running.md",
     ],
 )  # fmt: skip
 def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(
