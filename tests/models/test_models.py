@@ -211,6 +211,7 @@ def test_bad_labels_are_refused(labels: Any) -> None:
         ("weights", lambda: GaussianMixtureModel(PATH, MEANS, 1.0, [1.0])),
         ("bandwidth", lambda: KernelDensityModel(PATH, MEANS, math.nan)),
         ("bandwidth", lambda: DigitsModel(PATH, bandwidth=0.0)),
+        ("bandwidth", lambda: DigitsModel(PATH, bandwidth="narrow")),
         ("means", lambda: KernelDensityModel(PATH, torch.empty(0, 3), 0.1)),
         ("x", lambda: mixture()(randn(2, 3, 2), 1)),
         ("x", lambda: mixture()(torch.zeros(2, 2, 3, dtype=torch.int64), 1)),

@@ -576,6 +576,6 @@ def test_edm_preconditioning_keeps_half_precision_and_moves_with_its_network():
         wide = network(x.double(), 300.0)
         assert network(x, 300.0).dtype == dtype
         torch.testing.assert_close(network(x, 300.0).double(), wide, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
-    for wrong in ({"network": 3}, {"network": torch.tanh, "sigma_data": 0.0}):
+    for wrong in ({"network": 3}, *({"network": torch.tanh, "sigma_data": bad} for bad in (0.0, "half", math.nan))):
         with pytest.raises(ConfigurationError):
             models.EDMPreconditioned(**wrong)

@@ -45,7 +45,8 @@ class Option:
         minimum, maximum: the smallest and the largest allowed number; None: no bound. Numbers must be finite.
         above, below: bounds that are not allowed themselves.
         choices: the values that are allowed; None: all of the kind.
-        check: a function of the value for what the fields above cannot say. It raises ``ConfigurationError``.
+        check: a function of the value for conditions that the other fields cannot express. It raises
+            ``ConfigurationError``.
     """
 
     default: Any = None
@@ -69,7 +70,7 @@ class Option:
         return cls(declaration, minimum=0.0) if isinstance(declaration, float) else cls(declaration, kind=object)
 
     def at(self, default: Any) -> Option:
-        """The same with another default."""
+        """A copy of the option with another default."""
         return replace(self, default=default)
 
     @property

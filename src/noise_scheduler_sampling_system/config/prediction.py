@@ -92,14 +92,14 @@ def conversion(source: str, target: str, alpha: float, sigma: float) -> Affine:
 @final
 @dataclass(frozen=True)
 class Preconditioning:
-    """That of EDM (Karras et al. 2022, arXiv 2206.00364, eq. 7): x₀ = c_skip·x + c_out·F(c_in·x, c_noise).
+    """EDM's preconditioning (Karras et al. 2022, arXiv 2206.00364, eq. 7): x₀ = c_skip·x + c_out·F(c_in·x, c_noise).
 
     With s the ``sigma_data``: c_skip = s²/(σ² + s²), c_out = σ·s/√(σ² + s²) and c_in = 1/√(σ² + s²) (Table 1). Each
     is a method of σ, a number or a tensor, and returns the same kind.
 
     Attributes:
         sigma_data: s, the standard deviation of the data.
-        sign: of c_out: −1 for networks that diffusers says to predict v.
+        sign: the sign of c_out; −1 for networks that predict v in the terms of diffusers.
     """
 
     sigma_data: float

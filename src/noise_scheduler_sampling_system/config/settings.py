@@ -1,4 +1,4 @@
-"""What a user may set about a noise schedule and how it is sampled: one frozen, validated record."""
+"""The settings of a noise schedule, its model and its sampling: one frozen, validated record."""
 
 from __future__ import annotations
 

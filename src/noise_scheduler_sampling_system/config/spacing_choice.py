@@ -1,4 +1,4 @@
-"""Which spacing a run has: that of the config, or where it says "auto" the one that suits the sampler."""
+"""The spacing of a run: that of the config, or for "auto" the one that suits the sampler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an image-to-image run begins: the level of its first state."""
+"""The level at which an image-to-image run begins."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def grid_of_start(
     if not given:
         if initial_sample is not None and not others:
             raise ConfigurationError(
-                "nothing says at which noise level it is",
+                "its noise level is not given",
                 where="initial_sample",
                 why=f"the run begins at pure noise (t = {path.t_max:g}), and would treat the sample as noise",
                 suggestion="give start=t with initial_sample=scheduler.add_noise(image, noise, t), or strength=...; "
@@ -78,7 +78,7 @@ def grid_of_start(
     if len(given) > 1 or others:
         other = "strength" if len(given) > 1 else others[0]
         raise ConfigurationError(
-            f"is given beside {other}, which says where the run begins",
+            f"is given beside {other}, which also decides where the run begins",
             where=name,
             suggestion="give one of the two",
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..schedules.path import NoisePath
+from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
 from .constants import Constants, as_double
 from .embedding import Embedding
@@ -59,12 +60,10 @@ class DigitsModel(ExactModel):
     """
 
     def __init__(self, path: NoisePath, prediction_type: str | None = None, bandwidth: float = 0.1) -> None:
-        if not 0.0 < bandwidth < math.inf:
-            raise ConfigurationError(
-                f"{bandwidth} is not a width", where="bandwidth", suggestion="give a finite number above 0"
-            )
+        self.bandwidth = checked_number(bandwidth, "bandwidth")
+        if self.bandwidth <= 0.0:
+            raise ConfigurationError(f"got {bandwidth!r}", where="bandwidth", suggestion="give a finite number above 0")
         super().__init__(path, prediction_type, num_classes=_CLASSES)
-        self.bandwidth = float(bandwidth)
 
     def _data_tensors(self) -> tuple[Tensor, ...]:
         return (as_double(self.bandwidth),)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, final
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config.prediction import Preconditioning
+from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
 
 __all__ = ["EDMPreconditioned"]
@@ -39,11 +39,11 @@ class EDMPreconditioned(torch.nn.Module):
             raise ConfigurationError(
                 f"got {type(network).__name__}", where="network", suggestion="give a function of (x, c_noise)"
             )
-        if not 0.0 < sigma_data < math.inf:
+        self.network, self.sigma_data = network, checked_number(sigma_data, "sigma_data")
+        if self.sigma_data <= 0.0:
             raise ConfigurationError(
                 f"got {sigma_data!r}", where="sigma_data", suggestion="give the data's standard deviation (EDM: 0.5)"
             )
-        self.network, self.sigma_data = network, float(sigma_data)
 
     def forward(self, x: Tensor, sigma: float | Tensor, **condition: Any) -> Tensor:
         """The denoised x.

@@ -165,7 +165,7 @@ class VDiffusionPath(NoisePath):
 @final
 @SCHEDULES.register("wuerstchen")
 class CosinePath(NoisePath):
-    """The cosine ᾱ = cos²((t + s)/(1 + s)·π/2)/cos²(s/(1 + s)·π/2) with t in (0, 1) told to the network
+    """The cosine ᾱ = cos²((t + s)/(1 + s)·π/2)/cos²(s/(1 + s)·π/2) of a real-valued t in (0, 1)
     (Pernias et al. 2023, arXiv 2306.00637; Stable Cascade).
 
     Its code clamps ᾱ to [``alpha_bar_min``, ``alpha_bar_max``], so that all times beyond mean one of these two levels.

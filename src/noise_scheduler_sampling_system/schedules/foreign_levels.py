@@ -1,4 +1,4 @@
-"""Whether the noise levels of a plan or a grid are those of a path."""
+"""The check that the noise levels of a plan or a grid are those of a path."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class _Modified(NoisePath, ABC):
 
     @abstractmethod
     def _around(self, path: NoisePath) -> NoisePath:
-        """The same modifier on another path."""
+        """This modifier on another path."""
 
     def with_config(self, config: NoiseSchedulerConfig) -> NoisePath:
         return self._around(self.path.with_config(config))

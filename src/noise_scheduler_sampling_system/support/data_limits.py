@@ -48,7 +48,7 @@ def refuse_unreadable(data: Any, kind: str) -> None:
 
 
 def too_many(kind: str) -> str:
-    """What an error says of a file with too many values."""
+    """The message for a file with too many values."""
     more = "; a .json file may have more" if kind == "yaml" else ""
     return f"there are more than {MOST_VALUES[kind]} values{more}"
 
