@@ -257,8 +257,8 @@ def run_rows(
     evaluates = bound.plan.asked
     for i in range(state.row, len(bound.plan)):
         if not evaluates[i]:
-            last = _last_call(state) if inspect else {}
-            state = bound.advance(state, _NOTHING, noise)._replace(**last)
+            last = _last_call(state) if inspect else (None, None)
+            state = bound.advance(state, _NOTHING, noise)._replace(evaluated_x=last[0], output=last[1])
         elif inspect:
             x, output = state.x, evaluate(state)
             state = bound.advance(state, output, noise)._replace(evaluated_x=x, output=output)
@@ -281,9 +281,9 @@ def run_rows(
         )
 
 
-def _last_call(state: RowState) -> dict[str, Tensor | None]:
+def _last_call(state: RowState) -> tuple[Tensor, Tensor | None]:
     """Input and output of the last model call; before the first one, the state itself as the input."""
-    return {"evaluated_x": state.x if state.evaluated_x is None else state.evaluated_x, "output": state.output}
+    return state.x if state.evaluated_x is None else state.evaluated_x, state.output
 
 
 #: The output of a row without a model call.
