@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 import numpy as np
 
@@ -28,6 +28,7 @@ __all__ = ["PlanBuilder", "Prediction", "StepGuard"]
 _ROUNDING = 1e-12
 
 
+@final
 @dataclass(frozen=True)
 class Prediction:
     """The model's prediction at one level, as every quantity.
@@ -79,6 +80,7 @@ class Prediction:
         return x_factor * self.x + y_factor * prediction
 
 
+@final
 @dataclass
 class _WrittenRow:
     """A row as the sampler writes it: the next state as a linear form, empty while the row is open."""
@@ -100,6 +102,7 @@ class StepGuard(Protocol):
         """The state at ``after``, from forms of falling order, and by how much it exceeds the bounds (≤ 0: inside)."""
 
 
+@final
 class PlanBuilder:
     """Collects the rows of a plan while a sampler goes through its grid.
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-import numpy.typing as npt
 
 from ..support.errors import ConfigurationError
 from .plan import SamplingPlan
+from .plan_rows import Array
 
 __all__ = ["PlanDifference", "difference"]
 
-Array = npt.NDArray[np.float64]
 #: Levels are the same below this difference of log SNR; coefficients below this fraction of a row's largest.
 _SAME_LEVEL, _SAME_NUMBER = 1e-9, 1e-9
 

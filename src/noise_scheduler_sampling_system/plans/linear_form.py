@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import final
 
 import numpy as np
 
@@ -16,6 +17,7 @@ __all__ = ["Form", "Symbol"]
 Symbol = tuple[str, int]
 
 
+@final
 class Form:
     """A linear combination Σ coefficient·symbol, with +, −, ``sum``, and · and / by numbers.
 

@@ -22,7 +22,7 @@ from .plan_files import plan_data, plan_fields, read_plan_data, refuse_changed, 
 from .plan_rows import Array, Integers
 from .plan_text import plan_table
 
-__all__ = ["Array", "SamplingPlan"]
+__all__ = ["SamplingPlan"]
 
 #: Reads a scheduler's plan off the scheduler; the package ``tracing`` provides it.
 TRACE: Hook[Callable[..., SamplingPlan]] = Hook("SamplingPlan.trace")

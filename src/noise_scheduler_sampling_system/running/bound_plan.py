@@ -25,6 +25,7 @@ __all__ = ["BoundPlan", "Clip", "bind", "bind_for"]
 Clip = Callable[[Tensor], Tensor]
 
 
+@final
 @dataclass(frozen=True)
 class _BoundRow:
     """x ← a·x + of_output·output + of_clean·clean + of_null·unconditional output + Σ history + Σ noise.

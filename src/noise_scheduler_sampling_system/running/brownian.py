@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..plans.plan import Array, SamplingPlan
+from ..plans.plan import SamplingPlan
+from ..plans.plan_rows import Array
 from ..support.errors import ConfigurationError
 from .noise import NoiseSource
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..support.errors import ConfigurationError, shown
 __all__ = ["EarlyStopping"]
 
 
+@final
 @dataclass(frozen=True)
 class EarlyStopping:
     """The rule: a sample is done when its predicted clean sample changes by less than a tolerance.
@@ -49,6 +51,7 @@ class EarlyStopping:
         return Settled(self.tolerance)
 
 
+@final
 class Settled:
     """The samples of one run that are done, and their results."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import final
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ def place_of_row(plan: SamplingPlan, i: int) -> str:
     return f"step {plan.step[i]}, t = {plan.time[i]:g}, σ = {plan.sigma[i]:.4g} ({call})"
 
 
+@final
 @dataclass
 class FiniteWatch:
     """Sums that stay on the device and are read once; a sum is finite only if every entry is."""

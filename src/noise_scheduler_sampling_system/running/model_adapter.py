@@ -9,7 +9,7 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -123,6 +123,7 @@ def _first_time(model: Any) -> bool:
     return not seen
 
 
+@final
 @dataclass(frozen=True)
 class ModelAdapter:
     """Calls every kind of model in one way.

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import cast, final
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,7 @@ class NoiseSource:
         return replace(self, keys=self.keys[start:stop])
 
 
+@final
 @dataclass(frozen=True)
 class _Group:
     """The samples of one generator.

@@ -8,7 +8,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class Moments(NamedTuple):
     oo: float
 
 
+@final
 @dataclass(frozen=True)
 class _Reading:
     """The statistics of an output, read as one type.
@@ -128,6 +129,7 @@ def likely_types(configured: str, moments: Moments, level: Level, *, straight: b
     return tuple(sorted(near, key=usual.index))
 
 
+@final
 @dataclass(frozen=True)
 class Look:
     """Checks the first output of a model, once for each model; the check reads three numbers from the device.

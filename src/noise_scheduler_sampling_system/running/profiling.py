@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ __all__ = ["Profile", "Stopwatch", "measured"]
 F = TypeVar("F", bound=Callable[..., Tensor])
 
 
+@final
 @dataclass(frozen=True)
 class Profile:
     """Seconds by part, and peak memory.
@@ -54,6 +55,7 @@ class Profile:
         return "\n".join([*lines, f"peak memory {self.peak_memory / 2**20:.1f} MiB on {self.device}"])
 
 
+@final
 @dataclass
 class Stopwatch:
     """Adds up the seconds inside wrapped functions. It waits for the device before and after each call."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ __all__ = ["RunState", "SamplingResult", "SamplingStep"]
 _FORMAT = 1
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class RunState(ByValue):
     """A run that stopped between two steps, with all that is needed to resume it bit for bit.
@@ -191,6 +192,7 @@ def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.devi
     return RunState(plan, state, about["keys"], about["settings"], parts["memory"], kind, about.get("model"))
 
 
+@final
 @dataclass(frozen=True)
 class _Known:
     """The clean sample of a step that was pickled, which cannot compute it again."""
@@ -201,6 +203,7 @@ class _Known:
         return self.clean
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class SamplingStep(ByValue):
     """One step of a run.
@@ -234,6 +237,7 @@ class SamplingStep(ByValue):
         return SamplingStep, (*values, _Known(self.pred_original_sample))
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class SamplingResult(ByValue):
     """A finished run.

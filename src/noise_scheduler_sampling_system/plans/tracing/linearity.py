@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ _LINEAR: Final = 1e-6
 _NON_LINEAR: Final = ("clip_sample", "thresholding", "clip_denoised", "use_dynamic_thresholding")
 
 
+@final
 class RandomTensors:
     """Random model outputs and noises for a run, recorded in order.
 

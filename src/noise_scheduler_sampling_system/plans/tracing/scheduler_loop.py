@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ _FURTHER: Final[Mapping[str, Callable[[Tensor, int, Any], Any]]] = {
 }
 
 
+@final
 @dataclass(frozen=True)
 class LoopRecord:
     """One run of a scheduler's loop.
@@ -48,6 +49,7 @@ class LoopRecord:
     end: Level
 
 
+@final
 @dataclass(frozen=True)
 class SchedulerLoop:
     """A copy of a scheduler, with its timesteps set and in double precision.
