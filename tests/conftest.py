@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
+import pytest
 import torch
 
 torch.set_num_threads(1)  # on a busy machine waiting OpenMP threads cost far more than the second core brings
@@ -14,3 +16,14 @@ except Exception:  # built for another PyTorch: as good as absent, though transf
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
     sys.modules["torchvision"] = None  # type: ignore[assignment]
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Put the registries back after a test that registers something."""
+    from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES, SPACINGS
+
+    kept = [(registry, dict(registry._entries)) for registry in (SCHEDULES, SAMPLERS, SPACINGS)]
+    yield
+    for registry, entries in kept:
+        registry._entries = entries

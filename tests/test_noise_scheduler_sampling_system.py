@@ -31,7 +31,6 @@ from noise_scheduler_sampling_system import (
     SamplerFactory,
     SamplingMethod,
 )
-from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES
 from places import ROOT, SEED
 
 SCHEDULE_NAMES = ("linear", "cosine", "quadratic", "sigmoid", "exponential")
@@ -48,15 +47,6 @@ def blocks(path: Path, language: str) -> list[str]:
 def fences(path: Path) -> list[tuple[str, str]]:
     """(language, content) of every code block in a Markdown file."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture
-def registries():
-    """Put the registries back after a test that registers something."""
-    kept = [(r, dict(r._entries)) for r in (SCHEDULES, SAMPLERS)]
-    yield
-    for registry, entries in kept:
-        registry._entries = entries
 
 
 class Network(nn.Module):
