@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -28,6 +28,7 @@ __all__ = ["SamplingPlan"]
 TRACE: Hook[Callable[..., SamplingPlan]] = Hook("SamplingPlan.trace")
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class SamplingPlan:
     """The arithmetic of a run between model calls, as a table of numbers. Immutable.
@@ -150,12 +151,8 @@ class SamplingPlan:
     @functools.cached_property
     def amplification(self) -> float:
         """The largest factor by which one row multiplies an error of the predicted clean sample."""
-        per_clean = np.array(
-            [
-                abs(conversion("sample", self.space_of(i), self.alpha[i], self.sigma[i]).y_factor)
-                for i in range(len(self))
-            ]
-        )
+        rows = zip(map(self.space_of, range(len(self))), self.alpha, self.sigma, strict=False)
+        per_clean = np.abs([conversion("sample", *row).y_factor for row in rows])
         factors = np.abs(self.raw) * per_clean
         for k in range(self.b.shape[1]):
             factors[k:] += np.abs(self.b[k:, k]) * per_clean[: len(self) - k]

@@ -32,8 +32,7 @@ _RESIDUAL = 1e-9
 
 def constant_residual(plan: PlanRows) -> Array:
     """The error of each row on constant data, which must lead x = α·k to the next level's α·k. Shape (M,)."""
-    y = np.array([quantity(plan.space_of(i), plan.alpha[i], plan.sigma[i])[0] for i in range(len(plan))])
-    return _residual(plan, plan.alpha, y)
+    return _residual(plan, plan.alpha, _constants(plan)[:, 0])
 
 
 def noise_residual(plan: PlanRows) -> Array:
@@ -43,8 +42,13 @@ def noise_residual(plan: PlanRows) -> Array:
     """
     if plan.stochastic:
         return np.zeros(len(plan))
-    y = np.array([quantity(plan.space_of(i), plan.alpha[i], plan.sigma[i])[1] for i in range(len(plan))])
-    return _residual(plan, plan.sigma, y)
+    return _residual(plan, plan.sigma, _constants(plan)[:, 1])
+
+
+def _constants(plan: PlanRows) -> Array:
+    """y of each row for constant data (x₀ = 1, ε = 0) and for constant noise (x₀ = 0, ε = 1). Shape (M, 2)."""
+    spaces = [plan.space_of(i) for i in range(len(plan))]
+    return np.array([quantity(*row) for row in zip(spaces, plan.alpha, plan.sigma, strict=False)])
 
 
 def _residual(plan: PlanRows, factor: Array, y: Array) -> Array:

@@ -224,14 +224,14 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         a = float(plan.a[i])
         return _BoundRow(a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, True, False)
     alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
-    from_output = conversion(prediction_type, plan.space_of(i), alpha, sigma)
-    from_clean = conversion("sample", plan.space_of(i), alpha, sigma) if clips else from_output
+    space, keep = plan.space_of(i), plan.last_use[i] > i
+    from_output = conversion(prediction_type, space, alpha, sigma)
+    from_clean = conversion("sample", space, alpha, sigma) if clips else from_output
     b, raw = float(plan.b[i, 0]), float(plan.raw[i])
     # y is a combination of x and output (or clean), so its coefficients are folded in
     of_output, of_clean = (raw, b) if clips else (raw + b, 0.0)
     null = 0.0 if plan.null is None else float(plan.null[i])
     a = float(plan.a[i]) + (of_output + null) * from_output.x_factor + of_clean * from_clean.x_factor
-    keep = plan.last_use[i] > i
     linear = not clips and not learned and plan.null is None
     return _BoundRow(
         a=a,
