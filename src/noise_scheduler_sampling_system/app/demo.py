@@ -10,30 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..analysis.recommend import plan_within
 from ..config.choices import SamplingMethod
 from ..config.settings import NoiseSchedulerConfig
 from ..models import DigitsModel
 from ..pipeline.pipeline import DiffusionPipeline
 from ..plans.plan import SamplingPlan
 from ..running.noise import NoiseSource, resolve_keys
-from ..support.errors import ConfigurationError
 from ..support.figures import draw_rows, mosaic
 
 __all__ = [
     "Cell",
-    "Row",
+    "SamplerRow",
     "compare_samplers",
     "draw_comparison",
     "summary",
 ]
 
-#: The largest numbers of model calls that the demo's columns allow.
+#: The most model calls, for each column of the demo.
 BUDGETS = (5, 10, 20, 50)
-#: Starts at the noisiest level, so that the reference solution is of the same problem.
+#: This spacing starts at the noisiest level, as the reference solution does.
 CONFIG = NoiseSchedulerConfig(timestep_spacing="beta")
 _SHAPE = (1, 8, 8)
 _DIGITS = 10
-#: How many digits the error is taken over; the first ten are shown.
+#: The number of digits that the error is taken over; the first ten are shown.
 _MEASURED = 100
 #: The samplers that the demo shows.
 SHOWN = tuple(map(SamplingMethod, ("ddpm", "ddim", "ancestral", "euler", "pndm", "heun", "dpmpp_2m", "unipc", "adams")))
@@ -52,14 +52,14 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What one sampler made of one budget.
+    """The samples of one sampler within one budget.
 
     Attributes:
-        nfe: model calls that it took.
+        nfe: the model calls that it made.
         samples: shape (10, 1, 8, 8), digits 0 to 9 in order.
-        error: of a digit, the root mean square over its pixels against the exact solution;
-            the median of many digits, since a few end at another one altogether. None for a
-            stochastic sampler, which follows no single solution.
+        error: the root mean square over the pixels of a digit against the exact solution: the median of 100
+            digits, since a few end at another digit. None for a stochastic sampler, which does not follow a
+            single solution.
     """
 
     nfe: int
@@ -68,14 +68,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A sampler, or several whose plans are the same table, and its cells.
+class SamplerRow:
+    """The cells of a sampler, or of several whose plans are the same table.
 
     Attributes:
-        methods: their names.
+        methods: the names of the samplers.
         order: order of convergence.
-        cells: one a budget.
-        target: what the cells should tend to: the exact solution, or samples of the data.
+        cells: one for each budget.
+        target: the limit of the cells: the exact solution, or samples of the data.
         stochastic: whether the target is a distribution rather than a solution.
     """
 
@@ -86,23 +86,23 @@ class Row:
     stochastic: bool
 
 
-def compare_samplers(budgets: Sequence[int] = BUDGETS, seed: int = 0) -> list[Row]:
+def compare_samplers(budgets: Sequence[int] = BUDGETS, seed: int = 0) -> list[SamplerRow]:
     """The samplers of ``SHOWN`` at every budget of model calls, from the same noise.
 
-    Digits are drawn with the embedded exact model, as many of each class, without guidance.
+    The embedded exact model draws the same number of digits of each class, without guidance.
     Samplers whose plans hold the same numbers share a row.
     """
     labels = torch.arange(_MEASURED) % _DIGITS
     noise = NoiseSource(resolve_keys(seed, None, _MEASURED), _SHAPE).initial()
     pipelines = {method: DiffusionPipeline(CONFIG, method) for method in SHOWN}
-    plans = {m: tuple(_largest_within(p, budget) for budget in budgets) for m, p in pipelines.items()}
+    plans = {m: tuple(plan_within(p.sampler, budget)[1] for budget in budgets) for m, p in pipelines.items()}
     scheduler = pipelines[SamplingMethod.DDIM].scheduler
     model = DigitsModel(scheduler)
     solution = model.reference_solution(noise * scheduler.prior_std, class_labels=labels)
     data = model.sample_data(_DIGITS, _SHAPE, generator=seed, class_labels=labels[:_DIGITS])
     groups: dict[tuple[Any, ...], list[SamplingMethod]] = {}
     for method, made in plans.items():
-        groups.setdefault(tuple(_numbers(plan) for plan in made), []).append(method)
+        groups.setdefault(tuple(_content(plan) for plan in made), []).append(method)
 
     rows = []
     for methods in groups.values():
@@ -122,11 +122,11 @@ def compare_samplers(budgets: Sequence[int] = BUDGETS, seed: int = 0) -> list[Ro
         stochastic = cells[-1].error is None
         names = tuple(method.value for method in methods)
         target = data if stochastic else solution[:_DIGITS]
-        rows.append(Row(names, pipeline.sampler.order, tuple(cells), target, stochastic))
+        rows.append(SamplerRow(names, pipeline.sampler.order, tuple(cells), target, stochastic))
     return sorted(rows, key=lambda row: row.stochastic)
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[SamplerRow]) -> str:
     """The comparison as a table: model calls and error of each cell."""
     lines = []
     for row in rows:
@@ -135,7 +135,7 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw_comparison(rows: Sequence[Row], path: str | os.PathLike[str], budgets: Sequence[int] = BUDGETS) -> None:
+def draw_comparison(rows: Sequence[SamplerRow], path: str | os.PathLike[str], budgets: Sequence[int] = BUDGETS) -> None:
     """Draw the comparison as a PNG.
 
     Raises:
@@ -156,7 +156,7 @@ def draw_comparison(rows: Sequence[Row], path: str | os.PathLike[str], budgets: 
     )
 
 
-def _nature(row: Row) -> str:
+def _nature(row: SamplerRow) -> str:
     return "stochastic" if row.stochastic else f"order {row.order}"
 
 
@@ -164,18 +164,7 @@ def _note(cell: Cell) -> str:
     return f"{cell.nfe} calls, " + ("stochastic" if cell.error is None else f"error {cell.error:.2g}")
 
 
-def _numbers(plan: SamplingPlan) -> tuple[Any, ...]:
-    """Everything that a plan computes with, and none of its names."""
+def _content(plan: SamplingPlan) -> tuple[Any, ...]:
+    """The numbers of a plan without its names."""
     a, b, c = plan.canonical()
     return plan.time.tobytes(), a.tobytes(), b.tobytes(), c.tobytes(), plan.noise_key.tobytes(), plan.space
-
-
-def _largest_within(pipeline: DiffusionPipeline, budget: int) -> SamplingPlan:
-    """The plan with the most steps among those of at most ``budget`` model calls."""
-    for steps in range(budget, 0, -1):
-        plan = pipeline.plan(steps)
-        if plan.nfe <= budget:
-            return plan
-    raise ConfigurationError(
-        f"no plan has as few as {budget} model calls", where="budgets", suggestion="give larger budgets"
-    )
