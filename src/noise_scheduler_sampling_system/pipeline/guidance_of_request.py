@@ -36,7 +36,7 @@ def guidance_of(
     """Compile the guidance of a request for the rows of a run.
 
     Args:
-        request: what the user asks for.
+        request: the condition, the scale and the guidance of the user.
         run: whose rows are guided.
         conditions: the model and the batch.
         shape, dtype: of the state.

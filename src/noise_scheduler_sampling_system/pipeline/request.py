@@ -34,7 +34,7 @@ Generators = torch.Generator | Sequence[torch.Generator]
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """What a user asks of a pipeline. :meth:`DiffusionPipeline.sample` says what each field means.
+    """The arguments of a user. :meth:`DiffusionPipeline.sample` says what each field means.
 
     Raises:
         ConfigurationError: a field that no run can have, whatever the other fields are.

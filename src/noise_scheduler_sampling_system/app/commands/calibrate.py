@@ -52,7 +52,7 @@ def calibrate(
     history: Annotated[int | None, typer.Option(help="The most earlier predictions that a step reads.")] = None,
     first: Annotated[str, typer.Option(help="The first query: free, or noisiest.")] = "free",
     max_gain: Annotated[float, typer.Option(help="Limit on how errors of predictions are multiplied.")] = 30.0,
-    max_batch_size: Annotated[int | None, typer.Option(help="Run at most so many samples at a time.")] = None,
+    max_batch_size: Annotated[int | None, typer.Option(help="The most samples to run at a time.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors file to go on from.")] = None,

@@ -16,7 +16,7 @@ __all__ = ["check"]
 
 def check(
     file: Annotated[Path, typer.Argument(help="A YAML or JSON file of pipelines.")],
-    steps: Annotated[int | None, typer.Option(help="Also compile every pipeline for so many steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Also compile every pipeline for N steps.")] = None,
 ) -> None:
     """Load a configuration file and say what is in it; exit code 1 if anything is wrong."""
     from ...pipeline.system import AdvancedDiffusionSystem
