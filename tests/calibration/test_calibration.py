@@ -197,7 +197,7 @@ def test_several_budgets_in_one_file(tmp_path):
     (tmp_path / "bad.json").write_text('{"format": "x"}')
     with pytest.raises(FileError, match="no sampling plans"):
         PlanSet.load(tmp_path / "bad.json")
-    with pytest.raises(ConfigurationError, match="so many model calls"):
+    with pytest.raises(ConfigurationError, match="that number of model calls"):
         PlanSet({7: plans[3]})
 
 

@@ -106,11 +106,10 @@ def calibrate(
        candidates, so that the plan is not worse than they are there.
 
     The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 15 % of it, but
-    ranks at least twelve; the growing table ends after 30 %. The fit makes iterations while the next one fits the
-    budget; a budget below some ten passes leaves the design and the built-in samplers. The final choice takes up to
-    10 % more. The teacher is never cut short. Several ``nfe`` share the remaining seconds in proportion to N^1.5. An
-    interrupt (Ctrl-C) after the teacher ends the search and returns the best plan so far; further ``nfe`` are left out.
-    With a checkpoint the same call continues.
+    ranks at least twelve; the growing table ends after 30 %. The fit makes one iteration, and further ones while the
+    next one fits the budget. The final choice takes up to 10 % more. The teacher is never cut short. Several ``nfe``
+    share the remaining seconds in proportion to N^1.5. An interrupt (Ctrl-C) after the teacher ends the search and
+    returns the best plan so far; further ``nfe`` are left out. With a checkpoint the same call continues.
 
     Args:
         model: as for :meth:`DiffusionPipeline.sample`. None: the embedded digits.

@@ -133,6 +133,8 @@ def _fits(
 ) -> Iterator[tuple[int, Fit]]:
     """Fit the best start until it no longer gets better, then the next one, while the next iteration fits the budget.
 
+    The best start gets at least one iteration.
+
     Where a fit ends is a local minimum, so the start matters. Trials of several starts cost more than they gain
     (docs/calibration.md, "What each mechanism is worth").
 
@@ -149,7 +151,7 @@ def _fits(
     """
     for number, start in enumerate(starts if resume is None else [resume.table]):
         cost = cost_of_iteration(start, span, taught)
-        if budget.left() < cost:
+        if number and budget.left() < cost:  # the first start has an iteration in any case
             return
         try:
             for now in fit(student, start, span, taught, max_gain=budget.limits.max_gain, resume=resume):
