@@ -187,7 +187,7 @@ class PlannedRun(Run):
 
 
 def run_rows(
-    bound: PlannedRun,
+    run: PlannedRun,
     model: Model,
     state: RowState,
     noise: Noise,
@@ -202,7 +202,7 @@ def run_rows(
     (clipping, a row that drops the state), a sum over what it hides is kept on the device and read at the end.
 
     Args:
-        bound: the plan.
+        run: whose rows are executed.
         model: (x, row) ↦ guided output.
         state: the first one: ``RowState(0, x_T, {})``, or a state that an earlier run yielded.
         noise: (step, stage) ↦ unit noise.
@@ -219,7 +219,7 @@ def run_rows(
         NumericsError: a state is not finite.
         ModelStoppedError: the model raised StopIteration. Other exceptions of the model come through unchanged.
     """
-    watch, hides, split = FiniteWatch(), bound.hides, bound.split
+    watch, hides, split = FiniteWatch(), run.hides, run.split
     copies = inspect or copy_outputs
 
     def evaluate(state: RowState) -> Any:
@@ -229,45 +229,45 @@ def run_rows(
         try:
             answer = model(x, i)
         except StopIteration as error:
-            explained(error, f"raised by the model at {place_of_row(bound.plan, i)}")
+            explained(error, f"raised by the model at {place_of_row(run.plan, i)}")
             raise ModelStoppedError(error) from error
         except Exception as error:
-            explained(error, f"raised by the model at {place_of_row(bound.plan, i)}")
+            explained(error, f"raised by the model at {place_of_row(run.plan, i)}")
             raise
-        output = answer.guided if bound.branches else answer
+        output = answer.guided if run.branches else answer
         if tracked and x._version != version:
             raise ModelOutputError(
                 "the model changed its input in-place",
-                where=place_of_row(bound.plan, i),
+                where=place_of_row(run.plan, i),
                 why="the sampler still needs that state",
                 suggestion="clone x at the top of the model's forward, or avoid operations that end in _",
             )
         if split or output.shape != x.shape:
-            refuse_wrong_shape(output, x, bound.plan, i, split=split)
+            refuse_wrong_shape(output, x, run.plan, i, split=split)
         if check_every_row:
-            refuse_not_finite(output, bound.plan, i)
+            refuse_not_finite(output, run.plan, i)
         if hides[i] is not None:
             watch.note(output if hides[i] == "output" else x)
         if copies:
-            return Branches(output.clone(), answer.unconditional.clone()) if bound.branches else output.clone()
+            return Branches(output.clone(), answer.unconditional.clone()) if run.branches else output.clone()
         if history and any(past.data_ptr() == output.data_ptr() for past in history.values()):
-            raise OutputReusedError(place_of_row(bound.plan, i))
+            raise OutputReusedError(place_of_row(run.plan, i))
         return answer
 
-    evaluates = bound.plan.asked
-    for i in range(state.row, len(bound.plan)):
+    evaluates = run.plan.asked
+    for i in range(state.row, len(run.plan)):
         if not evaluates[i]:
             last = _last_call(state) if inspect else (None, None)
-            state = bound.advance(state, _NOTHING, noise)._replace(evaluated_x=last[0], output=last[1])
+            state = run.advance(state, _NOTHING, noise)._replace(evaluated_x=last[0], output=last[1])
         elif inspect:
             x, output = state.x, evaluate(state)
-            state = bound.advance(state, output, noise)._replace(evaluated_x=x, output=output)
+            state = run.advance(state, output, noise)._replace(evaluated_x=x, output=output)
         else:  # no name holds the output, so that advance can free it
-            state = bound.advance(state, evaluate(state), noise)
+            state = run.advance(state, evaluate(state), noise)
         if check_every_row and not is_finite(state.x):
             raise NumericsError(
-                f"the state after {place_of_row(bound.plan, i)} is not finite, though the model's output is",
-                where=place_of_row(bound.plan, i),
+                f"the state after {place_of_row(run.plan, i)} is not finite, though the model's output is",
+                where=place_of_row(run.plan, i),
                 why=f"values left the range of {state.x.dtype}",
                 suggestion="run with dtype=torch.float32, or clip the predicted clean sample",
             )
@@ -276,7 +276,7 @@ def run_rows(
     if not watch.all_finite(state.x):
         raise NumericsError(
             "the result is not finite",
-            where=f"plan of {bound.plan.sampler!r}",
+            where=f"plan of {run.plan.sampler!r}",
             suggestion="run with check_every_row=True to find where it began",
         )
 
