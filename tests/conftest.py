@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 
@@ -16,6 +17,12 @@ except Exception:  # built for another PyTorch: as good as absent, though transf
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
     sys.modules["torchvision"] = None  # type: ignore[assignment]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what imports made out of every later garbage collection, which would walk through all of it."""
+    gc.collect(1)
+    gc.freeze()
 
 
 @pytest.fixture

@@ -94,11 +94,11 @@ def test_several_budgets_share_the_time(monkeypatch):
 
     monkeypatch.setattr(time, "monotonic", lambda: 1e-3 * calls[0])  # a call takes a millisecond
     asked = {"shape": SHAPE, "trajectories": 64, "held_out": 64, "teacher_calls": 32, "passes": 1e4}
-    plans = calibrate(counted, pipeline, nfe=(3, 5, 4), budget_seconds=5.0, **asked)
+    plans = calibrate(counted, pipeline, nfe=(3, 5, 4), budget_seconds=3.0, **asked)
     assert list(plans) == [3, 4, 5]
     assert all(plan.provenance["iterations"] > 3 for plan in plans.values())
     assert all(plan.provenance["kind"] == "fit" for plan in plans.values())
-    assert 2_500 < calls[0] < 7_500
+    assert 1_500 < calls[0] < 4_500
     errors = [plan.provenance["held_out_error"]["rms"] for plan in plans.values()]
     assert errors == sorted(errors, reverse=True)
 

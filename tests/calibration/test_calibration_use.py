@@ -272,9 +272,9 @@ def test_what_is_returned_reproduces_constants(pipeline, stages):
 
 def test_the_best_built_in_sampler_is_among_those_listed(pipeline):
     model = models.DigitsModel(pipeline.scheduler, bandwidth=0.3)
-    plan = calibrate(model, pipeline, shape=(1, 8, 8), nfe=6, trajectories=96, teacher_calls=64, stages="design")
+    plan = calibrate(model, pipeline, shape=(1, 8, 8), nfe=6, trajectories=64, teacher_calls=64, stages="design")
     told = plan.provenance["built_in"][0]["held_out_error"]["rms"]
-    x = NoiseSource(calibration_keys(0, 192), (1, 8, 8)).initial()[96:]
+    x = NoiseSource(calibration_keys(0, 128), (1, 8, 8)).initial()[64:]
     fine = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").plan(64)
     solution = pipeline.sample(model, initial_noise=x, plan=fine, seed=0)
     best = min(
