@@ -1,4 +1,4 @@
-"""A plan of five model calls that is fitted to a model: smaller errors than any built-in sampler."""
+"""A plan of five model calls for one model: fitted, and not worse than the best built-in sampler on held-out noise."""
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
 from noise_scheduler_sampling_system.comparison import compare
