@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ..support.errors import ConfigurationError
 from .path import Level, NoisePath
@@ -12,6 +13,8 @@ from .path import Level, NoisePath
 __all__ = ["refuse_foreign_levels"]
 
 _EXACT, _ROUNDED = 1e-6, 1e-3
+#: Half a timestep, and a little more.
+_HALF = 0.51
 
 
 def refuse_foreign_levels(
@@ -36,11 +39,8 @@ def refuse_foreign_levels(
         ConfigurationError: a time outside the path, or a level that the path does not have at its time.
     """
     t, given = np.array([level.t for level in levels]), np.array([level[1:] for level in levels])
-    slack, tolerance = (0.51 if path.discrete else 0.0, _ROUNDED) if rounded else (0.0, _EXACT)
-    ends = [[level[1:] for level in path.levels(np.clip(t + d, path.t_min, path.t_max))] for d in (-slack, slack)]
-    low, high = np.sort(ends, axis=0) * (1.0 + np.array([-tolerance, tolerance])[:, None, None])
     try:
-        path.levels(t)  # raises for times outside the path
+        ends = [_factors(path, t)]  # raises for times outside the path
     except ConfigurationError as error:
         raise ConfigurationError(
             f"its times are not those of {path!r}",
@@ -48,6 +48,10 @@ def refuse_foreign_levels(
             why=f"it was made on another noise schedule: {error.what}",
             suggestion=suggestion,
         ) from None
+    tolerance = _ROUNDED if rounded else _EXACT
+    if rounded and path.discrete:
+        ends += [_factors(path, np.clip(t + shift, path.t_min, path.t_max)) for shift in (-_HALF, _HALF)]
+    low, high = np.min(ends, axis=0) * (1.0 - tolerance), np.max(ends, axis=0) * (1.0 + tolerance)
     if not ((low - 1e-9 <= given) & (given <= high + 1e-9)).all():
         raise ConfigurationError(
             f"its noise levels are not those of {path!r} at its times",
@@ -55,3 +59,8 @@ def refuse_foreign_levels(
             why="it was made on another noise schedule",
             suggestion=suggestion,
         )
+
+
+def _factors(path: NoisePath, times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """α and σ at times (N,), shape (N, 2)."""
+    return np.array([level[1:] for level in path.levels(times)])
