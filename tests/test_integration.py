@@ -178,7 +178,7 @@ def test_pipelines_are_kept_by_name(caplog):
     assert isinstance(first, DiffusionPipeline)
     assert system.remove_pipeline("a") is first
     assert system.list_pipelines() == ["b"]
-    with pytest.raises(ConfigurationError, match="no pipeline 'bb'") as raised:
+    with pytest.raises(ConfigurationError, match="no pipeline has the name 'bb'") as raised:
         system.get_pipeline("bb")
     assert "'b'" in raised.value.suggestion
     with pytest.raises(ConfigurationError):
