@@ -1,12 +1,14 @@
 """Write docs/samplers.md: every registered sampler, what it declares, and what is measured.
 
-    python benchmarks/samplers_table.py [--words | --check]
+    python benchmarks/samplers_table.py [--only NAME ... | --words | --check]
 
 Order: the least slope over paths (VP, cosine, EDM, flow) and models (Gaussian, mixture, digits) of
 log error over log steps, through the real loop. Weak order: of the variance of Gaussian data,
 computed from the table, on EDM and flow. Error: RMS per pixel to the exact solution of the digits
 (linear schedule, bandwidth 0.15, 64 starts) within N model calls, with the best of four spacings.
---words measures nothing: it writes the sections of words again and keeps the tables of numbers. --check
+Everything is measured again, which takes about ten minutes on two cores. --only measures the samplers that are named,
+in seconds, and keeps the rows of the others. --words measures nothing: it writes the sections of words again and keeps
+the tables of numbers. --check
 fails if a registered sampler is missing in the file, or if its sections of words are out of date.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,7 @@ INTRO = """Every sampler except `adaptive` writes a plan. The numbers are measur
 
 
 WORDS = "## What each one is"
+ORDERS, ERRORS = "## Orders", "## Error at equal model calls"
 
 
 def text(options: dict[str, Any]) -> str:
@@ -100,36 +104,53 @@ def source(name: str) -> str:
     return inspect.cleandoc(SAMPLERS.get(name).__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
 
 
-def written() -> str:
-    names = sorted(name for name in SAMPLERS if SamplerFactory.create(name).writes_plans)
+def written(names: Sequence[str], page: str = "") -> str:
+    """The page's sections after its head.
+
+    Args:
+        names: the samplers to measure.
+        page: the page as it is, whose rows of other samplers are kept.
+    """
     cases = [(name, options) for name in names for options in VARIANTS.get(name, [{}]) or []]
     settled = [case for case in cases if not (SamplerFactory.create(case[0]).stochastic and not case[1])]
     defaults = [(name, {}) for name in names if not SamplerFactory.create(name).stochastic]
+    published = [case for case in PUBLISHED if case[0] in names]
     with ProcessPoolExecutor(2) as pool:
-        orders = list(pool.map(order_row, settled + PUBLISHED))
-        errors = list(pool.map(error_row, [*defaults, *PUBLISHED]))
-    rows, done = [], set()
+        orders = list(pool.map(order_row, settled + published))
+        errors = list(pool.map(error_row, [*defaults, *published]))
+    rows: list[list[str]] = []
+    done = set()
     for name, options, declared, calls, measured in orders:
-        key = f"{name}({text(options)})" if options else name
-        stochastic = SamplerFactory.create(name).stochastic
-        first = name not in done
+        stochastic, first = SamplerFactory.create(name).stochastic, name not in done
         done.add(name)
-        rows.append([f"`{key}`", calls, f"{declared} → {measured:.2f}", weak(name) if stochastic and first else ""])
+        order = f"{declared} → {measured:.2f}"
+        rows.append([label(name, options), str(calls), order, weak(name) if stochastic and first else ""])
     for name in names:
         if name not in done:
             sampler = SamplerFactory.create(name)
-            rows.append([f"`{name}`", sampler.calls_per_step, f"{sampler.order} (no limit)", weak(name)])
-    lines = [INTRO.format(spacings=", ".join(SPACINGS)), "## Orders\n\n"]
-    lines.append(table(["sampler", "calls", "order", "weak"], sorted(rows, key=lambda row: row[0].strip("`"))) + "\n\n")
+            rows.append([label(name, {}), str(sampler.calls_per_step), f"{sampler.order} (no limit)", weak(name)])
+    body = [[label(*case), *cells] for case, cells in zip([*defaults, *published], errors, strict=True)]
+    lines = [INTRO.format(spacings=", ".join(SPACINGS)), f"{ORDERS}\n\n"]
+    lines.append(table(["sampler", "calls", "order", "weak"], _merged(rows, ORDERS, names, page)) + "\n\n")
     lines.append(moments_table.section())
-    lines.append("## Error at equal model calls\n\n")
-    body = [
-        [f"`{n}({text(o)})`" if o else f"`{n}`", *cells]
-        for (n, o), cells in zip([*defaults, *PUBLISHED], errors, strict=True)
-    ]
-    lines.append(table(["sampler", *(f"N = {n}" for n in NFES)], body) + "\n\n")
+    lines.append(f"{ERRORS}\n\n")
+    lines.append(table(["sampler", *(f"N = {n}" for n in NFES)], _merged(body, ERRORS, names, page)) + "\n\n")
     lines.append(words_section())
     return "".join(lines)
+
+
+def label(name: str, options: dict[str, Any]) -> str:
+    """A sampler with its options, as the tables name it."""
+    return f"`{name}({text(options)})`" if options else f"`{name}`"
+
+
+def _merged(new: list[list[str]], heading: str, names: Sequence[str], page: str) -> list[list[str]]:
+    """New rows, and the rows of other samplers that a section of the page has, by name."""
+    section = page.split(f"{heading}\n")[1].split("\n## ")[0] if page else ""
+    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    kept = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    others = [row for row in kept if row[0].strip("`").split("(")[0] not in names]
+    return sorted([*others, *new], key=lambda row: row[0].strip("`"))
 
 
 def words_section() -> str:
@@ -160,6 +181,7 @@ def names_section() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=[])
     parser.add_argument("--words", action="store_true")
     parser.add_argument("--check", action="store_true")
     chosen = parser.parse_args()
@@ -174,7 +196,13 @@ def main() -> None:
         if chosen.words:
             OUT.write_text(up_to_date, encoding="utf-8")
         return
-    OUT.write_text(HEAD.format(machine=f"PyTorch {torch.__version__}.") + written())
+    names = sorted(name for name in SAMPLERS if SamplerFactory.create(name).writes_plans)
+    unknown = sorted(set(chosen.only) - set(names))
+    if unknown:
+        sys.exit(f"no registered sampler writes plans under {', '.join(unknown)}")
+    page = OUT.read_text(encoding="utf-8") if chosen.only else ""
+    measured = written(sorted(chosen.only) or names, page)
+    OUT.write_text(HEAD.format(machine=f"PyTorch {torch.__version__}.") + measured, encoding="utf-8")
     print(f"wrote {OUT}")
 
 
