@@ -5,9 +5,13 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+
+#: What was registered before the tests of a session.
+_KEPT = pytest.StashKey[list[tuple[Any, str, dict[str, Any]]]]()
 
 torch.set_num_threads(1)  # on a busy machine waiting OpenMP threads cost far more than the second core brings
 
@@ -25,12 +29,34 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def _tables() -> list[tuple[Any, str, dict[str, Any]]]:
+    """Every table of names, with what it holds now."""
+    from noise_scheduler_sampling_system.config.registries import PRESETS, SAMPLERS, SCHEDULES, SPACINGS
+    from noise_scheduler_sampling_system.integrations.diffusers.pipelines.backbones import BACKBONES
+
+    registries = (PRESETS, SAMPLERS, SCHEDULES, SPACINGS, BACKBONES)
+    return [(each, name, dict(getattr(each, name))) for each in registries for name in ("_entries", "_aliases")]
+
+
+def _put_back(kept: list[tuple[Any, str, dict[str, Any]]]) -> None:
+    for registry, name, table in kept:
+        setattr(registry, name, table)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note what is registered: tools/run_tests.py runs one file after another in one process."""
+    session.stash[_KEPT] = _tables()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave nothing registered for the file that comes next."""
+    if _KEPT in session.stash:
+        _put_back(session.stash[_KEPT])
+
+
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Put the registries back after a test that registers something."""
-    from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES, SPACINGS
-
-    kept = [(registry, dict(registry._entries)) for registry in (SCHEDULES, SAMPLERS, SPACINGS)]
+    kept = _tables()
     yield
-    for registry, entries in kept:
-        registry._entries = entries
+    _put_back(kept)
