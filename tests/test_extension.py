@@ -229,6 +229,64 @@ def test_a_path_of_ones_own_is_checked_when_it_is_made(fault):
         type("Wrong", (Own,), changes)()
 
 
+class FromPower(Own):
+    """log SNR = 10 − 20·u^0.8, with an infinite derivative at u = 0; u is t, or 1 − t with the sign turned."""
+
+    t_min, turned = 0.0, False
+
+    def _log_snr(self, t):
+        return 20.0 * (1.0 - t) ** 0.8 - 10.0 if self.turned else 10.0 - 20.0 * t**0.8
+
+    def _time(self, log_snr):
+        u = (((10.0 + log_snr) if self.turned else (10.0 - log_snr)) / 20.0) ** 1.25
+        return 1.0 - u if self.turned else u
+
+
+@pytest.mark.parametrize(("turned", "end"), [(False, 0), (True, 1)])
+def test_a_path_with_an_infinite_derivative_at_an_end_is_refused(turned, end):
+    steep = type("Steep", (FromPower,), {"turned": turned})
+    with pytest.raises(
+        ConfigurationError, match=rf"(?s)_log_snr: its derivative at t = {end} is -inf, and rates.*t_min or t_max"
+    ):
+        steep()
+    inside = type("Inside", (steep,), {"t_max": 0.999} if turned else {"t_min": 0.001, "t_origin": 0.0})()
+    assert np.isfinite([inside.rates(t) for t in (inside.t_min, inside.t_max)]).all()
+
+
+def test_rates_at_ends_without_signal_and_without_noise():
+    """Log SNR is infinite there on purpose; the rates are those just inside."""
+
+    class Straight(Own):
+        t_min = 0.0
+
+        def _log_snr(self, t):
+            return 2.0 * torch.log((1.0 - t) / t)
+
+        def _time(self, log_snr):
+            return torch.sigmoid(-log_snr / 2.0)
+
+        def _alpha_sigma(self, log_snr):
+            return torch.sigmoid(log_snr / 2.0), torch.sigmoid(-log_snr / 2.0)
+
+    for t in (0.0, 0.5, 1.0):
+        assert Straight().rates(t) == pytest.approx((-1.0, 1.0))
+
+
+@pytest.mark.parametrize("space", ["v_prediction", "flow_prediction", "x0"])
+def test_a_multistep_sampler_of_another_quantity_is_refused_when_it_is_made(space):
+    class Wrong(MultistepSampler):
+        pass
+
+    Wrong.space = space
+    with pytest.raises(ConfigurationError, match=rf"(?s)Wrong\.space: got '{space}'.*AdamsSampler"):
+        Wrong(VPPath())
+    with pytest.raises(ConfigurationError, match=r"Wrong\.space"):
+        DiffusionPipeline(VPPath(), Wrong)
+    for known in ("sample", "epsilon"):
+        Wrong.space = known
+        assert len(Wrong(VPPath()).plan(5)) == 5
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_the_librarys_own_paths_pass_the_same_check(path):
     check_path(path())

@@ -170,5 +170,28 @@ def test_a_custom_path_keeps_plain_options_to_itself():
             return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
     assert Mine(height=0.2).options["height"] == 0.2
-    with pytest.raises(ConfigurationError, match=r"schedule_options\.height"):
+    with pytest.raises(ConfigurationError, match=r"schedule_options\.height: got -1.0\n  try: give a number above 0$"):
         Mine(height=-1.0)
+
+
+def test_an_option_with_a_range_has_no_other_lower_bound():
+    class Moved(NoisePath):
+        declared_options = {"by": Option(0.0, minimum=-40.0, maximum=40.0)}
+        t_min, t_max = 0.0, 1.0
+
+        def _log_snr(self, t):
+            return self.option("by") + 10.0 - 20.0 * t
+
+        def _time(self, log_snr):
+            return ((self.option("by") + 10.0 - log_snr) / 20.0).clamp(self.t_min, self.t_max)
+
+        def _alpha_sigma(self, log_snr):
+            return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+    assert [Moved(by=by).log_snr(0.5) for by in (-3.0, 0.0, -40.0)] == [-3.0, 0.0, -40.0]
+    with pytest.raises(ConfigurationError, match="from -40 to 40"):
+        Moved(by=-41.0)
+    for bounds, said in (({"low": 0.0}, "a number above 0"), ({"low": 1, "high": 2}, "a number above 1 and below 2"),
+                         ({"high": -4.0}, "a number below -4")):  # fmt: skip
+        with pytest.raises(ConfigurationError, match=rf"schedule_options\.by: got -3.0\n  try: give {said}$"):
+            Moved(by=-3.0).option("by", **bounds)

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from noise_scheduler_sampling_system import SamplingMethod, guidance
-from noise_scheduler_sampling_system.config.registries import SAMPLERS
+from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES
+from noise_scheduler_sampling_system.schedules import BaseNoiseScheduler
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +21,19 @@ def missing(page: str, names: list[str]) -> list[str]:
 def test_every_sampler_is_a_member_and_is_in_the_readme():
     assert {member.value for member in SamplingMethod} == set(SAMPLERS), "config/choices.py"
     assert missing("README.md", list(SAMPLERS)) == []
-    assert f"{len(list(SAMPLERS))} samplers" in (ROOT / "README.md").read_text(encoding="utf-8")
+    (stated,) = re.findall(r"(\d+) samplers", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert int(stated) == len(list(SAMPLERS)), "the number of samplers at the top of README.md"
+
+
+def test_every_schedule_is_in_its_list_of_the_readme_and_in_its_page():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Schedules and grids")[1]
+    listed = re.search(r"- with betas: (.*?);\n- without betas: (.*?)\.\n", readme, re.S)
+    assert listed, "README.md: Schedules and grids has the lists 'with betas' and 'without betas'"
+    names = [name for name in SCHEDULES if name != "custom"]  # it is "your own" there
+    with_betas = {name for name in names if issubclass(SCHEDULES.get(name), BaseNoiseScheduler)}
+    assert set(re.findall(r"`(\w+)`", listed[1])) == with_betas
+    assert set(re.findall(r"`(\w+)`", listed[2])) == set(names) - with_betas
+    assert missing("docs/paths-and-grids.md", names) == []
 
 
 def test_every_guidance_is_in_its_page():

@@ -33,3 +33,7 @@ def test_a_request_checks_each_argument_by_itself():
         with pytest.raises(ConfigurationError) as raised:
             Request(**{name: value})
         assert raised.value.where == name
+
+
+def test_a_batch_size_beyond_any_batch_means_all_at_once():
+    assert Request(max_batch_size=10**9).max_batch_size == 10**9

@@ -14,6 +14,7 @@ from measure import VARIANTS, final_error, grid_of, measured_order, problem, run
 from peers import published
 
 from noise_scheduler_sampling_system import ConfigurationError, SamplerFactory, SamplingPlan, TimeGrid
+from noise_scheduler_sampling_system.config.prediction import quantity
 from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.models import GaussianMixtureModel
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
@@ -206,8 +207,8 @@ def test_the_analytic_first_step_saves_one_call(name, path):
     level = path().level(plain.time[0])
     square = level.alpha**2 + level.sigma**2
     a, b, _ = plain.canonical()
-    first = {"sample": level.alpha, "epsilon": level.sigma, "flow_prediction": level.sigma - level.alpha}
-    known = first[plain.space_of(0)] / square
+    of_clean, of_noise = quantity(plain.space_of(0), level.alpha, level.sigma)
+    known = (of_clean * level.alpha + of_noise * level.sigma) / square
     A, B, _ = afs.canonical()
     np.testing.assert_allclose(A[-1], a[-1] + known * b[-1, 0], rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(B[-1][B[-1] != 0], b[-1, 1:][b[-1, 1:] != 0], rtol=1e-6, atol=1e-9)

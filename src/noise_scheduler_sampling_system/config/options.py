@@ -81,6 +81,11 @@ class Option:
         return object if self.default is None or self.choices is not None else type(self.default)
 
     @property
+    def has_range(self) -> bool:
+        """Whether a bound is declared."""
+        return any(bound is not None for bound in (self.minimum, self.maximum, self.above, self.below))
+
+    @property
     def allowed(self) -> str:
         """What is allowed, for messages."""
         if self.choices is not None:

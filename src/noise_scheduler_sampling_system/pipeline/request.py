@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from ..running.early_stopping import EarlyStopping
 from ..running.noise import Seed
 from ..running.results import RunState
 from ..schedules.path import Level
-from ..support.argument_checks import checked_flag, checked_number
+from ..support.argument_checks import checked_count, checked_flag, checked_number
 from ..support.errors import ConfigurationError, shown
 
 __all__ = ["DEFAULT_SCALE", "Generators", "Request"]
@@ -101,11 +101,7 @@ def _checked_profile(profile: Any, where: str) -> bool | str | os.PathLike[str]:
 
 
 def _checked_batch_size(size: Any, where: str) -> int | None:
-    if size is None:
-        return None
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise ConfigurationError(f"got {shown(size)}", where=where, suggestion="give a whole number ≥ 1")
-    return int(size)
+    return None if size is None else checked_count(size, where, most=math.inf)
 
 
 #: field ↦ (value, name of the field) ↦ the checked value.

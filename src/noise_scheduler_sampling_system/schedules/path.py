@@ -109,18 +109,25 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         other.config = self.config.replace(timestep_spacing=spacing, spacing_options=dict(options or {}))
         return other
 
-    def option(self, name: str, low: float = 0.0, high: float = math.inf) -> float:
+    def option(self, name: str, low: float | None = None, high: float = math.inf) -> float:
         """A real-valued option, strictly between two bounds.
+
+        Args:
+            name: the option.
+            low: the lower bound; None: −∞ for an option that declares a range, else 0.
+            high: the upper bound.
 
         Raises:
             ConfigurationError: not a number, or out of bounds.
         """
         value = self.options[name]
+        if low is None:
+            low = -math.inf if self.declared_options[name].has_range else 0.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
             raise ConfigurationError(
                 f"got {value!r}",
                 where=f"schedule_options.{name}",
-                suggestion=f"give a number above {low:g}" + (f" and below {high:g}" if high < math.inf else ""),
+                suggestion=f"give {Option(0.0, above=_bound(low), below=_bound(high)).allowed}",
             )
         return float(value)
 
@@ -234,14 +241,16 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         return self.t_min if self.t_origin is None else min(self.t_min, max(self.t_origin, 0.0))
 
     def rates(self, t: Time) -> tuple[Time, Time]:
-        """dα/dt and dσ/dt; where α = 0 and log SNR is infinite, the rates just before that level."""
+        """dα/dt and dσ/dt; where log SNR is infinite (α = 0 or σ = 0), the rates just inside the range."""
         inside = 1e-9 * (self.t_max - self.t_min)
 
         def rate(pick: int) -> Time:
             def derivative(u: Tensor) -> Tensor:
                 with torch.enable_grad():
                     u = self._in_range(double(u.detach())).clone()
-                    u = torch.where(torch.isneginf(self._log_snr(u)), u - inside, u).requires_grad_()
+                    log_snr = self._log_snr(u)
+                    u = torch.where(torch.isneginf(log_snr), u - inside, u)
+                    u = torch.where(torch.isposinf(log_snr), u + inside, u).requires_grad_()
                     value = self._alpha_sigma(self._log_snr(u))[pick]
                     if not value.requires_grad:
                         return torch.zeros_like(u)
@@ -360,3 +369,8 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
                     suggestion="times run from the cleanest level (small t) to the noisiest (large t)",
                 )
         return t
+
+
+def _bound(value: float) -> float | None:
+    """A bound of an option; None where it is infinite."""
+    return value if math.isfinite(value) else None

@@ -57,7 +57,7 @@ def check_path(path: CheckedPath) -> None:
     t, log_snr = t[inside], log_snr[inside]
     _check_levels(path, t, log_snr)
     _check_inverse(path, t, log_snr)
-    _check_derivative(path, t[1:-1])
+    _check_derivative(path, t)
     _check_fractions(path)
 
 
@@ -144,10 +144,23 @@ def _check_inverse(path: CheckedPath, t: Tensor, log_snr: Tensor) -> None:
 
 
 def _check_derivative(path: CheckedPath, t: Tensor) -> None:
+    """Check d(log SNR)/dt: finite at the ends, where ``rates`` needs it, and equal to differences between them."""
     with torch.inference_mode(False), torch.enable_grad():
         at = t.clone().requires_grad_()
         value = path._log_snr(at)
         slope = torch.autograd.grad(value.sum(), at)[0] if value.requires_grad else torch.full_like(t, math.nan)
+    _check_derivative_inside(path, t[1:-1], slope[1:-1])
+    for at, end in zip(t[[0, -1]].tolist(), slope[[0, -1]].tolist(), strict=True):
+        if not math.isfinite(end):
+            _refuse(
+                path, "_log_snr",
+                f"its derivative at t = {at:g} is {end:g}, and rates({at:g}) needs a finite one",
+                "where only an end of the range has none, move t_min or t_max a little inside, and set t_origin to the "
+                "time of clean data",
+            )  # fmt: skip
+
+
+def _check_derivative_inside(path: CheckedPath, t: Tensor, slope: Tensor) -> None:
     step = 1e-5 * (path.t_max - path.t_min)
     left, right = (_evaluated(path, "_log_snr", path._log_snr, t + sign * step) for sign in (-1.0, 1.0))
     numeric = (right - left) / (2.0 * step)

@@ -59,17 +59,17 @@ def checked_number(
     return float(value)
 
 
-def checked_count(count: Any, where: str = "num_inference_steps") -> int:
+def checked_count(count: Any, where: str = "num_inference_steps", most: float = _MOST) -> int:
     """A number of steps, model calls, trajectories or the like, as an int.
 
     Raises:
-        ConfigurationError: anything but a whole number from 1 to 1,000,000.
+        ConfigurationError: anything but a whole number from 1 to ``most``.
     """
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
         raise ConfigurationError(f"got {shown(count)}", where=where, suggestion="give a whole number ≥ 1")
-    if count > _MOST:
+    if count > most:
         raise ConfigurationError(
-            f"got {shown(count)}", where=where, suggestion=f"give a whole number from 1 to {_MOST:,}"
+            f"got {shown(count)}", where=where, suggestion=f"give a whole number from 1 to {most:,}"
         )
     return int(count)
 

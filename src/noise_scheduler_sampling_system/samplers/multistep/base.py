@@ -17,6 +17,7 @@ from ...grids.time_grid import TimeGrid
 from ...plans.builder import PlanBuilder
 from ...plans.linear_form import Form
 from ...schedules.path import Level, NoisePath
+from ...support.errors import ConfigurationError, shown
 from ..base import BaseSampler
 from ..integrals import Kernel, Move, interpolated, power
 from ..shared_options import ORDER
@@ -26,6 +27,8 @@ __all__ = ["Known", "MultistepSampler", "extrapolates"]
 
 #: A step uses fewer predictions where it would multiply their errors by more than this.
 _LARGEST_GAIN = 25.0
+#: The quantities whose integrals integrals.py has.
+_SPACES = ("sample", "epsilon")
 #: Predictions with their levels, newest first.
 Known = Sequence[tuple[Level, Form]]
 
@@ -56,6 +59,14 @@ class MultistepSampler(BaseSampler, ABC):
 
     def __init__(self, scheduler: NoisePath, **options: Any) -> None:
         super().__init__(scheduler, **options)
+        if self.space not in _SPACES:
+            raise ConfigurationError(
+                f"got {shown(self.space)}",
+                where=f"{type(self).__name__}.space",
+                why="MultistepSampler integrates predictions of x₀ or ε",
+                suggestion="set 'sample' or 'epsilon'; for another quantity derive from BaseSampler and write the "
+                "plan, as AdamsSampler does",
+            )
         limit = 3 if self.options.get("start") == "corrected" else 2
         if self.options.get("lower_order_final", False) or self.options.get("solver_type") == "as_published":
             limit = 2
