@@ -8,7 +8,7 @@ __all__ = ["BetaSchedule", "SamplingMethod"]
 
 
 class BetaSchedule(str, Enum):
-    """The built-in noise schedules."""
+    """The noise schedules of the first version. Every registered name is also accepted (``list(SCHEDULES)``)."""
 
     LINEAR = "linear"
     COSINE = "cosine"

@@ -29,8 +29,8 @@ class Guidance(ByValue, ABC):
     (:class:`Interval`).
 
     Attributes:
-        contrasts: whether it contrasts the condition with its absence. Then the run needs a condition, and a sequence
-            may hold one such guidance only.
+        contrasts: whether it compares the conditional with the unconditional prediction. Then the run needs a
+            condition, and a sequence may hold one such guidance only.
         follows: whether it changes the result of the guidance before it, so that it cannot be the first.
     """
 

@@ -145,7 +145,7 @@ class Formula:
         return self._converted(quantity, self.prediction_type, form)
 
     def change(self, quantity: str, form: Form) -> Form:
-        """Convert a change of a quantity to the change of the output."""
+        """How much the output changes when a quantity ("sample", ...) changes by ``form`` and x stays."""
         level = self.moment.level
         return form * conversion(quantity, self.prediction_type, level.alpha, level.sigma).y_factor
 

@@ -150,7 +150,8 @@ class BaseSampler(ByValue, ABC):
 
         Args:
             build: makes predictions and noise (symbols), and takes the states.
-            grid: the levels; ``grid.intervals()`` yields (i, level, next level).
+            grid: the levels; ``grid.intervals()`` yields (i, level, next level). The last level may be ``CLEAN``,
+                whose t is NaN. Do not interpolate t to it: ``self.scheduler.time(log_snr)`` gives the time of a level.
         """
         raise ConfigurationError(
             f"{type(self).__name__} has only step(), which cannot be compiled",

@@ -40,8 +40,11 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
     """How data turns into noise: α(t), σ(t) and log SNR = log(α²/σ²), on [``t_min``, ``t_max``].
 
     The time t is the number that the network is told. A subclass implements the log SNR of a time, the time of a log
-    SNR, and α and σ of a log SNR. Public methods of times take a number, a NumPy array or a tensor, and return the
-    same kind in the same floating-point type; for integers, float64 (float32 on MPS). They compute in float64.
+    SNR, and α and σ of a log SNR. The slopes of α and σ must be finite at both ends. The formulas must not depend on
+    ``t_max``, because :meth:`up_to` lowers it in a copy; only ``_time`` reads it, to clamp.
+
+    Public methods of times take a number, a NumPy array or a tensor, and return the same kind in the same
+    floating-point type; for integers, float64 (float32 on MPS). They compute in float64.
 
     Args:
         config: the settings. Its fields, and the schedule's own options, may also be given as keywords.
@@ -65,7 +68,7 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
     reads: ClassVar[frozenset[str]] = frozenset()
     t_min: float
     t_max: float
-    #: The time that clean data would have; None: the time of the cleanest level.
+    #: The time at which σ would be 0, where the formulas go on below ``t_min``. None: they end at ``t_min``.
     t_origin: float | None = None
     #: Whether the σ that the literature uses on this path is σ itself, not σ/α.
     sigma_is_absolute: bool = False

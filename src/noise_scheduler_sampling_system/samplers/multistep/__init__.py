@@ -1,9 +1,10 @@
 """Multistep samplers: one model call a step; each step also reads earlier predictions.
 
-A new sampler is a subclass of :class:`MultistepSampler` that declares its options. It goes into ode.py, or into sde.py
-if it adds noise; :class:`DPMpp2MSampler` is an example. A method with weights of its own overrides
-:meth:`MultistepSampler.move` (:class:`IPNDMSampler`), one with another formula writes its own plan
-(:class:`AdamsSampler`).
+A new sampler of x₀ or ε is a subclass of :class:`MultistepSampler` that declares its options; :class:`DPMpp2MSampler`
+is an example. One with weights of its own overrides :meth:`MultistepSampler.move` (:class:`IPNDMSampler`). A sampler of
+v or ε − x₀, or with another formula, derives from ``BaseSampler`` and writes its own plan (:class:`AdamsSampler`).
+
+ode.py has the exponential methods, adams.py the Adams-Bashforth methods, and sde.py the methods that add noise.
 """
 
 from .adams import AdamsSampler, GradientEstimationSampler, IPNDMSampler, IPNDMvSampler, LMSSampler

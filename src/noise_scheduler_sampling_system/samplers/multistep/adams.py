@@ -58,8 +58,8 @@ class IPNDMSampler(MultistepSampler):
 class IPNDMvSampler(MultistepSampler):
     """iPNDM for steps of any size (diff-sampler's ``ipndm_v``), with the right weights, which are those of ``lms``.
 
-    ``solver_type="as_published"`` has the weights of that code. They are wrong at order 3. At order 4 they do not add
-    up to one on uneven steps, which no plan allows.
+    The v is for variable step, not for v-prediction. ``solver_type="as_published"`` has the weights of that code. They
+    are wrong at order 3. At order 4 they do not add up to one on uneven steps, which no plan allows.
     """
 
     order, space, variable = 3, "epsilon", "sigma"
@@ -85,7 +85,8 @@ class IPNDMvSampler(MultistepSampler):
 class AdamsSampler(BaseSampler):
     """Adams-Bashforth on the ODE of the straight path, on any path: with w = α + σ, d(x/w)/d(σ/w) = ε − x₀.
 
-    This form is regular from pure noise to clean data, so the steps at both ends keep their order.
+    This is the Adams method of ε − x₀; those of ε are ``lms`` and ``ipndm``. The form is regular from pure noise to
+    clean data, so the steps at both ends keep their order.
 
     Options:
         order: the number of predictions.

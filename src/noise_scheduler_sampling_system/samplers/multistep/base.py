@@ -37,8 +37,8 @@ class MultistepSampler(BaseSampler, ABC):
     """Exponential Adams methods for the ODE or an SDE, with or without a corrector.
 
     The method replaces the prediction (``space``) by a polynomial of degree order − 1 in ``variable``, and integrates
-    it exactly. The first steps have fewer predictions. So do steps from zero signal, and steps to the clean sample
-    where ``variable`` is infinite there.
+    it exactly. The first steps have fewer predictions. A step from zero signal uses one prediction. So does a step to
+    the clean sample, unless space is "epsilon" and variable is "sigma".
 
     Options, where a sampler declares them:
         order: the number of predictions.
