@@ -28,7 +28,7 @@ DIGITS: Final = 10
 _QUOTED = 300
 
 Schedule = Annotated[str | None, typer.Option(help="Noise schedule; default linear.")]
-Spacing = Annotated[str | None, typer.Option(help="Timestep spacing; default leading.")]
+Spacing = Annotated[str | None, typer.Option(help="Timestep spacing; default: the one that suits the sampler.")]
 Preset = Annotated[str | None, typer.Option(help="Settings of a published model, e.g. sdxl, sd3, flux-dev.")]
 ScheduleOptions = Annotated[
     list[str] | None, typer.Option("--schedule-option", help="An option of the schedule, e.g. shift=3; repeatable.")
