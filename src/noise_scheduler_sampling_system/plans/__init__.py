@@ -1,9 +1,9 @@
 """Sampling plans: the table, the builder that samplers write it with, and the tracing of other schedulers."""
 
-from . import tracing  # provides SamplingPlan.trace
+from . import difference, tracing  # which provide SamplingPlan.diff and SamplingPlan.trace
 from .builder import PlanBuilder, Prediction
 from .linear_form import Form
 from .plan import SamplingPlan
 from .plan_set import PlanSet
 
-__all__ = ["Form", "PlanBuilder", "PlanSet", "Prediction", "SamplingPlan", "tracing"]
+__all__ = ["Form", "PlanBuilder", "PlanSet", "Prediction", "SamplingPlan", "difference", "tracing"]

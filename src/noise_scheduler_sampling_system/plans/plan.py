@@ -18,6 +18,7 @@ from .canonical_form import canonical_form, execution_form
 from .gaussian_moments import GaussianMoments, gaussian_moments
 from .plan_checks import constant_residual, noise_residual, refuse_unusable
 from .plan_content import checked_fields, content_hash
+from .plan_difference import PlanDifference
 from .plan_files import plan_data, plan_fields, read_plan_data, refuse_changed, write_plan_data
 from .plan_rows import Array, Integers
 from .plan_text import plan_table
@@ -26,6 +27,9 @@ __all__ = ["SamplingPlan"]
 
 #: Reads a scheduler's plan off the scheduler; the package ``tracing`` provides it.
 TRACE: Hook[Callable[..., SamplingPlan]] = Hook("SamplingPlan.trace")
+
+#: Finds the differences between two plans; the module ``difference`` provides it.
+DIFF: Hook[Callable[[SamplingPlan, SamplingPlan], PlanDifference]] = Hook("SamplingPlan.diff")
 
 
 @final
@@ -199,6 +203,14 @@ class SamplingPlan:
             ConfigurationError: a ``std`` is not above 0, or a number is not finite.
         """
         return gaussian_moments(self, std, mean)
+
+    def diff(self, other: SamplingPlan) -> PlanDifference:
+        """The differences between this plan and another, in numbers; ``print`` says them in words.
+
+        Raises:
+            ConfigurationError: ``other`` is not a plan.
+        """
+        return DIFF.function(self, other)
 
     def canonical(self) -> tuple[Array, Array, Array]:
         """The plan with every state as a function of independent quantities.
