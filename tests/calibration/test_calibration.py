@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -236,6 +235,7 @@ def test_first_query_at_the_noisiest_level():
         ({"nfe": 0}, "nfe"), ({"nfe": ()}, "nfe"), ({"nfe": "x"}, "nfe"), ({"shape": (0, 3)}, "shape"),
         ({"shape": 3}, "shape"), ({"trajectories": 0}, "trajectories"), ({"stages": ("adam",)}, "stages"),
         ({"stages": ()}, "stages"), ({"budget_seconds": -1}, "budget_seconds"),
+        ({"history": 1, "stages": ("fit", "refine")}, "stages"),
         ({"first": "last"}, "first"), ({"condition": 3}, "condition"), ({"teacher_calls": 1.5}, "teacher_calls"),
         ({"max_gain": 0}, "max_gain"), ({"passes": 0}, "passes"), ({"history": -1}, "history"),
         ({"history": 1.5}, "history"), ({"teacher_calls": 7}, "teacher_calls"),
@@ -250,13 +250,23 @@ def test_bad_arguments_before_the_first_call(changes, where):
     assert caught.value.where == where
 
 
-def test_the_stage_of_earlier_versions_is_left_out_with_a_warning(caplog):
-    asked = {"shape": SHAPE, "nfe": 2, "trajectories": 8, "held_out": 8, "teacher_calls": 8, "passes": 10}
+def test_refine_leaves_no_gradients_in_the_model():
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
-    with caplog.at_level(logging.WARNING):
-        plan = calibrate(mixture(pipeline.scheduler), pipeline, stages=("fit", "refine"), **asked)
-    assert plan.provenance["stages"] == ["fit"]
-    assert "'refine' was removed" in caplog.text
+    network = torch.nn.Linear(4, 4)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x, t):
+            return x + 0.1 * self.inner(x)
+
+    asked = {"shape": SHAPE, "nfe": 2, "trajectories": 8, "held_out": 8, "teacher_calls": 8, "passes": 60}
+    plan = calibrate(Net(), pipeline, stages=("fit", "refine"), **asked)
+    assert plan.nfe == 2
+    assert plan.provenance["stages"] == ["fit", "refine"]
+    assert network.weight.grad is None
 
 
 def test_command(tmp_path):

@@ -17,6 +17,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.fit.fit import derivatives, fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
+from noise_scheduler_sampling_system.calibration.fit.refine import refine
 from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss, informative
 from noise_scheduler_sampling_system.calibration.search.budget import Budget, Limits
 from noise_scheduler_sampling_system.calibration.search.built_in import baselines
@@ -217,3 +218,16 @@ def test_starts_from_below_keep_the_first_query():
     climb, _ = climb_of(pipeline, mixture(pipeline.scheduler), 3, passes=1000, first="noisiest", few=64)
     top = pipeline.scheduler.level(pipeline.scheduler.t_max)
     assert all(table.levels[0] == top and not table.moves_first for table in climb.to(3, None))
+
+
+def test_refine_improves_on_a_designed_plan():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler)
+    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
+    taught, _ = teach(student, noise_of(128, seed=0), 64, 16)
+    sampler = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler
+    table = Table.of_plan(sampler.plan(4))
+    before = errors_of(end_of(table, student.columns(table, taught.noise, taught.rows)), taught.solution)
+    *_, best = refine(student, table, taught, max_gain=30.0, until=lambda: False)
+    assert best.errors.median < 0.7 * before.median
+    assert best.table.is_consistent

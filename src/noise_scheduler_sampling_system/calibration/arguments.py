@@ -40,8 +40,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: A stage of earlier versions. Calls that ask for it go on without it.
-_REMOVED: Final = "refine"
+#: The stages that run where none are given.
+_DEFAULT_STAGES: Final = ("design", "fit")
 
 
 def pipeline_of(model: Any, given: Any) -> PlanRunner:
@@ -148,15 +148,16 @@ def refuse_guidance_along_a_run(sequence: Sequence[Guidance], pipeline: PlanRunn
         )
 
 
-def stages_of(stages: Sequence[str] | None) -> tuple[str, ...]:
+def stages_of(stages: Sequence[str] | None, history: int | None) -> tuple[str, ...]:
     """Return the stages in the order in which they run."""
-    given = STAGES if stages is None else (stages,) if isinstance(stages, str) else tuple(stages)
-    if _REMOVED in given:
-        logger.warning("stages: 'refine' was removed, since it did not improve on the fit; going on without it")
-        given = tuple(stage for stage in given if stage != _REMOVED) or ("fit",)
+    given = _DEFAULT_STAGES if stages is None else (stages,) if isinstance(stages, str) else tuple(stages)
     unknown = [stage for stage in given if stage not in STAGES]
     if unknown or not given:
         raise ConfigurationError(f"got {stages!r}", where="stages", suggestion=f"give some of {', '.join(STAGES)}")
+    if history is not None and "refine" in given:
+        raise ConfigurationError(
+            "refines plans of full history only", where="stages", suggestion="leave out 'refine', or history"
+        )
     return tuple(stage for stage in STAGES if stage in given)
 
 

@@ -102,7 +102,9 @@ def calibrate(
        a table that grows by one query at a time, where the budget is large enough. Gauss-Newton steps
        (Levenberg-Marquardt) move levels and coefficients against the errors at the ends of the trajectories. If the
        fit converges, the next best start follows while the budget lasts.
-    4. The plan that is best on held-out noise is returned. The best built-in samplers with N calls are among the
+    4. "refine", only if it is among ``stages``: Adam on the coefficients, with gradients through the model. The fit
+       then gets 70 % of the budget.
+    5. The plan that is best on held-out noise is returned. The best built-in samplers with N calls are among the
        candidates, so that the plan is not worse than they are there.
 
     The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 15 % of it, but
@@ -127,7 +129,7 @@ def calibrate(
         budget_seconds: the limit on the time, > 0, the teacher's included. The plan then depends on the machine's
             speed.
         passes: the limit on the runs of all trajectories, > 0, for each number of calls.
-        stages: of "design" and "fit"; the default is both.
+        stages: of "design", "fit" and "refine"; the default is the first two.
         history: the number of earlier predictions that a step may read, which is the memory of a run. None: all.
         first: "free", or "noisiest": the first query is at the noisiest level, which costs nearly one call.
         max_gain: the largest factor on errors of the model's predictions (:attr:`Table.gain`), > 0. It does not limit
@@ -153,7 +155,7 @@ def calibrate(
     pipeline = pipeline_of(model, scheduler)
     budgets = budgets_of(nfe)
     size = shape_of(shape)
-    stages = stages_of(stages)
+    stages = stages_of(stages, history)
     trajectories = checked_count(trajectories, "trajectories")
     count = trajectories + (trajectories if held_out is None else checked_count(held_out, "held_out"))
     keys = calibration_keys(seed, count)

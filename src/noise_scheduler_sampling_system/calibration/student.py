@@ -96,11 +96,13 @@ class Student:
         )
         return sample
 
-    def denoise(self, x: Tensor, level: Level, rows: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, level: Level, rows: Tensor, *, differentiable: bool = False) -> Tensor:
         """Predict the clean samples from x, shape (n, ...), at a level, guided and clipped as in a run."""
         self.calls.samples += len(x)
         plan = self._one_step.plan(grid=TimeGrid((level, CLEAN)))
-        clean: Tensor = self.pipeline.sample(self.model, initial_sample=x, plan=plan, seed=0, **self.arguments(rows))
+        clean: Tensor = self.pipeline.sample(
+            self.model, initial_sample=x, plan=plan, seed=0, differentiable=differentiable, **self.arguments(rows)
+        )
         return clean
 
     def columns(self, table: Table, noise: Tensor, rows: Tensor) -> list[Tensor]:

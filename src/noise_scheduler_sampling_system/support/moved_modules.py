@@ -34,6 +34,7 @@ MOVED: Final = {
     "calibration.limits": "calibration.search.budget",
     "calibration.measure": "calibration.trajectories",
     "calibration.record": "calibration.provenance",
+    "calibration.refine": "calibration.fit.refine",
     "calibration.robust": "calibration.fit.robust_loss",
     "calibration.spectrum": "calibration.design.spectrum",
     "calibration.starts": "calibration.search.starts",

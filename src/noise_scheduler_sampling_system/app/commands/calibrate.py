@@ -48,7 +48,7 @@ def calibrate(
     budget_seconds: Annotated[float | None, typer.Option(help="Stop after so long, the teacher included.")] = None,
     passes: Annotated[float, typer.Option(help="Runs of all trajectories for each number of calls.")] = 300.0,
     teacher_calls: Annotated[int, typer.Option(help="Model calls of the fine runs.")] = 128,
-    stages: Annotated[str | None, typer.Option(help="Of design,fit; default both.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Of design,fit,refine; default the first two.")] = None,
     history: Annotated[int | None, typer.Option(help="The most earlier predictions that a step reads.")] = None,
     first: Annotated[str, typer.Option(help="The first query: free, or noisiest.")] = "free",
     max_gain: Annotated[float, typer.Option(help="Limit on how errors of predictions are multiplied.")] = 30.0,

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from ...plans.plan import SamplingPlan
 from ...support.errors import NoiseSamplingError
 from ..fit.fit import Fit, cost_of_iteration, enough, fit
+from ..fit.refine import refine
 from ..student import Student
 from ..table import LevelRange, Table
 from ..trajectories import Errors, Trajectories
@@ -22,7 +23,9 @@ __all__ = ["STAGES", "Found", "search"]
 logger = logging.getLogger(__name__)
 
 #: The stages of a search, in the order in which they run.
-STAGES: Final = ("design", "fit")
+STAGES: Final = ("design", "fit", "refine")
+#: The share of the budget that the fit may spend where its result is refined.
+_BEFORE_REFINEMENT = 0.7
 #: The gate may run built-in samplers for this share of the budget, on top of it.
 _FOR_GATE = 0.1
 #: The number of built-in samplers among the starts.
@@ -39,8 +42,8 @@ class Found(NamedTuple):
 
     Attributes:
         plan: the plan, without provenance.
-        kind: "fit", "design", "grown" (the plan of fewer calls with more queries), or the name of the built-in sampler
-            that nothing beat.
+        kind: "fit", "refine", "design", "grown" (the plan of fewer calls with more queries), or the name of the
+            built-in sampler that nothing beat.
         training: the plan's errors on the trajectories of the fit.
         held_out: its errors on the held-out trajectories.
         built_in: the best built-in samplers and their held-out errors, by root mean square, best first.
@@ -97,6 +100,7 @@ def search(
     tables += [] if smaller is None else [("grown", grown(smaller, nfe, span))]
     tables += [] if before is None else [before]
     ends: dict[tuple[int, int], Fit] = {}  # by the number of the start and the phase
+    refined: Fit | None = None
     try:
         if "fit" in limits.stages and not interrupted:
             if resume is None:
@@ -106,11 +110,18 @@ def search(
             for number, now in _fits(student, starts, taught, span, budget, resume):
                 ends[number, now.phase] = now
                 report("fit", now)
+        if "refine" in limits.stages and not interrupted:
+            ahead = [now.table for now in sorted(ends.values(), key=lambda now: now.score)] or starts
+            for now in refine(student, ahead[0], taught, max_gain=limits.max_gain, until=budget.spent):
+                refined = now
+                report("refine", now)
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the best so far")
         interrupted = True
     tables += [("fit", now.table) for now in ends.values()]
+    tables += [] if refined is None else [("refine", refined.table)]
     iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())
+    iterations += 0 if refined is None else refined.iterations
     gate = Gate(student, taught, held_out)
     built_in = gate.built_in(known, budget.another(_FOR_GATE))
     ours = gate.found(tables)
@@ -149,14 +160,15 @@ def _fits(
     Yields:
         The number of the start, and the state of its fit after every iteration.
     """
+    share = _BEFORE_REFINEMENT if "refine" in budget.limits.stages else 1.0
     for number, start in enumerate(starts if resume is None else [resume.table]):
         cost = cost_of_iteration(start, span, taught)
-        if number and budget.left() < cost:  # the first start has an iteration in any case
+        if number and budget.left(share) < cost:  # the first start has an iteration in any case
             return
         try:
             for now in fit(student, start, span, taught, max_gain=budget.limits.max_gain, resume=resume):
                 yield number, now
-                if budget.left() < cost:
+                if budget.left(share) < cost:
                     return
         except NoiseSamplingError as error:
             logger.info("a start is left out: %s", error)
