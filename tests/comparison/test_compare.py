@@ -58,7 +58,7 @@ def test_the_error_is_the_distance_to_the_solution_from_the_same_noise(compariso
     assert cell.rms == pytest.approx(torch.cat(errors).square().mean().sqrt().item(), rel=1e-6)
     assert cell.median == pytest.approx(torch.cat(errors).median().item(), rel=1e-6)
     assert cell.by_seed == pytest.approx([e.square().mean().sqrt().item() for e in errors], rel=1e-6)
-    assert comparison.references[0].kind == "exact"
+    assert comparison.references["ddim, leading"].kind == "exact"
 
 
 def test_a_sampler_that_adds_noise_has_no_error_and_an_adaptive_one_says_why(comparison):
@@ -82,17 +82,23 @@ def test_the_standard_error_of_a_root_mean_square():
 def test_a_fine_run_agrees_with_the_exact_solution_as_well_as_it_says():
     exact = compare(["ddim"], nfe=10, shape=SHAPE)
     fine = compare(["ddim"], nfe=10, shape=SHAPE, reference="fine")
-    off = (exact.references[0].samples[0] - fine.references[0].samples[0]).flatten(1).square().mean(1).sqrt()
-    assert fine.references[0].nfe == 128
-    assert off.median().item() < 10.0 * fine.references[0].error  # an estimate, of the right size
-    assert fine.references[0].error < 0.01 * fine.cell("ddim, leading", 10).rms
+    off = (
+        (exact.references["ddim, leading"].samples[0] - fine.references["ddim, leading"].samples[0])
+        .flatten(1)
+        .square()
+        .mean(1)
+        .sqrt()
+    )
+    assert fine.references["ddim, leading"].nfe == 128
+    assert off.median().item() < 10.0 * fine.references["ddim, leading"].error  # an estimate, of the right size
+    assert fine.references["ddim, leading"].error < 0.01 * fine.cell("ddim, leading", 10).rms
     assert fine.cell("ddim, leading", 10).rms == pytest.approx(exact.cell("ddim, leading", 10).rms, rel=0.02)
 
 
 def test_guidance_is_measured_against_a_guided_run():
     found = compare(["ddim"], nfe=10, shape=SHAPE, condition=LABELS, guidance_scale=3.0, reference_calls=64)
     cell = found.cell("ddim, leading", 10)
-    assert found.references[0].kind == "fine"
+    assert found.references["ddim, leading"].kind == "fine"
     assert cell.evaluations == 20
     assert cell.evaluations_by_row == (2,) * 10
     interval = [guidance.ClassifierFree(3.0), guidance.Interval(0.3, 2.0)]
@@ -119,7 +125,7 @@ def test_plans_pipelines_names_and_classes_are_compared_under_names_of_their_own
     assert names[:3] == ["ddim, leading, cosine", "ddim, leading, linear", "ddim, leading, linear #2"]
     assert (found.cell(names[3], 5).nfe, found.cell(names[3], 6).nfe) == (4, 6)
     assert (found.cell(names[4], 5).nfe, found.cell(names[4], 5).plan) == (5, None)
-    assert len(found.references) == 2  # cosine, and linear shared by all others
+    assert len({id(each) for each in found.references.values()}) == 2  # cosine, and linear shared by all others
     named = compare({"mine": "ddim"}, nfe=5, shape=SHAPE)
     assert [each.name for each in named.entries] == ["mine"]
 
@@ -193,8 +199,21 @@ def test_the_page_needs_nothing_from_outside_and_holds_every_cell(comparison):
     assert text.count("cannot run</td>") == 3
 
 
+def test_paths_that_look_alike_have_their_own_solutions():
+    """Two linear schedules print alike; each error, and each picture of a difference, is to its own solution."""
+    paths = [NoiseSchedulerConfig(beta_end=end) for end in (0.02, 0.01)]
+    both = compare([DiffusionPipeline(path, "ddim") for path in paths], nfe=5, shape=(4, 1, 8, 8))
+    for entry, path in zip(both.entries, paths, strict=True):
+        alone = compare({"one": DiffusionPipeline(path, "ddim")}, nfe=5, shape=(4, 1, 8, 8))
+        assert both.cell(entry.name, 5).rms == alone.cell("one", 5).rms
+        assert torch.equal(both.references[entry.name].samples[0], alone.references["one"].samples[0])
+        picture = re.search(r"class='difference'.*?src='(\S+)'", alone.to_html())[1]
+        assert picture in both.to_html()
+
+
 def test_a_name_cannot_break_the_page():
     found = compare({"</script><img src=x onerror=alert(1)>": "ddim"}, nfe=3, shape=(2, 1, 8, 8))
+    assert "<img" not in found._repr_html_()
     text = found.to_html()
     assert "<img src=x" not in text.replace("<\\/script><img src=x", "")  # inside of the data it is text
 

@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from torch import Tensor
 
 from ..config.settings import NoiseSchedulerConfig
 from ..grids.time_grid import TimeGrid
+from ..pipeline.pipeline import DiffusionPipeline
 from ..plans.gaussian_moments import typical_spread
 from ..plans.plan import SamplingPlan
 from ..samplers.base import BaseSampler
@@ -22,9 +23,7 @@ from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
 from ..support.argument_checks import checked_count
 from ..support.errors import ConfigurationError, NumericsError
-
-if TYPE_CHECKING:
-    from ..pipeline.pipeline import DiffusionPipeline
+from .solution import fine_plan
 
 __all__ = ["Recommendation", "family_of", "plan_within", "recommend", "steps_within"]
 
@@ -66,8 +65,6 @@ class Recommendation:
 
     def pipeline(self, config: NoiseSchedulerConfig | NoisePath | None = None) -> DiffusionPipeline:
         """The pipeline on a noise schedule; run it with ``num_inference_steps=recommendation.steps``."""
-        from ..pipeline.pipeline import DiffusionPipeline
-
         path = config if isinstance(config, NoisePath) else NoiseSchedulerFactory.create(config)
         return DiffusionPipeline(path.spaced(self.spacing, self.spacing_options), self.sampler, **self.options)
 
@@ -221,15 +218,13 @@ def _best_on(
 ) -> Recommendation:
     """The entry whose samples are nearest to those of a fine run of the model."""
 
-    def sample(choice: Recommendation, steps: int) -> Tensor:
-        result: Tensor = choice.pipeline(path).sample(model, shape, steps, seed=seed, **settings)
+    def sample(pipeline: DiffusionPipeline, **run: Any) -> Tensor:
+        result: Tensor = pipeline.sample(model, shape, seed=seed, **run, **settings)
         return result.double()
 
-    fine = SamplerFactory.create("adams", path.spaced("kl_optimal"))
-    calls = _TEACHER_CALLS
-    teacher = Recommendation("adams", {}, "kl_optimal", {}, calls, steps_within(fine, calls), 0.0)
-    exact = sample(teacher, teacher.steps)
-    errors = [float((sample(choice, choice.steps) - exact).square().mean().sqrt()) for choice in ranked]
+    exact = sample(DiffusionPipeline(path, "ddim"), plan=fine_plan(path, _TEACHER_CALLS))
+    runs = [sample(choice.pipeline(path), num_inference_steps=choice.steps) for choice in ranked]
+    errors = [float((samples - exact).square().mean().sqrt()) for samples in runs]
     order = sorted(range(len(ranked)), key=errors.__getitem__)
     best = ranked[order[0]]
     tried = tuple((ranked[k].sampler, ranked[k].spacing, errors[k]) for k in order)

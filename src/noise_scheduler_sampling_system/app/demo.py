@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..analysis.recommend import plan_within
+from ..comparison import Cell as MeasuredCell
+from ..comparison import compare
 from ..config.choices import SamplingMethod
 from ..config.settings import NoiseSchedulerConfig
 from ..models import DigitsModel
 from ..pipeline.pipeline import DiffusionPipeline
-from ..plans.plan import SamplingPlan
-from ..running.noise import NoiseSource, resolve_keys
+from ..support.errors import ConfigurationError
 from ..support.figures import draw_rows, mosaic
 
 __all__ = [
@@ -93,36 +94,28 @@ def compare_samplers(budgets: Sequence[int] = BUDGETS, seed: int = 0) -> list[Sa
     Samplers whose plans hold the same numbers share a row.
     """
     labels = torch.arange(_MEASURED) % _DIGITS
-    noise = NoiseSource(resolve_keys(seed, None, _MEASURED), _SHAPE).initial()
-    pipelines = {method: DiffusionPipeline(CONFIG, method) for method in SHOWN}
-    plans = {m: tuple(plan_within(p.sampler, budget)[1] for budget in budgets) for m, p in pipelines.items()}
-    scheduler = pipelines[SamplingMethod.DDIM].scheduler
-    model = DigitsModel(scheduler)
-    solution = model.reference_solution(noise * scheduler.prior_std, class_labels=labels)
+    pipelines = {method.value: DiffusionPipeline(CONFIG, method) for method in SHOWN}
+    found = compare(
+        pipelines, nfe=budgets, shape=(_MEASURED, *_SHAPE), condition={"class_labels": labels}, seed=seed, device="cpu"
+    )
+    model = DigitsModel(pipelines["ddim"].scheduler)
     data = model.sample_data(_DIGITS, _SHAPE, generator=seed, class_labels=labels[:_DIGITS])
-    groups: dict[tuple[Any, ...], list[SamplingMethod]] = {}
-    for method, made in plans.items():
-        groups.setdefault(tuple(_content(plan) for plan in made), []).append(method)
-
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name in pipelines:
+        content = tuple(_content(found.cell(name, budget)) for budget in budgets)
+        groups.setdefault(content, []).append(name)
     rows = []
-    for methods in groups.values():
-        pipeline, cells = pipelines[methods[0]], []
-        for plan in plans[methods[0]]:
-            samples = pipeline.sample(
-                model,
-                (_MEASURED, *_SHAPE),
-                plan=plan,
-                condition={"class_labels": labels},
-                guidance_scale=1.0,
-                seed=seed,
-                device="cpu",
-            )
-            errors = (samples - solution).square().flatten(1).mean(1).sqrt()
-            cells.append(Cell(plan.nfe, samples[:_DIGITS], None if plan.stochastic else errors.median().item()))
-        stochastic = cells[-1].error is None
-        names = tuple(method.value for method in methods)
-        target = data if stochastic else solution[:_DIGITS]
-        rows.append(SamplerRow(names, pipeline.sampler.order, tuple(cells), target, stochastic))
+    for names in groups.values():
+        reference = found.references.get(names[0])
+        measured = [found.cell(names[0], budget) for budget in budgets]
+        cells = tuple(
+            Cell(each.nfe, each.samples[:_DIGITS], None if math.isnan(each.median) else each.median)
+            for each in measured
+            if each.samples is not None
+        )
+        target = data if reference is None else reference.samples[0][:_DIGITS]
+        order = pipelines[names[0]].sampler.order
+        rows.append(SamplerRow(tuple(names), order, cells, target, reference is None))
     return sorted(rows, key=lambda row: row.stochastic)
 
 
@@ -164,7 +157,10 @@ def _note(cell: Cell) -> str:
     return f"{cell.nfe} calls, " + ("stochastic" if cell.error is None else f"error {cell.error:.2g}")
 
 
-def _content(plan: SamplingPlan) -> tuple[Any, ...]:
-    """The numbers of a plan without its names."""
+def _content(cell: MeasuredCell) -> tuple[Any, ...]:
+    """The numbers of a cell's plan without its names."""
+    plan = cell.plan
+    if plan is None:
+        raise ConfigurationError(cell.problem, where="budgets", suggestion="give larger budgets")
     a, b, c = plan.canonical()
     return plan.time.tobytes(), a.tobytes(), b.tobytes(), c.tobytes(), plan.noise_key.tobytes(), plan.space

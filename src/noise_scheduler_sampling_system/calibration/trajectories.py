@@ -8,16 +8,12 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from ..plans.plan import SamplingPlan
-from ..samplers.factory import SamplerFactory
-from ..schedules.path import NoisePath
+from ..analysis.solution import each_error, error_by_halving, fine_plan
 from .student import Student, end_of
 from .table import Table
 
-__all__ = ["Errors", "Trajectories", "each_error", "errors_of", "teach"]
+__all__ = ["Errors", "Trajectories", "errors_of", "teach"]
 
-#: The fine run: a third-order sampler on the spacing that is best for many calls (docs/accuracy.md).
-_SAMPLER, _SPACING, _ORDER = "adams", "kl_optimal", 3
 #: With fewer trajectories than this, a single one may dominate the root mean square.
 _MANY = 256
 
@@ -63,11 +59,6 @@ def errors_of(end: Tensor, solution: Tensor) -> Errors:
     return Errors.of(each_error(end, solution))
 
 
-def each_error(end: Tensor, solution: Tensor) -> Tensor:
-    """Return the root-mean-square difference of each sample, shape (n,), float64 on the CPU."""
-    return (end - solution).flatten(1).cpu().double().square().mean(1).sqrt()
-
-
 @final
 @dataclass(frozen=True)
 class Trajectories:
@@ -107,10 +98,6 @@ class Trajectories:
 def teach(student: Student, noise: Tensor, calls: int, checked: int) -> tuple[Trajectories, float]:
     """Follow trajectories with many model calls.
 
-    The estimate of the error is the distance that the ends moved when the calls doubled, divided by 2³ − 1 for a
-    third-order method. It is the median over trajectories, because one that is about to change basins says nothing
-    about the others.
-
     Args:
         student: the model.
         noise: unit noise, shape (n, ...).
@@ -122,11 +109,6 @@ def teach(student: Student, noise: Tensor, calls: int, checked: int) -> tuple[Tr
     """
     path = student.pipeline.scheduler
     rows = torch.arange(len(noise))
-    fine = student.run(_plan(path, calls), noise, rows)
-    coarse = student.run(_plan(path, max(calls // 2, 1)), noise[:checked], rows[:checked])
-    moved = errors_of(fine[:checked], coarse).median
-    return Trajectories(noise, fine, rows), moved / (2**_ORDER - 1)
-
-
-def _plan(path: NoisePath, calls: int) -> SamplingPlan:
-    return SamplerFactory.create(_SAMPLER, path.spaced(_SPACING)).plan(calls)
+    fine = student.run(fine_plan(path, calls), noise, rows)
+    coarse = student.run(fine_plan(path, max(calls // 2, 1)), noise[:checked], rows[:checked])
+    return Trajectories(noise, fine, rows), error_by_halving(fine[:checked], coarse)

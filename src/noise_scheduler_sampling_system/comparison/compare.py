@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..analysis.recommend import steps_within
+from ..analysis.solution import each_error
 from ..config.settings import NoiseSchedulerConfig
 from ..guidance import ClassifierFree, evaluations
 from ..guidance.base import Guidance
@@ -123,16 +124,18 @@ def compare(
     )
     judge = None if features is None or data is None else _Judge(features, data)
     cells: dict[tuple[str, int], Cell] = {}
+    solutions: dict[str, Reference] = {}
     with tqdm(total=len(entries) * len(budgets), disable=not progress, unit="cell") as bar:
         for entry in entries:
             network = DigitsModel(entry.pipeline.scheduler) if model is None else model
-            exact = None
             if reference is not None and not entry.stochastic:
                 bar.set_postfix_str(f"reference of {entry.name}")
-                exact = references.of(entry.pipeline.scheduler, network)
+                solutions[entry.name] = references.of(entry.pipeline.scheduler, network)
             for budget in budgets:
                 bar.set_postfix_str(f"{entry.name}, {budget} calls")
-                cells[entry.name, budget] = _cell(entry, budget, network, shape, seeds, exact, judge, run)
+                cells[entry.name, budget] = _cell(
+                    entry, budget, network, shape, seeds, solutions.get(entry.name), judge, run
+                )
                 bar.update()
     about = {
         "model": fingerprint(DigitsModel(entries[0].pipeline.scheduler) if model is None else model),
@@ -141,7 +144,7 @@ def compare(
         "device": str(device), "noise_scheduler_sampling_system": __version__, "torch": torch.__version__,
         "python": platform.python_version(),
     }  # fmt: skip
-    return Comparison(tuple(entries), budgets, cells, references.made, about)
+    return Comparison(tuple(entries), budgets, cells, solutions, about)
 
 
 def _entries(samplers: Any, config: Any) -> list[Entry]:
@@ -152,7 +155,8 @@ def _entries(samplers: Any, config: Any) -> list[Entry]:
         samplers = [samplers]
     named = list(samplers.items()) if isinstance(samplers, Mapping) else [(None, each) for each in samplers]
     entries = [_entry(each, config) for _, each in named]
-    several = len({repr(each.pipeline.scheduler) for each in entries}) > 1
+    paths = [each.pipeline.scheduler.spaced("leading") for each in entries]
+    several = any(path != paths[0] for path in paths)
     made: list[Entry] = []
     for (name, _), entry in zip(named, entries, strict=True):
         own = f"{entry.name}, {Registry.key(entry.pipeline.config.beta_schedule)}" if several else entry.name
@@ -209,10 +213,7 @@ def _cell(
         cell = replace(cell, evaluations_by_row=_evaluations(cell.plan, run))
     if reference is None:
         return cell
-    errors = [
-        (x.double() - exact).flatten(1).square().mean(1).sqrt()
-        for x, exact in zip(samples, reference.samples, strict=True)
-    ]
+    errors = [each_error(x, exact) for x, exact in zip(samples, reference.samples, strict=True)]
     rms, standard_error = root_mean_square(torch.cat(errors))
     return replace(
         cell, rms=rms, standard_error=standard_error, median=torch.cat(errors).median().item(),

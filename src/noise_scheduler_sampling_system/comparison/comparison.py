@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -19,6 +20,7 @@ from ..support.data_files import write_json
 from ..support.errors import ConfigurationError, FileError, shown
 from ..support.files import checked_path, write_atomic
 from ..support.hooks import Hook
+from ..support.text_tables import text_table
 from .reference import Reference
 
 __all__ = ["Cell", "Comparison", "Entry"]
@@ -116,14 +118,15 @@ class Comparison:
         entries: the rows.
         budgets: the columns: numbers of model calls.
         cells: by (entry's name, budget).
-        references: what the errors are measured against, one for each path.
+        references: by entry's name: what its errors are measured against. Entries on one path share a reference;
+            those that add noise, and comparisons without a reference, have none.
         about: model, seeds, shape, guidance, device and versions, as plain data.
     """
 
     entries: tuple[Entry, ...]
     budgets: tuple[int, ...]
     cells: Mapping[tuple[str, int], Cell]
-    references: tuple[Reference, ...]
+    references: Mapping[str, Reference]
     about: Mapping[str, Any]
 
     def cell(self, entry: str, budget: int) -> Cell:
@@ -175,14 +178,17 @@ class Comparison:
                 {
                     "name": each.name,
                     "sampler": each.pipeline.method,
-                    "options": {name: _plain_option(value) for name, value in each.pipeline.sampler_options.items()},
+                    "options": {name: plain_option(value) for name, value in each.pipeline.sampler_options.items()},
                     "spacing": each.pipeline.sampler.run_spacing,
                     "config": each.pipeline.config.to_dict(),
                     "order": None if math.isnan(order := self.order_of(each.name)) else order,
                 }
                 for each in self.entries
             ],
-            "references": [{"kind": r.kind, "path": r.path, "error": r.error, "nfe": r.nfe} for r in self.references],
+            "references": {
+                name: {"kind": r.kind, "path": r.path, "error": r.error, "nfe": r.nfe}
+                for name, r in self.references.items()
+            },
             "cells": [self.cell(each.name, budget).to_dict() for each in self.entries for budget in self.budgets],
             "plans": plans,
         }
@@ -230,8 +236,7 @@ class Comparison:
         return table_of(self)
 
     def _repr_html_(self) -> str:
-        rows = [line.split("  ") for line in table_of(self).splitlines()]
-        return f"<pre>{chr(10).join('  '.join(row) for row in rows)}</pre>"
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 _PARTS = ("seconds_model", "seconds_guidance", "seconds_noise", "seconds_sampler", "seconds_total")
@@ -245,10 +250,9 @@ def table_of(comparison: Comparison) -> str:
         cells = [note(comparison.cell(each.name, budget)) for budget in comparison.budgets]
         order = comparison.order_of(each.name)
         rows.append([each.name, *cells, "" if math.isnan(order) or each.stochastic else f"{order:.1f}"])
-    lines = columns(rows)
-    references = [f"error against: {reference}" for reference in comparison.references]
+    references = [f"error against: {reference}" for reference in comparison.references.values()]
     problems = [f"{cell.entry} cannot run: {cell.problem}" for cell in comparison.cells.values() if cell.problem]
-    return "\n".join([*lines, *dict.fromkeys(references), *dict.fromkeys(problems)])
+    return "\n".join([text_table(rows), *dict.fromkeys(references), *dict.fromkeys(problems)])
 
 
 def note(cell: Cell) -> str:
@@ -261,11 +265,6 @@ def note(cell: Cell) -> str:
     return f"FD {cell.frechet:.3g}{calls}" if not math.isnan(cell.frechet) else f"stochastic{calls}"
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of texts as lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _plain_option(value: Any) -> Any:
+def plain_option(value: Any) -> Any:
+    """The value of an option as plain data; ``repr`` of what is not plain."""
     return value if isinstance(value, bool | int | float | str | None) else repr(value)

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ..plans.plan import SamplingPlan
-from ..schedules.path import NoisePath
+from ..schedules.path import Level, NoisePath
 from ..support.errors import ConfigurationError
 from ..support.figures import figure_class, mosaic
 from .comparison import PAGE, Cell, Comparison, Entry, note
@@ -73,7 +73,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
         "entries": [_entry(comparison, each) for each in comparison.entries],
         "plans": plans,
         "paths": [_path(path) for path in _paths(comparison)],
-        "references": [str(reference) for reference in comparison.references],
+        "references": list(dict.fromkeys(map(str, comparison.references.values()))),
     }
 
 
@@ -106,7 +106,7 @@ def _plan(plan: SamplingPlan, cell: Cell, entry: Entry) -> dict[str, Any]:
         "entry": entry.name,
         "budget": cell.budget,
         "hash": plan.content_hash,
-        "log_snr": [_log_snr(a, s) for a, s in zip(plan.alpha, plan.sigma, strict=True)],
+        "log_snr": [_number(2.0 * level.half_log_snr) for level in _levels(plan)],
         "time": [_number(t) for t in plan.time],
         "step": plan.step.tolist(),
         "a": plan.a.tolist(),
@@ -115,6 +115,12 @@ def _plan(plan: SamplingPlan, cell: Cell, entry: Entry) -> dict[str, Any]:
         "evaluations": list(cell.evaluations_by_row),
         "amplification": plan.amplification,
     }
+
+
+def _levels(plan: SamplingPlan) -> list[Level]:
+    """The levels of the rows of a plan, and of its end."""
+    times = [*plan.time.tolist(), math.nan]
+    return [Level(*each) for each in zip(times, plan.alpha.tolist(), plan.sigma.tolist(), strict=True)]
 
 
 def _paths(comparison: Comparison) -> list[NoisePath]:
@@ -134,7 +140,7 @@ def _path(path: NoisePath) -> dict[str, Any]:
         "fraction": np.linspace(0.0, 1.0, _POINTS).tolist(),
         "alpha": [level.alpha for level in levels],
         "sigma": [level.sigma for level in levels],
-        "log_snr": [_log_snr(level.alpha, level.sigma) for level in levels],
+        "log_snr": [_number(2.0 * level.half_log_snr) for level in levels],
     }
 
 
@@ -159,19 +165,11 @@ def _picture(comparison: Comparison, entry: Entry, budget: int) -> str:
     shown = cell.samples[:_SHOWN]
     name = html.escape(f"{entry.name}, {budget} calls", quote=True)
     images = f"<img alt='samples of {name}' src='{_png(shown)}'>"
-    exact = _reference_samples(comparison, entry)
-    if exact is not None:
-        difference = (shown.double() - exact[:_SHOWN]).clamp(-1.0, 1.0)
+    reference = comparison.references.get(entry.name)
+    if reference is not None:
+        difference = (shown.double() - reference.samples[0][:_SHOWN]).clamp(-1.0, 1.0)
         images += f"<img class='difference' alt='difference of {name} to the solution' src='{_png(difference)}'>"
     return f"<td><figure tabindex='0'>{images}{caption}</figure></td>"
-
-
-def _reference_samples(comparison: Comparison, entry: Entry) -> Tensor | None:
-    if entry.stochastic:
-        return None
-    name = repr(entry.pipeline.scheduler)
-    same = [r for r in comparison.references if r.path == name] or list(comparison.references)
-    return same[0].samples[0] if same else None
 
 
 def _is_image(samples: Tensor) -> bool:
@@ -197,12 +195,6 @@ def _about(comparison: Comparison) -> str:
         if value is not None
     )
     return f"<dl>{rows}</dl>"
-
-
-def _log_snr(alpha: float, sigma: float) -> float | None:
-    if alpha <= 0.0 or sigma <= 0.0:
-        return None
-    return 2.0 * (math.log(alpha) - math.log(sigma))
 
 
 def _number(value: float) -> float | None:

@@ -10,19 +10,19 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
+from ..analysis.solution import error_by_halving, fine_plan
 from ..models.exact import ExactModel
 from ..pipeline.pipeline import DiffusionPipeline
 from ..plans.plan import SamplingPlan
 from ..running.noise import NoiseSource, resolve_keys
-from ..samplers.factory import SamplerFactory
 from ..schedules.path import NoisePath
 from ..support.errors import ConfigurationError
 
-__all__ = ["KINDS", "Reference", "References"]
+__all__ = ["KINDS", "Reference", "References", "root_mean_square"]
 
 KINDS: Final = ("auto", "exact", "fine")
-#: The fine run: third order, on the spacing with the least error at many calls (docs/accuracy.md).
-_SAMPLER, _SPACING, _ORDER = "adams", "kl_optimal", 3
+#: Paths that differ in their spacing alone have one solution, so they are compared on this one.
+_ANY_SPACING: Final = "kl_optimal"
 
 
 @final
@@ -47,7 +47,7 @@ class Reference:
     def __str__(self) -> str:
         if self.kind == "exact":
             return "exact solution of the probability-flow ODE"
-        return f"{_SAMPLER} with {self.nfe} model calls (its own error: about {self.error:.1g})"
+        return f"a run of {self.nfe} model calls (its own error: about {self.error:.1g})"
 
 
 @final
@@ -78,7 +78,7 @@ class References:
         Raises:
             ConfigurationError: "exact" for a model without a closed form, or with guidance.
         """
-        fine = path.spaced(_SPACING)
+        fine = path.spaced(_ANY_SPACING)
         for known, made in self._made:
             if known == fine:
                 return made
@@ -93,11 +93,6 @@ class References:
         self._made.append((fine, reference))
         return reference
 
-    @property
-    def made(self) -> tuple[Reference, ...]:
-        """Every reference that was made."""
-        return tuple(reference for _, reference in self._made)
-
     def _exact(self, path: NoisePath, model: Any) -> Reference:
         condition = self.run.get("condition") or {}
         device, samples = torch.device("cpu"), []
@@ -109,20 +104,15 @@ class References:
 
     def _fine(self, path: NoisePath, model: Callable[..., Any]) -> Reference:
         pipeline = DiffusionPipeline(path, "ddim")  # the plan is given, so that its own sampler does not act
-        plans = [_plan(path, self.calls), _plan(path, max(self.calls // 2, 2))]
+        plans = [fine_plan(path, self.calls), fine_plan(path, max(self.calls // 2, 2))]
 
         def ends(plan: SamplingPlan, seed: int) -> Tensor:
             x: Tensor = pipeline.sample(model, self.shape, plan=plan, seed=seed, **self.run)
             return x.detach().cpu().double()
 
         samples = tuple(ends(plans[0], seed) for seed in self.seeds)
-        moved = (samples[0] - ends(plans[1], self.seeds[0])).flatten(1).square().mean(1).sqrt()
-        # the median, because a trajectory that ends at another mode says nothing of the others
-        return Reference("fine", repr(path), samples, moved.median().item() / (2**_ORDER - 1), plans[0].nfe)
-
-
-def _plan(path: NoisePath, calls: int) -> SamplingPlan:
-    return SamplerFactory.create(_SAMPLER, path, order=_ORDER).plan(calls)
+        error = error_by_halving(samples[0], ends(plans[1], self.seeds[0]))
+        return Reference("fine", repr(path), samples, error, plans[0].nfe)
 
 
 def root_mean_square(errors: Tensor) -> tuple[float, float]:

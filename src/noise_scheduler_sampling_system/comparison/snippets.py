@@ -10,7 +10,7 @@ import yaml
 
 from ..config.registries import SAMPLERS
 from ..config.settings import NoiseSchedulerConfig
-from .comparison import Entry
+from .comparison import Entry, plain_option
 
 __all__ = ["as_diffusers", "as_python", "as_yaml", "settings_of"]
 
@@ -43,7 +43,7 @@ def as_python(entry: Entry, steps: int) -> str:
 
 def as_yaml(entry: Entry) -> str:
     """The entry as a file of ``AdvancedDiffusionSystem`` has it."""
-    options = _changed_options(entry)
+    options = {name: plain_option(value) for name, value in _changed_options(entry).items()}
     table = {**settings_of(entry), "method": _name(entry), **({"sampler_options": options} if options else {})}
     text: str = yaml.safe_dump({"pipeline": json.loads(json.dumps(table))}, sort_keys=False, allow_unicode=True)
     return text
@@ -67,11 +67,8 @@ def _name(entry: Entry) -> str:
 
 def _changed_options(entry: Entry) -> dict[str, Any]:
     sampler = entry.pipeline.sampler
-    return {k: v for k, v in sampler.options.items() if v != type(sampler).option_defaults.get(k) and _plain(v)}
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str | None)
+    defaults = type(sampler).option_defaults
+    return {name: value for name, value in sampler.options.items() if value != defaults.get(name)}
 
 
 def _arguments(values: Mapping[str, Any]) -> str:

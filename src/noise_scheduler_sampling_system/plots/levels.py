@@ -10,7 +10,7 @@ import numpy as np
 
 from ..grids.time_grid import TimeGrid
 from ..plans.plan import SamplingPlan
-from ..schedules.path import NoisePath
+from ..schedules.path import Level, NoisePath
 from ..support.errors import ConfigurationError, shown
 from .style import COLORS, named, new_axes
 
@@ -81,14 +81,15 @@ def _count(grid: Any) -> int:
 
 
 def _log_snrs(each: Any, name: str) -> list[float]:
+    """The log SNR of each level, infinite at the ends of a path."""
     if isinstance(each, TimeGrid):
-        levels = [(level.alpha, level.sigma) for level in each.levels]
+        levels = list(each.levels)
     elif isinstance(each, SamplingPlan):
-        rows = zip(each.alpha[:-1], each.sigma[:-1], each.asked, strict=True)
-        levels = [(float(alpha), float(sigma)) for alpha, sigma, evaluates in rows if evaluates]
+        rows = zip(each.time, each.alpha[:-1], each.sigma[:-1], each.asked, strict=True)
+        levels = [Level(t, float(alpha), float(sigma)) for t, alpha, sigma, evaluates in rows if evaluates]
     else:
         raise ConfigurationError(f"got {shown(each)}", where=name, suggestion="give a TimeGrid or a SamplingPlan")
-    return [2.0 * (math.log(a) - math.log(s)) if a > 0.0 and s > 0.0 else math.inf for a, s in levels]
+    return [2.0 * level.half_log_snr for level in levels]
 
 
 def _cycle() -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...support.errors import ConfigurationError
+from ...support.text_tables import text_table
 from ..options import (
     GuidanceScale,
     Preset,
@@ -20,7 +21,6 @@ from ..options import (
     pipeline_of,
     settings_of,
 )
-from ..tables import table_of
 
 if TYPE_CHECKING:
     from ...plans.plan_set import PlanSet
@@ -102,7 +102,7 @@ def _comparison(plans: PlanSet) -> str:
         figures = [f"{errors[key]:.3g}" for errors in (ours, theirs) for key in ("rms", "median")]
         kind = plan.provenance["kind"] if is_calibrated(plan) else "built-in"
         rows.append((str(budget), kind, *figures[:2], best["name"], *figures[2:]))
-    return table_of(rows)
+    return text_table(rows)
 
 
 def _model(name: str) -> tuple[Any, list[int] | None, dict[str, Any]]:

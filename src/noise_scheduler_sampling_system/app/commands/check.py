@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ...support.errors import NoiseSamplingError
+from ...support.text_tables import text_table
 from ..options import schedule_of
-from ..tables import table_of
 
 __all__ = ["check"]
 
@@ -35,4 +35,4 @@ def check(
         rows.append(
             (name, pipeline.method, schedule_of(pipeline), pipeline.sampler.run_spacing, settings.prediction_type)
         )
-    typer.echo(table_of(rows))
+    typer.echo(text_table(rows))

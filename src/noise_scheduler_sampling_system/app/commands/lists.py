@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ..tables import table_of
+from ...support.text_tables import text_table
 
 __all__ = ["samplers", "schedules"]
 
@@ -19,7 +19,7 @@ def samplers() -> None:
         made = SamplerFactory.create(name)
         options = ", ".join(f"{key}={value}" for key, value in made.option_defaults.items())
         rows.append((name, str(made.order), str(made.calls_per_step), "yes" if made.stochastic else "no", options))
-    typer.echo(table_of(rows))
+    typer.echo(text_table(rows))
 
 
 def schedules() -> None:
@@ -35,4 +35,4 @@ def schedules() -> None:
             continue
         path = NoiseSchedulerFactory.create(name)
         rows.append((name, *(f"{path.level(t).noise_to_signal:.4g}" for t in (path.t_min, path.t_max))))
-    typer.echo(table_of(rows))
+    typer.echo(text_table(rows))

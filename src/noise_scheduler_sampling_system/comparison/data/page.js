@@ -26,7 +26,7 @@ function summary() {
     }));
     return found && `${budget} calls: ${found.name} (${found.rms.toPrecision(3)})`;
   }).filter(Boolean);
-  const against = DATA.references.length ? ` Error against: ${[...new Set(DATA.references)].join("; ")}.` : "";
+  const against = DATA.references.length ? ` Error against: ${DATA.references.join("; ")}.` : "";
   at("summary").textContent = (best.length ? `Least error with ${best.join(", ")}.` : "No errors were measured.") + against;
 }
 

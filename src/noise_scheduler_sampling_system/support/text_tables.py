@@ -1,13 +1,13 @@
-"""Tables of text for the terminal."""
+"""Tables of text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["table_of"]
+__all__ = ["text_table"]
 
 
-def table_of(rows: Sequence[tuple[str, ...]]) -> str:
+def text_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as aligned columns; the first row holds the headings."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
