@@ -48,6 +48,21 @@ def test_an_old_name_is_found_where_the_new_one_was_not_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_an_old_module_name_does_not_hide_a_public_name():
+    """``import noise_scheduler_sampling_system.recommend`` leaves the function ``recommend`` in its place."""
+    code = f"""
+import importlib, {ROOT} as library
+from {ROOT}.support.moved_modules import MOVED
+before = dict(vars(library))
+for old in MOVED:
+    if not old.startswith("integrations."):
+        importlib.import_module(f"{ROOT}.{{old}}")
+assert all(getattr(library, name) is value for name, value in before.items() if not name.startswith("__"))
+assert callable(library.recommend) and callable(library.check_sampler)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_no_other_name_is_found():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module(f"{ROOT}.nothing_here")

@@ -161,6 +161,16 @@ class _Alias(Loader):
 
 
 def find_moved_modules() -> None:
-    """Make the old names importable. Calling it again changes nothing."""
+    """Make the old names importable. Calling it again changes nothing.
+
+    Call it where all public names of the root exist: an old module name may also be the name of a function there
+    ("recommend"). The import system sets an imported module as an attribute of its package, which would hide the
+    function. It does not do so for a module that ``sys.modules`` already holds.
+    """
+    for old, new in MOVED.items():
+        package, _, name = f"{_ROOT}.{old}".rpartition(".")
+        public = getattr(sys.modules.get(package), name, None)
+        if public is not None and not isinstance(public, ModuleType):
+            sys.modules.setdefault(f"{_ROOT}.{old}", importlib.import_module(f"{_ROOT}.{new}"))
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())  # before the finder of files, which takes an emptied folder for a package
