@@ -380,9 +380,7 @@ class DiffusionPipeline(ByValue):
         Raises:
             ConfigurationError: a setting that ``calibrate`` does not have, or a value that it refuses.
         """
-        calibrate = CALIBRATE.function
-        known = [*keywords_of(DiffusionPipeline.calibrate, calibrate), *PROMPT_KEYWORDS]
-        refuse_unknown([name for name in settings if name not in known or name == "scheduler"], known)
+        self._refuse_unknown_settings(settings)
         for name in PROMPT_KEYWORDS:
             if settings.pop(name, None) is not None:
                 raise ConfigurationError(
@@ -394,8 +392,14 @@ class DiffusionPipeline(ByValue):
             raise ConfigurationError(
                 "is missing", where="shape", suggestion="give that of one sample, e.g. (3, 64, 64)"
             )
-        found: SamplingPlan | PlanSet = calibrate(model, self, shape=shape, nfe=nfe, **settings)
+        found: SamplingPlan | PlanSet = CALIBRATE.function(model, self, shape=shape, nfe=nfe, **settings)
         return found
+
+    @staticmethod
+    def _refuse_unknown_settings(settings: Mapping[str, Any]) -> None:
+        """Raise for a setting that no calibration has; the schedule is the pipeline's own."""
+        known = [*keywords_of(DiffusionPipeline.calibrate, CALIBRATE.function), *PROMPT_KEYWORDS]
+        refuse_unknown([name for name in settings if name not in known or name == "scheduler"], known)
 
     def stream(
         self,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -20,6 +18,7 @@ from ..pipeline.pipeline import DiffusionPipeline
 from ..schedules.continuous import FlowPath, VPPath
 from ..schedules.path import NoisePath
 from ..support.errors import ConfigurationError
+from .copies import check_copies
 
 __all__ = ["GuidanceReport", "check_guidance"]
 
@@ -74,6 +73,7 @@ def check_guidance(guidance: Guidance | Sequence[Guidance], paths: Sequence[Nois
     chosen = [VPPath(), FlowPath()] if paths is None else list(paths)
     if not sequence or not chosen:
         raise ConfigurationError("is empty", where="guidance" if chosen else "paths", suggestion="give at least one")
+    check_copies(name, sequence)
     counted: tuple[int, ...] = ()
     neutral, change = True, 0.0
     for path in chosen:
@@ -94,12 +94,6 @@ def check_guidance(guidance: Guidance | Sequence[Guidance], paths: Sequence[Nois
             raise _fails(name, f"sample 1 alone differs from sample 1 of a batch by {off:.2g}",
                          "reduce over a sample's own entries, not over the batch")  # fmt: skip
         counted = run.counted()
-        for kind, again in {
-            "a pickle": pickle.loads(pickle.dumps(sequence)),
-            "a copy": copy.deepcopy(sequence),
-        }.items():
-            if again != sequence:
-                raise _fails(name, f"{kind} of it is not equal to it", "write a frozen dataclass")
         plain = _Run(path, "v_prediction", (ClassifierFree(1.0),)).samples()
         change = max(change, (first - plain).square().mean().sqrt().item())
         same = _Run(path, "v_prediction", sequence, opposed=False)

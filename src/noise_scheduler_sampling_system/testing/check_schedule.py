@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -22,6 +20,7 @@ from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
 from ..schedules.path_checks import check_path
 from ..support.errors import ConfigurationError, NoiseSamplingError
+from .copies import check_copies
 
 __all__ = ["ScheduleReport", "check_schedule"]
 
@@ -82,7 +81,8 @@ def check_schedule(schedule: NoisePath | type[NoisePath] | str | Enum, **options
     path = _made(schedule, options)
     check_path(path)
     _check_samples(path)
-    _check_copies(path)
+    check_copies(type(path).__name__, path)
+    _check_file(path)
     made, refused = _check_grids(path)
     top, bottom = path.levels([path.t_max, path.t_min])
     ends = tuple(
@@ -176,19 +176,11 @@ def _check_spreads(path: NoisePath) -> dict[float, float]:
     return spreads
 
 
-def _check_copies(path: NoisePath) -> None:
-    for name, again in {
-        "a copy": copy.deepcopy(path),
-        "a pickle": pickle.loads(pickle.dumps(path)),
-        **_from_config(path),
-    }.items():
-        if again != path or type(again) is not type(path):
-            raise _fails(path, f"{name} of it is not equal to it", why="its state is not in its config and attributes")
-
-
-def _from_config(path: NoisePath) -> dict[str, NoisePath]:
+def _check_file(path: NoisePath) -> None:
     """The schedule made again from its config as a file holds it, where the config names its class."""
     name = SCHEDULES.name_of(type(path))
     if name is None or name != SCHEDULES.canonical(path.config.beta_schedule):
-        return {}
-    return {"a file": NoiseSchedulerFactory.create(NoiseSchedulerConfig.from_dict(path.config.to_dict()))}
+        return
+    again = NoiseSchedulerFactory.create(NoiseSchedulerConfig.from_dict(path.config.to_dict()))
+    if again != path:
+        raise _fails(path, "the schedule made from its config is not equal to it", why="its state is not in its config")

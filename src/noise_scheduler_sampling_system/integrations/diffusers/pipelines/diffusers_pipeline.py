@@ -122,9 +122,7 @@ class DiffusersPipeline(DiffusionPipeline):
         """
         if model is not None:
             return super().calibrate(model, nfe=nfe, shape=shape, **settings)
-        calibrate = CALIBRATE.function
-        known = [*keywords_of(DiffusionPipeline.calibrate, calibrate), *PROMPT_KEYWORDS]
-        refuse_unknown([name for name in settings if name not in known or name == "scheduler"], known)
+        self._refuse_unknown_settings(settings)
         for name in ("condition", "null_condition", "device"):
             if settings.get(name) is not None:
                 raise _of_the_pipeline(name, "give prompt or class_labels")
@@ -134,7 +132,7 @@ class DiffusersPipeline(DiffusionPipeline):
         arguments = {**settings, **self._generator.calibration_arguments(ImageRequest(**given))}
         if self.config.beta_schedule == "flow":  # diffusers' flow pipelines cannot scale the noise to another level
             arguments.setdefault("first", "noisiest")
-        found: SamplingPlan | PlanSet = calibrate(arguments.pop("model"), self, nfe=nfe, **arguments)
+        found: SamplingPlan | PlanSet = CALIBRATE.function(arguments.pop("model"), self, nfe=nfe, **arguments)
         return found
 
 
