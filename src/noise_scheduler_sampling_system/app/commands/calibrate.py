@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +17,6 @@ from ..options import (
     check_output,
     integers,
     labels_of,
-    pipeline_of,
     settings_of,
 )
 
@@ -61,21 +59,22 @@ def calibrate(
     """Fit few-step plans to a model, and say how they compare with the built-in samplers."""
     from ...calibration import calibrate as fit_plans
     from ...calibration.plot import draw
+    from ...integrations.named_models import named_model
 
     check_output(out, ".json")
     if plot is not None:
         check_output(plot, ".png")
-    network, size, implied = _model(model)
-    settings = {**implied, **settings_of(schedule, None, preset, schedule_option, None)}
+    known = named_model(model)
+    settings = settings_of(schedule, None, preset, schedule_option, None)
     if prediction is not None:
         settings["prediction_type"] = prediction
-    pipeline = pipeline_of(None, settings, None)
-    chosen = size if shape is None else integers(shape, "shape")
+    pipeline = known.pipeline(preset=settings.pop("preset", None), settings=settings)
+    chosen = known.shape if shape is None else integers(shape, "shape")
     if chosen is None:
         raise ConfigurationError("is missing", where="shape", suggestion="give that of one sample, e.g. 3,64,64")
     condition = None if labels is None else {"class_labels": labels_of(labels)}
     plans = fit_plans(
-        network, pipeline, shape=chosen, nfe=integers(nfe, "nfe"), condition=condition,
+        known.model, pipeline, shape=chosen, nfe=integers(nfe, "nfe"), condition=condition,
         guidance_scale=guidance_scale, trajectories=trajectories, held_out=held_out, budget_seconds=budget_seconds,
         passes=passes,
         teacher_calls=teacher_calls, stages=None if stages is None else stages.split(","), history=history, first=first,
@@ -103,27 +102,3 @@ def _comparison(plans: PlanSet) -> str:
         kind = plan.provenance["kind"] if is_calibrated(plan) else "built-in"
         rows.append((str(budget), kind, *figures[:2], best["name"], *figures[2:]))
     return text_table(rows)
-
-
-def _model(name: str) -> tuple[Any, list[int] | None, dict[str, Any]]:
-    """A model by name, the shape of one of its samples (None: not known), and the settings that it implies."""
-    if name == "digits":
-        return None, [1, 8, 8], {}
-    if name == "mnist":
-        from ...models import mnist_unet
-
-        return mnist_unet(), [1, 28, 28], {"prediction_type": "v_prediction"}
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise ConfigurationError(
-            f"got {name!r}", where="model", suggestion="give digits, mnist, or module:attribute, e.g. mymodels:unet"
-        )
-    import importlib
-
-    sys.path.insert(0, "")  # modules in the current folder are found, as by python -m
-    try:
-        return getattr(importlib.import_module(module), attribute), None, {}
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: not the name of a module
-        raise ConfigurationError(
-            f"{name!r} cannot be imported", where="model", why=str(error), suggestion="check PYTHONPATH and the name"
-        ) from None

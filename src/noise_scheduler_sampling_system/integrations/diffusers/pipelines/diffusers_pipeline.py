@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import Enum
 from typing import Any, final
 
@@ -95,6 +95,24 @@ class DiffusersPipeline(DiffusionPipeline):
             guidance_scale, guidance, image, mask_image, strength, keep_known, output_type, encode_options,
         )  # fmt: skip
         return self._generator.generate(self, request, options)
+
+    def inputs(self, **request: Any) -> dict[str, Any]:
+        """What :meth:`generate` gives to :meth:`sample`: the network, its conditions, and the shape of the batch.
+
+        Args:
+            request: ``prompt``, ``negative_prompt``, ``class_labels``, ``height``, ``width``, ``guidance_scale``,
+                ``guidance``, ``num_images_per_prompt`` and ``encode_options`` as for :meth:`generate`.
+
+        Returns:
+            The arguments ``model``, ``shape`` (B, ...), ``condition``, ``null_condition``, ``device`` and
+            ``guidance_scale`` or ``guidance``.
+
+        Raises:
+            ConfigurationError: an argument that cannot work.
+        """
+        known = {each.name for each in fields(ImageRequest)} - {"image", "mask_image", "strength", "output_type"}
+        refuse_unknown([name for name in request if name not in known], known)
+        return self._generator.inputs(ImageRequest(**request))
 
     def calibrate(  # type: ignore[override]  # the base has the overloads
         self,

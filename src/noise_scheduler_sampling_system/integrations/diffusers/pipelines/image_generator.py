@@ -79,7 +79,12 @@ class ImageGenerator:
         return replace(result, samples=images) if options.get("return_result") else images
 
     def calibration_arguments(self, request: ImageRequest) -> dict[str, Any]:
-        """A request as arguments of ``calibrate``: model, shape, device, conditions and guidance.
+        """A request as arguments of ``calibrate``: those of :meth:`inputs`, with the shape of one sample."""
+        arguments = self.inputs(request)
+        return {**arguments, "shape": arguments["shape"][1:]}
+
+    def inputs(self, request: ImageRequest) -> dict[str, Any]:
+        """A request as arguments of ``sample``: model, shape, device, conditions and guidance.
 
         Raises:
             ConfigurationError: a request that cannot work.
@@ -91,7 +96,7 @@ class ImageGenerator:
         if request.guidance is not None or null is None:
             guidance = {"guidance": request.guidance or ()}
         return {
-            "model": self.backbone.network, "shape": self.backbone.shape(prompt)[1:], "device": self.backbone.device,
+            "model": self.backbone.network, "shape": self.backbone.shape(prompt), "device": self.backbone.device,
             "condition": condition or None, "null_condition": null, **guidance,
         }  # fmt: skip
 
