@@ -50,6 +50,24 @@ def test_noise_is_the_documented_algorithm(seed, step, stage, shape):
         np.testing.assert_array_equal(drawn[i].numpy(), by_the_document(seed, i, step, stage, shape))
 
 
+@pytest.mark.parametrize("shape", [(1,), (2,), (3, 4), (96,)])
+def test_many_generators_at_once_are_the_documented_algorithm(shape):
+    """A seed for each of 3,000 samples: some numbers need a second try, and some come from the tail."""
+    seeds = np.random.default_rng(5).integers(0, 2**63, 3000).tolist()
+    drawn = noise(seeds, shape, len(seeds), 11, 3)
+    for i, seed in enumerate(seeds):
+        np.testing.assert_array_equal(drawn[i].numpy(), by_the_document(seed, 0, 11, 3, shape))
+    assert math.prod(shape) < 96 or drawn.abs().max() > 3.66  # beyond the last layer of the ziggurat
+
+
+def test_many_generators_of_several_samples_each():
+    """Two samples of 40 seeds, in mixed order, and the same samples by themselves."""
+    keys = Keys.of([(seed, index) for index in (1, 0) for seed in range(40)])
+    together = NoiseSource(keys, (5, 4))(2, 0)
+    for i, key in enumerate(keys):
+        assert torch.equal(together[i], NoiseSource(Keys.of([key]), (5, 4))(2, 0)[0])
+
+
 def test_initial_noise_is_that_of_step_minus_one():
     source = NoiseSource(resolve_keys(3, None, 2), (2, 5))
     assert torch.equal(source.initial(), source(-1, 0))

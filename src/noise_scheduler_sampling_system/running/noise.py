@@ -7,7 +7,8 @@ are generated on the CPU and are the same for every device.
 
 Let a sample have d numbers, and g = max(1, ⌊4096/d⌋). The noise of sample i of a seed is row i mod g of the g×d normal
 numbers with the key (seed, ⌊i/g⌋) and the counter (0, 0, stage, step + 1). The rows of a group are generated together,
-because a generator takes as long as a thousand numbers.
+because a generator takes as long as a thousand numbers. Many generators of few numbers each, as of small samples with a
+seed each, are evaluated at once (:mod:`.many_generators`), with the same result.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .many_generators import philox, standard_normal
 from .noise_keys import Key, Keys, Seed, calibration_keys, resolve_keys
 
 __all__ = ["NoiseSource", "Seed", "calibration_keys", "resolve_keys"]
@@ -33,6 +35,9 @@ _CPU = torch.device("cpu")
 INITIAL = (-1, 0)
 #: Small samples are grouped up to this number of entries for one generator.
 _GROUP = 4096
+#: From this number of generators on, and up to this number of numbers from each, all generators are evaluated at once.
+_MANY = 16
+_FEW_NUMBERS = 96
 #: Threads pay from this number of entries on.
 _WORTH_THREADS = 1 << 16
 
@@ -63,43 +68,79 @@ class NoiseSource:
         """The noise of one step, shape (B, ...); the stage numbers the noises of a step."""
         pinned = self.device.type == "cuda"
         out = torch.empty((len(self.keys), *self.shape), dtype=torch.float32, device=_CPU, pin_memory=pinned)
-        rows = out.numpy().reshape(len(self.keys), -1)
+        if len(self.keys):
+            self._fill(out.numpy().reshape(len(self.keys), -1), stage, step + 1)
+        return out.to(self.device, non_blocking=pinned).to(self.dtype)
+
+    def _fill(self, out: npt.NDArray[np.float32], stage: int, step: int) -> None:
+        """Write the noise of the batch into ``out``, shape (B, d)."""
+        layout, size = self._layout, out.shape[1]
+        count = layout.most_rows * size
+        if len(layout.keys) >= _MANY and count <= _FEW_NUMBERS:
+            drawn = standard_normal(layout.keys, stage, step, count)
+            numbers = drawn.reshape(len(layout.keys), layout.most_rows, size)
+            out[layout.members] = numbers[layout.generators, layout.rows]
+            return
 
         def fill(group: _Group) -> None:
-            generator = np.random.Generator(_philox(*group.key, stage, step + 1))
+            generator = np.random.Generator(philox(*group.key, stage, step))
             if len(group.members) == group.count == 1:
-                generator.standard_normal(dtype=np.float32, out=rows[group.members[0]])  # in-place
+                generator.standard_normal(dtype=np.float32, out=out[group.members[0]])  # in-place
             else:
-                drawn = generator.standard_normal((group.count, rows.shape[1]), dtype=np.float32)
-                rows[group.members] = drawn[group.rows]
+                drawn = generator.standard_normal((group.count, size), dtype=np.float32)
+                out[group.members] = drawn[group.rows]
 
-        if len(self._groups) > 1 and rows.size >= _WORTH_THREADS:
+        if len(self._groups) > 1 and out.size >= _WORTH_THREADS:
             with ThreadPoolExecutor(min(len(self._groups), torch.get_num_threads())) as pool:
                 list(pool.map(fill, self._groups))
         else:
             for group in self._groups:
                 fill(group)
-        return out.to(self.device, non_blocking=pinned).to(self.dtype)
+
+    @functools.cached_property
+    def _layout(self) -> _Layout:
+        """Which numbers of which generators the samples have."""
+        size = max(1, _GROUP // max(1, math.prod(self.shape)))
+        seeds, indices = self.keys.array.T
+        groups, rows = indices // np.uint64(size), (indices % np.uint64(size)).astype(np.int64)
+        order = np.lexsort((groups, seeds))  # stable: within a generator as in the batch
+        seeds, groups, rows = seeds[order], groups[order], rows[order]
+        begins = np.ones(len(order), dtype=bool)
+        begins[1:] = (seeds[1:] != seeds[:-1]) | (groups[1:] != groups[:-1])
+        keys = np.stack([seeds[begins], groups[begins]], axis=1)
+        return _Layout(keys, order, np.cumsum(begins) - 1, rows, int(rows.max()) + 1)
 
     @functools.cached_property
     def _groups(self) -> tuple[_Group, ...]:
         """The samples of the batch, grouped by generator."""
-        size = max(1, _GROUP // max(1, math.prod(self.shape)))
-        seeds, indices = self.keys.array.T
-        groups, rows = indices // np.uint64(size), (indices % np.uint64(size)).astype(np.int64)
-        order = np.lexsort((groups, seeds))  # stable: within a group as in the batch
-        if not len(order):
-            return ()
-        seeds, groups, rows = seeds[order], groups[order], rows[order]
-        starts = np.flatnonzero((np.diff(seeds) != 0) | (np.diff(groups) != 0)) + 1
-        return tuple(
-            _Group((int(seeds[part[0]]), int(groups[part[0]])), order[part], rows[part])
-            for part in np.split(np.arange(len(order)), starts)
-        )
+        layout = self._layout
+        starts = np.flatnonzero(np.diff(layout.generators)) + 1
+        parts = zip(layout.keys.tolist(), np.split(layout.members, starts), np.split(layout.rows, starts), strict=True)
+        return tuple(_Group((seed, group), members, rows) for (seed, group), members, rows in parts)
 
     def part(self, start: int, stop: int) -> NoiseSource:
         """The noise of samples start to stop."""
         return replace(self, keys=self.keys[start:stop])
+
+
+@final
+@dataclass(frozen=True)
+class _Layout:
+    """The samples of a batch, sorted by generator.
+
+    Attributes:
+        keys: of the generators, shape (G, 2).
+        members: the places of the samples in the batch, shape (B,).
+        generators: the number of the generator of each sample.
+        rows: the row of each sample in the generator's numbers.
+        most_rows: the largest number of rows that a generator must make.
+    """
+
+    keys: npt.NDArray[np.uint64]
+    members: npt.NDArray[np.int64]
+    generators: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    most_rows: int
 
 
 @final
@@ -121,8 +162,3 @@ class _Group:
     def count(self) -> int:
         """The number of rows to generate: up to the last one that a sample has."""
         return int(self.rows.max()) + 1
-
-
-def _philox(seed: int, index: int, stage: int, step: int) -> np.random.Philox:
-    key = np.array([seed, index], dtype=np.uint64)
-    return np.random.Philox(key=key, counter=np.array([0, 0, stage, step], dtype=np.uint64))
