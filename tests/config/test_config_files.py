@@ -269,6 +269,25 @@ def test_wrong_settings_name_file_pipeline_and_field(tmp_path, text, where):
     assert raised.value.suggestion
 
 
+def test_all_mistakes_of_a_file_are_said_at_once(tmp_path):
+    (tmp_path / "c.yaml").write_text("""
+a_ddim: {beta_start: 5, beta_schedul: cosine, sampler_options: {eta: -1, etta: 2}}
+b_ddim: {clip_sample: true, thresholding: true, beta_start: 0.03}
+c: {method: foo, thresholding: maybe}
+d: 7
+e_ddim: {beta_schedule: cosine}
+f_heun: {schedule_options: {shift: 2.0}}
+""")
+    with pytest.raises(ConfigurationError) as caught:
+        AdvancedDiffusionSystem(tmp_path / "c.yaml")
+    said = {each.where.removeprefix(f"{tmp_path / 'c.yaml'}: ") for each in caught.value.errors}
+    assert said == {
+        "a_ddim.beta_start", "a_ddim.beta_schedul", "a_ddim.eta", "a_ddim.etta", "b_ddim.thresholding",
+        "b_ddim.beta_start", "c.method", "c.thresholding", "d", "f_heun.schedule_options.shift",
+    }  # fmt: skip
+    assert str(caught.value).startswith("10 mistakes\n")
+
+
 def test_loading_is_all_or_nothing(tmp_path):
     system = AdvancedDiffusionSystem()
     kept = system.create_pipeline("a_ddim", {"beta_schedule": "cosine"})

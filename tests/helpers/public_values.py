@@ -11,6 +11,7 @@ from noise_scheduler_sampling_system import (
     AdvancedDiffusionSystem,
     BaseNoiseScheduler,
     BaseSampler,
+    ConfigurationError,
     DiffusionPipeline,
     FlowPath,
     Form,
@@ -37,6 +38,7 @@ from noise_scheduler_sampling_system.config.registries import PRESETS
 from noise_scheduler_sampling_system.running.brownian import brownian
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers import SamplerOutput
+from noise_scheduler_sampling_system.support import SeveralMistakesError
 from noise_scheduler_sampling_system.support.values import same
 from noise_scheduler_sampling_system.testing import check_guidance, check_sampler, check_schedule
 from public_names import public_names
@@ -67,6 +69,8 @@ def made() -> dict[str, Any]:
             continue
         if issubclass(each, BaseSampler):
             values[name] = each(linear)
+        elif each is SeveralMistakesError:
+            values[name] = each([ConfigurationError(word, where=word, suggestion="that") for word in ("one", "two")])
         elif issubclass(each, NoiseSamplingError):
             values[name] = each("what", where="here", why="so", suggestion="that")
         elif issubclass(each, NoisePath) and each is not BaseNoiseScheduler:
@@ -138,7 +142,9 @@ VALUES = made()
 
 def equal(one: Any, other: Any) -> bool:
     if isinstance(one, BaseException):  # which Python compares by identity
-        return type(one) is type(other) and str(one) == str(other) and vars(one) == vars(other)
+        mine, theirs = ({**vars(each), "errors": 0} for each in (one, other))
+        parts = zip(getattr(one, "errors", ()), getattr(other, "errors", ()), strict=True)
+        return type(one) is type(other) and str(one) == str(other) and mine == theirs and all(equal(*p) for p in parts)
     return same(one, other) if isinstance(one, tuple) else bool(one == other)
 
 

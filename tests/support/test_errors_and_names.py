@@ -19,9 +19,11 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
     NumericsError,
     OutOfMemoryError,
+    SamplerFactory,
     SamplingMethod,
 )
 from noise_scheduler_sampling_system.config.registries import SPACINGS
+from noise_scheduler_sampling_system.support.mistakes import Mistakes
 from noise_scheduler_sampling_system.support.registry import Registry, did_you_mean
 
 
@@ -57,6 +59,37 @@ def test_did_you_mean_gives_the_nearest_or_all():
     assert did_you_mean("ETA", ["eta", "beta"]) == "did you mean 'eta' or 'beta'?"
     assert did_you_mean("zzz", ["b", "a"]) == "one of: a, b"
     assert did_you_mean("zzz", []) == "none is registered"
+
+
+def test_of_a_long_table_three_names_are_suggested_and_what_lists_it():
+    names = [f"name_{k}" for k in range(40)]
+    for word in ("nam_7", "zzz"):
+        said = did_you_mean(word, names, listing="a command")
+        assert said.startswith("did you mean 'name_")
+        assert said.count("name_") == 3
+        assert said.endswith("a command lists all 40")
+    with pytest.raises(ConfigurationError, match=r"'dpmpp_2m'.*'noise-sampling samplers'.* lists all \d+$") as caught:
+        SamplerFactory.create("dpmpp_2n")
+    assert len(str(caught.value)) < 300
+    for fields in ({"beta_schedule": "x"}, {"timestep_spacing": "x"}):
+        with pytest.raises(ConfigurationError, match="lists all"):
+            NoiseSchedulerConfig(**fields)
+    with pytest.raises(ConfigurationError, match="noise-sampling presets"):
+        NoiseSchedulerConfig.preset("x")
+
+
+def test_several_mistakes_are_one_error_that_names_each():
+    mistakes = Mistakes()
+    with mistakes.collected("file"):
+        raise ConfigurationError("one", where="a", suggestion="x")
+    with mistakes.collected("file"):
+        NoiseSchedulerConfig(beta_start=5, thresholding=3)
+    with pytest.raises(ConfigurationError) as caught:
+        mistakes.raise_all()
+    assert [each.where for each in caught.value.errors] == ["file.a", "file.beta_start", "file.thresholding"]
+    assert all(f"file.{name}: " in str(caught.value) for name in ("a", "beta_start", "thresholding"))
+    assert caught.value.where == "file.a"
+    Mistakes().raise_all()
 
 
 def test_a_registry_is_a_table_of_names():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from ..support.errors import ConfigurationError, shown
+from ..support.mistakes import Mistakes
 from ..support.registry import did_you_mean
 from .keyword_advice import advice
 
@@ -171,14 +172,18 @@ def checked_options(
     Raises:
         ConfigurationError: an unknown name, or a value that is not allowed.
     """
-    for name in given:
-        if name not in declared:
-            raise ConfigurationError(
-                f"{owner} has no option {shown(name)}",
-                where=f"{prefix}{str(name)[:80]}",
-                suggestion=advice(str(name)[:80], declared),
-            )
-    return {name: declared[name].checked(value, f"{prefix}{name}") for name, value in given.items()}
+    mistakes, checked = Mistakes(), {}
+    for name, value in given.items():
+        with mistakes.collected():
+            if name not in declared:
+                raise ConfigurationError(
+                    f"{owner} has no option {shown(name)}",
+                    where=f"{prefix}{str(name)[:80]}",
+                    suggestion=advice(str(name)[:80], declared),
+                )
+            checked[name] = declared[name].checked(value, f"{prefix}{name}")
+    mistakes.raise_all()
+    return checked
 
 
 def declared_by(cls: type, *, inherits: bool, plain: Callable[[Any], Option] = Option.of) -> dict[str, Option]:

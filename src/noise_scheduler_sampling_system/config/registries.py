@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from ..support.registry import Registry
 
 __all__ = ["PRESETS", "SAMPLERS", "SCHEDULES", "SPACINGS", "defaults_of_schedule"]
 
+#: How to list the names of a table.
+_LISTING: Final = "the command 'noise-sampling {}', or list(config.{}) in Python,"
 #: Noise schedules by name (classes derived from ``NoisePath``).
-SCHEDULES: Registry[Any] = Registry("noise schedule")
+SCHEDULES: Registry[Any] = Registry("noise schedule", _LISTING.format("schedules", "SCHEDULES"))
 #: Spacings by name (functions of a path and a number of steps that return times or levels).
-SPACINGS: Registry[Any] = Registry("timestep spacing")
+SPACINGS: Registry[Any] = Registry("timestep spacing", _LISTING.format("spacings", "SPACINGS"))
 #: Settings of published models by name (see presets.py).
-PRESETS: Registry[Any] = Registry("preset")
+PRESETS: Registry[Any] = Registry("preset", _LISTING.format("presets", "PRESETS"))
 #: Samplers by name (classes derived from ``BaseSampler``).
-SAMPLERS: Registry[Any] = Registry("sampler")
+SAMPLERS: Registry[Any] = Registry("sampler", _LISTING.format("samplers", "SAMPLERS"))
 
 
 def defaults_of_schedule(name: Any) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, final
 
-from ..support.errors import ConfigurationError
-from ..support.registry import Registry, did_you_mean, folded
+from ..support.errors import ConfigurationError, shown
+from ..support.registry import Registry, folded
 from .registries import SAMPLERS, SPACINGS
 
 __all__ = ["NAMES", "Resolved", "resolve"]
@@ -179,5 +179,5 @@ def resolve(method: str | Enum) -> Resolved:
             suggestion="sample(grid=pipeline.grid(N).reversed(), initial_sample=image), or ReversibleRun with 'belm'",
         )
     raise ConfigurationError(
-        f"there is no sampler {key!r}", where="method", suggestion=did_you_mean(key, SAMPLERS, NAMES)
+        f"there is no sampler {shown(key)}", where="method", suggestion=SAMPLERS.nearest(key, NAMES)
     )

@@ -21,6 +21,7 @@ from pydantic import (
 from ..support.data_files import parse_json, read_table, write_table
 from ..support.errors import ConfigurationError, cut, shown
 from ..support.hooks import Hook
+from ..support.mistakes import Mistakes
 from ..support.registry import Registry, did_you_mean
 from .choices import BetaSchedule
 from .combinations import (
@@ -219,8 +220,7 @@ class NoiseSchedulerConfig(BaseModel):
         try:
             return cls(**{str(key): value for key, value in fields.items()})
         except ConfigurationError as error:
-            path = ".".join(part for part in (where, error.where) if part)
-            raise ConfigurationError(error.what, where=path, why=error.why, suggestion=error.suggestion) from None
+            raise error.under(where) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain data: what the YAML and JSON files hold."""
@@ -315,18 +315,25 @@ class NoiseSchedulerConfig(BaseModel):
             raise ConfigurationError(
                 f"{shown(value)} is not a {info.field_name}",
                 where=info.field_name,
-                suggestion=did_you_mean(name, allowed),
+                suggestion=allowed.nearest(name) if isinstance(allowed, Registry) else did_you_mean(name, allowed),
             )
         return name
 
     @model_validator(mode="after")
     def _combinations(self) -> NoiseSchedulerConfig:
-        check_beta_range(self.beta_start, self.beta_end)
-        custom = self.beta_schedule is BetaSchedule.CUSTOM
-        check_trained_betas(self.trained_betas, self.num_train_timesteps, custom=custom)
-        check_steps_offset(self.steps_offset, self.timestep_spacing)
-        refuse_two_limits(self.clip_sample, self.thresholding)
-        check_threshold_range(self.sample_padding_norm, self.sample_max_value, thresholding=self.thresholding)
+        mistakes = Mistakes()
+        with mistakes.collected():
+            check_beta_range(self.beta_start, self.beta_end)
+        with mistakes.collected():
+            custom = self.beta_schedule is BetaSchedule.CUSTOM
+            check_trained_betas(self.trained_betas, self.num_train_timesteps, custom=custom)
+        with mistakes.collected():
+            check_steps_offset(self.steps_offset, self.timestep_spacing)
+        with mistakes.collected():
+            refuse_two_limits(self.clip_sample, self.thresholding)
+        with mistakes.collected():
+            check_threshold_range(self.sample_padding_norm, self.sample_max_value, thresholding=self.thresholding)
+        mistakes.raise_all()
         return self
 
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..config.choices import SamplingMethod
 from ..config.registries import SAMPLERS
-from ..config.sampler_aliases import resolve
 from ..config.settings import NoiseSchedulerConfig
 from ..running.noise import resolve_keys
 from ..samplers.base import BaseSampler
-from ..support.data_files import read_table, write_table
-from ..support.errors import ConfigurationError, cut, shown
+from ..support.data_files import write_table
+from ..support.errors import ConfigurationError, shown
 from ..support.registry import did_you_mean
 from ..support.values import ByValue
+from .config_file import check_name, read_pipelines
 from .pipeline import DiffusionPipeline
 
 __all__ = ["AdvancedDiffusionSystem"]
@@ -27,9 +27,6 @@ __all__ = ["AdvancedDiffusionSystem"]
 logger = logging.getLogger(__name__)
 #: Makes changes of a system atomic. A lock of the module, since a system with a lock could not be copied or pickled.
 _CHANGING = threading.Lock()
-
-#: The most characters of a pipeline's name.
-_NAME = 200
 
 
 class AdvancedDiffusionSystem(ByValue):
@@ -71,7 +68,7 @@ class AdvancedDiffusionSystem(ByValue):
             method: a member, its value, a registered name, a sampler class or a sampler object.
             sampler_options: the sampler's own options.
         """
-        _check_name(name, "name")
+        check_name(name, "name")
         if isinstance(config, Mapping):
             config = NoiseSchedulerConfig.from_dict(config, where=name)
         pipeline = DiffusionPipeline(config, method, **sampler_options)
@@ -131,9 +128,7 @@ class AdvancedDiffusionSystem(ByValue):
                 try:
                     pipeline.plan(num_inference_steps, timesteps=kwargs.get("timesteps"))
                 except ConfigurationError as error:
-                    raise ConfigurationError(
-                        error.what, where=f"{name}.{error.where}", why=error.why, suggestion=error.suggestion
-                    ) from None
+                    raise error.under(name) from None
         generator = kwargs.pop("generator", None)
         if generator is not None or kwargs.get("seed") is None:
             kwargs["seed"] = _drawn(kwargs.get("seed"), generator)
@@ -143,34 +138,13 @@ class AdvancedDiffusionSystem(ByValue):
         }
 
     def load_config(self, path: str | os.PathLike[str]) -> None:
-        """Make the pipelines of a file: all of them, or none and an error is raised."""
-        made: dict[str, DiffusionPipeline] = {}
-        for name, entry in read_table(path).items():
-            where = f"{path}: {cut(name, 60)}"
-            _check_name(name, where)
-            if not isinstance(entry, Mapping):
-                raise ConfigurationError(
-                    f"expected a table of settings, got {type(entry).__name__}",
-                    where=where,
-                    suggestion="write the settings as indented key: value lines",
-                )
-            settings = dict(entry)
-            method = settings.pop("method", None) or _method_of(str(name))
-            options = settings.pop("sampler_options", None) or {}
-            if not isinstance(options, Mapping):
-                raise ConfigurationError(
-                    f"expected a table of options, got {type(options).__name__}",
-                    where=f"{where}.sampler_options",
-                    suggestion="write the options as indented key: value lines",
-                )
-            config = NoiseSchedulerConfig.from_dict(settings, where=where)
-            try:
-                made[str(name)] = DiffusionPipeline(config, method, **{str(k): v for k, v in options.items()})
-            except ConfigurationError as error:
-                raise ConfigurationError(
-                    error.what, where=f"{where}.{error.where}", why=error.why, suggestion=error.suggestion
-                ) from None
-        self._keep(made)
+        """Make the pipelines of a file: all of them, or none and an error is raised.
+
+        Raises:
+            FileError: the file is missing or malformed.
+            ConfigurationError: settings in it are wrong; the error names all of them, each with its path.
+        """
+        self._keep(read_pipelines(path))
 
     def save_config(self, path: str | os.PathLike[str]) -> None:
         """Write every pipeline's settings, as YAML or JSON by the ending, whole or not at all.
@@ -222,33 +196,3 @@ def _drawn(seed: Any, generator: Any) -> int | list[int]:
     if isinstance(generator, list | tuple):
         return [key[0] for key in resolve_keys(seed, generator, len(generator))]
     return resolve_keys(seed, generator, 1)[0][0]
-
-
-def _check_name(name: Any, where: str) -> None:
-    if not isinstance(name, str) or not 0 < len(name) <= _NAME:
-        raise ConfigurationError(
-            f"got {shown(name)} for a pipeline's name",
-            where=where,
-            suggestion=f"give a text of 1 to {_NAME} characters",
-        )
-
-
-def _is_known(name: str) -> bool:
-    try:
-        resolve(name)
-    except ConfigurationError:
-        return False
-    return True
-
-
-def _method_of(name: str) -> str:
-    """The sampler whose name is the end of a pipeline's name."""
-    ending = max((m for m in SAMPLERS if name == m or name.endswith(f"_{m}")), key=len, default=None)
-    if ending is None:  # "mine_dpmpp_2m_karras": a sampler with its spacing
-        parts = name.split("_")
-        ending = next((e for e in ("_".join(parts[k:]) for k in range(len(parts))) if _is_known(e)), None)
-    if ending is None:
-        logger.warning(
-            "the name of pipeline %r does not end in a sampler: using 'ddim'; write method: ... to choose", name
-        )
-    return ending or SamplingMethod.DDIM.value

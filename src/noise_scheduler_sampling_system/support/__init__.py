@@ -11,6 +11,7 @@ from .errors import (
     NoiseSamplingError,
     NumericsError,
     OutOfMemoryError,
+    SeveralMistakesError,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "NoiseSamplingError",
     "NumericsError",
     "OutOfMemoryError",
+    "SeveralMistakesError",
 ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "ConfigurationError",
@@ -12,6 +16,7 @@ __all__ = [
     "NoiseSamplingError",
     "NumericsError",
     "OutOfMemoryError",
+    "SeveralMistakesError",
     "cut",
     "shown",
 ]
@@ -22,6 +27,8 @@ _SHOWN = 120
 _PART = 2000
 #: The most characters of a message of another library that an error repeats.
 _REASON = 400
+#: The most mistakes that a message lists.
+_LISTED = 30
 
 
 def shown(value: object) -> str:
@@ -65,6 +72,11 @@ class NoiseSamplingError(Exception):
             lines.append(f"  try: {suggestion}")
         super().__init__("\n".join(lines))
 
+    def under(self, prefix: str, separator: str = ".") -> Self:
+        """The same error with a prefix before its ``where``: the file, the pipeline, the table it is in."""
+        where = separator.join(part for part in (prefix, self.where) if part)
+        return type(self)(self.what, where=where, why=self.why, suggestion=self.suggestion)
+
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.where, self.why, self.suggestion))
 
@@ -77,6 +89,36 @@ class ConfigurationError(NoiseSamplingError, ValueError):
     """A setting, or a combination of settings, that cannot work."""
 
     category = "configuration"
+
+
+@final
+class SeveralMistakesError(ConfigurationError):
+    """Several mistakes that were found at once.
+
+    ``what``, ``where``, ``why`` and ``suggestion`` are those of the first one; the text holds all of them.
+
+    Args:
+        errors: the mistakes, two or more.
+    """
+
+    errors: tuple[ConfigurationError, ...]
+
+    def __init__(self, errors: Iterable[ConfigurationError]) -> None:
+        self.errors = tuple(errors)
+        first, count = self.errors[0], len(self.errors)
+        super().__init__(
+            f"{first.what} (and {count - 1} more)", where=first.where, why=first.why, suggestion=first.suggestion
+        )
+        lines = [f"{count} mistakes", *map(str, self.errors[:_LISTED])]
+        if count > _LISTED:
+            lines.append(f"... and {count - _LISTED} more")
+        self.args = ("\n".join(lines),)
+
+    def under(self, prefix: str, separator: str = ".") -> Self:
+        return type(self)(error.under(prefix, separator) for error in self.errors)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (SeveralMistakesError, (self.errors,))
 
 
 @final

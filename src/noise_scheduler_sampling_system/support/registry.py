@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Generic, TypeVar, final, overload
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 
 __all__ = ["Registry", "did_you_mean", "folded"]
 
+#: The most names that a suggestion holds where a command or an expression lists all of them.
+_NEAREST, _FEW = 3, 10
 #: Held while a table is changed. A change replaces the table, so readers need no lock.
 _REGISTERING = threading.Lock()
 
@@ -19,14 +21,25 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 
-def did_you_mean(name: object, valid: Iterable[str], further: Iterable[str] = ()) -> str:
-    """A suggestion for an invalid name: the nearest of the ``valid`` and ``further`` ones, or else all valid ones."""
+def did_you_mean(name: object, valid: Iterable[str], further: Iterable[str] = (), listing: str = "") -> str:
+    """A suggestion for an invalid name: the nearest of the ``valid`` and ``further`` ones, or else all valid ones.
+
+    Args:
+        name: the invalid name.
+        valid: the names that are allowed.
+        further: other names that are understood.
+        listing: what lists the valid names, e.g. "noise-sampling samplers". The suggestion then holds at most the
+            three nearest names and this, if there are more than ten.
+    """
     valid = list(valid)
-    options = [*valid, *further]
-    by_folded = {option.lower(): option for option in options}
-    near = get_close_matches(str(name).lower(), by_folded, n=3, cutoff=0.6)
+    by_folded = {option.lower(): option for option in (*valid, *further)}
+    word, rest = str(name).lower(), ""
+    near = get_close_matches(word, by_folded, n=_NEAREST, cutoff=0.6)
+    if listing and len(valid) > _FEW:
+        near = near or get_close_matches(word, by_folded, n=_NEAREST, cutoff=0.0)
+        rest = f" {listing} lists all {len(valid)}"
     if near:
-        return "did you mean " + " or ".join(repr(by_folded[n]) for n in near) + "?"
+        return "did you mean " + " or ".join(repr(by_folded[n]) for n in near) + "?" + rest
     return "one of: " + ", ".join(sorted(valid)) if valid else "none is registered"
 
 
@@ -36,10 +49,11 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the entries are, for messages ("sampler", "noise schedule", ...).
+        listing: what lists the names, for messages ("`noise-sampling samplers`").
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, listing: str = "") -> None:
+        self.kind, self.listing = kind, listing
         self._entries: dict[str, T] = {}
         self._aliases: dict[str, str] = {}
 
@@ -116,10 +130,13 @@ class Registry(Generic[T]):
         """
         key = self.canonical(name)
         if key not in self._entries:
-            raise ConfigurationError(
-                f"there is no {self.kind} {key!r}", where=where, suggestion=did_you_mean(key, self._entries)
-            )
+            raise ConfigurationError(f"there is no {self.kind} {shown(key)}", where=where, suggestion=self.nearest(key))
         return self._entries[key]
+
+    def nearest(self, name: object, further: Iterable[str] = ()) -> str:
+        """A suggestion for an unknown name: the nearest names, ``further`` ones included, and what lists all."""
+        aliases = [] if further else list(self._aliases)
+        return did_you_mean(name, self._entries, further or aliases, self.listing)
 
     @staticmethod
     def key(name: str | Enum) -> str:
