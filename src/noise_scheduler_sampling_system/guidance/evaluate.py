@@ -111,15 +111,7 @@ class RunGuidance:
                     why="the model runs under torch.no_grad, or detaches",
                     suggestion="let it record gradients, or take through_model=False",
                 )
-            means = {i: self._mean(i, output, x) for i, output in outputs.items()}
-            for i, mean in means.items():
-                if mean.shape != x.shape:  # the loop raises the error
-                    return self._answer(outputs[i], outputs[i])
-            value, null = guidance.combined(x, means, memory, create_graph=create_graph)
-            if self.split:
-                variance = next(iter(outputs.values())).chunk(2, dim=1)[1]
-                value, null = torch.cat([value, variance], dim=1), torch.cat([null, variance], dim=1)
-            return self._answer(value, null)
+            return self._combined(guidance, x, outputs, memory, create_graph)
 
         if not guidance.tracks:
             return guided
@@ -135,6 +127,38 @@ class RunGuidance:
             return Branches(*(each.detach() for each in answer)) if self.pairs else answer.detach()
 
         return tracked
+
+    def combine(self, row: int, x: Tensor, outputs: Mapping[int, Tensor], memory: Memory) -> Any:
+        """The guided output of a row, from the outputs of its branches.
+
+        Args:
+            row: of the plan.
+            x: the state, shape (B, ...).
+            outputs: of each branch that the row evaluates, by the branch's number.
+            memory: holds the tensors that the guidance keeps.
+
+        Returns:
+            The guided output, or :class:`Branches` for a plan that reads the unconditional one, too.
+        """
+        guidance = self.rows[row]
+        if guidance is None:
+            raise ValueError("the row does not evaluate the model")
+        if guidance.plain and not self.pairs:
+            return outputs[guidance.evaluated[0]]
+        return self._combined(guidance, x, outputs, memory, create_graph=False)
+
+    def _combined(
+        self, guidance: RowGuidance, x: Tensor, outputs: Mapping[int, Tensor], memory: Memory, create_graph: bool
+    ) -> Any:
+        means = {i: self._mean(i, output, x) for i, output in outputs.items()}
+        for i, mean in means.items():
+            if mean.shape != x.shape:  # the loop raises the error
+                return self._answer(outputs[i], outputs[i])
+        value, null = guidance.combined(x, means, memory, create_graph=create_graph)
+        if self.split:
+            variance = next(iter(outputs.values())).chunk(2, dim=1)[1]
+            value, null = torch.cat([value, variance], dim=1), torch.cat([null, variance], dim=1)
+        return self._answer(value, null)
 
     def _answer(self, value: Tensor, null: Tensor) -> Any:
         return Branches(value, null) if self.pairs else value

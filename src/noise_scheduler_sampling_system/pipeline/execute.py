@@ -14,11 +14,12 @@ from ..grids.time_grid import TimeGrid
 from ..running.batching import in_batches
 from ..running.profiling import Profile, Stopwatch, measured
 from ..running.results import SamplingResult
-from .complete import Outcome, complete
+from .complete import complete
+from .ending import Outcome
 from .job import Job
 from .request import Request
 
-__all__ = ["execute"]
+__all__ = ["execute", "result_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,10 @@ def execute(job: Job, request: Request) -> Tensor | SamplingResult:
     report = watch.profile(watch.now() - began) if watch else None
     if report:
         logger.info("profile of %d samples:\n%s", batch, report)
-    return _result(job, outcomes, samples, report) if request.return_result else samples
+    return result_of(job, outcomes, samples, report) if request.return_result else samples
 
 
-def _result(job: Job, outcomes: list[Outcome], samples: Tensor, report: Profile | None) -> SamplingResult:
+def result_of(job: Job, outcomes: list[Outcome], samples: Tensor, report: Profile | None = None) -> SamplingResult:
     """The samples with what the longest of the parts took."""
     longest = max(outcomes, key=lambda each: each.nfe)
     return SamplingResult(

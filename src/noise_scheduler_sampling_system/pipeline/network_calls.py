@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -21,10 +20,37 @@ from ..running.output_check import Look
 from ..running.profiling import Stopwatch
 from ..schedules.path import Level
 
-__all__ = ["NetworkCalls"]
+__all__ = ["NetworkCalls", "RowInputs", "explaining", "level_of"]
 
 #: How PyTorch says that a real time cannot index a table.
 _OF_A_TABLE = ("scalar types: Long, Int", "must be long", "must be integers", "used as indices", "for embedding")
+
+
+@final
+@dataclass(frozen=True)
+class RowInputs:
+    """What networks are told at the rows of a plan.
+
+    Attributes:
+        factors: of the state, for networks that take a scaled one.
+        time_of_row: shape (M,).
+    """
+
+    factors: tuple[float, ...] | None
+    time_of_row: Tensor
+
+    @property
+    def real_times(self) -> bool:
+        """Whether times are real numbers; else they are whole numbers of an integer type."""
+        return self.time_of_row.is_floating_point()
+
+    def state(self, x: Tensor, row: int, dtype: torch.dtype) -> Tensor:
+        """The state as a network of this type takes it."""
+        return (x if self.factors is None else x * self.factors[row]).to(dtype)
+
+    def times(self, size: int) -> tuple[Tensor, ...]:
+        """The times of a batch, shape (size,), for each row."""
+        return self.time_of_row[:, None].expand(-1, size).unbind(0)
 
 
 @final
@@ -55,21 +81,18 @@ class NetworkCalls:
             batch: B, the samples of x.
             watch: measures the time inside the networks.
         """
-        factors = None if plan.input_scale is None else plan.input_scale.tolist()
-        times = self._times(plan)
-
-        @functools.cache
-        def times_of_rows(size: int) -> tuple[Tensor, ...]:
-            return times[:, None].expand(-1, size).unbind(0)
+        inputs = self.inputs(plan)
 
         def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
             network: Callable[..., Tensor] = adapter.__call__
             network = watch.wrap("model", network) if watch else network
-            network = _explaining(network) if times.is_floating_point() else network
-            rows, condition = times_of_rows(copies * batch), unwrapped(condition)
-            wanted = adapter.dtype or self.dtype
+            network = explaining(network) if inputs.real_times else network
+            rows, condition = inputs.times(copies * batch), unwrapped(condition)
+            wanted = self.dtype_of(adapter)
 
-            if factors is None and wanted == self.dtype and copies == 1:  # the most frequent case, so the shortest
+            if (
+                inputs.factors is None and wanted == self.dtype and copies == 1
+            ):  # the most frequent case, so the shortest
 
                 def call(x: Tensor, row: int) -> Tensor:
                     return network(x, rows[row], condition)
@@ -77,14 +100,23 @@ class NetworkCalls:
             else:
 
                 def call(x: Tensor, row: int) -> Tensor:
-                    x = (x if factors is None else x * factors[row]).to(wanted)
+                    x = inputs.state(x, row, wanted)
                     return network(x if copies == 1 else torch.cat([x] * copies), rows[row], condition)
 
             if self.look is None or adapter is not self.model:
                 return call
-            return self.look.around(call, lambda row: _level(plan, row))
+            return self.look.around(call, lambda row: level_of(plan, row))
 
         return caller
+
+    def inputs(self, plan: SamplingPlan) -> RowInputs:
+        """What networks are told at the rows of a plan."""
+        factors = None if plan.input_scale is None else tuple(plan.input_scale.tolist())
+        return RowInputs(factors, self._times(plan))
+
+    def dtype_of(self, adapter: ModelAdapter) -> torch.dtype:
+        """The type of a network's input."""
+        return adapter.dtype or self.dtype
 
     def _times(self, plan: SamplingPlan) -> Tensor:
         """The time of each row as the networks are told it, shape (M,)."""
@@ -96,12 +128,13 @@ class NetworkCalls:
         return torch.from_numpy(plan.time.copy()).to(self.device, kind)
 
 
-def _level(plan: SamplingPlan, row: int) -> Level:
+def level_of(plan: SamplingPlan, row: int) -> Level:
+    """The noise level of a row."""
     return Level(float(plan.time[row]), float(plan.alpha[row]), float(plan.sigma[row]))
 
 
-def _explaining(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The network, whose error about a real time comes with a note on what to do."""
+def explaining(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The network for real times, whose error about a real time comes with a note on what to do."""
 
     def call(x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
         try:

@@ -10,7 +10,7 @@ import torch
 
 from ..support.errors import OutOfMemoryError
 
-__all__ = ["in_batches", "release_cache"]
+__all__ = ["in_batches", "out_of_memory", "release_cache"]
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -40,7 +40,7 @@ def in_batches(run: Callable[[int, int], R], count: int, size: int, device: torc
         try:
             results.append(run(start, stop))
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
         else:
@@ -68,7 +68,8 @@ def release_cache(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error of PyTorch or of NVIDIA's libraries says that memory ran out."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
     if isinstance(error, MemoryError):

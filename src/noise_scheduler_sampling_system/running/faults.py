@@ -12,8 +12,8 @@ from ..plans.plan import SamplingPlan
 from ..support.errors import ModelOutputError, NumericsError
 
 __all__ = [
-    "FiniteWatch", "ModelStoppedError", "OutputReusedError", "StepControlError", "explained", "is_finite",
-    "place_of_row", "refuse_not_finite", "refuse_wrong_shape",
+    "FiniteWatch", "ModelStoppedError", "OutputReusedError", "StepControlError", "changed_input", "explained",
+    "is_finite", "left_range", "place_of_row", "refuse_not_finite", "refuse_wrong_shape",
 ]  # fmt: skip
 
 
@@ -126,4 +126,34 @@ def refuse_not_finite(output: Tensor, plan: SamplingPlan, i: int) -> None:
         where=place_of_row(plan, i),
         why="a network in half precision overflows easily; an untrained one may return anything",
         suggestion="run the model in float32 or bfloat16, check its inputs, or lower the guidance scale",
+    )
+
+
+def changed_input(where: str) -> ModelOutputError:
+    """The error of a model that changed its input.
+
+    Args:
+        where: the model call.
+    """
+    return ModelOutputError(
+        "the model changed its input in-place",
+        where=where,
+        why="the sampler still needs that state",
+        suggestion="clone x at the top of the model's forward, or avoid operations that end in _",
+    )
+
+
+def left_range(plan: SamplingPlan, i: int, dtype: torch.dtype) -> NumericsError:
+    """The error of a row whose model output is finite and whose next state is not.
+
+    Args:
+        plan: of the run.
+        i: the row.
+        dtype: of the state.
+    """
+    return NumericsError(
+        f"the state after {place_of_row(plan, i)} is not finite, though the model's output is",
+        where=place_of_row(plan, i),
+        why=f"values left the range of {dtype}",
+        suggestion="run with dtype=torch.float32, or clip the predicted clean sample",
     )

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from ..plans.plan import SamplingPlan
 from ..schedules.path import Level
-from ..support.errors import ModelOutputError, NumericsError
+from ..support.errors import NumericsError
 from .faults import (
     FiniteWatch,
     ModelStoppedError,
     OutputReusedError,
+    changed_input,
     explained,
     is_finite,
+    left_range,
     place_of_row,
     refuse_not_finite,
     refuse_wrong_shape,
@@ -29,7 +31,7 @@ from .faults import (
 
 __all__ = [
     "Branches", "Model", "ModelMaker", "Noise", "PlannedRun", "Reached", "RowModel", "RowState", "Run", "StepsFound",
-    "run_rows",
+    "accepted", "run_rows", "without_call",
 ]  # fmt: skip
 
 #: (x, row) ↦ the network's guided output at the row's time; :class:`Branches` for a plan that needs both.
@@ -219,11 +221,11 @@ def run_rows(
         NumericsError: a state is not finite.
         ModelStoppedError: the model raised StopIteration. Other exceptions of the model come through unchanged.
     """
-    watch, hides, split = FiniteWatch(), run.hides, run.split
+    watch, hides = FiniteWatch(), run.hides
     copies = inspect or copy_outputs
 
     def evaluate(state: RowState) -> Any:
-        i, x, history, _, _ = state
+        i, x, _, _, _ = state
         tracked = not x.is_inference()  # tensors of inference mode do not count their changes
         version = x._version if tracked else 0
         try:
@@ -234,43 +236,27 @@ def run_rows(
         except Exception as error:
             explained(error, f"raised by the model at {place_of_row(run.plan, i)}")
             raise
-        output = answer.guided if run.branches else answer
         if tracked and x._version != version:
-            raise ModelOutputError(
-                "the model changed its input in-place",
-                where=place_of_row(run.plan, i),
-                why="the sampler still needs that state",
-                suggestion="clone x at the top of the model's forward, or avoid operations that end in _",
-            )
-        if split or output.shape != x.shape:
-            refuse_wrong_shape(output, x, run.plan, i, split=split)
+            raise changed_input(place_of_row(run.plan, i))
+        answer = accepted(run, state, answer, copies=copies)
+        output = answer.guided if run.branches else answer
         if check_every_row:
             refuse_not_finite(output, run.plan, i)
         if hides[i] is not None:
             watch.note(output if hides[i] == "output" else x)
-        if copies:
-            return Branches(output.clone(), answer.unconditional.clone()) if run.branches else output.clone()
-        if history and any(past.data_ptr() == output.data_ptr() for past in history.values()):
-            raise OutputReusedError(place_of_row(run.plan, i))
         return answer
 
     evaluates = run.plan.asked
     for i in range(state.row, len(run.plan)):
         if not evaluates[i]:
-            last = _last_call(state) if inspect else (None, None)
-            state = run.advance(state, _NOTHING, noise)._replace(evaluated_x=last[0], output=last[1])
+            state = without_call(run, state, noise, inspect=inspect)
         elif inspect:
             x, output = state.x, evaluate(state)
             state = run.advance(state, output, noise)._replace(evaluated_x=x, output=output)
         else:  # no name holds the output, so that advance can free it
             state = run.advance(state, evaluate(state), noise)
         if check_every_row and not is_finite(state.x):
-            raise NumericsError(
-                f"the state after {place_of_row(run.plan, i)} is not finite, though the model's output is",
-                where=place_of_row(run.plan, i),
-                why=f"values left the range of {state.x.dtype}",
-                suggestion="run with dtype=torch.float32, or clip the predicted clean sample",
-            )
+            raise left_range(run.plan, i, state.x.dtype)
         yield state
     watch.note(state.x)
     if not watch.all_finite(state.x):
@@ -279,6 +265,36 @@ def run_rows(
             where=f"plan of {run.plan.sampler!r}",
             suggestion="run with check_every_row=True to find where it began",
         )
+
+
+def accepted(run: PlannedRun, state: RowState, answer: Any, *, copies: bool) -> Any:
+    """The guided output of a row after the checks that read nothing from the device.
+
+    Args:
+        run: whose row it is.
+        state: before the row.
+        answer: the guided output; :class:`Branches` for a run that needs both.
+        copies: whether to return a copy, which later changes of the model's memory do not reach.
+
+    Raises:
+        ModelOutputError: it has the wrong shape.
+        OutputReusedError: it is in memory that holds an earlier prediction (only without ``copies``).
+    """
+    i, x, history, _, _ = state
+    output = answer.guided if run.branches else answer
+    if run.split or output.shape != x.shape:
+        refuse_wrong_shape(output, x, run.plan, i, split=run.split)
+    if copies:
+        return Branches(output.clone(), answer.unconditional.clone()) if run.branches else output.clone()
+    if history and any(past.data_ptr() == output.data_ptr() for past in history.values()):
+        raise OutputReusedError(place_of_row(run.plan, i))
+    return answer
+
+
+def without_call(run: PlannedRun, state: RowState, noise: Noise, *, inspect: bool) -> RowState:
+    """The state after a row without a model call; with ``inspect`` it holds the last model call."""
+    last = _last_call(state) if inspect else (None, None)
+    return run.advance(state, _NOTHING, noise)._replace(evaluated_x=last[0], output=last[1])
 
 
 def _last_call(state: RowState) -> tuple[Tensor, Tensor | None]:
