@@ -111,6 +111,10 @@ KEYWORDS: Final[tuple[Keyword, ...]] = (
         ),
         "seed": ("seed=0", "random_seed manual_seed rng_seed noise_seed torch_seed seeds"),
         "generator": ("generator=torch.Generator(), or seed=0", "rng prng prng_key random_state generators key"),
+        "first_index": (
+            "first_index=500 for samples 500, 501, ... of the seed",
+            "start_index sample_index index_offset seed_offset first_sample sample_offset",
+        ),
         "initial_noise": (
             "initial_noise=noise of unit variance and the batch's shape; divide a state of a k-diffusion sampler by "
             "its first sigma",

@@ -26,6 +26,7 @@ class _Common(TypedDict, total=False):
     guidance: Guidance | Sequence[Guidance] | None
     seed: Seed | None
     generator: torch.Generator | Sequence[torch.Generator] | None
+    first_index: int
     initial_noise: Tensor | None
     initial_sample: Tensor | None
     start: float | Level | None

@@ -213,6 +213,7 @@ class DiffusionPipeline(ByValue):
         guidance: Guidance | Sequence[Guidance] | None = None,
         seed: Seed | None = None,
         generator: Generators | None = None,
+        first_index: int = 0,
         initial_noise: Tensor | None = None,
         initial_sample: Tensor | None = None,
         start: float | Level | None = None,
@@ -253,6 +254,8 @@ class DiffusionPipeline(ByValue):
                 seed s is the same in every batch size and on every device (except with ``adaptive``, where the
                 samples of a batch share their steps).
             generator: draws the seed (one, or one for each sample); default: PyTorch's global generator.
+            first_index: the number of the batch's first sample among those of the seed: ``shape=(100, ...),
+                first_index=500`` are samples 500 to 599, the same as in a batch of all. It needs one seed.
             initial_noise: unit-variance noise of the batch's shape, which replaces that of the seed: a tensor, an
                 array or nested lists.
             initial_sample: the state to start from, unscaled. Its noise level is that of ``start`` or
@@ -414,6 +417,7 @@ class DiffusionPipeline(ByValue):
         guidance: Guidance | Sequence[Guidance] | None = None,
         seed: Seed | None = None,
         generator: Generators | None = None,
+        first_index: int = 0,
         initial_noise: Tensor | None = None,
         initial_sample: Tensor | None = None,
         start: float | Level | None = None,

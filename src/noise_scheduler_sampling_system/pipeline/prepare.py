@@ -54,7 +54,8 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     refuse_too_large(shape, dtype, device)
     given = given.placed(device, dtype)
     _refuse_overflow(run, dtype)
-    noise = NoiseSource(resolve_keys(request.seed, request.generator, shape[0]), shape[1:], dtype, device)
+    keys = resolve_keys(request.seed, request.generator, shape[0], request.first_index)
+    noise = NoiseSource(keys, shape[1:], dtype, device)
     return Job(
         setup=setup,
         run=run,

@@ -18,6 +18,7 @@ from ..plans.plan_set import PlanSet
 from ..running.callbacks import Callback, checked_callback
 from ..running.early_stopping import EarlyStopping
 from ..running.noise import Seed
+from ..running.noise_keys import checked_index
 from ..running.results import RunState
 from ..schedules.path import Level
 from ..support.argument_checks import checked_count, checked_flag, checked_number
@@ -50,6 +51,7 @@ class Request:
     guidance: Guidance | Sequence[Guidance] | None = None
     seed: Seed | None = None
     generator: Generators | None = None
+    first_index: int = 0
     initial_noise: Tensor | None = None
     initial_sample: Tensor | None = None
     start: float | Level | None = None
@@ -115,6 +117,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "profile": _checked_profile,
     "noise": _checked_noise,
     "max_batch_size": _checked_batch_size,
+    "first_index": checked_index,
     "callback": lambda callback, _: checked_callback(callback),
     "early_stopping": _checked_tolerance,
 }

@@ -18,7 +18,8 @@ __all__ = ["continued"]
 
 #: Arguments that the state determines.
 _PART_OF_THE_STATE = (
-    "seed", "generator", "initial_noise", "plan", "timesteps", "grid", "initial_sample", "start", "strength",
+    "seed", "generator", "first_index", "initial_noise", "plan", "timesteps", "grid", "initial_sample", "start",
+    "strength",
 )  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def continued(setup: Setup, request: Request) -> tuple[Request, RunState]:
         FileError: the file is missing or malformed.
     """
     for name in _PART_OF_THE_STATE:
-        if getattr(request, name) is not None:
+        if getattr(request, name) is not getattr(Request, name):
             raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
     resume = request.resume
     if not isinstance(resume, RunState | str | os.PathLike) or resume == "":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, final, overload
+from typing import Any, Final, final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,15 @@ from torch import Tensor
 
 from ..support.errors import ConfigurationError, shown
 
-__all__ = ["Key", "Keys", "Seed", "calibration_keys", "resolve_keys"]
+__all__ = ["MOST_SAMPLES", "Key", "Keys", "Seed", "calibration_keys", "checked_index", "resolve_keys"]
 
 Seed = int | Sequence[int]
 #: (seed, index of the sample with that seed)
 Key = tuple[int, int]
 #: The index of the first sample of a calibration.
 _CALIBRATION = 1 << 40
+#: Samples of a seed have indices below this one; those above belong to calibrations.
+MOST_SAMPLES: Final = _CALIBRATION
 
 
 @final
@@ -96,6 +98,19 @@ class Keys(Sequence[Key]):
         return Keys, (np.array(self.array),)
 
 
+def checked_index(index: Any, where: str = "first_index") -> int:
+    """The number of a sample among those of a seed.
+
+    Raises:
+        ConfigurationError: not a whole number from 0 to 2⁴⁰ − 1.
+    """
+    if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < MOST_SAMPLES:
+        raise ConfigurationError(
+            f"got {shown(index)}", where=where, suggestion="give the number of a sample, from 0 to 2⁴⁰ − 1"
+        )
+    return int(index)
+
+
 def calibration_keys(seed: Seed | None, count: int) -> Keys:
     """Keys that runs never have, because a plan must not be judged on the noise that it was fitted to.
 
@@ -105,7 +120,7 @@ def calibration_keys(seed: Seed | None, count: int) -> Keys:
     return Keys.numbered(_checked_seed(seed), count, _CALIBRATION)
 
 
-def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> Keys:
+def resolve_keys(seed: Seed | None, generator: Any, batch: int, first: int = 0) -> Keys:
     """The key of every sample of a batch.
 
     Args:
@@ -114,18 +129,22 @@ def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> Keys:
         generator: a ``torch.Generator``, a list with one for each sample, or ``None`` for PyTorch's global one. A draw
             advances it.
         batch: B, the number of samples.
+        first: the index of the first sample of one seed; the batch then holds samples first to first + B − 1.
 
     Raises:
-        ConfigurationError: both are given, a seed is out of range, or the number of seeds is not B.
+        ConfigurationError: both are given, a seed is out of range, the number of seeds is not B, or ``first`` is given
+            without one seed.
     """
     if seed is not None and generator is not None:
         raise ConfigurationError("seed and generator are both given", where="seed", suggestion="give one of them")
+    if first:
+        _refuse_numbering(seed, generator, batch, first)
     if seed is None:
         many = isinstance(generator, list | tuple)
         seed = [_draw(g) for g in generator] if many else _draw(generator)
     seed = _listed(seed)
     if isinstance(seed, int | np.integer):
-        return Keys.numbered(_checked_seed(seed), batch)
+        return Keys.numbered(_checked_seed(seed), batch, first)
     if not isinstance(seed, Sequence) or isinstance(seed, str | bytes) or len(seed) != batch:
         raise ConfigurationError(
             f"got {shown(seed)} for a batch of {batch}",
@@ -135,6 +154,31 @@ def resolve_keys(seed: Seed | None, generator: Any, batch: int) -> Keys:
     array = np.zeros((batch, 2), dtype=np.uint64)
     array[:, 0] = [_checked_seed(s) for s in seed]
     return Keys(array)
+
+
+def _refuse_numbering(seed: Any, generator: Any, batch: int, first: int) -> None:
+    """Raise where samples from ``first`` on do not exist, or where no seed says which samples they are."""
+    if generator is not None or seed is None:
+        raise ConfigurationError(
+            f"got {first}, and the seed is drawn",
+            where="first_index",
+            why="the samples before it would be of an unknown seed",
+            suggestion="give seed=..., one whole number",
+        )
+    if not isinstance(_listed(seed), int | np.integer):
+        raise ConfigurationError(
+            f"got {first} with a seed for each sample",
+            where="first_index",
+            why="each of these samples is number 0 of its own seed",
+            suggestion="give one whole number as the seed, or leave first_index out",
+        )
+    if first + batch > MOST_SAMPLES:
+        raise ConfigurationError(
+            f"got {first} with a batch of {batch}",
+            where="first_index",
+            why="a seed has 2⁴⁰ samples; the noise after them belongs to calibrations",
+            suggestion="give another seed",
+        )
 
 
 def _listed(seed: Any) -> Any:

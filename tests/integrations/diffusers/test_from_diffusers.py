@@ -270,6 +270,10 @@ def test_seeds_batches_and_early_stopping_are_those_of_sample():
     assert difference(whole, split) < 1e-4 * float(whole.abs().max())
     first = ours.generate("a cat", **asks)
     assert difference(whole[:1], first) < 1e-4 * float(whole.abs().max())
+    for image in ({}, {"image": tiny.image(), "strength": 0.7}):  # noise of the run, and noise on an image
+        rest = ours.generate(["a dog", "a cow"], **asks, **image, first_index=1)
+        all_three = ours.generate(["a cat", "a dog", "a cow"], **asks, **image)
+        assert difference(all_three[1:], rest) < 1e-4 * float(whole.abs().max())
     result = ours.generate("a cat", **{**asks, "num_inference_steps": 30}, early_stopping=0.5, return_result=True)
     assert result.calls_saved > 0
     assert ours.config.timestep_spacing == "trailing"

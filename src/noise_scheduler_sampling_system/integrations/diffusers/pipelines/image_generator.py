@@ -15,7 +15,7 @@ from ....guidance.known_region import KnownRegion
 from ....guidance.sequence import checked_sequence
 from ....pipeline.pipeline import DiffusionPipeline
 from ....running.noise import NoiseSource, resolve_keys
-from ....running.noise_keys import Keys
+from ....running.noise_keys import Keys, checked_index
 from ....support.argument_checks import refuse_too_large
 from ....support.errors import ConfigurationError
 from ..reading.reading import read
@@ -150,11 +150,13 @@ def _first_state(
     """
     if options.get("initial_sample") is not None or (known is None and start.scale is None):
         return {}
-    noise, seeds = options.pop("initial_noise", None), {}
+    noise = options.pop("initial_noise", None)
+    seeds: dict[str, Any] = {}
     if noise is None:
-        keys = resolve_keys(options.pop("seed", None), options.pop("generator", None), shape[0])
-        numbered = keys == Keys.numbered(keys[0][0], shape[0])
-        seeds = {"seed": keys[0][0] if numbered else [seed for seed, _ in keys]}
+        first = checked_index(options.pop("first_index", 0))
+        keys = resolve_keys(options.pop("seed", None), options.pop("generator", None), shape[0], first)
+        numbered = keys == Keys.numbered(keys[0][0], shape[0], first)
+        seeds = {"seed": keys[0][0], "first_index": first} if numbered else {"seed": [seed for seed, _ in keys]}
         noise = NoiseSource(keys, shape[1:], dtype, device).initial()
     noise = noise.to(device, dtype)
     if known is None:
