@@ -243,3 +243,24 @@ def test_the_order_is_the_slope_of_the_error():
     assert found.order_of("ddim, kl_optimal") == pytest.approx(1.0, abs=0.2)
     assert found.order_of("dpmpp_2m, kl_optimal") > 1.6
     assert found.best(160).entry == "dpmpp_2m, kl_optimal"
+
+
+def test_an_interrupt_keeps_the_cells_that_are_done():
+    model = models.DigitsModel(DiffusionPipeline().scheduler)
+    calls = 0
+
+    def interrupted(x, t):
+        nonlocal calls
+        calls += 1
+        if calls == 3 + 5 + 2:
+            raise KeyboardInterrupt
+        return model(x, t)
+
+    asked = {"nfe": (3, 5), "shape": (2, 1, 8, 8), "reference": None}
+    found = compare(["ddim", "heun"], interrupted, **asked)
+    assert found.about["interrupted"]
+    assert [bool(cell.problem) for cell in found.cells.values()] == [False, False, True, True]
+    assert found.cell("heun, leading", 3).problem == "it was interrupted"
+    whole = compare(["ddim"], model, **asked)
+    assert torch.equal(found.cell("ddim, leading", 5).samples, whole.cell("ddim, leading", 5).samples)
+    assert "interrupted" not in whole.about

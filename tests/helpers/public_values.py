@@ -35,6 +35,7 @@ from noise_scheduler_sampling_system.analysis import recommend
 from noise_scheduler_sampling_system.analysis.step_probabilities import StepDistribution
 from noise_scheduler_sampling_system.config import Option, Options
 from noise_scheduler_sampling_system.config.registries import PRESETS
+from noise_scheduler_sampling_system.running import InterruptedRunError
 from noise_scheduler_sampling_system.running.brownian import brownian
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers import SamplerOutput
@@ -132,6 +133,7 @@ def made() -> dict[str, Any]:
         "preset": PRESETS.get("sdxl"),
         "features": models.FeatureStatistics(torch.zeros(2), torch.eye(2)),
     }  # fmt: skip
+    values["interrupted"] = InterruptedRunError(values["result"])
     system = AdvancedDiffusionSystem()
     system.create_pipeline("mine", NoiseSchedulerConfig(), "heun")
     return {**values, "system": system}

@@ -12,6 +12,7 @@ from noise_scheduler_sampling_system import (
     ConfigurationError,
     OutOfMemoryError,
 )
+from noise_scheduler_sampling_system.running import InterruptedRunError
 from small_runs import METHODS, NULL, SHAPE, STEPS, Counting, conditional, network, pipeline
 
 
@@ -102,3 +103,26 @@ def test_a_failed_batch_frees_its_tensors_before_the_next_try():
     pipeline().sample(tight, (4, 2, 4, 4), 4)
     assert len(alive) == 4
     assert not any(held[0])
+
+
+def test_an_interrupt_keeps_the_parts_that_are_done():
+    run, shape = pipeline("ddpm"), (7, 2, 4, 4)
+    calls = 0
+
+    def interrupted(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 2 * 4 + 3:  # in the third part
+            raise KeyboardInterrupt
+        return network(x, t)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run.sample(interrupted, shape, 4, seed=7, max_batch_size=2)
+    assert isinstance(caught.value, InterruptedRunError)
+    whole = run.sample(network, shape, 4, seed=7, return_result=True)
+    assert caught.value.result.keys == whole.keys[:4]
+    torch.testing.assert_close(caught.value.result.samples, whole.samples[:4], rtol=1e-6, atol=1e-6)
+    calls = 7
+    with pytest.raises(KeyboardInterrupt) as caught:  # nothing is done
+        run.sample(interrupted, shape, 4, seed=7)
+    assert not isinstance(caught.value, InterruptedRunError)

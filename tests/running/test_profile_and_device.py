@@ -61,11 +61,14 @@ def test_a_result_can_be_drawn_again_from_its_keys():
         assert result.plan == run.plan(3)
 
 
-def test_progress_shows_every_step(capsys):
+def test_progress_counts_model_calls(capsys):
     pipeline("heun").sample(network, SHAPE, 4, progress=True)
     shown = capsys.readouterr()
-    assert "12/12" in shown.err
+    assert "7/7" in shown.err
+    assert "calls/s" in shown.err
     assert shown.out == ""
+    pipeline("heun").sample(network, (5, 1, 8, 8), 4, max_batch_size=2, progress=True)
+    assert "21/21" in capsys.readouterr().err
     pipeline("heun").sample(network, SHAPE, 4)
     assert capsys.readouterr().err == ""
 

@@ -90,7 +90,8 @@ def compare(
         progress: show a progress bar.
 
     Returns:
-        The comparison; print it, or ``save`` it as a page, JSON or CSV.
+        The comparison; print it, or ``save`` it as a page, JSON or CSV. An interrupt (Ctrl-C) after the first cell ends
+        it: the other cells say so, and ``about["interrupted"]`` is True.
 
     Raises:
         ConfigurationError: before the first model call, for what no cell could run with. A single cell that cannot
@@ -125,24 +126,32 @@ def compare(
     judge = None if features is None or data is None else _Judge(features, data)
     cells: dict[tuple[str, int], Cell] = {}
     solutions: dict[str, Reference] = {}
-    with tqdm(total=len(entries) * len(budgets), disable=not progress, unit="cell") as bar:
-        for entry in entries:
-            network = DigitsModel(entry.pipeline.scheduler) if model is None else model
-            if reference is not None and not entry.stochastic:
-                bar.set_postfix_str(f"reference of {entry.name}")
-                solutions[entry.name] = references.of(entry.pipeline.scheduler, network)
-            for budget in budgets:
-                bar.set_postfix_str(f"{entry.name}, {budget} calls")
-                cells[entry.name, budget] = _cell(
-                    entry, budget, network, shape, seeds, solutions.get(entry.name), judge, run
-                )
-                bar.update()
+    with tqdm(total=len(entries) * sum(budgets) * repeats, disable=not progress, unit=" calls") as bar:
+        try:
+            for entry in entries:
+                network = DigitsModel(entry.pipeline.scheduler) if model is None else model
+                if reference is not None and not entry.stochastic:
+                    bar.set_postfix_str(f"reference of {entry.name}")
+                    solutions[entry.name] = references.of(entry.pipeline.scheduler, network)
+                for budget in budgets:
+                    bar.set_postfix_str(f"{entry.name}, {budget} calls")
+                    cells[entry.name, budget] = _cell(
+                        entry, budget, network, shape, seeds, solutions.get(entry.name), judge, run
+                    )
+                    bar.update(budget * repeats)
+        except KeyboardInterrupt:
+            if not cells:
+                raise
+            logger.warning("interrupted: returning the %d cells that are done", len(cells))
+    asked = [(entry.name, budget) for entry in entries for budget in budgets]
+    interrupted = len(cells) < len(asked)
+    cells |= {key: Cell(*key, problem="it was interrupted") for key in asked if key not in cells}
     about = {
         "model": fingerprint(DigitsModel(entries[0].pipeline.scheduler) if model is None else model),
         "shape": list(shape), "seeds": list(seeds), "guidance_scale": None if guidance is not None else guidance_scale,
         "guidance": repr(guidance) if guidance is not None else None,
         "device": str(device), "noise_scheduler_sampling_system": __version__, "torch": torch.__version__,
-        "python": platform.python_version(),
+        "python": platform.python_version(), **({"interrupted": True} if interrupted else {}),
     }  # fmt: skip
     return Comparison(tuple(entries), budgets, cells, solutions, about)
 

@@ -11,7 +11,7 @@ from ..guidance.evaluate import Memory
 from ..running.faults import ModelStoppedError, OutputReusedError, StepControlError
 from ..running.profiling import Stopwatch
 from ..support.errors import NumericsError
-from .ending import Ending, Outcome
+from .ending import Ending, Outcome, calls_made
 from .job import Job
 from .request import Request
 
@@ -79,11 +79,14 @@ def _outcome(job: Job, request: Request, bar: Any, watch: Stopwatch | None, copy
         copy_outputs=copy_outputs,
         check_every_row=ending.settled is not None,
     )
-    batch = job.batch
+    counted = 0
     for reached in rows:
         if not reached.ends_step:
             continue
-        bar.update(batch)
+        if not bar.disable:
+            calls = calls_made(reached)
+            bar.update(calls - counted)
+            counted = calls
         if ending.is_due(reached):
             break
     return ending.outcome(reached)

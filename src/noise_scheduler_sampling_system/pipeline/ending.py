@@ -17,7 +17,7 @@ from .job import Job
 from .request import Request
 from .step_view import view
 
-__all__ = ["Ending", "Outcome"]
+__all__ = ["Ending", "Outcome", "calls_made"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +89,18 @@ class Ending:
         return _counted(self.job, reached, self.settled.result(x) if self.settled else x, self.stopped)
 
 
+def calls_made(reached: Reached) -> int:
+    """The model calls that a run made so far."""
+    run, state, found = reached
+    return run.plan.calls_before(state.row) if found is None else found.calls
+
+
 def _counted(job: Job, reached: Reached, samples: Tensor, stopped: bool) -> Outcome:
     """The samples with the steps and the calls that they took."""
     (run, state, found), planned = reached, job.run.planned
     steps = int(run.plan.step[state.row - 1]) + 1
-    if found is None:
-        calls, evaluations = run.plan.calls_before(state.row), sum(job.guidance.evaluations[: state.row])
-    else:
-        calls, evaluations = found.calls, found.evaluations
+    calls = calls_made(reached)
+    evaluations = sum(job.guidance.evaluations[: state.row]) if found is None else found.evaluations
     saved = job.run.plan.nfe - calls if stopped and planned else 0
     if saved:
         logger.info(

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..grids.time_grid import TimeGrid
 from ..running.batching import in_batches
 from ..running.profiling import Profile, Stopwatch, measured
-from ..running.results import SamplingResult
+from ..running.results import InterruptedRunError, SamplingResult
 from .complete import complete
 from .ending import Outcome
 from .job import Job
@@ -25,20 +25,35 @@ logger = logging.getLogger(__name__)
 
 
 def execute(job: Job, request: Request) -> Tensor | SamplingResult:
-    """The samples of a job, shape (B, ...), or a :class:`SamplingResult` where the request wants one."""
+    """The samples of a job, shape (B, ...), or a :class:`SamplingResult` where the request wants one.
+
+    Raises:
+        InterruptedRunError: Ctrl-C, after a part of the batch was done; it holds the samples of this part.
+    """
     run, batch, device = job.run, job.batch, job.noise.device
     watch = Stopwatch(device) if request.profile else None
     size = batch if request.max_batch_size is None else min(request.max_batch_size, batch)
-    total = batch * run.plan.steps if run.planned and request.progress else None
+    total = run.plan.nfe * -(-batch // size) if run.planned else None
+    outcomes: list[Outcome] = []
     began = time.perf_counter()
     with (
         torch.set_grad_enabled(request.differentiable),
         measured(request.profile, device),
-        closing(tqdm(total=total, disable=not request.progress, unit="step")) as bar,
+        closing(tqdm(total=total, disable=not request.progress, unit=" calls")) as bar,
     ):
-        outcomes = in_batches(
-            lambda start, stop: complete(job.part(start, stop), request, bar, watch), batch, size, device
-        )
+
+        def part(start: int, stop: int) -> None:
+            if run.planned and stop - start < min(size, batch - start):  # memory ran out: there are more parts
+                bar.total = bar.n + run.plan.nfe * -(-(batch - start) // (stop - start))
+            outcomes.append(complete(job.part(start, stop), request, bar, watch))
+
+        try:
+            in_batches(part, batch, size, device)
+        except KeyboardInterrupt:
+            if not outcomes:
+                raise
+            done = torch.cat([each.samples for each in outcomes])
+            raise InterruptedRunError(result_of(job.part(0, len(done)), outcomes, done)) from None
         samples = outcomes[0].samples if len(outcomes) == 1 else torch.cat([each.samples for each in outcomes])
     report = watch.profile(watch.now() - began) if watch else None
     if report:

@@ -297,6 +297,8 @@ class DiffusionPipeline(ByValue):
             ModelOutputError: the model returned a wrong shape, NaN or Inf.
             DeviceError, OutOfMemoryError: the device is not available, or one sample does not fit.
             NumericsError: the result is not finite.
+            InterruptedRunError: Ctrl-C, where ``max_batch_size`` splits the batch and a part is done; it is a
+                ``KeyboardInterrupt`` that holds the samples of this part.
         """
         if unknown:
             refuse_unknown(unknown, keywords_of(DiffusionPipeline.sample))

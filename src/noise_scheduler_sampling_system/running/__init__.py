@@ -1,6 +1,6 @@
 """The run of a plan: the loop, its kernels and noise, the adapter of models, and the results."""
 
 from .brownian import BrownianNoise
-from .results import RunState, SamplingResult, SamplingStep
+from .results import InterruptedRunError, RunState, SamplingResult, SamplingStep
 
-__all__ = ["BrownianNoise", "RunState", "SamplingResult", "SamplingStep"]
+__all__ = ["BrownianNoise", "InterruptedRunError", "RunState", "SamplingResult", "SamplingStep"]

@@ -21,9 +21,25 @@ from .loop import RowState
 from .noise_keys import Key, Keys
 from .profiling import Profile
 
-__all__ = ["RunState", "SamplingResult", "SamplingStep"]
+__all__ = ["InterruptedRunError", "RunState", "SamplingResult", "SamplingStep"]
 
 _FORMAT = 1
+
+
+@final
+class InterruptedRunError(KeyboardInterrupt):
+    """An interrupt (Ctrl-C) of a run whose first samples were done: where ``max_batch_size`` splits a batch.
+
+    Args:
+        result: the samples of the parts that were done, (B', ...), with their keys.
+    """
+
+    def __init__(self, result: SamplingResult) -> None:
+        super().__init__(f"interrupted: {len(result.samples)} samples are done")
+        self.result = result
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (InterruptedRunError, (self.result,))
 
 
 @final
