@@ -16,7 +16,7 @@ from ..config.settings import NoiseSchedulerConfig
 from ..plans.plan import SamplingPlan
 from ..support.errors import ConfigurationError
 from .clipping import clip_of
-from .kernels import affine, pair, pair_into
+from .kernels import affine, combine, pair, pair_into
 from .loop import Branches, Noise, PlannedRun, RowState
 
 __all__ = ["BoundPlan", "Clip", "bind", "bind_for"]
@@ -127,13 +127,14 @@ class BoundPlan(PlannedRun):
         if row.is_pair:
             return RowState(i + 1, pair(x, row.a, output, row.of_output), history)
         if row.is_linear:
-            y = None
-            if row.keep:
-                y = output if row.to_y is IDENTITY else affine(row.to_y, x, output)
-            after = pair(x, row.a, output, row.of_output) if row.asks else x * row.a
-            del output  # frees its memory, unless the model or the history holds it
-            for j, b in row.history:
-                after.add_(history[j], alpha=b)
+            y, past = None, [(history[j], b) for j, b in row.history]
+            if row.asks:
+                after, y = combine(x, row.a, output, row.of_output, past, row.to_y if row.keep else None)
+            else:
+                after = x * row.a
+                for term, b in past:
+                    after.add_(term, alpha=b)
+            del output, past  # frees their memory, unless the model or the history holds it
             for step, stage, c in row.noise:
                 after.add_(noise(step, stage), alpha=c)
             if row.keep or row.forget:

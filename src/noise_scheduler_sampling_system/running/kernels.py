@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config.prediction import Affine
+from ..config.prediction import IDENTITY, Affine
+from .fused import WORTH_FUSING, fused_combination
 
-__all__ = ["affine", "pair", "pair_into"]
+__all__ = ["affine", "combine", "pair", "pair_into"]
 
 #: From this number of entries on, one pass over memory costs more than three views of a tensor.
 _WORTH_VIEWS = 1 << 15
@@ -30,6 +32,31 @@ def pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
     if _fits_one_pass(x, y):
         return torch.addr(x.view(-1, 1), y.view(-1), _one(x), beta=a, alpha=b).view(x.shape)
     return (x * _factor(a, x)).add_(y, alpha=b)
+
+
+def combine(
+    x: Tensor, a: float, y: Tensor, b: float, terms: Sequence[tuple[Tensor, float]], keep: Affine | None
+) -> tuple[Tensor, Tensor | None]:
+    """a·x + b·y + Σ factor·term in a new tensor, and ``keep`` of (x, y), in as few passes as possible.
+
+    Args:
+        x, y: the state and the output.
+        a, b: their factors.
+        terms: further tensors with their factors.
+        keep: the conversion to the prediction that is kept; None: nothing is kept.
+    """
+    converts = keep is not None and keep is not IDENTITY
+    if x.numel() >= WORTH_FUSING and (terms or converts):
+        made = fused_combination(x, a, y, b, terms, keep if converts else None)
+        if made is not None:
+            return made[0], made[1] if converts else (y if keep is not None else None)
+    kept = None
+    if keep is not None:
+        kept = affine(keep, x, y) if converts else y
+    after = pair(x, a, y, b)
+    for term, factor in terms:
+        after.add_(term, alpha=factor)
+    return after, kept
 
 
 def pair_into(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:

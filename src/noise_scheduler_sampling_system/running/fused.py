@@ -1,0 +1,195 @@
+"""One pass over memory for a whole step, by a small C kernel that the machine's compiler makes at its first use.
+
+A step reads k tensors and writes the next state and, where a later row reads it, this row's prediction. Eager PyTorch
+makes one pass for each term. The kernel makes one for all of them. It computes
+
+    after = a·x + b·y + Σ_j c_j·h_j,    kept = u·x + v·y.
+
+It acts on contiguous float32 tensors on a CPU. Where no compiler is found, or the kernel cannot be loaded, one line is
+logged and the eager path stays. ``NOISE_SAMPLING_KERNELS=off`` in the environment turns it off. The kernel is compiled
+into a private folder that is deleted when the kernel is loaded, so no cache can be stale or tampered with.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+__all__ = ["MOST_TERMS", "WORTH_FUSING", "fused_combination", "kernel"]
+
+logger = logging.getLogger(__name__)
+
+#: From this number of entries on, the kernel is faster than the eager path.
+WORTH_FUSING: Final = 1 << 16
+#: From this number of entries on, results are larger than the cache.
+_STREAMED: Final = 1 << 21
+#: Earlier predictions and noises that a step may read.
+MOST_TERMS: Final = 8
+_OFF: Final = "NOISE_SAMPLING_KERNELS"
+_SECONDS: Final = 60
+_FLAGS: Final = ("-O3", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast")
+#: Flags that a compiler may lack, best first.
+_EXTRA: Final = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
+
+_Kernel = Callable[[int, Sequence[int], Sequence[float], int, int, int], None]
+
+
+def _source() -> str:
+    """The C code: a function for each number of terms, with and without the kept prediction."""
+    lines = [
+        "#include <stddef.h>",
+        "typedef void (*loop)(ptrdiff_t, const float *const *, const float *, float *, float *);",
+    ]
+    for keeps, terms in itertools.product((0, 1), range(2, MOST_TERMS + 3)):
+        each = range(terms)
+        pointers = " ".join(f"const float *restrict p{j} = p[{j}]; const float c{j} = c[{j}];" for j in each)
+        total = " + ".join(f"c{j} * p{j}[i]" for j in each)
+        kept = f"k[i] = c[{MOST_TERMS + 2}] * p0[i] + c[{MOST_TERMS + 3}] * p1[i];" if keeps else ""
+        lines.append(
+            f"static void loop_{keeps}_{terms}(ptrdiff_t n, const float *const *p, const float *c, "
+            f"float *restrict out, float *restrict k) {{ {pointers}\n"
+            f"  for (ptrdiff_t i = 0; i < n; i++) {{ out[i] = {total}; {kept} }} }}"
+        )
+    for keeps in (0, 1):
+        names = ", ".join(f"loop_{keeps}_{terms}" for terms in range(2, MOST_TERMS + 3))
+        lines.append(f"static const loop table_{keeps}[] = {{ {names} }};")
+    lines.append(_ENTRY.replace("$terms$", str(MOST_TERMS + 2)).replace("$large$", str(_STREAMED)))
+    return "\n".join(lines)
+
+
+#: A block is computed in the cache. Large results then go to memory without being read first (streaming stores).
+_ENTRY: Final = """
+enum { BLOCK = 1024 };
+#ifdef __SSE__
+#include <xmmintrin.h>
+static void to_memory(ptrdiff_t n, const float *from, float *to) {
+  for (ptrdiff_t i = 0; i < n; i += 4) _mm_stream_ps(to + i, _mm_load_ps(from + i));
+  _mm_sfence();
+}
+static int can_stream(ptrdiff_t n, const float *to) { return n >= $large$ && ((size_t)to & 15) == 0; }
+#else
+static void to_memory(ptrdiff_t n, const float *from, float *to) { for (ptrdiff_t i = 0; i < n; i++) to[i] = from[i]; }
+static int can_stream(ptrdiff_t n, const float *to) { return 0; }
+#endif
+void combine(ptrdiff_t n, const float *const *p, const float *c, float *out, float *kept, int terms, int threads) {
+  const loop run = (kept ? table_1 : table_0)[terms - 2];
+  const ptrdiff_t blocks = (n + BLOCK - 1) / BLOCK;
+  const int streams = can_stream(n, out) && (!kept || can_stream(n, kept));
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (ptrdiff_t b = 0; b < blocks; b++) {
+    const ptrdiff_t first = b * BLOCK, size = n - first < BLOCK ? n - first : BLOCK;
+    const float *q[$terms$];
+    for (int j = 0; j < terms; j++) q[j] = p[j] + first;
+    if (streams && size == BLOCK) {
+      float o[BLOCK] __attribute__((aligned(64))), k[BLOCK] __attribute__((aligned(64)));
+      run(BLOCK, q, c, o, kept ? k : 0);
+      to_memory(BLOCK, o, out + first);
+      if (kept) to_memory(BLOCK, k, kept + first);
+    } else run(size, q, c, out + first, kept ? kept + first : 0);
+  }
+}
+"""
+
+
+@functools.cache
+def kernel() -> _Kernel | None:
+    """The kernel, compiled at the first call; None where it cannot be made."""
+    if os.environ.get(_OFF, "").lower() in ("off", "0", "no"):
+        return None
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or sys.platform == "win32":
+        logger.info("no C compiler is found: a step makes one pass over memory for each of its terms")
+        return None
+    try:
+        return _loaded(compiler)
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        logger.info("the kernel of one pass a step cannot be made (%s): a step makes one for each term", error)
+        return None
+
+
+def _loaded(compiler: str) -> _Kernel:
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "combine.c"), Path(folder, "combine.so")
+        source.write_text(_source())
+        for extra in _EXTRA:
+            command = [*compiler.split(), *_FLAGS, *extra, str(source), "-o", str(library)]
+            done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+            if done.returncode == 0:
+                break
+        else:
+            raise OSError(done.stderr.decode(errors="replace").strip()[-200:] or "the compiler failed")
+        function = ctypes.CDLL(str(library)).combine
+    pointers, floats = ctypes.c_void_p * (MOST_TERMS + 2), ctypes.c_float * (MOST_TERMS + 4)
+    function.restype = None
+    function.argtypes = (
+        ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int
+    )  # fmt: skip
+
+    def run(n: int, inputs: Sequence[int], factors: Sequence[float], out: int, kept: int, threads: int) -> None:
+        function(n, pointers(*inputs), floats(*factors), out, kept or None, len(inputs), threads)
+
+    return run
+
+
+def fused_combination(
+    x: Tensor, a: float, y: Tensor, b: float, terms: Sequence[tuple[Tensor, float]], keep: tuple[float, float] | None
+) -> tuple[Tensor, Tensor | None] | None:
+    """a·x + b·y + Σ factor·term and, with ``keep`` = (u, v), also u·x + v·y; None where the kernel does not fit.
+
+    Args:
+        x, y: the state and the output, of one shape.
+        a, b: their factors.
+        terms: further tensors of that shape with their factors.
+        keep: the factors of the prediction that is kept.
+    """
+    if len(terms) > MOST_TERMS or not _plain(x) or not _fits(y, x) or not all(_fits(h, x) for h, _ in terms):
+        return None
+    if _is_traced(x):
+        return None
+    run = kernel()
+    if run is None:
+        return None
+    after = torch.empty_like(x)
+    kept = torch.empty_like(x) if keep is not None else None
+    inputs = [x.data_ptr(), y.data_ptr(), *(h.data_ptr() for h, _ in terms)]
+    factors = [a, b, *(c for _, c in terms), *[0.0] * (MOST_TERMS - len(terms)), *(keep or (0.0, 0.0))]
+    run(x.numel(), inputs, factors, after.data_ptr(), 0 if kept is None else kept.data_ptr(), torch.get_num_threads())
+    return after, kept
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether a tensor is one that the kernel can read: float32 numbers in a row on the CPU, outside of a trace."""
+    return (
+        type(x) is Tensor
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.is_contiguous()
+        and not torch.compiler.is_compiling()
+        and not (torch.is_grad_enabled() and x.requires_grad)
+    )
+
+
+def _is_traced(x: Tensor) -> bool:
+    """Whether something follows the operations of PyTorch: a mode, a transform such as vmap, or forward derivatives."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _fits(y: Tensor, x: Tensor) -> bool:
+    return _plain(y) and y.shape == x.shape
