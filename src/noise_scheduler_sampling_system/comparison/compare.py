@@ -3,276 +3,209 @@
 from __future__ import annotations
 
 import logging
-import math
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from enum import Enum
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..analysis.recommend import steps_within
-from ..analysis.solution import each_error
+from ..config.keyword_advice import keywords_of, refuse_unknown
 from ..config.settings import NoiseSchedulerConfig
-from ..guidance import ClassifierFree, evaluations
 from ..guidance.base import Guidance
-from ..models import DigitsModel, FeatureStatistics, frechet_distance
-from ..pipeline.pipeline import DiffusionPipeline
-from ..plans.plan import SamplingPlan
-from ..plans.plan_set import PlanSet
+from ..pipeline.system import COMPARE
 from ..running.model_fingerprint import fingerprint
-from ..running.results import SamplingResult
-from ..samplers.adaptive import AdaptiveSampler
-from ..samplers.base import BaseSampler
 from ..schedules.path import NoisePath
-from ..support.argument_checks import checked_count, checked_shape
-from ..support.errors import ConfigurationError, NoiseSamplingError, shown
-from ..support.registry import Registry
+from ..support.argument_checks import checked_count
+from ..support.errors import ConfigurationError, shown
 from ..support.version import __version__
-from .comparison import Cell, Comparison, Entry
-from .reference import KINDS, Reference, References, root_mean_square
+from .calls import Calls
+from .comparison import INTERRUPTED, Cell, Comparison
+from .entries import entries_of
+from .reference import KINDS, Reference, References
+from .runs import COUNTS, Judge, job_of, run_cell
+from .subject import INPUTS, Subject, guidance_of
 
 __all__ = ["compare"]
 
 logger = logging.getLogger(__name__)
 
-_DIGITS_SHAPE = (64, 1, 8, 8)
+#: Model calls of a fine run: at least this number, and this factor times the largest budget.
+_FINE_CALLS: Final = 128
+_FINER: Final = 4
 
 
+@COMPARE.provide
 def compare(
     samplers: Mapping[str, Any] | Iterable[Any],
-    model: Callable[..., Any] | None = None,
+    model: Any = None,
     *,
     nfe: int | Sequence[int] = (5, 8, 10, 20),
+    count: str = "calls",
     shape: Sequence[int] | None = None,
     config: NoiseSchedulerConfig | NoisePath | Mapping[str, Any] | None = None,
     condition: Mapping[str, Any] | None = None,
     null_condition: Mapping[str, Any] | None = None,
-    guidance_scale: float = 1.0,
+    guidance_scale: float | None = None,
     guidance: Guidance | Sequence[Guidance] | None = None,
     seed: int = 0,
     repeats: int = 1,
     reference: str | None = "auto",
-    reference_calls: int = 128,
+    reference_calls: int | None = None,
     features: Callable[[Tensor], Tensor] | None = None,
     data: Tensor | None = None,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     max_batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int, int], object] = False,
+    **inputs: Any,
 ) -> Comparison:
     """Run samplers from the same noise at equal numbers of model calls, and measure how far they end from the ODE.
 
-    Each cell runs the largest number of steps that makes at most its budget of model calls. The error is the
-    root-mean-square difference per number to the solution of the probability-flow ODE from pure noise, so that a grid
-    that starts below the noisiest level shows what this costs. Samplers that add noise do not follow the ODE: they
-    have no error, and are compared by ``features``.
+    Each cell runs the largest number of steps within its budget. The error is the root-mean-square difference per
+    number to the solution of the probability-flow ODE from pure noise, so that a grid that starts below the noisiest
+    level shows what this costs. Samplers that add noise do not follow the ODE: they have no error, and are compared
+    by ``features``.
+
+    Ctrl-C after the first cell ends the comparison early: the cells that are finished are returned, the others say
+    "interrupted", and ``comparison.interrupted`` is True.
 
     Args:
-        samplers: pipelines, samplers' names (those of other libraries, too), plans or plan sets; a mapping gives
-            them names.
-        model: as for :meth:`DiffusionPipeline.sample`; None: the embedded digits.
-        nfe: the budgets of model calls.
+        samplers: pipelines, samplers' names (those of other libraries, too), samplers, plans, plan sets, or tables of
+            settings as a configuration file has them; a mapping gives them names.
+        model: as for :meth:`DiffusionPipeline.sample`, or the name of a model ("digits", "mnist",
+            "module:attribute", the folder of a pipeline of diffusers), or a pipeline of diffusers. None: the embedded
+            digits, or the entries' own networks where ``DiffusionPipeline.from_diffusers`` made them.
+        nfe: the budgets.
+        count: what the budgets count: "calls" of the model, or "evaluations" of the network for a sample, of which
+            guidance makes several in a call.
         shape: of a batch, (B, ...); default for the digits: (64, 1, 8, 8).
         config: the settings of the samplers that are given by name.
-        condition, null_condition, guidance_scale, guidance: as for ``sample``. The default scale is 1: no guidance.
+        condition, null_condition, guidance: as for ``sample``.
+        guidance_scale: as for ``sample``. The default is 1 (no guidance); for pipelines of diffusers their own.
         seed: of the first run's noise.
         repeats: runs of each cell, with seeds ``seed``, ``seed`` + 1, ...
         reference: "exact" (models that know their solution, without guidance), "fine" (a run of ``reference_calls``
             calls, whose own error is stated), "auto" (exact where it can be, else fine), or None for no error.
-        reference_calls: model calls of a fine run.
-        features: images (B, ...) ↦ features (B, d), for the Fréchet distance to ``data``.
+        reference_calls: model calls of a fine run; default: 128, and at least four times the largest budget.
+        features: images (B, ...) ↦ features (B, d), for the Fréchet distance to ``data``. Latents are decoded first.
         data: images of the data, for ``features``.
         device, dtype, max_batch_size: as for ``sample``.
-        progress: show a progress bar.
+        progress: show a progress bar, or a function of (model calls done, model calls in all).
+        inputs: of pipelines of diffusers: ``prompt``, ``negative_prompt``, ``class_labels``, ``height``, ``width``,
+            ``num_images_per_prompt``, ``encode_options``.
 
     Returns:
-        The comparison; print it, or ``save`` it as a page, JSON or CSV. An interrupt (Ctrl-C) after the first cell ends
-        it: the other cells say so, and ``about["interrupted"]`` is True.
+        The comparison; print it, or ``save`` it as a page, JSON or CSV.
 
     Raises:
         ConfigurationError: before the first model call, for what no cell could run with. A single cell that cannot
             run says why in ``cell.problem``.
     """
+    refuse_unknown([name for name in inputs if name not in INPUTS], [*keywords_of(compare), *INPUTS])
     budgets = tuple(dict.fromkeys(checked_count(n, "nfe") for n in ([nfe] if isinstance(nfe, int) else nfe)))
-    entries = _entries(samplers, config)
+    for where, value, allowed in (("count", count, COUNTS), ("reference", reference, (None, *KINDS))):
+        if value not in allowed:
+            raise ConfigurationError(
+                f"got {shown(value)}", where=where, suggestion=f"give one of {', '.join(map(repr, allowed))}"
+            )
+    if (features is None) != (data is None):
+        raise ConfigurationError("features and data go together", where="features", suggestion="give both, or neither")
+    repeats = checked_count(repeats, "repeats")
+    given = {
+        "condition": condition, "null_condition": null_condition, "guidance_scale": guidance_scale,
+        "guidance": guidance, "device": device, "dtype": dtype, "max_batch_size": max_batch_size,
+    }  # fmt: skip
+    run = {name: value for name, value in given.items() if value is not None}
+    labels: Any = (condition or {}).get("class_labels")
+    subject = Subject.of(model, shape, run, inputs, len(labels) if hasattr(labels, "__len__") else None)
+    entries = entries_of(samplers, config, subject)
     if not budgets or not entries:
         raise ConfigurationError(
             "there is nothing to compare", where="nfe" if entries else "samplers", suggestion="give at least one"
         )
-    if reference is not None and reference not in KINDS:
-        raise ConfigurationError(
-            f"got {shown(reference)}", where="reference", suggestion=f"give None or one of {', '.join(KINDS)}"
-        )
-    if (features is None) != (data is None):
-        raise ConfigurationError("features and data go together", where="features", suggestion="give both, or neither")
-    if shape is None and model is not None:
-        raise ConfigurationError("is missing", where="shape", suggestion="give that of a batch, e.g. (64, 3, 32, 32)")
-    shape = checked_shape(_DIGITS_SHAPE if shape is None else shape)
-    repeats = checked_count(repeats, "repeats")
     seeds = tuple(range(seed, seed + repeats))
-    run: dict[str, Any] = {
-        "condition": condition, "null_condition": null_condition, "device": device, "dtype": dtype,
-        "max_batch_size": max_batch_size,
-    }  # fmt: skip
-    run |= {"guidance_scale": guidance_scale} if guidance is None else {"guidance": guidance}
-    guided = guidance is not None or (bool(condition) and guidance_scale != 1.0)
-    references = References(
-        reference or "auto", checked_count(reference_calls, "reference_calls"), seeds, shape, guided, run
-    )
-    judge = None if features is None or data is None else _Judge(features, data)
-    cells: dict[tuple[str, int], Cell] = {}
+    fine = _fine_calls(reference_calls, max(budgets))
+    judge = None if features is None or data is None else Judge(features, data)
+    arguments = {entry.name: subject.arguments(entry.pipeline) for entry in entries}
+    jobs = {(e.name, n): job_of(e, n, count, arguments[e.name]) for e in entries for n in budgets}
+    cells = {place: Cell(*place, problem=job.problem or INTERRUPTED) for place, job in jobs.items()}
     solutions: dict[str, Reference] = {}
-    with tqdm(total=len(entries) * sum(budgets) * repeats, disable=not progress, unit=" calls") as bar:
+    notes: list[str] = []
+    with _reported(progress) as report:
+        calls = Calls(report)
+        references = References(reference or "auto", fine, seeds, calls, subject)
+        measured = [entry for entry in entries if reference is not None and not entry.stochastic]
+        calls.total = sum(job.calls for job in jobs.values()) * repeats + references.calls_for(
+            [(entry.pipeline.scheduler, arguments[entry.name]) for entry in measured]
+        )
         try:
             for entry in entries:
-                network = DigitsModel(entry.pipeline.scheduler) if model is None else model
-                if reference is not None and not entry.stochastic:
-                    bar.set_postfix_str(f"reference of {entry.name}")
-                    solutions[entry.name] = references.of(entry.pipeline.scheduler, network)
+                if entry in measured:
+                    made = references.of(entry.pipeline, arguments[entry.name])
+                    if isinstance(made, Reference):
+                        solutions[entry.name] = made
+                    else:
+                        notes.append(f"{entry.name} has no reference, so no error. {made}")
                 for budget in budgets:
-                    bar.set_postfix_str(f"{entry.name}, {budget} calls")
-                    cells[entry.name, budget] = _cell(
-                        entry, budget, network, shape, seeds, solutions.get(entry.name), judge, run
+                    place = (entry.name, budget)
+                    cells[place] = run_cell(
+                        jobs[place], subject, arguments[entry.name], seeds, solutions.get(entry.name), judge, calls
                     )
-                    bar.update(budget * repeats)
         except KeyboardInterrupt:
-            if not cells:
+            if all(cell.problem for cell in cells.values()):
                 raise
-            logger.warning("interrupted: returning the %d cells that are done", len(cells))
-    asked = [(entry.name, budget) for entry in entries for budget in budgets]
-    interrupted = len(cells) < len(asked)
-    cells |= {key: Cell(*key, problem="it was interrupted") for key in asked if key not in cells}
-    about = {
-        "model": fingerprint(DigitsModel(entries[0].pipeline.scheduler) if model is None else model),
-        "shape": list(shape), "seeds": list(seeds), "guidance_scale": None if guidance is not None else guidance_scale,
-        "guidance": repr(guidance) if guidance is not None else None,
-        "device": str(device), "noise_scheduler_sampling_system": __version__, "torch": torch.__version__,
-        "python": platform.python_version(), **({"interrupted": True} if interrupted else {}),
-    }  # fmt: skip
-    return Comparison(tuple(entries), budgets, cells, solutions, about)
+            logger.warning("the comparison was interrupted after %d of %d model calls", calls.done, calls.total)
+    about = _about(arguments[entries[0].name], seeds, count, run)
+    about |= {"interrupted": True} if any(cell.problem == INTERRUPTED for cell in cells.values()) else {}
+    found = Comparison(tuple(entries), budgets, cells, solutions, about, tuple(notes))
+    for remark in found.remarks:
+        logger.warning("%s", remark)
+    return found
 
 
-def _entries(samplers: Any, config: Any) -> list[Entry]:
-    """What is compared, each under a name of its own."""
-    if isinstance(samplers, str | Enum | DiffusionPipeline | SamplingPlan | PlanSet) or not isinstance(
-        samplers, Iterable
-    ):
-        samplers = [samplers]
-    named = list(samplers.items()) if isinstance(samplers, Mapping) else [(None, each) for each in samplers]
-    entries = [_entry(each, config) for _, each in named]
-    paths = [each.pipeline.scheduler.spaced("leading") for each in entries]
-    several = any(path != paths[0] for path in paths)
-    made: list[Entry] = []
-    for (name, _), entry in zip(named, entries, strict=True):
-        own = f"{entry.name}, {Registry.key(entry.pipeline.config.beta_schedule)}" if several else entry.name
-        base = own if name is None else str(name)
-        number = sum(other.name.split(" #")[0] == base for other in made)
-        made.append(replace(entry, name=f"{base} #{number + 1}" if number else base))
-    return made
-
-
-def _entry(given: Any, config: Any) -> Entry:
-    if isinstance(given, DiffusionPipeline):
-        return Entry(f"{given.method}, {given.sampler.run_spacing}", given)
-    path = NoiseSchedulerConfig(**config) if isinstance(config, Mapping) else config
-    if isinstance(given, SamplingPlan | PlanSet):
-        plans = {given.nfe: given} if isinstance(given, SamplingPlan) else {n: given[n] for n in given}
-        first = next(iter(plans.values()))
-        return Entry(f"plan of {first.sampler}", DiffusionPipeline(path, "ddim"), plans)
-    if isinstance(given, str | Enum) or (isinstance(given, type) and issubclass(given, BaseSampler)):
-        pipeline = DiffusionPipeline(path, Registry.key(given) if isinstance(given, str | Enum) else given)
-        return Entry(f"{pipeline.method}, {pipeline.sampler.run_spacing}", pipeline)
-    raise ConfigurationError(
-        f"got {shown(given)}",
-        where="samplers",
-        suggestion="give pipelines, samplers' names, plans or plan sets",
-    )
-
-
-def _cell(
-    entry: Entry, budget: int, model: Callable[..., Any], shape: tuple[int, ...], seeds: tuple[int, ...],
-    reference: Reference | None, judge: _Judge | None, run: Mapping[str, Any],
-) -> Cell:  # fmt: skip
-    """One entry at one budget."""
-    try:
-        how = _within(entry, budget)
-        results: list[SamplingResult] = [
-            entry.pipeline.sample(model, shape, seed=seed, return_result=True, profile=k == 0, **how, **run)
-            for k, seed in enumerate(seeds)
-        ]
-    except NoiseSamplingError as error:
-        return Cell(entry.name, budget, problem=str(error))
-    first = results[0]
-    samples = [result.samples.detach().cpu() for result in results]
-    profile = first.profile
-    cell = Cell(
-        entry.name, budget, nfe=first.nfe, steps=first.steps, evaluations=first.evaluations,
-        frechet=math.nan if judge is None else judge.distance(torch.cat(samples)),
-        seconds={} if profile is None else {
-            part: getattr(profile, part) for part in ("model", "guidance", "noise", "sampler", "total")
-        },
-        peak_memory=0 if profile is None else profile.peak_memory,
-        plan=first.plan if entry.pipeline.sampler.writes_plans or entry.plans else None, samples=samples[0],
-    )  # fmt: skip
-    if cell.plan is not None:
-        cell = replace(cell, evaluations_by_row=_evaluations(cell.plan, run))
-    if reference is None:
-        return cell
-    errors = [each_error(x, exact) for x, exact in zip(samples, reference.samples, strict=True)]
-    rms, standard_error = root_mean_square(torch.cat(errors))
-    return replace(
-        cell, rms=rms, standard_error=standard_error, median=torch.cat(errors).median().item(),
-        by_seed=tuple(root_mean_square(each)[0] for each in errors),
-    )  # fmt: skip
-
-
-def _within(entry: Entry, budget: int) -> dict[str, Any]:
-    """The arguments of ``sample`` that make at most ``budget`` model calls."""
-    sampler = entry.pipeline.sampler
-    if entry.plans:
-        calls = max((n for n in entry.plans if n <= budget), default=None)
-        if calls is None:
-            raise ConfigurationError(
-                f"its plans make {', '.join(map(str, entry.plans))} model calls", where="nfe", suggestion="allow more"
-            )
-        return {"plan": entry.plans[calls]}
-    if isinstance(sampler, AdaptiveSampler):
+def _fine_calls(given: int | None, largest: int) -> int:
+    """Model calls of the fine run, which must be finer than what it judges."""
+    if given is None:
+        return max(_FINE_CALLS, _FINER * largest)
+    calls = checked_count(given, "reference_calls")
+    if calls < 2 * largest:
         raise ConfigurationError(
-            "it chooses its number of model calls by its tolerance", where="nfe", suggestion="compare it by itself"
+            f"got {calls} for budgets of up to {largest}",
+            where="reference_calls",
+            why="a run that is hardly finer than the others says little about their errors",
+            suggestion=f"give at least {2 * largest}, or leave it out: {max(_FINE_CALLS, _FINER * largest)}",
         )
-    return {"num_inference_steps": steps_within(sampler, budget) if sampler.writes_plans else budget}
+    return calls
 
 
-def _evaluations(plan: SamplingPlan, run: Mapping[str, Any]) -> tuple[int, ...]:
-    """Evaluations of the network for one sample, by row of the plan."""
-    scale = run.get("guidance_scale", 1.0)
-    guidance = run.get("guidance") or (ClassifierFree(scale) if run["condition"] and scale != 1.0 else None)
-    if guidance is None:
-        return tuple(int(asked) for asked in plan.asked)
-    return evaluations(guidance, plan)
+@contextmanager
+def _reported(progress: bool | Callable[[int, int], object]) -> Any:
+    """The function that model calls are reported to; a progress bar for True, nothing for False."""
+    if callable(progress) or not progress:
+        yield progress or None
+        return
+    with tqdm(unit="call", smoothing=0.1) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
 
 
-class _Judge:
-    """Fréchet distances to the data, by features."""
-
-    def __init__(self, features: Callable[[Tensor], Tensor], data: Tensor) -> None:
-        self._features = features
-        self._data = self._statistics(data)
-
-    def distance(self, samples: Tensor) -> float:
-        return frechet_distance(self._statistics(samples), self._data)
-
-    @torch.no_grad()
-    def _statistics(self, images: Tensor) -> FeatureStatistics:
-        features = self._features(images).double()
-        if features.ndim != 2 or len(features) != len(images) or len(images) < 2:
-            raise ConfigurationError(
-                f"features have shape {tuple(features.shape)} for {len(images)} images",
-                where="features",
-                suggestion="return (B, d) for B ≥ 2 images",
-            )
-        return FeatureStatistics(features.mean(0), torch.cov(features.T))
+def _about(
+    arguments: Mapping[str, Any], seeds: tuple[int, ...], count: str, run: Mapping[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    """What ran, as plain data."""
+    acting = guidance_of(arguments)
+    return {
+        "model": fingerprint(arguments["model"]), "shape": list(arguments["shape"]), "seeds": list(seeds),
+        "budgets_count": count,
+        "guidance_scale": arguments.get("guidance_scale"), "guidance": ", ".join(map(repr, acting)) or None,
+        "device": str(arguments.get("device", "auto")), "dtype": None if "dtype" not in run else str(run["dtype"]),
+        "noise_scheduler_sampling_system": __version__, "torch": torch.__version__,
+        "python": platform.python_version(),
+    }  # fmt: skip

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 from torch import Tensor
@@ -17,15 +17,19 @@ from torch import Tensor
 from ..pipeline.pipeline import DiffusionPipeline
 from ..plans.plan import SamplingPlan
 from ..support.data_files import write_json
-from ..support.errors import ConfigurationError, FileError, shown
+from ..support.errors import ConfigurationError, FileError, NoiseSamplingError, shown
 from ..support.files import checked_path, write_atomic
 from ..support.hooks import Hook
 from ..support.text_tables import text_table
 from .reference import Reference
 
-__all__ = ["Cell", "Comparison", "Entry"]
+__all__ = ["INTERRUPTED", "Cell", "Comparison", "Entry"]
 
 _FORMAT = "comparison 1"
+#: The problem of a cell that was not measured because of Ctrl-C.
+INTERRUPTED: Final = "interrupted"
+#: An error is trusted where it is this factor above the reference's own.
+_RESOLVED: Final = 10.0
 #: Makes a comparison a page; the module ``page`` provides it.
 PAGE: Hook[Callable[[Comparison], str]] = Hook("Comparison.to_html")
 
@@ -39,11 +43,13 @@ class Entry:
         name: its name in the comparison.
         pipeline: what ran.
         plans: plans by their number of model calls, where plans were given and not a sampler.
+        white_on_black: whether the images are white strokes on black, which figures draw dark on light.
     """
 
     name: str
     pipeline: DiffusionPipeline
     plans: Mapping[int, SamplingPlan] = field(default_factory=dict)
+    white_on_black: bool = False
 
     @property
     def stochastic(self) -> bool:
@@ -51,7 +57,10 @@ class Entry:
         if self.plans:
             return any(plan.stochastic for plan in self.plans.values())
         sampler = self.pipeline.sampler
-        return bool(sampler.writes_plans and sampler.plan(4).stochastic)
+        try:
+            return bool(sampler.writes_plans and sampler.plan(4).stochastic)
+        except NoiseSamplingError:  # its cells say why
+            return False
 
 
 @final
@@ -61,7 +70,7 @@ class Cell:
 
     Attributes:
         entry: the entry's name.
-        budget: the number of model calls that was asked for.
+        budget: the number of model calls (or of evaluations, see ``about``) that was asked for.
         nfe: the number of model calls that were made: the largest that the sampler can make within the budget.
         steps: intervals of its grid.
         evaluations: evaluations of the network for one sample; guidance may double those of a call.
@@ -75,6 +84,7 @@ class Cell:
         peak_memory: bytes; the device's on CUDA, the process's on a CPU.
         plan: what ran; None for a sampler that has only ``step()``.
         samples: those of the first seed, on the CPU, shape (B, ...).
+        pictures: the first of them as images in [−1, 1], decoded where they are latents; None where they are no images.
         problem: why the cell could not run; empty where it did.
     """
 
@@ -93,7 +103,13 @@ class Cell:
     peak_memory: int = 0
     plan: SamplingPlan | None = None
     samples: Tensor | None = field(default=None, repr=False)
+    pictures: Tensor | None = field(default=None, repr=False)
     problem: str = ""
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the error over seeds; NaN with fewer than two."""
+        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """The cell as plain data, with the plan's hash in place of the plan, and without samples."""
@@ -104,7 +120,8 @@ class Cell:
 
 
 _COLUMNS = (
-    "entry", "budget", "nfe", "steps", "evaluations", "rms", "standard_error", "median", "frechet", "peak_memory",
+    "entry", "budget", "nfe", "steps", "evaluations", "rms", "standard_error", "spread", "median", "frechet",
+    "peak_memory",
     "plan", "problem",
 )  # fmt: skip
 
@@ -121,6 +138,7 @@ class Comparison:
         references: by entry's name: what its errors are measured against. Entries on one path share a reference;
             those that add noise, and comparisons without a reference, have none.
         about: model, seeds, shape, guidance, device and versions, as plain data.
+        notes: what kept a reference from being made.
     """
 
     entries: tuple[Entry, ...]
@@ -128,6 +146,35 @@ class Comparison:
     cells: Mapping[tuple[str, int], Cell]
     references: Mapping[str, Reference]
     about: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the comparison before all cells were measured."""
+        return any(cell.problem == INTERRUPTED for cell in self.cells.values())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know about the errors: missing references, and errors that a fine run does not resolve."""
+        unsure = [cell for cell in self.cells.values() if self.is_unsure(cell)]
+        doubts = [
+            f"{entry}: the error with {', '.join(str(c.budget) for c in cells)} {self.unit} is not well resolved, "
+            f"because the reference's own error ({self.references[entry].rms:.2g}) is above a tenth of it; give more "
+            "reference_calls"
+            for entry in dict.fromkeys(cell.entry for cell in unsure)
+            if (cells := [cell for cell in unsure if cell.entry == entry])
+        ]
+        return (*self.notes, *doubts)
+
+    @property
+    def unit(self) -> str:
+        """What the budgets count: "calls" or "evaluations"."""
+        return str(self.about.get("budgets_count", "calls"))
+
+    def is_unsure(self, cell: Cell) -> bool:
+        """Whether the reference's own error is not small against that of a cell."""
+        reference = self.references.get(cell.entry)
+        return reference is not None and cell.rms < _RESOLVED * reference.rms
 
     def cell(self, entry: str, budget: int) -> Cell:
         """One cell.
@@ -174,6 +221,7 @@ class Comparison:
         return {
             "format": _FORMAT,
             "about": dict(self.about),
+            "remarks": list(self.remarks),
             "entries": [
                 {
                     "name": each.name,
@@ -186,7 +234,7 @@ class Comparison:
                 for each in self.entries
             ],
             "references": {
-                name: {"kind": r.kind, "path": r.path, "error": r.error, "nfe": r.nfe}
+                name: {"kind": r.kind, "path": r.path, "error": r.error, "rms": r.rms, "nfe": r.nfe}
                 for name, r in self.references.items()
             },
             "cells": [self.cell(each.name, budget).to_dict() for each in self.entries for budget in self.budgets],
@@ -244,25 +292,36 @@ _PARTS = ("seconds_model", "seconds_guidance", "seconds_noise", "seconds_sampler
 
 def table_of(comparison: Comparison) -> str:
     """The comparison as text: one line for each entry, with error and calls in each column."""
-    heads = ["sampler", *(f"{budget} calls" for budget in comparison.budgets), "order"]
+    heads = ["sampler", *(f"{budget} {comparison.unit}" for budget in comparison.budgets), "order"]
     rows = [heads]
     for each in comparison.entries:
-        cells = [note(comparison.cell(each.name, budget)) for budget in comparison.budgets]
+        cells = [note(comparison, comparison.cell(each.name, budget)) for budget in comparison.budgets]
         order = comparison.order_of(each.name)
         rows.append([each.name, *cells, "" if math.isnan(order) or each.stochastic else f"{order:.1f}"])
     references = [f"error against: {reference}" for reference in comparison.references.values()]
-    problems = [f"{cell.entry} cannot run: {cell.problem}" for cell in comparison.cells.values() if cell.problem]
-    return "\n".join([text_table(rows), *dict.fromkeys(references), *dict.fromkeys(problems)])
+    problems = [
+        f"{cell.entry} cannot run: {cell.problem}"
+        for cell in comparison.cells.values()
+        if cell.problem not in ("", INTERRUPTED)
+    ]
+    ending = ["interrupted: the cells above are complete"] if comparison.interrupted else []
+    return "\n".join([
+        text_table(rows), *dict.fromkeys(references), *dict.fromkeys(problems), *comparison.remarks, *ending
+    ])  # fmt: skip
 
 
-def note(cell: Cell) -> str:
-    """The error of a cell, and its calls where they are fewer than its budget."""
+def note(comparison: Comparison, cell: Cell) -> str:
+    """The error of a cell, and its calls where they are not its budget; "?" where the reference does not resolve it."""
     if cell.problem:
-        return "cannot run"
-    calls = "" if cell.nfe == cell.budget else f" ({cell.nfe})"
+        return "interrupted" if cell.problem == INTERRUPTED else "cannot run"
+    count = cell.nfe if comparison.unit == "calls" else cell.evaluations
+    calls = "" if count == cell.budget else f" ({count})"
     if not math.isnan(cell.rms):
-        return f"{cell.rms:.3g}{calls}"
-    return f"FD {cell.frechet:.3g}{calls}" if not math.isnan(cell.frechet) else f"stochastic{calls}"
+        return f"{cell.rms:.3g}{'?' if comparison.is_unsure(cell) else ''}{calls}"
+    if not math.isnan(cell.frechet):
+        return f"FD {cell.frechet:.3g}{calls}"
+    entry = next(each for each in comparison.entries if each.name == cell.entry)
+    return f"{'stochastic' if entry.stochastic else 'no error'}{calls}"
 
 
 def plain_option(value: Any) -> Any:

@@ -22,8 +22,6 @@ from .snippets import as_diffusers, as_python, as_yaml
 
 __all__ = ["page"]
 
-#: Samples of a cell that the page shows.
-_SHOWN = 10
 #: Points of a schedule's curve.
 _POINTS = 201
 
@@ -159,29 +157,27 @@ def _picture(comparison: Comparison, entry: Entry, budget: int) -> str:
     cell = comparison.cell(entry.name, budget)
     if cell.problem or cell.samples is None:
         return f"<td class='problem' title='{html.escape(cell.problem, quote=True)}'>cannot run</td>"
-    caption = f"<figcaption>{html.escape(note(cell))}</figcaption>"
-    if not _is_image(cell.samples):
+    caption = f"<figcaption>{html.escape(note(comparison, cell))}</figcaption>"
+    if cell.pictures is None:
         return f"<td><figure>{caption}</figure></td>"
-    shown = cell.samples[:_SHOWN]
     name = html.escape(f"{entry.name}, {budget} calls", quote=True)
-    images = f"<img alt='samples of {name}' src='{_png(shown)}'>"
+    images = f"<img alt='samples of {name}' src='{_png(cell.pictures, paper=entry.white_on_black)}'>"
     reference = comparison.references.get(entry.name)
-    if reference is not None:
-        difference = (shown.double() - reference.samples[0][:_SHOWN]).clamp(-1.0, 1.0)
-        images += f"<img class='difference' alt='difference of {name} to the solution' src='{_png(difference)}'>"
+    if reference is not None and reference.pictures is not None:
+        difference = (cell.pictures.double() - reference.pictures.double()).clamp(-1.0, 1.0)
+        images += (
+            f"<img class='difference' alt='difference of {name} to the solution' "
+            f"src='{_png(difference, paper=entry.white_on_black)}'>"
+        )
     return f"<td><figure tabindex='0'>{images}{caption}</figure></td>"
 
 
-def _is_image(samples: Tensor) -> bool:
-    return samples.ndim == 4 and samples.shape[1] in (1, 3)
-
-
-def _png(samples: Tensor) -> str:
+def _png(samples: Tensor, paper: bool) -> str:
     """Samples in [−1, 1] side by side, as the address of a PNG."""
     figure_class()  # says what to install where matplotlib is missing
     from matplotlib.image import imsave
 
-    picture = mosaic(samples, columns=min(5, len(samples)))
+    picture = mosaic(samples, columns=min(5, len(samples)), paper=paper)
     factor = max(1, 160 // picture.shape[1])
     buffer = io.BytesIO()
     imsave(buffer, picture.repeat(factor, axis=0).repeat(factor, axis=1), format="png")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor
 
-from ..analysis.solution import error_by_halving, fine_plan
+from ..analysis.solution import each_error, error_by_halving, fine_plan
+from ..guidance import ClassifierFree
 from ..models.exact import ExactModel
 from ..pipeline.pipeline import DiffusionPipeline
 from ..plans.plan import SamplingPlan
 from ..running.noise import NoiseSource, resolve_keys
 from ..schedules.path import NoisePath
-from ..support.errors import ConfigurationError
+from ..support.errors import ConfigurationError, NoiseSamplingError
+from .calls import Calls
+from .subject import SHOWN, Subject, guidance_of
 
 __all__ = ["KINDS", "Reference", "References", "root_mean_square"]
 
@@ -34,85 +37,130 @@ class Reference:
         kind: "exact" (a closed form, to about 1e-9) or "fine" (a run of many calls).
         path: ``repr`` of the noise schedule.
         samples: one tensor (B, ...) for each seed, on the CPU, in float64.
-        error: the estimated root-mean-square error per number of the samples themselves.
+        error: the estimated root-mean-square error per number of the samples themselves: the median over samples.
+        rms: the same as the root mean square over samples, which one sample may rule that ends elsewhere.
         nfe: model calls of the fine run; 0 for "exact".
+        pictures: the first samples of the first seed as images in [−1, 1]; None where they are no images.
     """
 
     kind: str
     path: str
     samples: tuple[Tensor, ...]
     error: float
+    rms: float
     nfe: int = 0
+    pictures: Tensor | None = None
 
     def __str__(self) -> str:
         if self.kind == "exact":
             return "exact solution of the probability-flow ODE"
-        return f"a run of {self.nfe} model calls (its own error: about {self.error:.1g})"
+        return (
+            f"a run of {self.nfe} model calls (its own error: about {self.error:.1g} in the median, {self.rms:.1g} "
+            "root mean square)"
+        )
 
 
 @final
 @dataclass
 class References:
-    """Makes the reference of each path once.
+    """Makes the reference of each path and network once.
 
     Attributes:
         kind: "auto", "exact" or "fine"; "auto" is "exact" where the model knows the solution and no guidance acts.
-        calls: model calls of a fine run.
+        fine_calls: model calls of a fine run.
         seeds: one run for each.
-        shape: of a batch, (B, ...).
-        guided: whether guidance acts on the model's predictions.
-        run: further arguments of ``sample``.
+        calls: counts the model calls of the runs.
+        subject: shows the samples.
     """
 
     kind: str
-    calls: int
+    fine_calls: int
     seeds: tuple[int, ...]
-    shape: tuple[int, ...]
-    guided: bool
-    run: Mapping[str, Any]
-    _made: list[tuple[NoisePath, Reference]] = field(default_factory=list)
+    calls: Calls
+    subject: Subject
+    _made: list[tuple[NoisePath, int, Reference | NoiseSamplingError]] = field(default_factory=list)
 
-    def of(self, path: NoisePath, model: Callable[..., Any]) -> Reference:
-        """The reference of a path; paths that differ in their spacing alone share it.
+    def calls_for(self, given: Sequence[tuple[NoisePath, Mapping[str, Any]]]) -> int:
+        """The model calls that the references of these paths and arguments of ``sample`` make in all.
 
         Raises:
             ConfigurationError: "exact" for a model without a closed form, or with guidance.
         """
+        fine: list[tuple[NoisePath, int]] = []
+        for path, arguments in given:
+            key = (path.spaced(_ANY_SPACING), id(arguments["model"]))
+            if not self._is_exact(arguments) and key not in fine:
+                fine.append(key)
+        return len(fine) * self._calls_of_one
+
+    @property
+    def _calls_of_one(self) -> int:
+        return len(self.seeds) * self.fine_calls + max(self.fine_calls // 2, 2)
+
+    def of(self, pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) -> Reference | NoiseSamplingError:
+        """The reference of a pipeline's path, or why it has none; paths that differ in their spacing alone share it.
+
+        Args:
+            pipeline: has the noise schedule, and the decoder where samples are latents.
+            arguments: of ``sample``.
+        """
+        path, model = pipeline.scheduler, arguments["model"]
         fine = path.spaced(_ANY_SPACING)
-        for known, made in self._made:
-            if known == fine:
+        exact = self._is_exact(arguments)
+        for known, of_model, made in self._made:
+            if known == fine and (exact or of_model == id(model)):
                 return made
-        exact = isinstance(model, ExactModel) and not self.guided
+        before = self.calls.done
+        reference: Reference | NoiseSamplingError
+        try:
+            found = self._exact(path, arguments) if exact else self._fine(fine, arguments)
+            reference = replace(found, pictures=self.subject.pictures(pipeline, found.samples[0][:SHOWN].float()))
+        except NoiseSamplingError as error:  # its entries are compared without an error
+            self.calls.finish(before + self._calls_of_one)
+            reference = error
+        self._made.append((fine, id(model), reference))
+        return reference
+
+    def _is_exact(self, arguments: Mapping[str, Any]) -> bool:
+        guided = any(each != ClassifierFree(1.0) for each in guidance_of(arguments))
+        exact = isinstance(arguments["model"], ExactModel) and not guided
         if self.kind == "exact" and not exact:
+            what = f"{type(arguments['model']).__name__} has no closed form"
             raise ConfigurationError(
-                "guidance changes the solution" if self.guided else f"{type(model).__name__} has no closed form",
+                "guidance changes the solution" if guided else what,
                 where="reference",
                 suggestion="give reference='fine', or an exact model without guidance",
             )
-        reference = self._exact(path, model) if exact and self.kind != "fine" else self._fine(fine, model)
-        self._made.append((fine, reference))
-        return reference
+        return exact and self.kind != "fine"
 
-    def _exact(self, path: NoisePath, model: Any) -> Reference:
-        condition = self.run.get("condition") or {}
+    def _exact(self, path: NoisePath, arguments: Mapping[str, Any]) -> Reference:
+        shape, condition = arguments["shape"], arguments.get("condition") or {}
         device, samples = torch.device("cpu"), []
         for seed in self.seeds:
-            source = NoiseSource(resolve_keys(seed, None, self.shape[0]), self.shape[1:], torch.float32, device)
+            source = NoiseSource(resolve_keys(seed, None, shape[0]), shape[1:], torch.float32, device)
             x = source.initial().double() * path.prior_std
-            samples.append(model.reference_solution(x, **condition).cpu().double())
-        return Reference("exact", repr(path), tuple(samples), 1e-9)
+            samples.append(arguments["model"].reference_solution(x, **condition).cpu().double())
+        return Reference("exact", repr(path), tuple(samples), 1e-9, 1e-9)
 
-    def _fine(self, path: NoisePath, model: Callable[..., Any]) -> Reference:
+    def _fine(self, path: NoisePath, arguments: Mapping[str, Any]) -> Reference:
         pipeline = DiffusionPipeline(path, "ddim")  # the plan is given, so that its own sampler does not act
-        plans = [fine_plan(path, self.calls), fine_plan(path, max(self.calls // 2, 2))]
+        plans = [fine_plan(path, self.fine_calls), fine_plan(path, max(self.fine_calls // 2, 2))]
+        done = self.calls.done
 
         def ends(plan: SamplingPlan, seed: int) -> Tensor:
-            x: Tensor = pipeline.sample(model, self.shape, plan=plan, seed=seed, **self.run)
+            before = self.calls.done
+            keywords: dict[str, Any] = {**arguments, **self.calls.callback()}
+            x: Tensor = pipeline.sample(plan=plan, seed=seed, **keywords)
+            self.calls.finish(before + plan.nfe)
             return x.detach().cpu().double()
 
         samples = tuple(ends(plans[0], seed) for seed in self.seeds)
-        error = error_by_halving(samples[0], ends(plans[1], self.seeds[0]))
-        return Reference("fine", repr(path), samples, error, plans[0].nfe)
+        coarse = ends(plans[1], self.seeds[0])
+        self.calls.finish(done + self._calls_of_one)
+        error = error_by_halving(samples[0], coarse)
+        # an eighth of the distance is left where the third-order method converges, see error_by_halving
+        rms = root_mean_square(each_error(samples[0], coarse))[0] / 7.0
+        return Reference("fine", repr(path), samples, error, rms, plans[0].nfe)
 
 
 def root_mean_square(errors: Tensor) -> tuple[float, float]:

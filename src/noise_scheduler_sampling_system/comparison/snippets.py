@@ -11,6 +11,7 @@ import yaml
 from ..config.registries import SAMPLERS
 from ..config.settings import NoiseSchedulerConfig
 from .comparison import Entry, plain_option
+from .entries import changed_options
 
 __all__ = ["as_diffusers", "as_python", "as_yaml", "settings_of"]
 
@@ -31,7 +32,7 @@ def as_python(entry: Entry, steps: int) -> str:
         steps: num_inference_steps.
     """
     fields = _arguments(settings_of(entry))
-    options = _arguments(_changed_options(entry))
+    options = _arguments(changed_options(entry))
     return "\n".join([
         "from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig",
         "",
@@ -43,7 +44,7 @@ def as_python(entry: Entry, steps: int) -> str:
 
 def as_yaml(entry: Entry) -> str:
     """The entry as a file of ``AdvancedDiffusionSystem`` has it."""
-    options = {name: plain_option(value) for name, value in _changed_options(entry).items()}
+    options = {name: plain_option(value) for name, value in changed_options(entry).items()}
     table = {**settings_of(entry), "method": _name(entry), **({"sampler_options": options} if options else {})}
     text: str = yaml.safe_dump({"pipeline": json.loads(json.dumps(table))}, sort_keys=False, allow_unicode=True)
     return text
@@ -56,19 +57,13 @@ def as_diffusers(entry: Entry) -> str:
         "from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler",
         "",
         "pipe.scheduler = PlanScheduler.from_config(",
-        f"    pipe.scheduler.config, {_arguments({**settings, **_changed_options(entry)})}",
+        f"    pipe.scheduler.config, {_arguments({**settings, **changed_options(entry)})}",
         ")",
     ])  # fmt: skip
 
 
 def _name(entry: Entry) -> str:
     return SAMPLERS.name_of(type(entry.pipeline.sampler)) or entry.pipeline.method
-
-
-def _changed_options(entry: Entry) -> dict[str, Any]:
-    sampler = entry.pipeline.sampler
-    defaults = type(sampler).option_defaults
-    return {name: value for name, value in sampler.options.items() if value != defaults.get(name)}
 
 
 def _arguments(values: Mapping[str, Any]) -> str:

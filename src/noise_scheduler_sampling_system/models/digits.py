@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from importlib import resources
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,9 @@ class DigitsModel(ExactModel):
         ConfigurationError: a bandwidth that is not above 0; in a call, samples of fewer than three dimensions
             (B, H, W).
     """
+
+    #: Its images are white strokes on black; figures draw them dark on light.
+    white_on_black: ClassVar[bool] = True
 
     def __init__(self, path: NoisePath, prediction_type: str | None = None, bandwidth: float = 0.1) -> None:
         self.bandwidth = checked_number(bandwidth, "bandwidth")

@@ -16,6 +16,8 @@ class MNISTUNet(UNet2DModel):
     """diffusers' UNet2DModel with a null class, which is the default class, and a stated prediction type."""
 
     prediction_type = "v_prediction"
+    #: Its images are white strokes on black; figures draw them dark on light.
+    white_on_black = True
 
     @property
     def null_class(self) -> int:

@@ -17,7 +17,7 @@ from ..support.errors import ConfigurationError, cut, shown
 from ..support.mistakes import Mistakes
 from .pipeline import DiffusionPipeline
 
-__all__ = ["check_name", "read_pipelines"]
+__all__ = ["check_name", "pipeline_of", "read_pipelines"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,12 @@ def read_pipelines(path: str | os.PathLike[str]) -> dict[str, DiffusionPipeline]
     for name, entry in read_table(path).items():
         with mistakes.collected(f"{path}: {cut(name, 60)}"):
             check_name(name, "")
-            made[name] = _pipeline(name, entry)
+            made[name] = pipeline_of(name, entry)
     mistakes.raise_all()
     return made
 
 
-def _pipeline(name: str, entry: Any) -> DiffusionPipeline:
+def pipeline_of(name: str, entry: Any) -> DiffusionPipeline:
     """The pipeline of one entry of a file.
 
     Raises:

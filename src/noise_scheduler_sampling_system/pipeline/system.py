@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,16 +17,20 @@ from ..running.noise import resolve_keys
 from ..samplers.base import BaseSampler
 from ..support.data_files import write_table
 from ..support.errors import ConfigurationError, shown
+from ..support.hooks import Hook
 from ..support.registry import did_you_mean
 from ..support.values import ByValue
 from .config_file import check_name, read_pipelines
 from .pipeline import DiffusionPipeline
 
-__all__ = ["AdvancedDiffusionSystem"]
+__all__ = ["COMPARE", "AdvancedDiffusionSystem"]
 
 logger = logging.getLogger(__name__)
 #: Makes changes of a system atomic. A lock of the module, since a system with a lock could not be copied or pickled.
 _CHANGING = threading.Lock()
+
+#: Compares pipelines at equal model calls; the package ``comparison`` provides it.
+COMPARE: Hook[Callable[..., Any]] = Hook("AdvancedDiffusionSystem.compare")
 
 
 class AdvancedDiffusionSystem(ByValue):
@@ -136,6 +140,28 @@ class AdvancedDiffusionSystem(ByValue):
             name: pipeline.sample(shape=shape, num_inference_steps=num_inference_steps, **kwargs)
             for name, pipeline in pipelines.items()
         }
+
+    def compare(self, model: Any = None, *, names: str | Iterable[str] | None = None, **settings: Any) -> Any:
+        """The pipelines at equal numbers of model calls, from the same noise; see :func:`.comparison.compare`.
+
+        Args:
+            model: as for ``compare``; None: the embedded digits.
+            names: of the pipelines; default: all.
+            settings: further arguments of ``compare``: ``nfe``, ``shape``, ``condition``, ``reference``, ...
+
+        Returns:
+            A :class:`.comparison.Comparison`: print it, or ``save`` it as a page, JSON or CSV.
+
+        Raises:
+            ConfigurationError: no pipelines, an unknown name, or what ``compare`` refuses.
+        """
+        pipelines = self._pipelines  # other threads may replace the table
+        chosen = pipelines if names is None else [names] if isinstance(names, str) else list(names)
+        if not chosen:
+            raise ConfigurationError(
+                "there are no pipelines to compare", where="compare", suggestion="create_pipeline(...) first"
+            )
+        return COMPARE.function({name: _found(pipelines, name) for name in chosen}, model, **settings)
 
     def load_config(self, path: str | os.PathLike[str]) -> None:
         """Make the pipelines of a file: all of them, or none and an error is raised.
