@@ -193,14 +193,15 @@ def with_tiny_pipelines(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         numpy_to_pil(pixels.permute(0, 2, 3, 1).numpy())[0].save(folder / name)
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md", "CONTRIBUTING.md", "docs/guidance.md", "docs/paths-and-grids.md",
-        "docs/analysis.md", "docs/calibration.md", "docs/comparison.md", "docs/configuration.md", "docs/diffusers.md",
-        "docs/migration.md", "docs/mnist-unet.md", "docs/plans.md", "docs/running.md",
-    ],
-)  # fmt: skip
+#: The pages with Python, in the repository and on the site.
+DOCUMENTS = [
+    page.relative_to(ROOT).as_posix()
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if blocks(page, "python")
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_python_block_of_the_docs_runs_and_prints_what_is_shown(
     document, tmp_path, monkeypatch, registries, capsys
 ):

@@ -194,16 +194,16 @@ def make_grid(
 
 
 #: The options of every spacing.
-_COMMON = {"discard_penultimate": Option(False), "end": Option("clean", choices=("clean", "lowest"))}
+COMMON_OPTIONS = {"discard_penultimate": Option(False), "end": Option("clean", choices=("clean", "lowest"))}
 
 
 def _checked_options(spacing: Callable[..., Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a spacing, with the defaults of the common ones."""
-    declared = {**parameters_of(spacing, 2), **_COMMON}
+    declared = {**parameters_of(spacing, 2), **COMMON_OPTIONS}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(spacing).parameters.values()):
         declared = {**{option: Option(kind=object) for option in given}, **declared}
     checked = checked_options(given, declared, f"the {name!r} spacing", "spacing_options.")
-    return {**{option: common.default for option, common in _COMMON.items()}, **checked}
+    return {**{option: common.default for option, common in COMMON_OPTIONS.items()}, **checked}
 
 
 def refuse_clean_start(

@@ -1,0 +1,172 @@
+"""The documentation site: it is built without a warning, reads nothing from elsewhere, and draws what its pages say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+from site_pages import choice, pages, settings
+from site_pages.drawings import drawn, mathml, set_aside
+from site_pages.flowchart import parsed, svg
+from site_pages.tables import section
+
+from noise_scheduler_sampling_system import NoiseSchedulerConfig
+from noise_scheduler_sampling_system.config.registries import PRESETS, SAMPLERS, SCHEDULES, SPACINGS
+from places import ROOT
+
+#: What a browser loads by itself: scripts, styles, pictures, fonts, frames.
+LOADED = re.compile(
+    r"<(?:script|img|iframe|source|audio|video|embed)\b[^>]*?\bsrc=[\"']?([^\"'\s>]+)"
+    r"|<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|icon|preload|preconnect|prefetch|dns-prefetch))[^>]*?\bhref=[\"']?([^\"'\s>]+)"
+    r"|url\([\"']?([^\"')]+)|@import\s+[\"']([^\"']+)"
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it; a warning ends the build."""
+    folder = tmp_path_factory.mktemp("built") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def html_pages(site: Path) -> list[Path]:
+    return [page for page in sorted(site.rglob("*.html")) if "playground" not in page.relative_to(site).parts]
+
+
+def loaded(text: str) -> set[str]:
+    """The addresses that a page or a style sheet makes a browser load."""
+    return {unescape(next(filter(None, found))) for found in LOADED.findall(text)}
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    for file in (*html_pages(site), *site.rglob("*.css")):
+        remote = [address for address in loaded(file.read_text("utf-8")) if re.match(r"(?:https?:)?//", address)]
+        assert not remote, f"{file.relative_to(site)} loads {remote}"
+
+
+def test_every_link_and_file_of_the_site_is_there(site):
+    anchors = {page: set(re.findall(r"\bid=[\"']?([^\"'\s>]+)", page.read_text("utf-8"))) for page in html_pages(site)}
+    missing = []
+    for page in html_pages(site):
+        if page.name == "404.html":  # its links begin at the root of a server
+            continue
+        text = page.read_text("utf-8")
+        for target in {*loaded(text), *map(unescape, re.findall(r"<a\b[^>]*?\bhref=\"([^\"]+)\"", text))}:
+            path, _, anchor = target.partition("#")
+            if re.match(r"\w+:", target) or target.startswith("//"):
+                continue
+            there = (page.parent / path.partition("?")[0]).resolve() if path else page
+            if not there.is_file() or (anchor and there in anchors and anchor not in anchors[there]):
+                missing.append(f"{page.relative_to(site)}: {target}")
+    assert not missing
+
+
+def test_the_search_index_is_a_script_and_holds_the_pages(site):
+    text = (site / "search" / "search_index.js").read_text("utf-8")
+    places = {entry["location"].partition("#")[0] for entry in json.loads(text.removeprefix("var __index = "))["docs"]}
+    assert {page.relative_to(site).as_posix() for page in html_pages(site)} - {"404.html"} <= places | {""}
+
+
+def test_every_formula_and_diagram_is_drawn(site):
+    sources = {**{p.relative_to(ROOT / "docs").as_posix(): p.read_text("utf-8") for p in (ROOT / "docs").rglob("*.md")}}
+    charts = {name: re.findall(r"^```mermaid\n(.*?)^```$", text, re.M | re.S) for name, text in sources.items()}
+    assert any(charts.values())
+    for name, text in sources.items():
+        html = (site / name).with_suffix(".html").read_text("utf-8")
+        words = set_aside(text).count("drawninlinex") + set_aside(text).count("drawndisplayx")
+        assert html.count("<math ") == words, name
+        assert html.count('<div class="flowchart">') == len(charts[name]), name
+        assert 'class="mermaid"' not in html
+        for chart in charts[name]:
+            shown = [unescape(found) for found in re.findall(r"<text [^>]*>(.*?)</text>", html)]
+            wanted = [line for label in re.findall(r'\["([^"]*)"\]', chart) for line in label.split("<br/>")]
+            assert [line for line in wanted if line not in shown] == []
+            assert html.count('class="arrow"') == 2 * chart.count("-->")
+
+
+def test_generated_pages_are_complete():
+    made = pages()
+    for registry, page in ((SAMPLERS, "sampler"), (SCHEDULES, "schedule"), (SPACINGS, "spacing")):
+        text = made[f"reference/{page}-options.md"]
+        assert set(re.findall(r"^## `(\w+)`", text, re.M)) == set(registry)
+        for name in registry:
+            part = text.split(f"\n## `{name}`")[1].split("\n## ")[0]
+            options = getattr(registry.get(name), "declared_options", {})
+            assert [option for option in options if f"| `{option}` |" not in part] == [], name
+            assert len(part.splitlines()[2]) >= 15, f"{name} says what it is"
+    assert {name for name in PRESETS if f"| `{name}` |" not in made["reference/presets.md"]} == set()
+
+
+def test_every_field_has_type_default_range_and_meaning():
+    rows = [line.split(" | ") for line in settings.pages()["reference/settings.md"].splitlines() if line[:3] == "| `"]
+    assert [row[0].strip("| `") for row in rows] == list(NoiseSchedulerConfig.model_fields)
+    for _, kind, default, allowed, meaning in rows:
+        assert kind
+        assert default or "none" in kind
+        assert allowed or kind in ("true or false", "list of numbers, or none")
+        assert len(meaning) > 15
+    schema = json.loads(settings.pages()["config.schema.json"])
+    assert schema["properties"]["beta_start"]["exclusiveMinimum"] == 0.0
+
+
+def test_the_measured_table_is_that_of_the_samplers_page():
+    rows = [line.strip("| ").split(" | ") for line in choice.measured().splitlines()[2:]]
+    page = (ROOT / "docs/samplers.md").read_text("utf-8")
+    assert len(rows) > 25
+    for name, order, _, *errors in rows:
+        line = next(
+            line
+            for line in page.split("## Error at equal model calls")[1].splitlines()
+            if line.startswith(f"| {name} ")
+        )
+        assert [cell.split()[0] for cell in line.strip("| ").split("|")[1:]] == errors
+        assert float(order) > 0.5
+    assert choice.PLACE in (ROOT / "docs/choose.md").read_text("utf-8")
+
+
+def test_a_formula_in_code_is_left_alone():
+    page = "a `$x$` and $\\alpha$\n\n```bash\necho $HOME $PATH\n```\n\n$$x = \\frac{1}{2}$$\n\ncosts 5$ or 6$\n"
+    html = drawn(set_aside(page))
+    assert "`$x$`" in html
+    assert "echo $HOME $PATH" in html
+    assert mathml(r"\alpha") in html
+    assert '<div class="display"><math' in html
+    assert "costs 5$ or 6$" in html
+
+
+def test_a_flowchart_has_its_nodes_in_ranks_and_refuses_what_it_does_not_know():
+    chart = parsed('flowchart LR\n a["first<br/>note"] --> b\n b --> c["last & <x>"]\n d --> c\n')
+    assert chart.ranks() == [["a"], ["b", "d"], ["c"]]
+    assert "last &amp; &lt;x&gt;" in svg('flowchart TB\n a --> c["last & <x>"]\n')
+    for wrong in ("graph TD\n a --> b", "flowchart LR\n a -.-> b", "flowchart LR\n a --> b\n b --> a"):
+        with pytest.raises(ValueError):
+            svg(wrong)
+
+
+def test_a_section_of_a_docstring_is_read_name_by_name():
+    def documented() -> None:
+        """First.
+
+        Options:
+            eta, tau: the amount
+                of noise.
+            order: of the method.
+
+        Raises:
+            ValueError: never.
+        """
+
+    assert section(documented, "Options") == {
+        "eta": "the amount of noise.", "tau": "the amount of noise.", "order": "of the method.",
+    }  # fmt: skip
