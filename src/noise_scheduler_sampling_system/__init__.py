@@ -19,7 +19,7 @@
 - ``comparison``: samplers side by side at equal model calls;
 - ``testing``: checks of samplers, noise schedules and guidance of your own;
 - ``app``: the command line and the demo;
-- ``support``: the errors.
+- ``support``: the errors, and the list of plug-ins.
 
 ``docs/design.md`` shows how the packages work together.
 """

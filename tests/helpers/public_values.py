@@ -39,9 +39,15 @@ from noise_scheduler_sampling_system.running import InterruptedRunError
 from noise_scheduler_sampling_system.running.brownian import brownian
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers import SamplerOutput
-from noise_scheduler_sampling_system.support import SeveralMistakesError
+from noise_scheduler_sampling_system.support import Plugin, SeveralMistakesError
 from noise_scheduler_sampling_system.support.values import same
-from noise_scheduler_sampling_system.testing import check_guidance, check_sampler, check_schedule
+from noise_scheduler_sampling_system.testing import (
+    PluginReport,
+    check_guidance,
+    check_sampler,
+    check_schedule,
+    check_spacing,
+)
 from public_names import public_names
 
 SHAPE = (2, 1, 8, 8)
@@ -114,6 +120,9 @@ def made() -> dict[str, Any]:
         "brownian": brownian(DiffusionPipeline(None, "ddpm").plan(3), source),
         "report": check_sampler("ddim", [linear]),
         "schedule report": check_schedule("flow"),
+        "spacing report": check_spacing("karras", [linear]),
+        "plug-in": Plugin("mine", "my-package 1.0", (("sampler", "mine"),)),
+        "plug-in report": PluginReport(Plugin("mine", "my-package 1.0"), {("preset", "mine"): "10 model calls"}),
         "guidance report": check_guidance(guidance.ClassifierFree(2.0), [linear]),
         "form": Form({("x", 0): 1.0}),
         "prediction": build.predict(Level(900.0, 0.1, 0.99), 0),

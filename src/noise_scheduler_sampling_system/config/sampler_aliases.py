@@ -12,10 +12,11 @@ from enum import Enum
 from typing import Any, final
 
 from ..support.errors import ConfigurationError, shown
+from ..support.plugins import load_plugins, why_missing
 from ..support.registry import Registry, folded
 from .registries import SAMPLERS, SPACINGS
 
-__all__ = ["NAMES", "Resolved", "resolve"]
+__all__ = ["NAMES", "Resolved", "add_alias", "resolve"]
 
 
 @final
@@ -148,7 +149,28 @@ NAMES: dict[str, Resolved] = {
     "accelerated": _r("gradient_estimation"),
 }  # fmt: skip
 
-_FOLDED = {folded(name): entry for name, entry in NAMES.items()}
+#: What the folded names mean, those of plug-ins included (:meth:`~.SamplerFactory.alias`).
+_MEANINGS: Registry[Resolved] = Registry("name of a sampler")
+for _name, _meant in {folded(name): meant for name, meant in NAMES.items()}.items():
+    SAMPLERS.alias(_name, of=_meant.sampler)
+    _MEANINGS.register(_name, _meant)
+
+
+def add_alias(name: str, meant: Resolved) -> None:
+    """Make a name stand for a sampler, with options and a spacing.
+
+    Raises:
+        ConfigurationError: the name stands for something else.
+    """
+    if folded(name) == folded(meant.sampler):
+        raise ConfigurationError(
+            f"the name {name!r} reads like {meant.sampler!r}, the sampler itself",
+            where="name of a sampler",
+            suggestion="choose another name for the sampler with options or a spacing",
+        )
+    if _MEANINGS.entries.get(folded(name)) != meant:
+        SAMPLERS.alias(name, of=meant.sampler)
+        _MEANINGS.register(folded(name), meant)
 
 
 def resolve(method: str | Enum) -> Resolved:
@@ -158,12 +180,34 @@ def resolve(method: str | Enum) -> Resolved:
         ConfigurationError: an unknown name; the message suggests the nearest ones.
     """
     key = Registry.key(method)
-    if key in SAMPLERS:
+    meant = _meaning(key)
+    if meant is None:
+        load_plugins()
+        meant = _meaning(key)
+    if meant is not None:
+        return meant
+    if "inverse" in folded(key):
+        raise ConfigurationError(
+            f"{key!r} is not a sampler here: any sampler runs backwards on a reversed grid",
+            where="method",
+            suggestion="sample(grid=pipeline.grid(N).reversed(), initial_sample=image), or ReversibleRun with 'belm'",
+        )
+    raise ConfigurationError(
+        f"there is no sampler {shown(key)}",
+        where="method",
+        why=why_missing(SAMPLERS.kind, key),
+        suggestion=SAMPLERS.nearest(key, NAMES),
+    )
+
+
+def _meaning(key: str) -> Resolved | None:
+    """What a name stands for among what is registered so far, or None."""
+    if key in SAMPLERS.entries:
         return Resolved(key)
     if key in NAMES:
         return NAMES[key]
     name = folded(key)
-    known = _FOLDED | {folded(sampler): Resolved(sampler) for sampler in SAMPLERS}
+    known = {**_MEANINGS.entries} | {folded(sampler): Resolved(sampler) for sampler in SAMPLERS.entries}
     if name in known:
         return known[name]
     # a label may end with a spacing: "DPM++ 2M Karras"
@@ -172,12 +216,4 @@ def resolve(method: str | Enum) -> Resolved:
         if start is not None:
             spacing = SPACINGS.canonical(ending)
             return Resolved(start.sampler, start.options, spacing, start.spacing_options, firm=True)
-    if "inverse" in name:
-        raise ConfigurationError(
-            f"{key!r} is not a sampler here: any sampler runs backwards on a reversed grid",
-            where="method",
-            suggestion="sample(grid=pipeline.grid(N).reversed(), initial_sample=image), or ReversibleRun with 'belm'",
-        )
-    raise ConfigurationError(
-        f"there is no sampler {shown(key)}", where="method", suggestion=SAMPLERS.nearest(key, NAMES)
-    )
+    return None

@@ -22,6 +22,7 @@ from ..support.data_files import parse_json, read_table, write_table
 from ..support.errors import ConfigurationError, cut, shown
 from ..support.hooks import Hook
 from ..support.mistakes import Mistakes
+from ..support.plugins import why_missing
 from ..support.registry import Registry, did_you_mean
 from .choices import BetaSchedule
 from .combinations import (
@@ -48,6 +49,8 @@ SCHEDULE_FIELDS = frozenset({
 FROM_DIFFUSERS: Hook[Callable[[Any, float | None], NoiseSchedulerConfig]] = Hook("NoiseSchedulerConfig.from_diffusers")
 
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+#: The spacing that suits the sampler (spacing_choice.py): it is in no table.
+_AUTO = "auto"
 
 
 @final
@@ -307,14 +310,15 @@ class NoiseSchedulerConfig(BaseModel):
     @field_validator("prediction_type", "variance_type", "timestep_spacing", mode="before")
     @classmethod
     def _known_name(cls, value: Any, info: Any) -> Any:
-        name = SPACINGS.canonical(value) if info.field_name == "timestep_spacing" else Registry.key(value)
+        name = _spacing_name(value) if info.field_name == "timestep_spacing" else Registry.key(value)
         if info.field_name == "prediction_type":
             name = PREDICTION_ALIASES.get(name, name)
         allowed = {"prediction_type": PREDICTION_TYPES, "variance_type": VARIANCE_TYPES}.get(info.field_name, SPACINGS)
-        if name not in allowed and (info.field_name, name) != ("timestep_spacing", "auto"):
+        if (info.field_name, name) != ("timestep_spacing", _AUTO) and name not in allowed:
             raise ConfigurationError(
                 f"{shown(value)} is not a {info.field_name}",
                 where=info.field_name,
+                why=why_missing(SPACINGS.kind, name) if allowed is SPACINGS else "",
                 suggestion=allowed.nearest(name) if isinstance(allowed, Registry) else did_you_mean(name, allowed),
             )
         return name
@@ -339,4 +343,10 @@ class NoiseSchedulerConfig(BaseModel):
 
 def _names_differ(registry: Registry[Any], new: Any, old: Any) -> bool:
     """Whether two names stand for different entries."""
-    return registry.canonical(new) != registry.canonical(old)
+    automatic = registry is SPACINGS and _AUTO in (new, old)
+    return bool(new != old if automatic else registry.canonical(new) != registry.canonical(old))
+
+
+def _spacing_name(value: Any) -> str:
+    """The name of a spacing, or "auto", which is in no table."""
+    return _AUTO if value == _AUTO else SPACINGS.canonical(value)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from ..config.registries import SAMPLERS
-from ..config.sampler_aliases import Resolved, resolve
+from ..config.registries import SAMPLERS, SPACINGS
+from ..config.sampler_aliases import Resolved, add_alias, resolve
 from ..config.settings import NoiseSchedulerConfig
 from ..config.spacing_choice import default_spacing, spacing_of
 from ..schedules.factory import NoiseSchedulerFactory
@@ -58,6 +58,28 @@ class SamplerFactory(ClassFactory):
             scheduler = _respaced(scheduler, meant, Registry.key(method))
         sampler: BaseSampler = SAMPLERS.get(meant.sampler)(scheduler, **{**meant.options, **options})
         return sampler
+
+    @classmethod
+    def alias(cls, *names: str, of: str, spacing: str | None = None, **options: Any) -> None:
+        """Add names for a registered sampler, with options and a spacing that they imply.
+
+        Case, spaces and punctuation of the names do not count.
+
+        Args:
+            names: the further names, such as labels of another program.
+            of: the registered name of the sampler.
+            spacing: the spacing that the names imply where the config chooses none.
+            options: the options of the sampler that the names imply.
+
+        Raises:
+            ConfigurationError: a name stands for something else, or there is no such sampler, spacing or option.
+        """
+        SAMPLERS.get(of, "of")(NoiseSchedulerFactory.create("linear"), **options)  # its check of the options
+        meant = Resolved(SAMPLERS.canonical(of), options, spacing and SPACINGS.canonical(spacing))
+        if meant.spacing is not None:
+            SPACINGS.get(meant.spacing, "spacing")
+        for name in names:
+            add_alias(name, meant)
 
 
 def _respaced(scheduler: NoisePath, meant: Resolved, name: str) -> NoisePath:

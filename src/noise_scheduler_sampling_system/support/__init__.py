@@ -1,6 +1,6 @@
 """What every package builds on: errors, argument checks, files, registries, hooks, curves and pictures.
 
-Its public names are the errors. It imports nothing of the other packages.
+Its public names are the errors and the list of plug-ins. It imports nothing of the other packages.
 """
 
 from .errors import (
@@ -13,6 +13,7 @@ from .errors import (
     OutOfMemoryError,
     SeveralMistakesError,
 )
+from .plugins import Plugin, installed_plugins
 
 __all__ = [
     "ConfigurationError",
@@ -22,5 +23,7 @@ __all__ = [
     "NoiseSamplingError",
     "NumericsError",
     "OutOfMemoryError",
+    "Plugin",
     "SeveralMistakesError",
+    "installed_plugins",
 ]

@@ -1,14 +1,20 @@
-"""Tables of names. An unknown name raises an error that suggests the nearest valid ones."""
+"""Tables of names. An unknown name raises an error that suggests the nearest valid ones.
+
+A name that is not in a table, and a list of its names, load the plug-ins first (plugins.py).
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from enum import Enum
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, final, overload
 
 from .errors import ConfigurationError, shown
+from .plugins import load_plugins, note, owner_of, taken, why_missing
 
 __all__ = ["Registry", "did_you_mean", "folded"]
 
@@ -67,20 +73,21 @@ class Registry(Generic[T]):
         """Give ``entry`` a name; without ``entry``, return a decorator that does it.
 
         Raises:
-            ConfigurationError: the name stands for another entry.
+            ConfigurationError: the name stands for another entry, or differs from another name only in case, spaces
+                and punctuation.
         """
         key = self.key(name)
 
         def add(entry: Any) -> Any:
             with _REGISTERING:
-                taken = self._entries.get(key)
-                if taken is not None and not _same_definition(taken, entry):
-                    raise ConfigurationError(
-                        f"the name {key!r} is taken by {taken!r}",
-                        where=f"{self.kind} registry",
-                        suggestion="register under another name",
-                    )
+                known = self._entries.get(key)
+                if known is None:
+                    self._refuse_taken(key, of=key)
+                elif not _same_definition(known, entry):
+                    raise taken(self.kind, key, known, owner_of(self.kind, key, known))
                 self._entries = {**self._entries, key: entry}
+                if known is None:
+                    note(self.kind, key, partial(self._remove, key))
             return entry
 
         return add if entry is None else add(entry)
@@ -93,22 +100,53 @@ class Registry(Generic[T]):
         """
         for name in names:
             with _REGISTERING:
-                taken = self._aliases.get(folded(name), of)
-                if taken != of:
-                    raise ConfigurationError(
-                        f"the name {name!r} is taken by {taken!r}",
-                        where=f"{self.kind} registry",
-                        suggestion="use another name",
-                    )
-                self._aliases = {**self._aliases, folded(name): of}
+                self._refuse_taken(name, of=of)
+                alias = folded(name)
+                if alias not in self._aliases:
+                    self._aliases = {**self._aliases, alias: of}
+                    note(self.kind, alias, partial(self._remove, alias))
+
+    def _refuse_taken(self, name: str, of: str) -> None:
+        """Refuse a name that reads like that of another entry."""
+        alias = folded(name)
+        other = next((entry for entry in self._entries if folded(entry) == alias and entry != of), None)
+        if other is not None:
+            raise taken(self.kind, other, self._entries[other], owner_of(self.kind, other, self._entries[other]))
+        meant = self._aliases.get(alias, of)
+        if meant != of:
+            raise taken(self.kind, alias, meant, owner_of(self.kind, alias, self._entries.get(meant)))
+
+    def _remove(self, name: str) -> None:
+        """Take away an entry or a folded alias."""
+        self._entries = {key: entry for key, entry in self._entries.items() if key != name}
+        self._aliases = {key: entry for key, entry in self._aliases.items() if key != name}
+
+    @property
+    def entries(self) -> Mapping[str, T]:
+        """The entries so far, by name. Reading them loads no plug-in."""
+        return MappingProxyType(self._entries)
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """The names of entries by their folded aliases, so far. Reading them loads no plug-in."""
+        return MappingProxyType(self._aliases)
 
     def canonical(self, name: str | Enum) -> str:
         """The registered name for a name or an alias; an unknown name is returned unchanged."""
         key = self.key(name)
+        found = self._find(key)
+        if found is None:
+            load_plugins()
+            found = self._find(key)
+        return key if found is None else found
+
+    def _find(self, key: str) -> str | None:
+        """The registered name for a name or an alias among what is registered so far, or None."""
         if key in self._entries:
             return key
-        same = next((entry for entry in self._entries if folded(entry) == folded(key)), key)
-        return self._aliases.get(folded(key), same)
+        alias = folded(key)
+        same = next((entry for entry in self._entries if folded(entry) == alias), None)
+        return self._aliases.get(alias, same)
 
     def name_of(self, entry: object) -> str | None:
         """The name of an entry, or None."""
@@ -130,7 +168,12 @@ class Registry(Generic[T]):
         """
         key = self.canonical(name)
         if key not in self._entries:
-            raise ConfigurationError(f"there is no {self.kind} {shown(key)}", where=where, suggestion=self.nearest(key))
+            raise ConfigurationError(
+                f"there is no {self.kind} {shown(key)}",
+                where=where,
+                why=why_missing(self.kind, key),
+                suggestion=self.nearest(key),
+            )
         return self._entries[key]
 
     def nearest(self, name: object, further: Iterable[str] = ()) -> str:
@@ -144,12 +187,18 @@ class Registry(Generic[T]):
         return str(name.value if isinstance(name, Enum) else name)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.key(name) in self._entries
+        if not isinstance(name, str):
+            return False
+        if self.key(name) not in self._entries:
+            load_plugins()
+        return self.key(name) in self._entries
 
     def __iter__(self) -> Iterator[str]:
+        load_plugins()
         return iter(self._entries)
 
 
+@lru_cache(maxsize=4096)
 def folded(name: str) -> str:
     """A name in the form in which names are compared: "DPM++ 2M", "dpmpp_2m" and "DPMpp-2M" are equal."""
     return "".join("p" if c == "+" else c for c in name.lower() if c.isalnum() or c == "+")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -14,18 +13,16 @@ import torch
 from ..config.prediction import PREDICTION_TYPES, conversion
 from ..config.registries import SCHEDULES, SPACINGS
 from ..config.settings import NoiseSchedulerConfig
-from ..grids.time_grid import make_grid
 from ..samplers.factory import SamplerFactory
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
 from ..schedules.path_checks import check_path
-from ..support.errors import ConfigurationError, NoiseSamplingError
+from ..support.errors import ConfigurationError
+from .check_spacing import check_grids_of
 from .copies import check_copies
 
 __all__ = ["ScheduleReport", "check_schedule"]
 
-#: Numbers of steps of the grids that are made.
-_COUNTS: Final = (1, 2, 5, 10, 50)
 #: Standard deviations of Gaussian data, and what DDIM in 200 steps may make of them, over what it should.
 _WIDTHS: Final = (0.3, 1.0)
 _NARROWEST, _WIDEST = 0.5, 1.15
@@ -140,22 +137,11 @@ def _check_grids(path: NoisePath) -> tuple[int, dict[str, str]]:
     made: dict[str, int] = {}
     refused: dict[str, str] = {}
     for name in SPACINGS:
-        for steps in _COUNTS:
-            try:
-                grid = make_grid(path.spaced(name), steps)
-            except NoiseSamplingError as error:
-                refused[name] = str(error)
-                continue
-            made[name] = made.get(name, 0) + 1
-            noise = [level.noise_to_signal for level in grid.levels]
-            if not all(before > after for before, after in itertools.pairwise(noise)):
-                raise _fails(path, f"the levels of spacing {name!r} in {steps} steps are not in order")
-            inner = [level for level in grid.levels if level.t == level.t and level.sigma > 0.0]
-            for level, again in zip(inner, path.levels([level.t for level in inner]), strict=True):
-                if not np.allclose([level.alpha, level.sigma], [again.alpha, again.sigma], rtol=1e-6, atol=1e-9):
-                    raise _fails(
-                        path, f"spacing {name!r} has a level at t = {level.t:g} that the schedule does not have"
-                    )
+        count, reason = check_grids_of(path, name, {}, type(path).__name__)
+        if count:
+            made[name] = count
+        if reason:
+            refused[name] = reason
     if not made:
         raise _fails(path, "no spacing makes a grid", why=next(iter(refused.values()), ""))
     return sum(made.values()), {name: why for name, why in refused.items() if name not in made}
