@@ -54,6 +54,11 @@ def section(thing: object, heading: str) -> dict[str, str]:
 
 
 def prose(thing: object) -> str:
-    """A docstring without its sections and examples, as Markdown."""
-    text = re.split(r"^(?:\w+:|>>> .*)$", inspect.getdoc(thing) or "", maxsplit=1, flags=re.M)[0].strip()
-    return plain(text)
+    """A docstring without its sections ("Options:", "Examples:", ...), as Markdown."""
+    kept: list[str] = []
+    in_section = False
+    for line in (inspect.getdoc(thing) or "").splitlines():
+        in_section = re.fullmatch(r"[A-Z]\w+:", line) is not None or (in_section and line[:1] in ("", " "))
+        if not in_section:
+            kept.append(line)
+    return plain("\n".join(kept).strip())

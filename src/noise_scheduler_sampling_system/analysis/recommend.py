@@ -127,6 +127,12 @@ def recommend(
 
     Raises:
         ConfigurationError: a number that is not ≥ 1, a model without a shape, or bad settings.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import NoiseSchedulerConfig, recommend
+        >>> best = recommend(NoiseSchedulerConfig(), nfe=8)
+        >>> best.sampler, best.spacing, best.steps
+        ('adams', 'kl_optimal', 8)
     """
     nfe = checked_count(nfe, "nfe")
     if (model is None) != (shape is None):

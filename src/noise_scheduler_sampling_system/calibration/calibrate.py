@@ -150,6 +150,15 @@ def calibrate(
         ConfigurationError: an argument is invalid; raised before the first model call.
         FileError: the checkpoint is invalid or belongs to another calibration.
         ModelOutputError: as for ``sample``.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline, calibrate, models
+        >>> pipeline = DiffusionPipeline()
+        >>> model = models.DigitsModel(pipeline.scheduler)
+        >>> quick = {"trajectories": 16, "teacher_calls": 16, "stages": ("design",)}  # leave it out for real use
+        >>> plan = calibrate(model, pipeline, shape=(1, 8, 8), nfe=3, **quick)
+        >>> plan.nfe
+        3
     """
     refuse_unknown(unknown, keywords_of(calibrate))
     pipeline = pipeline_of(model, scheduler)

@@ -8,7 +8,13 @@ __all__ = ["BetaSchedule", "SamplingMethod"]
 
 
 class BetaSchedule(str, Enum):
-    """The noise schedules of the first version. Every registered name is also accepted (``list(SCHEDULES)``)."""
+    """The noise schedules of the first version. Every registered name is also accepted (``list(SCHEDULES)``).
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import BetaSchedule, NoiseSchedulerConfig
+        >>> NoiseSchedulerConfig(beta_schedule=BetaSchedule.COSINE) == NoiseSchedulerConfig(beta_schedule="cosine")
+        True
+    """
 
     LINEAR = "linear"
     COSINE = "cosine"
@@ -19,7 +25,13 @@ class BetaSchedule(str, Enum):
 
 
 class SamplingMethod(str, Enum):
-    """The built-in samplers; ``docs/samplers.md`` describes each one."""
+    """The built-in samplers; ``docs/samplers.md`` describes each one.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline, SamplingMethod
+        >>> DiffusionPipeline(None, SamplingMethod.DDIM).method == "ddim"
+        True
+    """
 
     DDPM = "ddpm"
     DDIM = "ddim"

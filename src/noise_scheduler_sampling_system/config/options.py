@@ -28,16 +28,6 @@ _NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: 
 class Option:
     """One option of a sampler, a noise schedule, a spacing or a guidance.
 
-    Example::
-
-        class Mine(BaseSampler):
-            declared_options = {
-                "shift": Option(0.0, minimum=-1.0, maximum=1.0),
-                "warmup": Option(None, kind=int, minimum=0),
-                "weight": Option(None, kind=Callable),
-                "rule": Option("exact", choices=("exact", "published")),
-            }
-
     Attributes:
         default: the value where none is given. None allows None.
         kind: the type: ``bool``, ``int``, ``float`` (whole numbers are numbers, too), ``str``, ``Callable``
@@ -48,6 +38,19 @@ class Option:
         choices: the values that are allowed; None: all of the kind.
         check: a function of the value for conditions that the other fields cannot express. It raises
             ``ConfigurationError``.
+
+    Examples:
+        >>> from collections.abc import Callable
+        >>> from noise_scheduler_sampling_system import BaseSampler
+        >>> class Mine(BaseSampler):
+        ...     declared_options = {
+        ...         "shift": Option(0.0, minimum=-1.0, maximum=1.0),
+        ...         "warmup": Option(None, kind=int, minimum=0),
+        ...         "weight": Option(None, kind=Callable),
+        ...         "rule": Option("exact", choices=("exact", "published")),
+        ...     }
+        >>> Mine.declared_options["shift"].allowed
+        'a number from -1 to 1'
     """
 
     default: Any = None

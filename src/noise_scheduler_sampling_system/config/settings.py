@@ -102,6 +102,14 @@ class NoiseSchedulerConfig(BaseModel):
     Raises:
         ConfigurationError: a value out of range, an unknown key, or fields that cannot work
             together.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import NoiseSchedulerConfig
+        >>> config = NoiseSchedulerConfig(beta_schedule="cosine", prediction_type="v_prediction")
+        >>> config.replace(timestep_spacing="karras").timestep_spacing
+        'karras'
+        >>> NoiseSchedulerConfig.preset("sd3").schedule_options["shift"]
+        3.0
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False, validate_default=True)

@@ -36,6 +36,13 @@ class TimeGrid:
 
     Raises:
         ConfigurationError: fewer than two levels, or levels that are not strictly monotone.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline, TimeGrid
+        >>> pipeline = DiffusionPipeline(None, "ddim")
+        >>> grid = TimeGrid.from_times(pipeline.scheduler, [900, 500, 100])
+        >>> pipeline.plan(grid=grid).time.tolist()
+        [900.0, 500.0, 100.0]
     """
 
     levels: tuple[Level, ...]

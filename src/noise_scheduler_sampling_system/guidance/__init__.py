@@ -7,6 +7,14 @@ base.py, formula.py, scales.py    what a guidance is, the formula that it writes
 directions.py, energy.py, known_region.py, modifiers.py    the guidance of the library
 sequence.py, compile.py, rows.py    the guidance of a run, checked and compiled for the rows of a plan
 evaluate.py, conditions.py    the branches, their conditions, and their evaluation
+
+Examples:
+    >>> from noise_scheduler_sampling_system import DiffusionPipeline
+    >>> from noise_scheduler_sampling_system.guidance import ClassifierFree, Interval
+    >>> request = {"shape": (2, 1, 8, 8), "num_inference_steps": 5, "condition": {"class_labels": [3, 8]}, "seed": 0}
+    >>> samples = DiffusionPipeline().sample(guidance=[ClassifierFree(2.0), Interval(0.2, 5.0)], **request)
+    >>> tuple(samples.shape)
+    (2, 1, 8, 8)
 """
 
 from .base import Guidance

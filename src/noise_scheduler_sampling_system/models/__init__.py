@@ -1,4 +1,12 @@
-"""Embedded models: exact denoisers in closed form, and a small trained network with a classifier that judges it."""
+"""Embedded models: exact denoisers in closed form, and a small trained network with a classifier that judges it.
+
+Examples:
+    >>> from noise_scheduler_sampling_system import DiffusionPipeline, models
+    >>> pipeline = DiffusionPipeline()
+    >>> model = models.DigitsModel(pipeline.scheduler)  # a network is used in its place
+    >>> tuple(pipeline.sample(model, shape=(2, 1, 8, 8), num_inference_steps=5, seed=0).shape)
+    (2, 1, 8, 8)
+"""
 
 from .digits import DigitsModel, load_digits
 from .edm import EDMPreconditioned

@@ -69,6 +69,13 @@ class DiffusionPipeline(ByValue):
 
     Raises:
         ConfigurationError: an unknown name or option, or settings that do not go together.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
+        >>> pipeline = DiffusionPipeline(NoiseSchedulerConfig(beta_schedule="cosine"), "dpmpp_2m")
+        >>> digits = pipeline.sample(shape=(4, 1, 8, 8), num_inference_steps=10, seed=0)
+        >>> tuple(digits.shape)
+        (4, 1, 8, 8)
     """
 
     #: Whether the pipeline has a network of its own, as those made by :meth:`from_diffusers` have.

@@ -50,6 +50,13 @@ class AdvancedDiffusionSystem(ByValue):
     Raises:
         FileError: the file is missing or malformed.
         ConfigurationError: a setting in it is wrong; the error names pipeline and field.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import AdvancedDiffusionSystem
+        >>> system = AdvancedDiffusionSystem()
+        >>> pipeline = system.create_pipeline("cosine_ddim", {"beta_schedule": "cosine"})
+        >>> system.list_pipelines()
+        ['cosine_ddim']
     """
 
     def __init__(self, config_path: str | os.PathLike[str] | None = None) -> None:

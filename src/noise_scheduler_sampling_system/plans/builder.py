@@ -1,10 +1,16 @@
 """The builder of plans: a sampler writes linear forms, and the builder reads the rows off.
 
 The mathematics of a sampler is linear in the state, the predictions and the noise. A sampler writes it with the
-quantities of its paper, on :class:`Form` objects. Example, one DDIM step::
+quantities of its paper, on :class:`Form` objects. One DDIM step evaluates the model, which is one row of the plan, and
+makes a combination the new state:
 
-    p = build.predict(now, i)                        # evaluates the model: one row
-    build.advance(after.alpha * p.sample + after.sigma * p.epsilon)
+    >>> from noise_scheduler_sampling_system import DiffusionPipeline
+    >>> from noise_scheduler_sampling_system.plans import PlanBuilder
+    >>> pipeline = DiffusionPipeline(None, "ddim")
+    >>> now, after = pipeline.grid(4).levels[:2]
+    >>> build = PlanBuilder("sample")
+    >>> p = build.predict(now, 0)
+    >>> build.advance(after.alpha * p.sample + after.sigma * p.epsilon)
 """
 
 from __future__ import annotations

@@ -62,8 +62,11 @@ def gaussian_moments(plan: PlanRows, std: Any, mean: Any = 0.0) -> GaussianMomen
     Raises:
         ConfigurationError: a ``std`` is not above 0, or a number is not finite.
 
-    Example:
-        >>> pipeline.plan(20).gaussian_moments(0.3).std
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline
+        >>> moments = DiffusionPipeline(None, "dpmpp_2m").plan(20).gaussian_moments(0.3)
+        >>> f"{moments.std / 0.3:.2f}"
+        '1.09'
     """
     widths, means = np.broadcast_arrays(_finite("std", std), _finite("mean", mean))
     if not (widths > 0.0).all():

@@ -76,6 +76,14 @@ class SamplingPlan:
 
     Raises:
         NumericsError: a field is of another type, shape or range, or no row evaluates the model.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline, SamplingPlan
+        >>> plan = DiffusionPipeline(None, "heun").plan(10)
+        >>> plan.steps, plan.nfe, plan.stochastic
+        (10, 19, False)
+        >>> SamplingPlan.from_dict(plan.to_dict()) == plan
+        True
     """
 
     space: str

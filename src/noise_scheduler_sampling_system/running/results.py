@@ -272,6 +272,13 @@ class SamplingResult(ByValue):
             split, those of the longest part.
         rejected: steps that failed; ``nfe`` counts their model calls.
         grid: the noise levels of adaptive steps, for any sampler to use; None for a run of a plan.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline
+        >>> pipeline = DiffusionPipeline(None, "heun")
+        >>> result = pipeline.sample(shape=(2, 1, 8, 8), num_inference_steps=5, seed=7, return_result=True)
+        >>> result.steps, result.nfe, list(result.keys)
+        (5, 9, [(7, 0), (7, 1)])
     """
 
     samples: Tensor

@@ -62,6 +62,16 @@ class BaseSampler(ByValue, ABC):
     Raises:
         ConfigurationError: an unknown option, a value that is not allowed, or a config field that was set and that
             this sampler would ignore.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import BaseSampler, DiffusionPipeline
+        >>> class Mine(BaseSampler):
+        ...     def write(self, build, grid):
+        ...         for i, now, after in grid.intervals():
+        ...             p = build.predict(now, i)
+        ...             build.advance(after.alpha * p.sample + after.sigma * p.epsilon)
+        >>> DiffusionPipeline(None, Mine).plan(5).nfe
+        5
     """
 
     order: int = 1

@@ -22,7 +22,13 @@ __all__ = ["SamplerFactory"]
 
 
 class SamplerFactory(ClassFactory):
-    """Creates samplers by name, and registers new ones."""
+    """Creates samplers by name, and registers new ones.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import SamplerFactory
+        >>> SamplerFactory.create("ddim", eta=0.5).plan(10).nfe
+        10
+    """
 
     registry = SAMPLERS
     base = BaseSampler

@@ -54,6 +54,11 @@ class DDIMSampler(FirstOrderSampler):
             ``variance_type="fixed_small"``. n is at most σ'; the factor of ε is then 0.
 
     With clipping on, ``use_clipped_model_output=False`` takes ε from the raw prediction.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline
+        >>> [DiffusionPipeline(None, "ddim", eta=eta).plan(10).stochastic for eta in (0.0, 1.0)]
+        [False, True]
     """
 
     declared_options = {"eta": ETA}
@@ -64,7 +69,15 @@ class DDIMSampler(FirstOrderSampler):
 @SAMPLERS.register(SamplingMethod.EULER)
 class EulerSampler(FirstOrderSampler):
     """Euler's method on the probability-flow ODE dx̄/dσ̄ = ε, x̄ = x/α, σ̄ = σ/α (Karras et al. 2022,
-    arXiv 2206.00364, eq. 4 and Algorithm 1 without the correction). Equals DDIM with η = 0."""
+    arXiv 2206.00364, eq. 4 and Algorithm 1 without the correction). Equals DDIM with η = 0.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline
+        >>> print(DiffusionPipeline(None, "euler").plan(10).diff(DiffusionPipeline(None, "ddim").plan(10)))
+        sampler: euler and ddim
+        option eta: not set and 0.0
+        both compute the same result from the same noise and model
+    """
 
 
 @final
@@ -75,6 +88,11 @@ class AncestralSampler(FirstOrderSampler):
     Options:
         eta: η ≥ 0, the share of the posterior's noise that is added; 0 equals Euler. n is at most σ'; the factor of
             ε is then 0.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline
+        >>> DiffusionPipeline(None, "ancestral", eta=0.5).plan(10).stochastic
+        True
     """
 
     stochastic = True
@@ -88,6 +106,11 @@ class DDPMSampler(BaseSampler):
 
     The mean is the posterior's; ``variance_type`` chooses the variance. Where timesteps are skipped, β belongs to the
     whole interval: 1 − ᾱ/ᾱ'. The final sample gets no noise.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
+        >>> DiffusionPipeline(NoiseSchedulerConfig(variance_type="fixed_large"), "ddpm").plan(50).nfe
+        50
     """
 
     stochastic = True

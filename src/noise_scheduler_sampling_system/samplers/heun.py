@@ -21,6 +21,12 @@ class HeunSampler(BaseSampler):
 
     Two calls a step. The step to the clean sample, where ε is not defined, and a step from (nearly) zero signal, where
     σ̄ is infinite or huge, are DDIM steps with one call. So N steps from a level with signal take 2N − 1 calls.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline
+        >>> plan = DiffusionPipeline(None, "heun").plan(10)
+        >>> plan.steps, plan.nfe
+        (10, 19)
     """
 
     order = 2

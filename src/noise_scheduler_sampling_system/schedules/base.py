@@ -38,6 +38,14 @@ class BaseNoiseScheduler(NoisePath):
 
     Raises:
         ConfigurationError: betas outside (0, 1), not finite, or not T of them.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import BaseNoiseScheduler
+        >>> class Constant(BaseNoiseScheduler):
+        ...     def _get_beta_schedule(self):
+        ...         return [0.01] * self.num_train_timesteps
+        >>> Constant(num_train_timesteps=500).betas.shape
+        torch.Size([500])
     """
 
     discrete = True

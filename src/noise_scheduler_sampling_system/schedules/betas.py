@@ -32,7 +32,14 @@ _MAX_BETA = Option(0.999, minimum=1e-9, below=1.0)
 @final
 @SCHEDULES.register(BetaSchedule.LINEAR)
 class LinearNoiseScheduler(BaseNoiseScheduler):
-    """β = β_start + (β_end − β_start)·u (Ho et al. 2020, arXiv 2006.11239, §4)."""
+    """β = β_start + (β_end − β_start)·u (Ho et al. 2020, arXiv 2006.11239, §4).
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import NoiseSchedulerFactory
+        >>> level = NoiseSchedulerFactory.create("linear").level(500)
+        >>> print(f"{level.alpha:.3f} {level.sigma:.3f}")
+        0.279 0.960
+    """
 
     def _get_beta_schedule(self) -> Array:
         return np.linspace(self.config.beta_start, self.config.beta_end, self.num_train_timesteps)
@@ -62,6 +69,12 @@ class CosineNoiseScheduler(BaseNoiseScheduler):
     """ᾱ = cos²((t/T + s)/(1 + s)·π/2), β capped at ``max_beta`` (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17).
 
     It is defined by ᾱ: ``beta_start`` and ``beta_end`` are not used.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import NoiseSchedulerFactory
+        >>> level = NoiseSchedulerFactory.create("cosine").level(500)
+        >>> print(f"{level.alpha:.3f} {level.sigma:.3f}")
+        0.702 0.713
     """
 
     declared_options = {"s": Option(0.008, above=0.0, maximum=100.0), "max_beta": _MAX_BETA}
@@ -74,7 +87,14 @@ class CosineNoiseScheduler(BaseNoiseScheduler):
 @final
 @SCHEDULES.register(BetaSchedule.QUADRATIC)
 class QuadraticNoiseScheduler(BaseNoiseScheduler):
-    """β = β_start + (β_end − β_start)·u²."""
+    """β = β_start + (β_end − β_start)·u².
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import NoiseSchedulerFactory
+        >>> level = NoiseSchedulerFactory.create("quadratic").level(500)
+        >>> print(f"{level.alpha:.3f} {level.sigma:.3f}")
+        0.643 0.766
+    """
 
     def _get_beta_schedule(self) -> Array:
         start, end = self.config.beta_start, self.config.beta_end
@@ -87,6 +107,12 @@ class SigmoidNoiseScheduler(BaseNoiseScheduler):
     """β = β_start + (β_end − β_start)·sigmoid(12u − 6), as in GeoDiff (Xu et al. 2022, arXiv 2203.02923) and diffusers.
 
     "sigmoid_gamma" is the sigmoid of Jabri et al. and Chen, which is in ᾱ.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import NoiseSchedulerFactory
+        >>> level = NoiseSchedulerFactory.create("sigmoid").level(500)
+        >>> print(f"{level.alpha:.3f} {level.sigma:.3f}")
+        0.547 0.837
     """
 
     def _get_beta_schedule(self) -> Array:
@@ -162,7 +188,14 @@ class ExpAlphaBarNoiseScheduler(BaseNoiseScheduler):
 @final
 @SCHEDULES.register(BetaSchedule.EXPONENTIAL)
 class ExponentialNoiseScheduler(BaseNoiseScheduler):
-    """β = β_start·(β_end/β_start)^u."""
+    """β = β_start·(β_end/β_start)^u.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import NoiseSchedulerFactory
+        >>> level = NoiseSchedulerFactory.create("exponential").level(500)
+        >>> print(f"{level.alpha:.3f} {level.sigma:.3f}")
+        0.883 0.470
+    """
 
     def _get_beta_schedule(self) -> Array:
         betas: Array = np.geomspace(self.config.beta_start, self.config.beta_end, self.num_train_timesteps)

@@ -17,7 +17,14 @@ __all__ = ["NoiseSchedulerFactory"]
 
 @final
 class NoiseSchedulerFactory(ClassFactory):
-    """Makes noise schedules by name; :meth:`register` adds one."""
+    """Makes noise schedules by name; :meth:`register` adds one.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import NoiseSchedulerFactory
+        >>> schedule = NoiseSchedulerFactory.create("cosine", num_train_timesteps=500)
+        >>> schedule.t_max
+        499.0
+    """
 
     registry = SCHEDULES
     base = NoisePath

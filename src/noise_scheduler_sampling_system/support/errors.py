@@ -58,6 +58,14 @@ class NoiseSamplingError(Exception):
         where: the field path, file, argument or step.
         suggestion: what to do.
         why: the reason, where ``what`` does not say it.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSamplingError
+        >>> try:
+        ...     DiffusionPipeline(None, "dimm")
+        ... except NoiseSamplingError as error:
+        ...     print(error.category, error.where)
+        configuration method
     """
 
     category = "general"
@@ -86,7 +94,16 @@ def _rebuild(cls: type[NoiseSamplingError], what: str, where: str, why: str, sug
 
 
 class ConfigurationError(NoiseSamplingError, ValueError):
-    """A setting, or a combination of settings, that cannot work."""
+    """A setting, or a combination of settings, that cannot work.
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import ConfigurationError, NoiseSchedulerConfig
+        >>> try:
+        ...     NoiseSchedulerConfig(beta_strat=0.001)
+        ... except ConfigurationError as error:
+        ...     print(error.where, "|", error.suggestion)
+        beta_strat | did you mean 'beta_start'?
+    """
 
     category = "configuration"
 

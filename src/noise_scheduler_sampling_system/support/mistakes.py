@@ -13,13 +13,15 @@ __all__ = ["Mistakes"]
 
 @final
 class Mistakes:
-    """Collects configuration errors. Example::
+    """Collects configuration errors.
 
-    mistakes = Mistakes()
-    for name, value in given.items():
-        with mistakes.collected():
-            check(name, value)
-    mistakes.raise_all()
+    Examples:
+        >>> mistakes = Mistakes()
+        >>> for name in ("steps", "seed"):
+        ...     with mistakes.collected():
+        ...         raise ConfigurationError("is missing", where=name, suggestion="give one")
+        >>> bool(mistakes)
+        True
     """
 
     def __init__(self) -> None:

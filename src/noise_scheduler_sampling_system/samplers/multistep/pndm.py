@@ -31,6 +31,11 @@ class PNDMSampler(BaseSampler):
     Options:
         skip_prk_steps: start with a Heun step (PLMS, N + 1 calls) instead of three Runge-Kutta steps (PRK, N + 9 calls,
             at least 4 steps).
+
+    Examples:
+        >>> from noise_scheduler_sampling_system import DiffusionPipeline
+        >>> DiffusionPipeline(None, "pndm").plan(10).nfe, DiffusionPipeline(None, "pndm", skip_prk_steps=False).plan(10).nfe
+        (11, 19)
     """
 
     order = 2
