@@ -34,8 +34,8 @@ class PNDMSampler(BaseSampler):
 
     Examples:
         >>> from noise_scheduler_sampling_system import DiffusionPipeline
-        >>> DiffusionPipeline(None, "pndm").plan(10).nfe, DiffusionPipeline(None, "pndm", skip_prk_steps=False).plan(10).nfe
-        (11, 19)
+        >>> [DiffusionPipeline(None, "pndm", skip_prk_steps=skip).plan(10).nfe for skip in (True, False)]
+        [11, 19]
     """
 
     order = 2
