@@ -1,166 +1,149 @@
-"""The demo: every sampler at a few budgets of model calls, with its true error, as a table and as a picture."""
+"""The demo: samplers with few model calls, on two models, with their errors, as a table and as a picture."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..comparison import Cell as MeasuredCell
-from ..comparison import compare
-from ..config.choices import SamplingMethod
-from ..config.settings import NoiseSchedulerConfig
-from ..models import DigitsModel
-from ..pipeline.pipeline import DiffusionPipeline
-from ..support.errors import ConfigurationError
-from ..support.figures import draw_rows, mosaic
+from ..comparison import Comparison, compare
+from ..integrations.named_models import named_model
+from ..support.figures import Pixels, difference_mosaic, draw_rows, mosaic
+from ..support.text_tables import text_table
 
-__all__ = [
-    "Cell",
-    "SamplerRow",
-    "compare_samplers",
-    "draw_comparison",
-    "summary",
-]
+__all__ = ["BUDGETS", "SHOWN", "Panel", "compare_samplers", "draw_comparison", "summary"]
 
 #: The most model calls, for each column of the demo.
-BUDGETS = (5, 10, 20, 50)
-#: This spacing starts at the noisiest level, as the reference solution does.
-CONFIG = NoiseSchedulerConfig(timestep_spacing="beta")
-_SHAPE = (1, 8, 8)
-_DIGITS = 10
-#: The number of digits that the error is taken over; the first ten are shown.
-_MEASURED = 100
-#: The samplers that the demo shows.
-SHOWN = tuple(map(SamplingMethod, ("ddpm", "ddim", "ancestral", "euler", "pndm", "heun", "dpmpp_2m", "unipc", "adams")))
-_TITLES = {
-    "ddim": "DDIM (η = 0)",
-    "euler": "Euler",
-    "pndm": "PNDM (PLMS)",
+BUDGETS: Final = (5, 10, 20)
+#: The samplers that the demo shows, with their titles.
+SHOWN: Final = {
+    "ddim": "DDIM",
     "heun": "Heun",
-    "ddpm": "DDPM",
-    "ancestral": "ancestral (η = 1)",
     "dpmpp_2m": "DPM-Solver++(2M)",
-    "unipc": "UniPC-3",
-    "adams": "Adams-3, straight path",
+    "unipc": "UniPC",
 }
+#: Digits of a picture, the pixels of one, and those of a gap.
+_PICTURES, _SIDE, _GAP = 5, 56, 6
+_CLASSES = 10
+#: Digits that the error is taken over, of the exact model and of the trained one.
+_EXACT, _TRAINED = 100, 10
+#: The fine run of the trained network makes this factor times the calls of the largest budget.
+_FINER = 4
+#: The difference of two pixels that is drawn in the full colour.
+_LARGEST = 1.0
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The samples of one sampler within one budget.
+class Panel:
+    """The samplers on one model.
 
     Attributes:
-        nfe: the model calls that it made.
-        samples: shape (10, 1, 8, 8), digits 0 to 9 in order.
-        error: the root mean square over the pixels of a digit against the exact solution: the median of 100
-            digits, since a few end at another digit. None for a stochastic sampler, which does not follow a
-            single solution.
+        title: the model, and what the error is.
+        target: the name of the solution.
+        comparison: one entry for each sampler of :data:`SHOWN`, with the settings that are the default.
     """
 
-    nfe: int
-    samples: Tensor
-    error: float | None
+    title: str
+    target: str
+    comparison: Comparison
 
 
-@dataclass(frozen=True)
-class SamplerRow:
-    """The cells of a sampler, or of several whose plans are the same table.
+def compare_samplers(
+    budgets: Sequence[int] = BUDGETS, seed: int = 0, progress: bool | Callable[[int, int], object] = False
+) -> list[Panel]:
+    """The samplers of ``SHOWN`` at every budget of model calls, from the same noise, without guidance.
 
-    Attributes:
-        methods: the names of the samplers.
-        order: order of convergence.
-        cells: one for each budget.
-        target: the limit of the cells: the exact solution, or samples of the data.
-        stochastic: whether the target is a distribution rather than a solution.
+    The first panel is the exact model of 8×8 digits. The second is the trained network of 28×28 digits; it needs
+    diffusers, and is left out where that is not installed.
+
+    Args:
+        budgets: of model calls.
+        seed: of the noise.
+        progress: as for :func:`~.comparison.compare`; each panel counts its own calls.
     """
 
-    methods: tuple[str, ...]
-    order: int
-    cells: tuple[Cell, ...]
-    target: Tensor
-    stochastic: bool
+    def panel(name: str, samples: int, title: str, target: str) -> Panel:
+        named = named_model(name)
+        labels = torch.arange(samples) % _CLASSES
+        found = compare(
+            {each: named.pipeline(each) for each in SHOWN}, named, nfe=budgets, condition={"class_labels": labels},
+            seed=seed, reference_calls=_FINER * max(budgets), progress=progress,
+        )  # fmt: skip
+        return Panel(f"{title}: median error of {samples} digits", target, found)
+
+    panels = [panel("digits", _EXACT, "Exact model of 8×8 digits", "exact solution")]
+    if find_spec("diffusers") is not None:
+        panels.append(panel("mnist", _TRAINED, "Trained U-Net of 28×28 digits", f"{_FINER * max(budgets)} calls"))
+    return panels
 
 
-def compare_samplers(budgets: Sequence[int] = BUDGETS, seed: int = 0) -> list[SamplerRow]:
-    """The samplers of ``SHOWN`` at every budget of model calls, from the same noise.
-
-    The embedded exact model draws the same number of digits of each class, without guidance.
-    Samplers whose plans hold the same numbers share a row.
-    """
-    labels = torch.arange(_MEASURED) % _DIGITS
-    pipelines = {method.value: DiffusionPipeline(CONFIG, method) for method in SHOWN}
-    found = compare(
-        pipelines, nfe=budgets, shape=(_MEASURED, *_SHAPE), condition={"class_labels": labels}, seed=seed, device="cpu"
-    )
-    model = DigitsModel(pipelines["ddim"].scheduler)
-    data = model.sample_data(_DIGITS, _SHAPE, generator=seed, class_labels=labels[:_DIGITS])
-    groups: dict[tuple[Any, ...], list[str]] = {}
-    for name in pipelines:
-        content = tuple(_content(found.cell(name, budget)) for budget in budgets)
-        groups.setdefault(content, []).append(name)
-    rows = []
-    for names in groups.values():
-        reference = found.references.get(names[0])
-        measured = [found.cell(names[0], budget) for budget in budgets]
-        cells = tuple(
-            Cell(each.nfe, each.samples[:_DIGITS], None if math.isnan(each.median) else each.median)
-            for each in measured
-            if each.samples is not None
-        )
-        target = data if reference is None else reference.samples[0][:_DIGITS]
-        order = pipelines[names[0]].sampler.order
-        rows.append(SamplerRow(tuple(names), order, cells, target, reference is None))
-    return sorted(rows, key=lambda row: row.stochastic)
+def summary(panels: Sequence[Panel]) -> str:
+    """The errors of each panel as a table, with model calls where they are not those of the column."""
+    texts = []
+    for panel in panels:
+        found = panel.comparison
+        rows = [["sampler", *(f"{budget} calls" for budget in found.budgets)]]
+        for name, title in SHOWN.items():
+            cells = [found.cell(name, budget) for budget in found.budgets]
+            notes = [f"{c.median:.2g}" + ("" if c.nfe == c.budget else f" ({c.nfe})") for c in cells]
+            rows.append([title, *notes])
+        texts.append(f"{panel.title}\n{text_table(rows)}\nerror against: {found.references[next(iter(SHOWN))]}")
+    return "\n\n".join(texts)
 
 
-def summary(rows: Sequence[SamplerRow]) -> str:
-    """The comparison as a table: model calls and error of each cell."""
-    lines = []
-    for row in rows:
-        cells = (_note(cell).ljust(21) for cell in row.cells)
-        lines.append(" ".join([", ".join(row.methods).ljust(16), *cells]).rstrip())
-    return "\n".join(lines)
-
-
-def draw_comparison(rows: Sequence[SamplerRow], path: str | os.PathLike[str], budgets: Sequence[int] = BUDGETS) -> None:
-    """Draw the comparison as a PNG.
+def draw_comparison(panels: Sequence[Panel], path: str | os.PathLike[str]) -> None:
+    """Draw the panels as a PNG: of each cell the samples, and below them their difference to the solution.
 
     Raises:
         ConfigurationError: matplotlib is missing.
         FileError: the file cannot be written.
     """
-    notes = [[*map(_note, row.cells), "drawn from the data" if row.stochastic else "exact solution"] for row in rows]
+    labels: list[list[str]] = []
+    pictures: list[list[Pixels]] = []
+    notes: list[list[str]] = []
+    sections: dict[int, str] = {}
+    budgets = panels[0].comparison.budgets
+    for panel in panels:
+        found = panel.comparison
+        sections[len(pictures)] = panel.title
+        for name, title in SHOWN.items():
+            entry = next(each for each in found.entries if each.name == name)
+            target = found.references[name].pictures
+            cells = [found.cell(name, budget) for budget in budgets]
+            drawn = [_picture(cell.pictures, target) for cell in cells]
+            pictures.append([*drawn, _picture(target, target)])
+            notes.append([*(f"{cell.nfe} calls, error {cell.median:.2g}" for cell in cells), panel.target])
+            labels.append([title, f"order {entry.pipeline.sampler.order}, {entry.pipeline.sampler.run_spacing}"])
     draw_rows(
         path,
-        title="One model, one starting noise, nine samplers",
-        subtitle="Handwritten digits 0 to 9 from the embedded exact model; linear schedule, beta timesteps, no "
-        "guidance.\nError: root mean square over the pixels of a digit, in [−1, 1], against the exact solution of the "
-        f"probability-flow ODE;\nthe median of {_MEASURED} digits, of which ten are shown.",
-        headings=[f"≤ {budget} model calls" for budget in budgets] + ["target"],
-        labels=[[_TITLES[name] for name in row.methods] + [_nature(row)] for row in rows],
-        pictures=[[mosaic(cell, 5) for cell in [*(c.samples for c in row.cells), row.target]] for row in rows],
+        title="One model, one starting noise, few model calls",
+        subtitle="All settings are the defaults, without guidance. Below each digit is its difference to the solution "
+        "of the probability-flow ODE:\nred where there is too much ink, blue where ink is missing. The error is the "
+        "root mean square over the pixels, in [−1, 1].",
+        headings=[f"≤ {budget} model calls" for budget in budgets] + ["solution"],
+        labels=labels,
+        pictures=pictures,
         notes=notes,
+        sections=sections,
     )
 
 
-def _nature(row: SamplerRow) -> str:
-    return "stochastic" if row.stochastic else f"order {row.order}"
+def _picture(samples: Tensor | None, target: Tensor | None) -> Pixels:
+    """Digits in a row, and below them their difference to the target."""
+    if samples is None or target is None:
+        raise ValueError("the demo draws images, each with its solution")
+    factor = _SIDE // samples.shape[-1]
+    large, aim = (
+        each[:_PICTURES].double().repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        for each in (samples, target)
+    )
+    above, below = mosaic(large, _PICTURES), difference_mosaic(aim - large, _PICTURES, _LARGEST)
+    gap = below[:_GAP] * 0.0 + 1.0
 
-
-def _note(cell: Cell) -> str:
-    return f"{cell.nfe} calls, " + ("stochastic" if cell.error is None else f"error {cell.error:.2g}")
-
-
-def _content(cell: MeasuredCell) -> tuple[Any, ...]:
-    """The numbers of a cell's plan without its names."""
-    plan = cell.plan
-    if plan is None:
-        raise ConfigurationError(cell.problem, where="budgets", suggestion="give larger budgets")
-    a, b, c = plan.canonical()
-    return plan.time.tobytes(), a.tobytes(), b.tobytes(), c.tobytes(), plan.noise_key.tobytes(), plan.space
+    return np.concatenate([above, gap, below])

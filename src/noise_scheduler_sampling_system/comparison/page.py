@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import math
 from importlib import resources
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..plans.plan import SamplingPlan
 from ..schedules.path import Level, NoisePath
 from ..support.errors import ConfigurationError
-from ..support.figures import figure_class, mosaic
+from ..support.figures import Pixels, difference_mosaic, enlarged, mosaic, png_of
 from .comparison import PAGE, Cell, Comparison, Entry, note
 from .snippets import as_diffusers, as_python, as_yaml
 
@@ -24,6 +22,8 @@ __all__ = ["page"]
 
 #: Points of a schedule's curve.
 _POINTS = 201
+#: Pixels of a picture, about.
+_WIDTH = 320
 
 
 @PAGE.provide
@@ -161,27 +161,20 @@ def _picture(comparison: Comparison, entry: Entry, budget: int) -> str:
     if cell.pictures is None:
         return f"<td><figure>{caption}</figure></td>"
     name = html.escape(f"{entry.name}, {budget} calls", quote=True)
-    images = f"<img alt='samples of {name}' src='{_png(cell.pictures, paper=entry.white_on_black)}'>"
+    columns = min(5, len(cell.pictures))
+    images = f"<img alt='samples of {name}' src='{_png(mosaic(cell.pictures, columns, paper=entry.white_on_black))}'>"
     reference = comparison.references.get(entry.name)
     if reference is not None and reference.pictures is not None:
-        difference = (cell.pictures.double() - reference.pictures.double()).clamp(-1.0, 1.0)
-        images += (
-            f"<img class='difference' alt='difference of {name} to the solution' "
-            f"src='{_png(difference, paper=entry.white_on_black)}'>"
-        )
+        # in ink: red where there is too much of it
+        sign = -1.0 if entry.white_on_black else 1.0
+        difference = difference_mosaic(sign * (cell.pictures.double() - reference.pictures.double()), columns)
+        images += f"<img class='difference' alt='difference of {name} to the solution' src='{_png(difference)}'>"
     return f"<td><figure tabindex='0'>{images}{caption}</figure></td>"
 
 
-def _png(samples: Tensor, paper: bool) -> str:
-    """Samples in [−1, 1] side by side, as the address of a PNG."""
-    figure_class()  # says what to install where matplotlib is missing
-    from matplotlib.image import imsave
-
-    picture = mosaic(samples, columns=min(5, len(samples)), paper=paper)
-    factor = max(1, 160 // picture.shape[1])
-    buffer = io.BytesIO()
-    imsave(buffer, picture.repeat(factor, axis=0).repeat(factor, axis=1), format="png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _png(picture: Pixels) -> str:
+    """A picture as the address of a PNG."""
+    return f"data:image/png;base64,{base64.b64encode(png_of(enlarged(picture, _WIDTH))).decode()}"
 
 
 def _about(comparison: Comparison) -> str:
