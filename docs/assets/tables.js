@@ -1,7 +1,7 @@
 /* Tables that the reader sorts by a column, and filters where they are long. */
 "use strict";
 (() => {
-  const SORTED_FROM = 5; // rows
+  const SORTED_FROM = 8; // rows
   const FILTERED_FROM = 12;
 
   /** What a cell is sorted by: its last number after an arrow, else its first number, else its text. */

@@ -72,6 +72,13 @@ def test_every_link_and_file_of_the_site_is_there(site):
     assert not missing
 
 
+def test_no_markup_of_docstrings_is_left(site):
+    for page in html_pages(site):
+        words = re.sub(r"<(?:pre|script)\b.*?</(?:pre|script)>", "", page.read_text("utf-8"), flags=re.S)
+        left = re.findall(r".{20}:(?:class|meth|func|mod|attr):.{20}|.{20}``.{20}", words)
+        assert not left, f"{page.relative_to(site)}: {left[:3]}"
+
+
 def test_the_search_index_is_a_script_and_holds_the_pages(site):
     text = (site / "search" / "search_index.js").read_text("utf-8")
     places = {entry["location"].partition("#")[0] for entry in json.loads(text.removeprefix("var __index = "))["docs"]}
@@ -105,6 +112,8 @@ def test_generated_pages_are_complete():
             options = getattr(registry.get(name), "declared_options", {})
             assert [option for option in options if f"| `{option}` |" not in part] == [], name
             assert len(part.splitlines()[2]) >= 15, f"{name} says what it is"
+            rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| `")]
+            assert [row[0] for row in rows if len(row) < 4 or len(row[3]) < 5] == [], f"{name} says what its options do"
     assert {name for name in PRESETS if f"| `{name}` |" not in made["reference/presets.md"]} == set()
 
 

@@ -32,9 +32,7 @@ def _options(declared: Mapping[str, Option], said: Mapping[str, str]) -> str:
         [code(name), code(_default(option.default)), cell(option.allowed), cell(said.get(name, ""))]
         for name, option in declared.items()
     ]
-    meant = any(row[3] for row in rows)
-    head = ["option", "default", "allowed", "meaning"]
-    return table(head if meant else head[:3], rows if meant else [row[:3] for row in rows])
+    return table(["option", "default", "allowed", "meaning"], rows)
 
 
 def _default(value: Any) -> str:
@@ -99,7 +97,7 @@ def _spacings() -> str:
         lines.append(f"\n## `{name}` {{ #{name} }}\n\n{prose(function)}\n")
         own = parameters_of(function, 2)
         if own:
-            lines.append(_options(own, section(function, "Args")))
+            lines.append(_options(own, section(function, "Options")))
     lines.append("\n## Options of every spacing\n")
     said = {
         "discard_penultimate": "make one more level and leave out the last but one; N intervals remain",

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 
-_ROLE = re.compile(r":\w+:`~?\.*([^`]+)`")
+_ROLE = re.compile(r":\w+:`(~?)([^`]+)`")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -28,18 +28,27 @@ def cell(text: str) -> str:
 
 def plain(text: str) -> str:
     """Words of a docstring as Markdown: roles of Sphinx and double backticks become code."""
-    text = _ROLE.sub(lambda found: f"`{found[1].lstrip('.').replace('~', '')}`", text)
+    text = _ROLE.sub(lambda found: f"`{found[2].rpartition('.')[2] if found[1] else found[2].lstrip('.')}`", text)
     return text.replace("``", "`")
+
+
+def without_roles(html: str) -> str:
+    """HTML of docstrings with ``:class:`~.module.Name``` as ``Name``: roles mean nothing to a reader."""
+
+    def name(role: re.Match[str]) -> str:
+        shown = role[2].rpartition(".")[2] if role[1] else role[2].lstrip(".")
+        return f"<code>{shown}</code>"
+
+    return re.sub(r":(?:\w+:)?\w+:<code>(~?)([^<]+)</code>", name, html)
 
 
 def section(thing: object, heading: str) -> dict[str, str]:
     """What a section of a docstring ("Options:", "Attributes:", "Args:") says of each name."""
     lines = (inspect.getdoc(thing) or "").splitlines()
-    if f"{heading}:" not in lines:
-        return {}
+    begin = next((at for at, line in enumerate(lines) if re.fullmatch(rf"{heading}\b.*:", line)), len(lines))
     found: dict[str, str] = {}
     names: list[str] = []
-    for line in lines[lines.index(f"{heading}:") + 1 :]:
+    for line in lines[begin + 1 :]:
         if line and not line.startswith(" "):
             break
         entry = re.match(r"    ([\w, ]+): (.*)", line)
@@ -58,7 +67,7 @@ def prose(thing: object) -> str:
     kept: list[str] = []
     in_section = False
     for line in (inspect.getdoc(thing) or "").splitlines():
-        in_section = re.fullmatch(r"[A-Z]\w+:", line) is not None or (in_section and line[:1] in ("", " "))
+        in_section = re.fullmatch(r"[A-Z]\w+(?:, [^:]*)?:", line) is not None or (in_section and line[:1] in ("", " "))
         if not in_section:
             kept.append(line)
     return plain("\n".join(kept).strip())

@@ -123,7 +123,12 @@ def sgm_uniform(path: NoisePath, steps: int) -> Array:
 
 @SPACINGS.register("karras")
 def karras(path: NoisePath, steps: int, *, rho: Rho = 7.0, sigma_min: Sigma = None, sigma_max: Sigma = None) -> Choice:
-    """σ^(1/ρ) evenly spaced (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
+    """σ^(1/ρ) evenly spaced (Karras et al. 2022, arXiv 2206.00364, eq. 5).
+
+    Options:
+        rho: ρ: a larger one puts more levels near the clean end.
+        sigma_min, sigma_max: σ of the last and of the first level; default: the ends of the path.
+    """
     high, low = sigma_span(path, sigma_min, sigma_max)
     sigmas = high * np.linspace(1.0, (low / high) ** (1 / rho), steps) ** rho  # relative to the top: no overflow
     return levels_of_sigmas(path, sigmas, from_top=sigma_max is None)
@@ -131,7 +136,11 @@ def karras(path: NoisePath, steps: int, *, rho: Rho = 7.0, sigma_min: Sigma = No
 
 @SPACINGS.register("exponential")
 def exponential(path: NoisePath, steps: int, *, sigma_min: Sigma = None, sigma_max: Sigma = None) -> Choice:
-    """log σ evenly spaced."""
+    """log σ evenly spaced.
+
+    Options:
+        sigma_min, sigma_max: σ of the last and of the first level; default: the ends of the path.
+    """
     return polyexponential(path, steps, rho=1.0, sigma_min=sigma_min, sigma_max=sigma_max)
 
 
@@ -139,7 +148,12 @@ def exponential(path: NoisePath, steps: int, *, sigma_min: Sigma = None, sigma_m
 def polyexponential(
     path: NoisePath, steps: int, *, rho: Rho = 1.0, sigma_min: Sigma = None, sigma_max: Sigma = None
 ) -> Choice:
-    """log σ = log σ_min + u^ρ·(log σ_max − log σ_min) for even u (k-diffusion's ``get_sigmas_polyexponential``)."""
+    """log σ = log σ_min + u^ρ·(log σ_max − log σ_min) for even u (k-diffusion's ``get_sigmas_polyexponential``).
+
+    Options:
+        rho: the power; 1 is "exponential".
+        sigma_min, sigma_max: σ of the last and of the first level; default: the ends of the path.
+    """
     high, low = sigma_span(path, sigma_min, sigma_max)
     return levels_of_sigmas(
         path, low * (high / low) ** (np.linspace(1.0, 0.0, steps) ** rho), from_top=sigma_max is None
@@ -155,6 +169,9 @@ def log_snr(
 
     The run begins at ``log_snr_min`` (twice the ``lambda_min_clipped`` of diffusers), by default at the noisiest
     level. Where that has no signal, −10 replaces its log SNR.
+
+    Options:
+        log_snr_min: the log SNR of the first level; default: the noisiest of the path.
     """
     first, last = path.level(path.t_max), path.level(path.t_min)
     top, bottom = 2.0 * first.half_log_snr, 2.0 * last.half_log_snr
@@ -176,6 +193,10 @@ def beta(
     """Quantiles of a Beta distribution, over time (Lee et al. 2024, arXiv 2407.12173) or over "sigma" (diffusers).
 
     As in the paper, the times are not rounded, so they never coincide; in ComfyUI they may.
+
+    Options:
+        a, b: the parameters of the distribution: below 1 both ends get more levels.
+        of: what is distributed: "time" or "sigma".
     """
     if of == "time":
         if path.discrete:
@@ -194,6 +215,10 @@ def linear_quadratic(
     """σ falls linearly to 1 − ``threshold`` of its largest in half of the steps, then quadratically to 0 (Mochi).
 
     Where it would pass below the cleanest level of the path, it is scaled to end there.
+
+    Options:
+        threshold: the share of the noise that the linear part removes.
+        linear_steps: the number of its steps; default: half of all.
     """
     first = max(1, steps // 2) if linear_steps is None else linear_steps
     if first > steps:
@@ -239,6 +264,9 @@ def ays(path: NoisePath, steps: int, *, model: Annotated[str, Option(choices=tup
 
     The 11 published values are 10 steps and their end, which is the clean sample here. A cut path takes its steps
     from the rest of the curve.
+
+    Options:
+        model: the model whose table is used: "sd15", "sdxl" or "svd".
     """
     table, index = np.log(AYS_SIGMAS[model]), np.arange(len(AYS_SIGMAS[model]))
     top, bottom = log_ratios(path)
@@ -265,6 +293,10 @@ def vp(
     """σ/α of evenly spaced times of the continuous VP SDE (k-diffusion's ``get_sigmas_vp``), clamped to the path.
 
     The options are those of the schedule "vp".
+
+    Options:
+        beta_min, beta_max: β at both ends of the SDE.
+        t_min: its last time.
     """
     source = VPPath(beta_min=beta_min, beta_max=beta_max, t_min=t_min)
     first, last = (source.time(-2.0 * ratio) for ratio in log_ratios(path))
@@ -280,6 +312,10 @@ def laplace(
     """log σ/α at evenly spaced quantiles of a Laplace distribution, clamped to the path (after Hang et al. 2024).
 
     As in ComfyUI, ``mu`` and ``beta`` are those of log σ/α = −½ log SNR; the paper's (arXiv 2407.03297) are of log SNR.
+
+    Options:
+        mu: the log(σ/α) around which the levels are dense.
+        beta: the width of the distribution.
     """
     top, bottom = ((ratio - mu) / beta for ratio in log_ratios(path))
     first, last = (0.5 * math.exp(-z) if z > 0.0 else 1.0 - 0.5 * math.exp(z) for z in (top, bottom))

@@ -35,6 +35,9 @@ class CFGppSampler(_CFGpp):
     """DDIM with CFG++ (Chung et al. 2024, arXiv 2406.08070, Algorithm 2); Euler's step, too.
 
     The guidance scale is λ of the paper, from 0 to 1: x₀ belongs to u + λ·(c − u).
+
+    Options:
+        eta: η ≥ 0, the amount of noise: 0 is deterministic.
     """
 
     declared_options = {"eta": ETA}
@@ -43,7 +46,11 @@ class CFGppSampler(_CFGpp):
 @final
 @SAMPLERS.register("euler_ancestral_cfg_pp")
 class AncestralCFGppSampler(_CFGpp):
-    """``ancestral`` with CFG++ (Chung et al. 2024, arXiv 2406.08070)."""
+    """``ancestral`` with CFG++ (Chung et al. 2024, arXiv 2406.08070).
+
+    Options:
+        eta: η ≥ 0, the share of the posterior's noise that is added; 0 is deterministic.
+    """
 
     stochastic = True
     declared_options = {"eta": ETA.at(1.0)}

@@ -30,6 +30,9 @@ class BaseNoiseScheduler(NoisePath):
     The option ``snr_shift`` multiplies σ/α at every timestep, as :class:`~.modifiers.ShiftedSNR` does. The setting
     ``rescale_betas_zero_snr`` is applied after it. ``betas`` are the betas of the result.
 
+    Options:
+        snr_shift: multiplies σ/α at every timestep, as :class:`~.modifiers.ShiftedSNR` does; 1 changes nothing.
+
     Args:
         config: the settings; fields may also be given as keywords.
 

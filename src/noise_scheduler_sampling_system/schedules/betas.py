@@ -52,6 +52,9 @@ class ScaledLinearNoiseScheduler(BaseNoiseScheduler):
 
     The code of latent diffusion, and ComfyUI, call this one "linear". The option
     ``power``, 2 by default, is the degree of the root.
+
+    Options:
+        power: the degree of the root that is evenly spaced.
     """
 
     declared_options = {"power": Option(2.0, minimum=0.01, maximum=100.0)}
@@ -69,6 +72,10 @@ class CosineNoiseScheduler(BaseNoiseScheduler):
     """ᾱ = cos²((t/T + s)/(1 + s)·π/2), β capped at ``max_beta`` (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17).
 
     It is defined by ᾱ: ``beta_start`` and ``beta_end`` are not used.
+
+    Options:
+        s: a small offset, which keeps the first β from being too small.
+        max_beta: the largest β.
 
     Examples:
         >>> from noise_scheduler_sampling_system import NoiseSchedulerFactory
@@ -128,6 +135,11 @@ class SigmoidGammaNoiseScheduler(BaseNoiseScheduler):
     Chen 2023, arXiv 2301.10972, Algorithm 1, there "γ").
 
     Its T betas are capped at ``max_beta``; ``beta_start`` and ``beta_end`` are not used.
+
+    Options:
+        start, end: the range of the sigmoid.
+        tau: its temperature: a larger one is nearer to a straight line.
+        max_beta: the largest β.
     """
 
     declared_options = {
@@ -153,6 +165,12 @@ class LaplaceNoiseScheduler(BaseNoiseScheduler):
 
     Its T betas are capped at ``max_beta``; ``beta_start`` and ``beta_end`` are not used.
     ``variant="diffusers"`` is the curve of that library, which takes √ᾱ for ᾱ.
+
+    Options:
+        mu: the log SNR in the middle of the schedule.
+        b: the width: how far the log SNR spreads around it.
+        max_beta: the largest β.
+        variant: the formula of the "paper", or that of "diffusers".
     """
 
     declared_options = {
@@ -177,6 +195,10 @@ class ExpAlphaBarNoiseScheduler(BaseNoiseScheduler):
     """ᾱ = exp(−rate·t/T), a constant β (diffusers' ``betas_for_alpha_bar`` of type "exp").
 
     ``beta_start`` and ``beta_end`` are not used. For β that grows by a constant factor see "exponential".
+
+    Options:
+        rate: how fast ᾱ falls: it ends at exp(−rate).
+        max_beta: the largest β.
     """
 
     declared_options = {"rate": Option(12.0, above=0.0, maximum=1e4), "max_beta": _MAX_BETA}

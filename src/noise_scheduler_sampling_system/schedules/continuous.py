@@ -33,6 +33,9 @@ class EDMPath(NoisePath):
 
     The network is the paper's denoiser D(x; σ). :class:`~..models.EDMPreconditioned` makes a denoiser from a raw
     network.
+
+    Options:
+        sigma_min, sigma_max: σ, which is the time, at the cleanest and at the noisiest level.
     """
 
     declared_options = {"sigma_min": _SIGMA.at(0.002), "sigma_max": _SIGMA.at(80.0)}
@@ -60,7 +63,11 @@ class EDMPath(NoisePath):
 @final
 @SCHEDULES.register("ve")
 class VEPath(NoisePath):
-    """α = 1 and σ = σ_min·(σ_max/σ_min)^t, t in [0, 1] (Song et al. 2021, arXiv 2011.13456, eq. 30)."""
+    """α = 1 and σ = σ_min·(σ_max/σ_min)^t, t in [0, 1] (Song et al. 2021, arXiv 2011.13456, eq. 30).
+
+    Options:
+        sigma_min, sigma_max: σ at the cleanest and at the noisiest level.
+    """
 
     declared_options = {"sigma_min": _SIGMA.at(0.01), "sigma_max": _SIGMA.at(50.0)}
     defaults = {"timestep_spacing": "log_snr"}
@@ -85,6 +92,11 @@ class _DiffusionSDE(NoisePath, ABC):
     """β(t) = β_min + (β_max − β_min)·t on [``t_min``, 1]; B(t) is its integral and α = exp(−B/2).
 
     The network is told ``time_scale``·t (999·t in the code of Song et al.).
+
+    Options:
+        beta_min, beta_max: β at t = 0 and at t = 1.
+        t_min: the cleanest time of the model, as a fraction of the range.
+        time_scale: the network is told ``time_scale``·t.
     """
 
     declared_options = {"beta_min": BETA, "beta_max": BETA.at(20.0), "t_min": T_MIN, "time_scale": _TIME_SCALE}
@@ -142,7 +154,11 @@ class SubVPPath(_DiffusionSDE):
 @final
 @SCHEDULES.register("v_diffusion")
 class VDiffusionPath(NoisePath):
-    """α = cos(πt/2), σ = sin(πt/2) on [``t_min``, 1] (Salimans & Ho 2022, arXiv 2202.00512, §4): no signal at t = 1."""
+    """α = cos(πt/2), σ = sin(πt/2) on [``t_min``, 1] (Salimans & Ho 2022, arXiv 2202.00512, §4): no signal at t = 1.
+
+    Options:
+        t_min: the cleanest time of the model.
+    """
 
     declared_options = {"t_min": T_MIN}
     defaults = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
@@ -171,6 +187,10 @@ class CosinePath(NoisePath):
     Its code clamps ᾱ to [``alpha_bar_min``, ``alpha_bar_max``], so that all times beyond mean one of these two levels.
     The path therefore ends there; times from 0 on are allowed in the forward process.
     Stable Cascade's ``shift`` is :class:`~.modifiers.ShiftedSNR`.
+
+    Options:
+        s: a small offset, as in the cosine schedule.
+        alpha_bar_min, alpha_bar_max: ᾱ at the noisiest and at the cleanest level.
     """
 
     declared_options = {
@@ -211,6 +231,11 @@ class FlowPath(NoisePath):
     ``shift`` moves evenly spaced levels towards the noise, σ = s·u/(1 + (s − 1)·u) for even u
     (Esser et al. 2024, arXiv 2403.03206, eq. 23); :func:`resolution_shift` gives the shift of an
     image size. ``sigma_min`` is the cleanest level that the model knows.
+
+    Options:
+        shift: s above; 1 leaves the levels even, 3 is that of SD3 for 1024×1024.
+        sigma_min: σ at the cleanest level.
+        time_scale: the network is told ``time_scale``·σ: 1000 for most, 1 for FLUX.
     """
 
     declared_options = {

@@ -79,6 +79,9 @@ class DEISSampler(MultistepSampler):
     """DEIS (Zhang & Chen 2023, arXiv 2204.13902): ε a polynomial in t (tAB-DEIS) or in ρ = σ/α (ρAB).
 
     A polynomial in log ρ is what diffusers calls DEIS.
+
+    Options:
+        polynomial: the variable of the polynomial: t, ρ, or log ρ as in diffusers.
     """
 
     order, space = 3, "epsilon"
@@ -101,6 +104,12 @@ class UniPCSampler(MultistepSampler):
 
     The functions B₁ and B₂ of the paper make no difference to exact weights. "bh1" and "bh2" are the published
     shortcuts for two predictions. ``predict_x0=False`` interpolates ε instead of x₀.
+
+    Options:
+        order: p, the number of predictions of the predictor.
+        solver_type: exact weights, or a published shortcut.
+        corrector: False leaves the corrector out.
+        predict_x0: interpolate x₀; False interpolates ε.
     """
 
     order = 3

@@ -54,8 +54,8 @@ class SASolverSampler(MultistepSampler):
 
     Options:
         order, corrector_order: of the predictor and of the corrector, whose new prediction counts.
-        tau: τ, the amount of noise: η = τ² between ``tau_start`` and ``tau_end`` (fractions of the
-            schedule's time), 0 elsewhere.
+        tau: τ, the amount of noise: η = τ² between ``tau_start`` and ``tau_end``, 0 elsewhere.
+        tau_start, tau_end: where noise is added, as fractions of the schedule's time, from noisier to cleaner.
         solver_type: "bh1" is the published shortcut for two predictions.
         evaluate_again: also evaluate the model at the corrected state (PECE): two calls a step.
     """
