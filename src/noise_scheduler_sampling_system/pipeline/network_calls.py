@@ -112,13 +112,13 @@ class NetworkCalls:
     def inputs(self, plan: SamplingPlan) -> RowInputs:
         """What networks are told at the rows of a plan."""
         factors = None if plan.input_scale is None else tuple(plan.input_scale.tolist())
-        return RowInputs(factors, self._times(plan))
+        return RowInputs(factors, self.times(plan))
 
     def dtype_of(self, adapter: ModelAdapter) -> torch.dtype:
         """The type of a network's input."""
         return adapter.dtype or self.dtype
 
-    def _times(self, plan: SamplingPlan) -> Tensor:
+    def times(self, plan: SamplingPlan) -> Tensor:
         """The time of each row as the networks are told it, shape (M,)."""
         if self.last_timestep is not None:
             # a row without a model call may have no time (NaN)

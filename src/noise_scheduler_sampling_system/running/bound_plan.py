@@ -16,10 +16,10 @@ from ..config.settings import NoiseSchedulerConfig
 from ..plans.plan import SamplingPlan
 from ..support.errors import ConfigurationError
 from .clipping import clip_of
-from .kernels import affine, combine, pair, pair_into
+from .kernels import add, affine, combine, pair, pair_into, scaled
 from .loop import Branches, Noise, PlannedRun, RowState
 
-__all__ = ["BoundPlan", "Clip", "bind", "bind_for"]
+__all__ = ["BoundPlan", "BoundRow", "Clip", "bind", "bind_for"]
 
 #: Limits a predicted clean sample; it may overwrite its input.
 Clip = Callable[[Tensor], Tensor]
@@ -27,7 +27,7 @@ Clip = Callable[[Tensor], Tensor]
 
 @final
 @dataclass(frozen=True)
-class _BoundRow:
+class BoundRow:
     """x ← a·x + of_output·output + of_clean·clean + of_null·unconditional output + Σ history + Σ noise.
 
     Attributes:
@@ -42,6 +42,7 @@ class _BoundRow:
         asks: whether the row evaluates the model, as the plan's column ``asks``.
         is_linear: whether the row has neither clipping nor learned variance nor a second branch.
         is_pair: whether the next state is a·x + of_output·output alone.
+        reads_raw, reads_null: whether the row reads the unclipped output, and the unconditional one.
     """
 
     a: float
@@ -58,6 +59,8 @@ class _BoundRow:
     asks: bool
     is_linear: bool
     is_pair: bool
+    reads_raw: bool
+    reads_null: bool
 
 
 @final
@@ -73,7 +76,7 @@ class BoundPlan(PlannedRun):
     """
 
     plan: SamplingPlan
-    rows: tuple[_BoundRow, ...]
+    rows: tuple[BoundRow, ...]
     clip: Clip | None
     split: bool
 
@@ -113,7 +116,7 @@ class BoundPlan(PlannedRun):
             )
         return self._clean(self.rows[last], state.evaluated_x, self._mean(state.output))
 
-    def _clean(self, row: _BoundRow, x: Tensor, output: Tensor) -> Tensor:
+    def _clean(self, row: BoundRow, x: Tensor, output: Tensor) -> Tensor:
         clean = affine(row.to_clean, x, output)
         return clean if self.clip is None else self.clip(clean)
 
@@ -131,12 +134,12 @@ class BoundPlan(PlannedRun):
             if row.asks:
                 after, y = combine(x, row.a, output, row.of_output, past, row.to_y if row.keep else None)
             else:
-                after = x * row.a
+                after = scaled(x, row.a)
                 for term, b in past:
-                    after.add_(term, alpha=b)
+                    after = add(after, term, b)
             del output, past  # frees their memory, unless the model or the history holds it
             for step, stage, c in row.noise:
-                after.add_(noise(step, stage), alpha=c)
+                after = add(after, noise(step, stage), c)
             if row.keep or row.forget:
                 history = {j: past for j, past in history.items() if j not in row.forget}
                 if y is not None:
@@ -150,23 +153,23 @@ class BoundPlan(PlannedRun):
         factor, others = row.of_output, [(history[j], b) for j, b in row.history]
         if self.clip is not None:
             main, factor = self._clean(row, x, mean), row.of_clean
-            if row.of_output:
+            if row.reads_raw:
                 others.append((mean, row.of_output))
         del mean, output  # frees the output's memory, unless the model holds it
         y = None
         if row.keep:
-            y = main if row.to_y == IDENTITY else affine(row.to_y, x, main)
+            y = main if row.to_y is IDENTITY else affine(row.to_y, x, main)
         if self.clip is not None and y is not main:
             after = pair_into(main, factor, x, row.a)
         else:
             after = pair(x, row.a, main, factor)
         del main
         for term, b in others:
-            after.add_(term, alpha=b)
-        if unconditional is not None and row.of_null:
-            after.add_(self._mean(unconditional), alpha=row.of_null)
+            after = add(after, term, b)
+        if unconditional is not None and row.reads_null:
+            after = add(after, self._mean(unconditional), row.of_null)
         for step, stage, c in row.noise:
-            after.add_(_scaled(noise(step, stage), variance, row.log_variance), alpha=c)
+            after = add(after, _scaled(noise(step, stage), variance, row.log_variance), c)
         history = {j: past for j, past in history.items() if j not in row.forget}
         if y is not None:
             history[i] = y
@@ -211,7 +214,7 @@ def bind(
     return BoundPlan(plan, rows, clip, learned_variance)
 
 
-def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, learned: bool) -> _BoundRow:
+def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, learned: bool) -> BoundRow:
     lags = range(1, min(i + 1, plan.b.shape[1]))
     noise_lags = range(min(i + 1, plan.c.shape[1]))
     history = tuple((i - k, float(plan.b[i, k])) for k in lags if plan.b[i, k])
@@ -223,7 +226,9 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
     forget = tuple(i - k for k in lags if plan.last_use[i - k] == i)
     if not plan.asked[i]:
         a = float(plan.a[i])
-        return _BoundRow(a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, True, False)
+        return BoundRow(
+            a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, True, False, False, False
+        )
     alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
     space, keep = plan.space_of(i), plan.last_use[i] > i
     from_output = conversion(prediction_type, space, alpha, sigma)
@@ -234,7 +239,7 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
     null = 0.0 if plan.null is None else float(plan.null[i])
     a = float(plan.a[i]) + (of_output + null) * from_output.x_factor + of_clean * from_clean.x_factor
     linear = not clips and not learned and plan.null is None
-    return _BoundRow(
+    return BoundRow(
         a=a,
         of_output=of_output * from_output.y_factor,
         of_clean=of_clean * from_clean.y_factor,
@@ -249,6 +254,8 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         asks=True,
         is_linear=linear,
         is_pair=linear and not (keep or a == 0.0 or forget or history or noise),
+        reads_raw=of_output != 0.0,
+        reads_null=null != 0.0,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,18 +11,47 @@ from torch import Tensor
 from ..config.prediction import IDENTITY, Affine
 from .fused import WORTH_FUSING, fused_combination
 
-__all__ = ["affine", "combine", "pair", "pair_into"]
+__all__ = ["Factor", "add", "affine", "combine", "pair", "pair_into", "scaled"]
 
 #: From this number of entries on, one pass over memory costs more than three views of a tensor.
 _WORTH_VIEWS = 1 << 15
 _EXACT = (torch.float32, torch.float64)
 _CPU = torch.device("cpu")
 _MOST_CONSTANTS = 8192
+_NUMBER = (float, int)
 _constants: dict[Any, Tensor] = {}
 
 
-def pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+#: A coefficient: a number on the host, or a tensor () of a run that is captured for several plans.
+Factor: TypeAlias = Any
+
+
+def scaled(x: Tensor, a: Factor) -> Tensor:
+    """a·x in a new tensor of x's type."""
+    return x * a if isinstance(a, _NUMBER) else _by_tensors(x.dtype, (x, a))
+
+
+def add(total: Tensor, term: Tensor, factor: Factor) -> Tensor:
+    """total + factor·term; in-place for a factor on the host."""
+    if isinstance(factor, _NUMBER):
+        return total.add_(term, alpha=factor)
+    return _by_tensors(total.dtype, (total, None), (term, factor))
+
+
+def _by_tensors(dtype: torch.dtype, *terms: tuple[Tensor, Factor]) -> Tensor:
+    """Σ factor·term with factors on the device, computed in at least float32."""
+    (first, factor), *others = terms
+    wide = torch.promote_types(first.dtype, torch.float32)
+    total = first.to(wide) if factor is None else first.to(wide) * factor
+    for term, each in others:
+        total = torch.addcmul(total, term.to(wide), each)
+    return total.to(dtype)
+
+
+def pair(x: Tensor, a: Factor, y: Tensor, b: Factor) -> Tensor:
     """a·x + b·y in a new tensor of x's type and device, in one pass where PyTorch has one operation for it."""
+    if not isinstance(b, _NUMBER):
+        return _by_tensors(x.dtype, (x, a), (y, b))
     if b == 0.0:
         return x * a
     if a == 0.0:
@@ -35,7 +64,7 @@ def pair(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
 
 
 def combine(
-    x: Tensor, a: float, y: Tensor, b: float, terms: Sequence[tuple[Tensor, float]], keep: Affine | None
+    x: Tensor, a: Factor, y: Tensor, b: Factor, terms: Sequence[tuple[Tensor, Factor]], keep: Affine | None
 ) -> tuple[Tensor, Tensor | None]:
     """a·x + b·y + Σ factor·term in a new tensor, and ``keep`` of (x, y), in as few passes as possible.
 
@@ -46,7 +75,7 @@ def combine(
         keep: the conversion to the prediction that is kept; None: nothing is kept.
     """
     converts = keep is not None and keep is not IDENTITY
-    if x.numel() >= WORTH_FUSING and (terms or converts):
+    if isinstance(a, _NUMBER) and x.numel() >= WORTH_FUSING and (terms or converts):
         made = fused_combination(x, a, y, b, terms, keep if converts else None)
         if made is not None:
             return made[0], made[1] if converts else (y if keep is not None else None)
@@ -55,12 +84,14 @@ def combine(
         kept = affine(keep, x, y) if converts else y
     after = pair(x, a, y, b)
     for term, factor in terms:
-        after.add_(term, alpha=factor)
+        after = add(after, term, factor)
     return after, kept
 
 
-def pair_into(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
-    """a·x + b·y in the memory of x (in-place)."""
+def pair_into(x: Tensor, a: Factor, y: Tensor, b: Factor) -> Tensor:
+    """a·x + b·y, in the memory of x (in-place) for factors on the host."""
+    if not isinstance(b, _NUMBER):
+        return _by_tensors(x.dtype, (x, a), (y, b))
     if b != 0.0 and _fits_one_pass(x, y):
         x.view(-1, 1).addr_(y.view(-1), _one(x), beta=a, alpha=b)
         return x

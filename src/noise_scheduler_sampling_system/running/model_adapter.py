@@ -162,20 +162,11 @@ class ModelAdapter:
         Raises:
             ModelOutputError: the output holds no tensor, or one of another batch, type, layout or device.
         """
-        output = self.model(x, timestep=t, **condition) if self._time_by_name else self.model(x, t, **condition)
-        returned = type(output).__name__
-        for _ in range(2):  # an output object may hold a tuple
-            if isinstance(output, Tensor):
-                break
-            if isinstance(output, tuple | list) and output:
-                output = output[0]
-            elif isinstance(output, Mapping) and "sample" in output:
-                output = output["sample"]
-            elif hasattr(output, "sample"):
-                output = output.sample
+        answer = self.model(x, timestep=t, **condition) if self._time_by_name else self.model(x, t, **condition)
+        output = _tensor_in(answer)
         if not isinstance(output, Tensor):
             raise ModelOutputError(
-                f"the model returned {returned}",
+                f"the model returned {type(answer).__name__}",
                 where="model",
                 suggestion="return a tensor, a tuple that starts with one, or an object with .sample",
             )
@@ -194,6 +185,13 @@ class ModelAdapter:
                 suggestion="return real floating-point numbers in a dense tensor on the state's device",
             )
         return output
+
+    def unchecked(self) -> Callable[[Tensor, Tensor, Mapping[str, Any]], Tensor]:
+        """(x, t, condition) ↦ the network's raw output, without a check, for captured runs."""
+        model = self.model
+        if self._time_by_name:
+            return lambda x, t, condition: _tensor_in(model(x, timestep=t, **condition))
+        return lambda x, t, condition: _tensor_in(model(x, t, **condition))
 
     def refuse_call(self, condition: Mapping[str, Any], where: str) -> None:
         """Raise where the model's signature does not accept this condition.
@@ -307,6 +305,20 @@ class ModelAdapter:
                 embeds, ids = torch.zeros(batch, total - 6 * each), torch.zeros(batch, 6)
                 result["added_cond_kwargs"] = {"text_embeds": embeds, "time_ids": ids}
         return result
+
+
+def _tensor_in(output: Any) -> Any:
+    """The tensor in what a model returned; what holds none is returned unchanged."""
+    for _ in range(2):  # an output object may hold a tuple
+        if isinstance(output, Tensor):
+            return output
+        if isinstance(output, tuple | list) and output:
+            output = output[0]
+        elif isinstance(output, Mapping) and "sample" in output:
+            output = output["sample"]
+        elif hasattr(output, "sample"):
+            output = output.sample
+    return output
 
 
 def _needs_text(model: Any) -> bool:

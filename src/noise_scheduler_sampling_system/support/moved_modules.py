@@ -121,7 +121,7 @@ MOVED: Final = {
 #: Old module name → {old class name → new class name}, for classes that pickles name.
 RENAMED: Final = {
     "adaptive": {"AdaptiveCourse": "AdaptiveRun"},
-    "bind": {"_Row": "_BoundRow"},
+    "bind": {"_Row": "BoundRow"},
     "run": {"State": "RowState"},
     "stepping": {"SteppedSampler": "StepOnlyRun"},
 }
