@@ -28,7 +28,9 @@ Factor: TypeAlias = Any
 
 def scaled(x: Tensor, a: Factor) -> Tensor:
     """a·x in a new tensor of x's type."""
-    return x * a if isinstance(a, _NUMBER) else _by_tensors(x.dtype, (x, a))
+    if isinstance(a, _NUMBER):
+        return x * float(a)
+    return _by_tensors(x.dtype, (x, a))
 
 
 def add(total: Tensor, term: Tensor, factor: Factor) -> Tensor:
