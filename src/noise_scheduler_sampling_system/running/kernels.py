@@ -55,7 +55,7 @@ def pair(x: Tensor, a: Factor, y: Tensor, b: Factor) -> Tensor:
     if not isinstance(b, _NUMBER):
         return _by_tensors(x.dtype, (x, a), (y, b))
     if b == 0.0:
-        return x * a
+        return x * float(a)
     if a == 0.0:
         return y.to(x.dtype) * b
     if a == 1.0 and x.dtype == y.dtype:
