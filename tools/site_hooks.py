@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
-from site_pages import choice, drawings, pages, tables
+from site_pages import choice, drawings, pages
 
 #: The folder of the static playground in the site.
 PLAYGROUND = "playground"
@@ -28,8 +28,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """The page's HTML with its formulas and diagrams drawn, and docstrings without the roles of Sphinx."""
-    return drawings.drawn(tables.without_roles(html))
+    """The page's HTML with its formulas and diagrams drawn."""
+    return drawings.drawn(html)
 
 
 def on_post_build(config: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from site_pages import choice, pages, settings
+from site_pages.docstrings import shown
 from site_pages.drawings import drawn, mathml, set_aside
 from site_pages.flowchart import parsed, svg
 from site_pages.tables import section
@@ -161,6 +162,27 @@ def test_a_flowchart_has_its_nodes_in_ranks_and_refuses_what_it_does_not_know():
     for wrong in ("graph TD\n a --> b", "flowchart LR\n a -.-> b", "flowchart LR\n a --> b\n b --> a"):
         with pytest.raises(ValueError):
             svg(wrong)
+
+
+def test_a_docstring_is_shown_with_a_row_for_each_name():
+    assert (
+        shown("""An :class:`~.a.Thing`.
+
+Options:
+    low, high: the ends
+        of it.
+    way: up.
+Then.""")
+        == """An `Thing`.
+
+Keyword Args: Options:
+    low: the ends
+        of it.
+    high: the ends
+        of it.
+    way: up.
+Then."""
+    )
 
 
 def test_a_section_of_a_docstring_is_read_name_by_name():

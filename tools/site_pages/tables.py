@@ -32,16 +32,6 @@ def plain(text: str) -> str:
     return text.replace("``", "`")
 
 
-def without_roles(html: str) -> str:
-    """HTML of docstrings with ``:class:`~.module.Name``` as ``Name``: roles mean nothing to a reader."""
-
-    def name(role: re.Match[str]) -> str:
-        shown = role[2].rpartition(".")[2] if role[1] else role[2].lstrip(".")
-        return f"<code>{shown}</code>"
-
-    return re.sub(r":(?:\w+:)?\w+:<code>(~?)([^<]+)</code>", name, html)
-
-
 def section(thing: object, heading: str) -> dict[str, str]:
     """What a section of a docstring ("Options:", "Attributes:", "Args:") says of each name."""
     lines = (inspect.getdoc(thing) or "").splitlines()
