@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 from typer.main import get_command
 
 from noise_scheduler_sampling_system.app.command_line import app
@@ -39,17 +38,18 @@ def _first(command: Any) -> str:
 
 
 def _describe(lines: list[str], name: str, command: Any, level: int) -> None:
-    context = click.Context(command, info_name=name)
+    context = command.context_class(command, info_name=name)
     heading = f"{'#' * min(level, 4)} `{name}` {{ #{name.replace(' ', '-')} }}"
     text = (command.help or "").replace("\b\n", "").replace("\f", "")
     lines.extend([heading, "", text, "", "```text", command.get_usage(context), "```", ""])
-    rows = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
-    rows += [
-        (parameter.make_metavar(context), getattr(parameter, "help", "") or "")
-        for parameter in command.params
-        if isinstance(parameter, click.Argument) and parameter.get_help_record(context) is None
-    ]
+    rows = [_record(parameter, context) for parameter in command.get_params(context)]
     if rows:
-        lines.append(table(["argument or option", "meaning"], [[code(option), cell(text)] for option, text in rows]))
+        lines.append(table(["argument or option", "meaning"], rows))
     for child, sub in _children(command):
         _describe(lines, f"{name} {child}", sub, level + 1)
+
+
+def _record(parameter: Any, context: Any) -> list[str]:
+    """The cells of an argument or option: how it is written, and what it means with its default."""
+    name, meaning = parameter.get_help_record(context) or (parameter.name.upper(), getattr(parameter, "help", "") or "")
+    return [code(name), cell(meaning)]
