@@ -15,6 +15,7 @@
 - ``analysis``: likelihood, inversion, step probabilities, and the choice of a sampler;
 - ``calibration``: few-step plans fitted to data or to a model;
 - ``integrations``: other libraries;
+- ``serving``: many requests in one batch;
 - ``plots``: figures of schedules, grids, plans and runs;
 - ``comparison``: samplers side by side at equal model calls;
 - ``testing``: checks of samplers, noise schedules and guidance of your own;
@@ -31,6 +32,7 @@ from . import (
     integrations as integrations,  # provides the methods named from_diffusers
     models,
     plots as plots,
+    serving as serving,
     testing as testing,
 )
 from .analysis import recommend

@@ -20,6 +20,7 @@ from noise_scheduler_sampling_system import (
     comparison,
     models,
     presets,
+    serving,
 )
 from public_names import public_names
 from public_values import SHAPE, VALUES, equal, model, returned
@@ -55,10 +56,11 @@ def test_every_public_class_is_among_the_values():
         if inspect.isclass(each) and each not in classes and not abstract:
             missing.append(name)
     # names of choices, factories that are not instantiated, the builder, which is written into, models, what
-    # samplers and calibration hold while they work, and comparisons, which have tests of their files
+    # samplers and calibration hold while they work, comparisons, which have tests of their files,
+    # and what runs in a thread
     assert set(missing) <= {
         "BetaSchedule", "SamplingMethod", "NoiseSchedulerFactory", "SamplerFactory", "PlanBuilder", "Formula",
-        *models.__all__, *comparison.__all__, "SamplerState", "Design", "LevelRange", "Table",
+        *models.__all__, *comparison.__all__, *serving.__all__, "SamplerState", "Design", "LevelRange", "Table",
     }  # fmt: skip
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from ..guidance.evaluate import Memory, RunGuidance
+from ..guidance.evaluate import Caller, Memory, RunGuidance
 from ..guidance.scales import Moment
+from ..plans.plan import SamplingPlan
 from ..running.loop import Model, ModelMaker, PlannedRun, RowModel, RowState, Run
 from ..running.model_fingerprint import fingerprint
 from ..running.noise import NoiseSource
@@ -79,17 +80,21 @@ class Job:
         noise = self.noise.initial() if given is None else given.to(self.noise.device, self.noise.dtype)
         return RowState(0, noise * self.run.plan.prior_scale, {})
 
-    def model_maker(self, memory: Memory, watch: Stopwatch | None = None) -> ModelMaker:
+    def model_maker(
+        self, memory: Memory, watch: Stopwatch | None = None, callers: Callable[[SamplingPlan], Caller] | None = None
+    ) -> ModelMaker:
         """The function that makes the model for the rows of a plan, under the guidance of the run.
 
         Args:
             memory: what the guidance remembers from call to call.
             watch: measures the time inside the model and the guidance.
+            callers: plan ↦ how networks are called at its rows; None: directly.
         """
 
         def made(run: PlannedRun, moments: Sequence[Moment] | None) -> RowModel:
             guidance = self.guidance if moments is None else self.guidance.on(run.plan, moments)
-            model: Model = guidance.model(self.calls.caller(run.plan, self.batch, watch), memory)
+            caller = self.calls.caller(run.plan, self.batch, watch) if callers is None else callers(run.plan)
+            model: Model = guidance.model(caller, memory)
             return RowModel(watch.wrap("guided", model) if watch else model, guidance.evaluations)
 
         return made

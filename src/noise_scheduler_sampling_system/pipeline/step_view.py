@@ -7,11 +7,11 @@ from torch import Tensor
 from ..guidance.evaluate import Memory
 from ..running.brownian import BrownianNoise
 from ..running.callbacks import Copies
-from ..running.loop import Branches, Reached, RowState
+from ..running.loop import Branches, PlannedRun, Reached, RowState
 from ..running.results import RunState, SamplingStep
 from .job import Job
 
-__all__ = ["view"]
+__all__ = ["run_state", "view"]
 
 
 def view(job: Job, reached: Reached, memory: Memory) -> SamplingStep:
@@ -26,24 +26,37 @@ def view(job: Job, reached: Reached, memory: Memory) -> SamplingStep:
     plan, row = run.plan, state.row
     index = int(plan.step[row - 1])
     first_row = int((plan.step == index).argmax())
-    x = state.x.clone()
+    saved = run_state(job, run, state, memory)
     return SamplingStep(
         index=index,
-        x=x,
+        x=saved.state.x,
         t=float(plan.time[first_row]),
         sigma=float(plan.sigma[row]),
         nfe=plan.calls_before(row) if found is None else found.calls,
         first_sample=job.first,
-        state=RunState(
-            plan,
-            RowState(row, x, Copies(state.history), *(_last_call(state) if row == len(plan) else ())),
-            job.noise.keys,
-            job.settings,
-            Copies(memory),
-            "brownian" if isinstance(job.noise, BrownianNoise) else "independent",
-            job.fingerprint,
-        ),
+        state=saved,
         _clean=lambda: run.clean_sample(state),
+    )
+
+
+def run_state(job: Job, run: PlannedRun, state: RowState, memory: Memory) -> RunState:
+    """A state between two rows, with all that is needed to go on from it.
+
+    Args:
+        job: whose run it is.
+        run: the plan that the row belongs to.
+        state: after a row.
+        memory: what the guidance remembers.
+    """
+    plan, row = run.plan, state.row
+    return RunState(
+        plan,
+        RowState(row, state.x.clone(), Copies(state.history), *(_last_call(state) if row == len(plan) else ())),
+        job.noise.keys,
+        job.settings,
+        Copies(memory),
+        "brownian" if isinstance(job.noise, BrownianNoise) else "independent",
+        job.fingerprint,
     )
 
 

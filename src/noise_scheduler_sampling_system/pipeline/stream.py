@@ -18,7 +18,7 @@ from ..support.errors import ModelOutputError
 from .job import Job
 from .step_view import view
 
-__all__ = ["steps_of"]
+__all__ = ["resumed", "steps_of"]
 
 
 def steps_of(job: Job, resume: RunState | None = None) -> Iterator[SamplingStep]:
@@ -26,15 +26,20 @@ def steps_of(job: Job, resume: RunState | None = None) -> Iterator[SamplingStep]
     if resume is None:
         yield from _steps(job, job.first_state(), {})
         return
-    kept, memory = map_tensors(
-        lambda y: y.to(job.noise.device, copy=True),  # the user's state must stay as it is
-        (tuple(resume.state), resume.memory),
-    )
-    job, state = replace(job, noise=replace(job.noise, keys=Keys.of(resume.keys))), RowState(*kept)
+    job, state, memory = resumed(job, resume)
     if state.row == len(resume.plan) and isinstance(job.run, PlannedRun):  # the run is over: hand out its last step
         yield view(job, Reached(job.run, state), memory)
         return
     yield from _steps(job, RowState(state.row, state.x, state.history), memory)
+
+
+def resumed(job: Job, saved: RunState) -> tuple[Job, RowState, Memory]:
+    """The job with the noise of a stopped run, its state, and what its guidance remembers."""
+    kept, memory = map_tensors(
+        lambda y: y.to(job.noise.device, copy=True),  # the user's state must stay as it is
+        (tuple(saved.state), saved.memory),
+    )
+    return replace(job, noise=replace(job.noise, keys=Keys.of(saved.keys))), RowState(*kept), memory
 
 
 def _steps(job: Job, state: RowState, memory: Memory) -> Iterator[SamplingStep]:

@@ -153,7 +153,7 @@ class Look:
             call: (x, row) ↦ the output.
             levels: row ↦ its noise level.
         """
-        if self._seen():
+        if self.is_done:
             return call
 
         pending = True
@@ -162,20 +162,29 @@ class Look:
             nonlocal pending
             output = call(x, row)
             if pending:  # after the first check this costs nothing
-                pending = not self._seen()
+                pending = not self.is_done
                 if pending:
-                    self._look(x, output, levels(row))
+                    self.at(x, output, levels(row))
             return output
 
         return looking
 
-    def _seen(self) -> bool:
+    @property
+    def is_done(self) -> bool:
+        """Whether an output of the model was compared with this type."""
         try:
             return self.prediction_type in _SEEN.get(self.model, ())
         except TypeError:  # the model has no hash
             return False
 
-    def _look(self, x: Tensor, output: Any, level: Level) -> None:
+    def at(self, x: Tensor, output: Any, level: Level) -> None:
+        """Log a warning where an output does not look like the configured type.
+
+        Args:
+            x: the state.
+            output: of the model.
+            level: of x; a level with much signal is passed over.
+        """
         if not isinstance(output, Tensor) or x.numel() < _LEAST or not level.sigma > 0.0 or traced():
             return
         if level.alpha**2 > _LARGEST_SNR * level.sigma**2 or x.device.type == "meta":

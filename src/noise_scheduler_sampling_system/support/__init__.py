@@ -5,18 +5,22 @@ Its public names are the errors and the list of plug-ins. It imports nothing of 
 
 from .errors import (
     ConfigurationError,
+    DeadlineError,
     DeviceError,
     FileError,
     ModelOutputError,
     NoiseSamplingError,
     NumericsError,
     OutOfMemoryError,
+    RefusedError,
     SeveralMistakesError,
+    StoppedError,
 )
 from .plugins import Plugin, installed_plugins
 
 __all__ = [
     "ConfigurationError",
+    "DeadlineError",
     "DeviceError",
     "FileError",
     "ModelOutputError",
@@ -24,6 +28,8 @@ __all__ = [
     "NumericsError",
     "OutOfMemoryError",
     "Plugin",
+    "RefusedError",
     "SeveralMistakesError",
+    "StoppedError",
     "installed_plugins",
 ]

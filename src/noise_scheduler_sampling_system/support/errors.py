@@ -10,13 +10,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigurationError",
+    "DeadlineError",
     "DeviceError",
     "FileError",
     "ModelOutputError",
     "NoiseSamplingError",
     "NumericsError",
     "OutOfMemoryError",
+    "RefusedError",
     "SeveralMistakesError",
+    "StoppedError",
     "cut",
     "shown",
 ]
@@ -173,3 +176,33 @@ class FileError(NoiseSamplingError, OSError):
 
     def __str__(self) -> str:  # OSError would format its arguments
         return str(self.args[0])
+
+
+@final
+class RefusedError(NoiseSamplingError, RuntimeError):
+    """A request is not taken now: the queue is full, or nothing new is taken any more. The request itself is valid."""
+
+    category = "refused"
+
+
+@final
+class DeadlineError(NoiseSamplingError, TimeoutError):
+    """Something did not end in the time that was given for it."""
+
+    category = "deadline"
+
+    def __str__(self) -> str:  # OSError would format its arguments
+        return str(self.args[0])
+
+
+@final
+class StoppedError(NoiseSamplingError, RuntimeError):
+    """A request was stopped before its end, by its owner or by a shutdown.
+
+    Attributes:
+        states: where it was handed back, the ``RunState`` of each part of its batch, in the order of the samples. Each
+            goes on with ``resume=state``.
+    """
+
+    category = "stopped"
+    states: tuple[object, ...] = ()
