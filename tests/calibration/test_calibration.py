@@ -284,13 +284,13 @@ def test_command(tmp_path):
     assert told.items() <= dict(plans[3].provenance).items()
     assert picture.exists()
     for words, message in {
-        ("--model", "nothing"): "give digits, mnist, or module:attribute",
+        ("--model", "nothing"): "give digits, mnist, module:attribute",
         ("--model", "no.such:thing"): "cannot be imported",
         ("--model", "math:sqrt"): "shape",
         ("--out", "plan.txt"): r".txt",
     }.items():
         bad = CliRunner().invoke(app, ["calibrate", "--out", str(out), *words])
-        assert bad.exit_code == 1
+        assert bad.exit_code == 3
         assert message in bad.output
 
 

@@ -9,11 +9,13 @@ import typer
 
 from ..support.version import __version__
 from .commands.calibrate import calibrate
-from .commands.check import check
 from .commands.compare import compare
+from .commands.config import config_app
 from .commands.demo import demo
-from .commands.lists import samplers, schedules
-from .commands.plan import plan
+from .commands.doctor import doctor
+from .commands.lists import presets, samplers, schedules, spacings
+from .commands.plan import plan_app
+from .commands.recommend import recommend
 from .commands.sample import sample
 from .errors_as_text import CommandGroup
 
@@ -24,16 +26,20 @@ _LIBRARY: Final = __name__.partition(".")[0]
 app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="Noise schedules and samplers for diffusion models, compiled to plans.",
 )
-config_app = typer.Typer(no_args_is_help=True, help="Configuration files.")
-app.add_typer(config_app, name="config")
-
-for command in (samplers, schedules, plan, sample, compare, calibrate, demo):
-    app.command()(command)
-config_app.command()(check)
+_RUN, _CHOOSE, _LOOK = "Run a model", "Choose a sampler", "Look things up"
+for panel, commands in {
+    _RUN: (sample, calibrate),
+    _CHOOSE: (demo, compare, recommend),
+    _LOOK: (samplers, schedules, spacings, presets, doctor),
+}.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(plan_app, name="plan", rich_help_panel=_LOOK)
+app.add_typer(config_app, name="config", rich_help_panel=_LOOK)
 
 
 def _version(wanted: bool) -> None:
@@ -47,7 +53,9 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for all.")] = 0,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Log more; -vv logs all, and tracebacks.")
+    ] = 0,
 ) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -292,12 +292,21 @@ _PARTS = ("seconds_model", "seconds_guidance", "seconds_noise", "seconds_sampler
 
 def table_of(comparison: Comparison) -> str:
     """The comparison as text: one line for each entry, with error and calls in each column."""
-    heads = ["sampler", *(f"{budget} {comparison.unit}" for budget in comparison.budgets), "order"]
-    rows = [heads]
+    return "\n".join([text_table(table_rows(comparison)), *lines_below(comparison)])
+
+
+def table_rows(comparison: Comparison) -> list[list[str]]:
+    """The cells of the table; the first row holds the headings."""
+    rows = [["sampler", *(f"{budget} {comparison.unit}" for budget in comparison.budgets), "order"]]
     for each in comparison.entries:
         cells = [note(comparison, comparison.cell(each.name, budget)) for budget in comparison.budgets]
         order = comparison.order_of(each.name)
         rows.append([each.name, *cells, "" if math.isnan(order) or each.stochastic else f"{order:.1f}"])
+    return rows
+
+
+def lines_below(comparison: Comparison) -> list[str]:
+    """What stands below the table: references, cells that cannot run, remarks, and an interrupt."""
     references = [f"error against: {reference}" for reference in comparison.references.values()]
     problems = [
         f"{cell.entry} cannot run: {cell.problem}"
@@ -305,9 +314,7 @@ def table_of(comparison: Comparison) -> str:
         if cell.problem not in ("", INTERRUPTED)
     ]
     ending = ["interrupted: the cells above are complete"] if comparison.interrupted else []
-    return "\n".join([
-        text_table(rows), *dict.fromkeys(references), *dict.fromkeys(problems), *comparison.remarks, *ending
-    ])  # fmt: skip
+    return [*dict.fromkeys(references), *dict.fromkeys(problems), *comparison.remarks, *ending]
 
 
 def note(comparison: Comparison, cell: Cell) -> str:

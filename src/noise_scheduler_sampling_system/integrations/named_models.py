@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from ..models.mnist import mnist_unet
 from ..pipeline.pipeline import DiffusionPipeline
 from ..running.stated_prediction import stated_prediction
 from ..support.errors import ConfigurationError, shown
+from .named_objects import named_object
 
 __all__ = ["EMBEDDED", "NamedModel", "named_model"]
 
@@ -165,23 +164,11 @@ def named_model(name: str) -> NamedModel:
             where="model",
             suggestion="give digits, mnist, module:attribute (e.g. mymodels:unet), or a folder that diffusers saved",
         )
-    return _of_module(name, module, attribute)
+    return _of_module(name)
 
 
-def _of_module(name: str, module: str, attribute: str) -> NamedModel:
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: not the name of a module
-        raise ConfigurationError(
-            f"{shown(name)} cannot be imported",
-            where="model",
-            why=str(error),
-            suggestion="check PYTHONPATH and the name",
-        ) from None
+def _of_module(name: str) -> NamedModel:
+    found = named_object(name, "model")
     if hasattr(found, "scheduler") and hasattr(found, "components"):
         return NamedModel(name, pipe=found)
     if not callable(found):

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .plan_rows import Array, PlanRows
 
-__all__ = ["plan_table"]
+__all__ = ["plan_columns", "plan_table"]
 
 
 def plan_table(plan: PlanRows, max_rows: int) -> str:
     """The columns of a plan under each other, one line a row; the middle of a longer plan is left out."""
-    extra = [("raw", plan.raw)] if plan.raw.any() else []
-    extra += [] if plan.null is None else [("null", plan.null)]
-    times = zip(np.round(plan.time, 3), plan.asked, strict=True)
-    columns = [
-        ("row", [str(i) for i in range(len(plan))]),
-        ("step", [str(i) for i in plan.step]),
-        ("t", [f"{t:g}" if evaluates else "-" for t, evaluates in times]),
-        *((name, _cells(values)) for name, values in (("α", plan.alpha[:-1]), ("σ", plan.sigma[:-1]))),
-        ("a", _cells(plan.a)),
-        *((f"b[{k}]", _cells(plan.b[:, k])) for k in range(plan.b.shape[1])),
-        *((name, _cells(values)) for name, values in extra),
-        *((f"c[{k}]", _cells(plan.c[:, k])) for k in range(plan.c.shape[1]) if plan.stochastic),
-    ]
+    columns = plan_columns(plan, "{:.5g}".format)
     widths = [max(len(name), *map(len, cells)) for name, cells in columns]
     lines = ["  ".join(name.rjust(w) for (name, _), w in zip(columns, widths, strict=True))]
     keep = max_rows // 2
@@ -36,5 +26,27 @@ def plan_table(plan: PlanRows, max_rows: int) -> str:
     return "\n".join(lines)
 
 
-def _cells(values: Array) -> list[str]:
-    return [f"{v:.5g}" if v else "0" for v in values]
+def plan_columns(plan: PlanRows, number: Callable[[float], str]) -> list[tuple[str, list[str]]]:
+    """The columns of a plan, each with its name and a cell for each row.
+
+    Args:
+        plan: the plan.
+        number: how a coefficient that is not 0 is written.
+    """
+
+    def _cells(values: Array) -> list[str]:
+        return [number(float(v)) if v else "0" for v in values]
+
+    extra = [("raw", plan.raw)] if plan.raw.any() else []
+    extra += [] if plan.null is None else [("null", plan.null)]
+    times = zip(np.round(plan.time, 3), plan.asked, strict=True)
+    return [
+        ("row", [str(i) for i in range(len(plan))]),
+        ("step", [str(i) for i in plan.step]),
+        ("t", [f"{t:g}" if evaluates else "-" for t, evaluates in times]),
+        *((name, _cells(values)) for name, values in (("α", plan.alpha[:-1]), ("σ", plan.sigma[:-1]))),
+        ("a", _cells(plan.a)),
+        *((f"b[{k}]", _cells(plan.b[:, k])) for k in range(plan.b.shape[1])),
+        *((name, _cells(values)) for name, values in extra),
+        *((f"c[{k}]", _cells(plan.c[:, k])) for k in range(plan.c.shape[1]) if plan.stochastic),
+    ]

@@ -3,64 +3,101 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...support.errors import ConfigurationError
-from ...support.text_tables import text_table
+from ..exit_codes import ExitCode
 from ..options import (
+    Device,
     GuidanceScale,
+    MaxBatchSize,
+    Model,
+    NegativePrompt,
     Preset,
+    Prompt,
     Schedule,
     ScheduleOptions,
-    check_output,
-    integers,
-    labels_of,
-    settings_of,
+    Seed,
 )
+from ..output import Json, Output, Quiet, complain
+from ..parsing import check_output, integers, labels_of, settings_of
 
 if TYPE_CHECKING:
     from ...plans.plan_set import PlanSet
 
 __all__ = ["calibrate"]
 
+_FIT = "Fit"
+
 
 def calibrate(
     out: Annotated[Path, typer.Option(help="The plans, a .json file.")],
-    nfe: Annotated[str, typer.Option(help="Model calls, e.g. 5 or 4,5,6,8,10.")] = "5",
-    model: Annotated[
-        str, typer.Option(help="digits, mnist, or module:attribute, a callable (x, t, **condition).")
-    ] = "digits",
+    nfe: Annotated[str, typer.Option(help="Model calls of the plans, e.g. 4,6,8.")] = "5,6,8,10",
+    model: Model = "digits",
+    shape: Annotated[
+        str | None, typer.Option(help="Of one sample, e.g. 3,64,64; default the model's own.", rich_help_panel="Model")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="class_labels that the trajectories take in turn, e.g. 0..9.", rich_help_panel="Model"),
+    ] = None,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
+    guidance_scale: GuidanceScale = None,
+    prediction: Annotated[
+        str | None,
+        typer.Option(
+            help="What the model predicts: epsilon, sample, v_prediction, flow_prediction; default the "
+            "model's, else the schedule's.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
+    max_batch_size: MaxBatchSize = None,
+    device: Device = "auto",
     schedule: Schedule = None,
     preset: Preset = None,
     schedule_option: ScheduleOptions = None,
-    prediction: Annotated[str | None, typer.Option(help="What the model predicts; default the schedule's.")] = None,
-    shape: Annotated[
-        str | None, typer.Option(help="Of one sample, e.g. 3,64,64; default the embedded model's.")
+    trajectories: Annotated[int, typer.Option(help="Runs from noise to fit to.", rich_help_panel=_FIT)] = 512,
+    held_out: Annotated[
+        int | None, typer.Option(help="Runs to choose by; default: as many.", rich_help_panel=_FIT)
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="class_labels that the trajectories take in turn.")] = None,
-    guidance_scale: GuidanceScale = None,
-    trajectories: Annotated[int, typer.Option(help="How many to fit to.")] = 512,
-    held_out: Annotated[int | None, typer.Option(help="How many to choose by; default as many.")] = None,
-    budget_seconds: Annotated[float | None, typer.Option(help="Stop after so long, the teacher included.")] = None,
-    passes: Annotated[float, typer.Option(help="Runs of all trajectories for each number of calls.")] = 300.0,
-    teacher_calls: Annotated[int, typer.Option(help="Model calls of the fine runs.")] = 128,
-    stages: Annotated[str | None, typer.Option(help="Of design,fit,refine; default the first two.")] = None,
-    history: Annotated[int | None, typer.Option(help="The most earlier predictions that a step reads.")] = None,
-    first: Annotated[str, typer.Option(help="The first query: free, or noisiest.")] = "free",
-    max_gain: Annotated[float, typer.Option(help="Limit on how errors of predictions are multiplied.")] = 30.0,
-    max_batch_size: Annotated[int | None, typer.Option(help="The most samples to run at a time.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    budget_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop after so many seconds, the teacher's included; default: no limit.", rich_help_panel=_FIT
+        ),
+    ] = None,
+    passes: Annotated[
+        float, typer.Option(help="Runs of all trajectories for each number of calls.", rich_help_panel=_FIT)
+    ] = 300.0,
+    teacher_calls: Annotated[int, typer.Option(help="Model calls of the fine runs.", rich_help_panel=_FIT)] = 128,
+    stages: Annotated[
+        str | None, typer.Option(help="Of design,fit,refine; default design,fit.", rich_help_panel=_FIT)
+    ] = None,
+    history: Annotated[
+        int | None,
+        typer.Option(help="The most earlier predictions that a step reads; default: all.", rich_help_panel=_FIT),
+    ] = None,
+    first: Annotated[str, typer.Option(help="The first query: free, or noisiest.", rich_help_panel=_FIT)] = "free",
+    max_gain: Annotated[
+        float, typer.Option(help="Limit on how errors of predictions are multiplied.", rich_help_panel=_FIT)
+    ] = 30.0,
+    seed: Seed = 0,
     checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors file to go on from.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw errors and levels to this .png file.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Fit few-step plans to a model, and say how they compare with the built-in samplers."""
-    from ...calibration import calibrate as fit_plans
+    """Fit few-step plans to a model, and say how they compare with the built-in samplers.
+
+    'sample --plan FILE' uses them. Ctrl-C keeps the plans that are done; with --checkpoint the same command goes on.
+    """
     from ...calibration.plot import draw
     from ...integrations.named_models import named_model
 
+    output = Output(as_json, quiet)
     check_output(out, ".json")
     if plot is not None:
         check_output(plot, ".png")
@@ -69,28 +106,66 @@ def calibrate(
     if prediction is not None:
         settings["prediction_type"] = prediction
     pipeline = known.pipeline(preset=settings.pop("preset", None), settings=settings)
-    chosen = known.shape if shape is None else integers(shape, "shape")
-    if chosen is None:
-        raise ConfigurationError("is missing", where="shape", suggestion="give that of one sample, e.g. 3,64,64")
-    condition = None if labels is None else {"class_labels": labels_of(labels)}
-    plans = fit_plans(
-        known.model, pipeline, shape=chosen, nfe=integers(nfe, "nfe"), condition=condition,
-        guidance_scale=guidance_scale, trajectories=trajectories, held_out=held_out, budget_seconds=budget_seconds,
-        passes=passes,
-        teacher_calls=teacher_calls, stages=None if stages is None else stages.split(","), history=history, first=first,
-        max_gain=max_gain, max_batch_size=max_batch_size, device=device, seed=seed, checkpoint=checkpoint,
-        progress=True,
-    )  # fmt: skip
+    chosen = None if shape is None else integers(shape, "shape")
+    if known.pipe is None:
+        chosen = chosen if chosen is not None else None if known.shape is None else list(known.shape)
+        if chosen is None:
+            raise ConfigurationError("is missing", where="shape", suggestion="give that of one sample, e.g. 3,64,64")
+    budgets = integers(nfe, "nfe")
+    fit: dict[str, Any] = {
+        "shape": chosen, "nfe": budgets, "guidance_scale": guidance_scale, "trajectories": trajectories,
+        "held_out": held_out, "budget_seconds": budget_seconds, "passes": passes, "teacher_calls": teacher_calls,
+        "stages": None if stages is None else stages.split(","), "history": history, "max_gain": max_gain,
+        "max_batch_size": max_batch_size, "seed": seed, "checkpoint": checkpoint, "progress": output.progress,
+        **_conditions(labels_of(labels), prompt, negative_prompt, own=known.pipe is not None),
+        **({} if first == "free" and known.pipe is not None else {"first": first}),
+        **({} if device == "auto" else {"device": device}),
+    }  # fmt: skip
+    plans = pipeline.calibrate(known.model, **fit)
     plans.save(out)
-    typer.echo(_comparison(plans))
-    typer.echo("errors: root mean square over held-out trajectories, by which plans and built-in samplers are chosen")
-    typer.echo(f"wrote {out}")
+    missing = [budget for budget in budgets if budget not in plans]
+    output.result({
+        "file": str(out), "model": model, "interrupted": bool(missing),
+        "plans": [{"nfe": n, "hash": plan.content_hash, **_found(plan)} for n, plan in plans.items()],
+    })  # fmt: skip
+    rows = _comparison(plans)
+    output.table(rows, numbers=(0, 2, 3, 5, 6), folds=(4,))
+    output.say("errors: root mean square over held-out trajectories, by which plans and built-in samplers are chosen")
+    output.say(f"wrote {out}")
     if plot is not None:
         draw(plans, pipeline.scheduler, plot)
-        typer.echo(f"wrote {plot}")
+        output.say(f"wrote {plot}")
+    if missing:
+        complain(f"interrupted: {out} has no plans of {', '.join(map(str, missing))} calls")
+        raise typer.Exit(ExitCode.INTERRUPTED)
 
 
-def _comparison(plans: PlanSet) -> str:
+def _conditions(
+    labels: list[int] | None, prompt: list[str] | None, negative_prompt: list[str] | None, *, own: bool
+) -> dict[str, Any]:  # fmt: skip
+    """Labels and prompts as arguments of ``calibrate``; ``own``: of a pipeline of diffusers."""
+    import torch
+
+    given: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative_prompt}
+    if negative_prompt is not None and len(negative_prompt) == 1:
+        given["negative_prompt"] = negative_prompt[0]
+    if own:
+        given["class_labels"] = labels
+    elif labels is not None:
+        given["condition"] = {"class_labels": torch.tensor(labels)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _found(plan: Any) -> dict[str, Any]:
+    """What a calibration found for one number of calls."""
+    from ...calibration.plot import is_calibrated
+
+    keys = ("held_out_error", "teacher_error", "kind")
+    return {"calibrated": is_calibrated(plan), **{key: plan.provenance[key] for key in keys},
+            "built_in": plan.provenance["built_in"][0]}  # fmt: skip
+
+
+def _comparison(plans: PlanSet) -> list[tuple[str, ...]]:
     """A table: each plan with its error and the error of the best built-in sampler."""
     from ...calibration.plot import is_calibrated
 
@@ -101,4 +176,4 @@ def _comparison(plans: PlanSet) -> str:
         figures = [f"{errors[key]:.3g}" for errors in (ours, theirs) for key in ("rms", "median")]
         kind = plan.provenance["kind"] if is_calibrated(plan) else "built-in"
         rows.append((str(budget), kind, *figures[:2], best["name"], *figures[2:]))
-    return text_table(rows)
+    return rows

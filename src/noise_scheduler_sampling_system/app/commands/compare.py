@@ -1,49 +1,202 @@
-"""The command ``compare``: a picture of the samples of every pipeline of a file."""
+"""The command ``compare``: samplers at equal model calls, or a picture of the pipelines of a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..options import DIGITS, Steps, check_output, scale_of, schedule_of
+from ...support.errors import ConfigurationError
+from .. import completion
+from ..comparison_picture import draw_cells, draw_pipelines
+from ..exit_codes import ExitCode
+from ..options import (
+    Device,
+    MaxBatchSize,
+    Model,
+    NegativePrompt,
+    Preset,
+    Prompt,
+    SamplerOptions,
+    Schedule,
+    ScheduleOptions,
+    Seed,
+    Spacing,
+    SpacingOptions,
+)
+from ..output import Json, Output, Quiet, complain
+from ..parsing import check_output, integers, labels_of, settings_of
+from ..pipelines import CONFIG_ENDINGS, system_of
+from ..plans import PLAN_ENDINGS, plans_in
+from ..subjects import Subject
+
+if TYPE_CHECKING:
+    from ...comparison import Comparison
 
 __all__ = ["compare"]
 
+#: The number of steps of a picture of the pipelines of a file.
+_STEPS = 50
+
 
 def compare(
-    config: Annotated[Path, typer.Argument(help="A configuration file.")],
-    out: Annotated[Path, typer.Option(help="The picture, a .png file.")],
-    steps: Steps = 50,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    guidance_scale: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance; default 7.5, as in Python; 1 is none.")
+    samplers: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SAMPLERS... | CONFIG",
+            help="Samplers' names, files of plans, or one configuration file, whose pipelines are compared.",
+            autocompletion=completion.samplers_or_files,
+        ),
+    ],
+    nfe: Annotated[str | None, typer.Option(help="Budgets of model calls; default 5,8,10,20.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to: .html (a page), .json, .csv (the numbers) or .png (the samples)."),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="In place of --nfe, with a configuration file and a .png: N steps of each; default 50."),
+    ] = None,
+    model: Model = "digits",
+    shape: Annotated[
+        str | None, typer.Option(help="Of one sample, e.g. 3,64,64; default the model's own.", rich_help_panel="Model")
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(help="Samples of each cell; default: one a label or prompt, else 64 of digits, 16 of others."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="class_labels that the samples take in turn, e.g. 0..9.", rich_help_panel="Model"),
+    ] = None,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Classifier-free guidance with --labels or --prompt; default 1, which is none; with --steps, and for "
+            "pipelines of diffusers, 7.5.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
+    max_batch_size: MaxBatchSize = None,
+    device: Device = "auto",
+    option: SamplerOptions = None,
+    schedule: Schedule = None,
+    spacing: Spacing = None,
+    preset: Preset = None,
+    schedule_option: ScheduleOptions = None,
+    spacing_option: SpacingOptions = None,
+    seed: Seed = 0,
+    repeats: Annotated[int, typer.Option(help="Runs of each cell, with seeds --seed, --seed + 1, ...")] = 1,
+    reference: Annotated[
+        str,
+        typer.Option(help="What errors are measured against: exact, fine, auto (exact where it can be), or none."),
+    ] = "auto",
+    reference_calls: Annotated[
+        int | None,
+        typer.Option(help="Model calls of a fine run; default: at least 128, and 4 times the largest budget."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Draw the digits 0 to 9 with every pipeline of a file, from the same noise."""
+    """Compare samplers from the same noise at equal numbers of model calls: table, page, numbers or picture.
+
+    Ctrl-C keeps the cells that are finished.
+
+    A configuration file with --out FILE.png and without --nfe: draw the digits 0 to 9 with every pipeline of the file.
+    """
+    output = Output(as_json, quiet)
+    file = Path(samplers[0]) if len(samplers) == 1 and _is_config(samplers[0]) else None
+    if out is not None:
+        check_output(out, ".html", ".json", ".csv", ".png")
+    if file is not None and nfe is None and out is not None and out.suffix == ".png":
+        draw_pipelines(file, out, _STEPS if steps is None else steps, seed, guidance_scale, output)
+        return
+    if steps is not None:
+        raise ConfigurationError(
+            "--steps is for a picture of the pipelines of a file",
+            where="steps",
+            suggestion="give --nfe; or one configuration file, --out FILE.png and no --nfe",
+        )
+    settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
+    default = 64 if model == "digits" else 1 if prompt else 16
+    subject = Subject.of(
+        model, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale, default=default
+    )
+    budgets = integers(nfe, "nfe") if nfe is not None else (5, 8, 10, 20)
+    entries: Any
+    if file is not None:
+        system = system_of(file, option=option, **settings)
+        entries = {name: system.get_pipeline(name) for name in system.list_pipelines()}
+    else:
+        entries = [_entry(name, subject, settings, option) for name in samplers]
+    found = _compared(
+        entries, subject, nfe=budgets, seed=seed, repeats=repeats, max_batch_size=max_batch_size,
+        reference=None if reference == "none" else reference, reference_calls=reference_calls,
+        device=None if device == "auto" else device, progress=output.progress,
+    )  # fmt: skip
+    output.result(found.to_dict())
+    _print(found, output)
+    if out is not None:
+        draw_cells(found, out) if out.suffix == ".png" else found.save(out)
+        output.say(f"wrote {out}")
+    if found.interrupted:
+        complain("interrupted: the cells above are finished" if out is None else f"interrupted: {out} has what is done")
+        raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+def _is_config(word: str) -> bool:
+    """Whether a word names a configuration file, and not a file of plans."""
+    if Path(word).suffix.lower() not in CONFIG_ENDINGS:
+        return False
+    if Path(word).suffix.lower() != ".json" or not Path(word).is_file():
+        return True
+    from ...support.data_files import read_json
+
+    data = read_json(word)
+    return not (isinstance(data, dict) and "format" in data)
+
+
+def _entry(name: str, subject: Subject, settings: dict[str, Any], option: list[str] | None) -> Any:
+    """What a word stands for: the plans of a file, or a sampler on the path that the options describe."""
+    if Path(name).suffix in PLAN_ENDINGS:
+        return plans_in(Path(name))
+    return subject.pipeline(name, settings, option)
+
+
+def _compared(entries: Any, subject: Subject, **how: Any) -> Comparison:
     import torch
 
-    from ...pipeline.request import DEFAULT_SCALE
-    from ...pipeline.system import AdvancedDiffusionSystem
-    from ...support.figures import draw_rows, mosaic
+    from ...comparison import compare as compared
 
-    check_output(out, ".png")
-    system = AdvancedDiffusionSystem(config)
-    labels = torch.arange(DIGITS)
-    results = system.compare_schedulers(
-        (DIGITS, 1, 8, 8), steps, condition={"class_labels": labels}, seed=seed, **scale_of(guidance_scale)
-    )
-    scale = DEFAULT_SCALE if guidance_scale is None else guidance_scale
-    pipelines = [system.get_pipeline(name) for name in results]
-    calls = [p.plan(steps).nfe if p.sampler.writes_plans else steps for p in pipelines]
-    draw_rows(
-        out,
-        title=f"{config.name}: {steps} steps",
-        subtitle=f"Digits 0 to 9 from the embedded exact model, seed {seed}, guidance scale {scale:g}.",
-        headings=[""],
-        labels=[[name, f"{p.method}, {schedule_of(p)}"] for name, p in zip(results, pipelines, strict=True)],
-        pictures=[[mosaic(samples, DIGITS)] for samples in results.values()],
-        notes=[[f"{nfe} model calls"] for nfe in calls],
-    )
-    typer.echo(f"wrote {out}: {', '.join(results)}")
+    given: dict[str, Any] = {}
+    if subject.known.pipe is not None:
+        given = {"prompt": subject.prompt, "negative_prompt": subject.negative_prompt, "class_labels": subject.labels}
+        given = {name: list(value) for name, value in given.items() if value is not None}
+        if not given:
+            given = {"num_images_per_prompt": subject.batch}
+    else:
+        size = subject.shape or subject.known.shape
+        if size is None:
+            raise ConfigurationError("is missing", where="shape", suggestion="give that of one sample, e.g. 3,64,64")
+        subject.known.arguments(subject.known.pipeline(), labels=subject.labels, prompt=subject.prompt,
+                                negative_prompt=subject.negative_prompt, shape=size)  # fmt: skip
+        given = {"shape": (subject.batch, *size)}
+        if subject.labels is not None:
+            given["condition"] = {"class_labels": torch.tensor(subject.labels)}
+    if subject.guidance_scale is not None:
+        given["guidance_scale"] = subject.guidance_scale
+    model = None if subject.known.name == "digits" else subject.known
+    found: Comparison = compared(entries, model, **given, **how)
+    return found
+
+
+def _print(found: Comparison, output: Output) -> None:
+    from ...comparison.comparison import lines_below, table_rows
+
+    rows = table_rows(found)
+    output.table(rows, numbers=range(1, len(rows[0])))
+    for line in lines_below(found):
+        output.say(line)

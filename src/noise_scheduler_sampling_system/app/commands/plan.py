@@ -1,30 +1,48 @@
-"""The command ``plan``: the table of a sampler."""
+"""The commands ``plan show``, ``diff``, ``trace`` and ``export``: the table of a sampler."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..options import (
-    Preset,
-    SamplerOptions,
-    Schedule,
-    ScheduleOptions,
-    Spacing,
-    SpacingOptions,
-    Steps,
-    check_output,
-    pipeline_of,
-    settings_of,
+from ...support.errors import ConfigurationError
+from .. import completion
+from ..default_command import ShowByDefault
+from ..options import Preset, SamplerOptions, Schedule, ScheduleOptions, Spacing, SpacingOptions, Steps
+from ..output import Json, Output, Quiet
+from ..parsing import check_output, integers, key_values, settings_of
+from ..pipelines import pipeline_of
+from ..plans import PLAN_ENDINGS, plan_of
+
+if TYPE_CHECKING:
+    from ...plans.plan import SamplingPlan
+
+__all__ = ["diff", "export", "plan_app", "show", "trace"]
+
+plan_app = typer.Typer(
+    cls=ShowByDefault,
+    no_args_is_help=True,
+    help="The table that a sampler follows: print, compare, trace, export. 'plan heun' is 'plan show heun'.",
 )
 
-__all__ = ["plan"]
+#: More rows than any plan is printed with.
+_ALL = 1_000_000
+
+Named = Annotated[
+    str,
+    typer.Argument(
+        help="A sampler's name, or the .json or .safetensors file of a plan.",
+        autocompletion=completion.samplers_or_files,
+    ),
+]
+Calls = Annotated[int | None, typer.Option("--nfe", help="Of a file with several plans: the one with N model calls.")]
 
 
-def plan(
-    method: Annotated[str, typer.Argument(help="Sampler.")],
+@plan_app.command()
+def show(
+    method: Named,
     steps: Steps = 50,
     schedule: Schedule = None,
     spacing: Spacing = None,
@@ -32,14 +50,156 @@ def plan(
     schedule_option: ScheduleOptions = None,
     spacing_option: SpacingOptions = None,
     option: SamplerOptions = None,
+    nfe: Calls = None,
     save: Annotated[Path | None, typer.Option(help="Write the plan to this .json or .safetensors file.")] = None,
+    every_row: Annotated[bool, typer.Option("--all", help="Print every row, also of a long plan.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print the table that a sampler follows."""
     if save is not None:
-        check_output(save, ".json", ".safetensors")
+        check_output(save, *PLAN_ENDINGS)
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
-    made = pipeline_of(method, settings, option).plan(steps)
-    typer.echo(str(made))
+    plan = plan_of(method, steps, settings, option, nfe)
+    output = Output(as_json, quiet)
+    output.result(plan.to_dict())
+    _print(plan, output, _ALL if every_row else None)
     if save is not None:
-        made.save(save)
-        typer.echo(f"wrote {save}")
+        plan.save(save)
+        output.say(f"wrote {save}")
+
+
+@plan_app.command()
+def diff(
+    one: Named,
+    other: Named,
+    steps: Steps = 50,
+    schedule: Schedule = None,
+    spacing: Spacing = None,
+    preset: Preset = None,
+    schedule_option: ScheduleOptions = None,
+    spacing_option: SpacingOptions = None,
+    nfe: Calls = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say in words and numbers how two plans differ. The options hold for both samplers."""
+    settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
+    found = plan_of(one, steps, settings, None, nfe).diff(plan_of(other, steps, settings, None, nfe))
+    output = Output(as_json, quiet)
+    output.result({
+        "differs": bool(found), "same_numbers": found.same_numbers, "counts": found.counts,
+        "settings": [[name, str(a), str(b)] for name, a, b in found.settings], "levels": found.levels,
+        "log_snr": found.log_snr, "coefficients": found.coefficients, "noise": found.noise, "moments": found.moments,
+    })  # fmt: skip
+    output.say(str(found))
+
+
+@plan_app.command()
+def trace(
+    scheduler: Annotated[
+        str,
+        typer.Argument(
+            help="A class of diffusers, module:attribute (an object, a class or a function that returns one), or a "
+            "folder with scheduler_config.json."
+        ),
+    ],
+    steps: Steps = 50,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="Of a class: a setting, e.g. use_karras_sigmas=true; repeatable."),
+    ] = None,
+    run_option: Annotated[
+        list[str] | None,
+        typer.Option("--run-option", help="For its set_timesteps or step, e.g. eta=0.5; repeatable."),
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the plan to this .json or .safetensors file.")] = None,
+    every_row: Annotated[bool, typer.Option("--all", help="Print every row, also of a long plan.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read the plan off another library's scheduler, by one run of its own loop on symbols."""
+    from ...integrations.named_schedulers import named_scheduler
+    from ...plans.plan import SamplingPlan
+
+    if save is not None:
+        check_output(save, *PLAN_ENDINGS)
+    plan = SamplingPlan.trace(
+        named_scheduler(scheduler, key_values(option or [])), steps, **key_values(run_option or [])
+    )
+    output = Output(as_json, quiet)
+    output.result(plan.to_dict())
+    _print(plan, output, _ALL if every_row else None)
+    if save is not None:
+        plan.save(save)
+        output.say(f"wrote {save}")
+
+
+@plan_app.command()
+def export(
+    method: Named,
+    out: Annotated[
+        Path, typer.Option(help="Where to: .json or .safetensors (one plan), .json (several), .csv (rows).")
+    ],
+    steps: Annotated[int | None, typer.Option(help="Steps N, the intervals of the grid; default 50.")] = None,
+    nfe: Annotated[
+        str | None,
+        typer.Option(help="In place of --steps: plans of at most these numbers of model calls, e.g. 4,8,12."),
+    ] = None,
+    schedule: Schedule = None,
+    spacing: Spacing = None,
+    preset: Preset = None,
+    schedule_option: ScheduleOptions = None,
+    spacing_option: SpacingOptions = None,
+    option: SamplerOptions = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the plan of a sampler to a file, for 'sample --plan', or for an engine in another language."""
+    from ...analysis.recommend import plan_within
+    from ...plans.plan_set import PlanSet
+    from ...support.files import write_atomic
+
+    check_output(out, ".json", ".safetensors", ".csv")
+    if steps is not None and nfe is not None:
+        raise ConfigurationError("--steps and --nfe are both given", where="nfe", suggestion="give one of them")
+    settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
+    if nfe is None:
+        plans = [plan_of(method, 50 if steps is None else steps, settings, option, None)]
+    elif Path(method).suffix in PLAN_ENDINGS:
+        plans = [plan_of(method, 50, {}, option, n) for n in integers(nfe, "nfe")]
+    else:
+        sampler = pipeline_of(method, settings, option).sampler
+        plans = [plan_within(sampler, n)[1] for n in integers(nfe, "nfe")]
+    if len(plans) > 1 and out.suffix != ".json":
+        raise ConfigurationError(
+            f"a {out.suffix} file holds one plan", where=str(out), suggestion="write several plans to a .json file"
+        )
+    if out.suffix == ".csv":
+        write_atomic(out, _csv(plans[0]).encode())
+    elif len(plans) > 1:
+        PlanSet({plan.nfe: plan for plan in plans}).save(out)
+    else:
+        plans[0].save(out)
+    output = Output(as_json, quiet)
+    output.result({
+        "file": str(out),
+        "plans": [{"nfe": p.nfe, "steps": p.steps, "sampler": p.sampler, "hash": p.content_hash} for p in plans],
+    })  # fmt: skip
+    output.say(f"wrote {out}: {plans[0].sampler}, {', '.join(str(plan.nfe) for plan in plans)} model calls")
+
+
+def _print(plan: SamplingPlan, output: Output, most: int | None) -> None:
+    """The first line of the plan's text, and its table."""
+    lines = (str(plan) if most is None else f"{str(plan).splitlines()[0]}\n{plan.table(most)}").splitlines()
+    output.say(lines[0])
+    output.lines(lines[1:])
+
+
+def _csv(plan: SamplingPlan) -> str:
+    """The execution form of a plan, one line a row, at full precision."""
+    from ...plans.plan_text import plan_columns
+
+    columns = plan_columns(plan, "{!r}".format)
+    rows = [[name for name, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
+    return "".join(",".join(row) + "\n" for row in rows)

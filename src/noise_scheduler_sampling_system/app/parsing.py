@@ -1,0 +1,93 @@
+"""How the texts of options are read, and the checks of output files."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from ..support.errors import ConfigurationError
+
+__all__ = ["check_output", "integers", "key_values", "labels_of", "settings_of"]
+
+#: Characters of a text that an error quotes.
+_QUOTED: Final = 300
+#: The most numbers of a range.
+_LONGEST: Final = 100_000
+
+
+def settings_of(
+    schedule: str | None,
+    spacing: str | None,
+    preset: str | None,
+    schedule_options: list[str] | None,
+    spacing_options: list[str] | None,
+) -> dict[str, Any]:
+    """The fields of the config that the options set, and the preset."""
+    given = {
+        "preset": preset,
+        "beta_schedule": schedule,
+        "timestep_spacing": spacing,
+        "schedule_options": key_values(schedule_options or []),
+        "spacing_options": key_values(spacing_options or []),
+    }
+    return {key: value for key, value in given.items() if value}
+
+
+def key_values(pairs: list[str]) -> dict[str, Any]:
+    """Texts key=value as a table; values are read as YAML: 0.5, true, text."""
+    table = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"got {pair!r}", where="option", suggestion="write key=value, e.g. eta=0.5")
+        table[key] = value
+        with contextlib.suppress(yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+            table[key] = yaml.safe_load(value)
+    return table
+
+
+def integers(text: str, where: str) -> list[int]:
+    """Whole numbers with commas between; "2..5" stands for 2,3,4,5."""
+    try:
+        numbers: list[int] = []
+        for part in text.split(","):
+            first, dots, last = part.partition("..")
+            span = range(int(first), int(last or first) + 1) if dots else range(int(part), int(part) + 1)
+            if not span or len(span) > _LONGEST:
+                raise ValueError
+            numbers += span
+        return numbers
+    except (ValueError, OverflowError):
+        raise ConfigurationError(
+            f"got {text[:_QUOTED]!r}",
+            where=where,
+            suggestion="give whole numbers with commas between, e.g. 4,1,8,8; 0..9 is 0,1,2,3,4,5,6,7,8,9",
+        ) from None
+
+
+def labels_of(text: str | None) -> list[int] | None:
+    """Class labels with commas between; None where none are given."""
+    if text is None:
+        return None
+    numbers = integers(text, "labels")
+    if not all(0 <= number < 1 << 63 for number in numbers):
+        raise ConfigurationError(f"got {text[:_QUOTED]!r}", where="labels", suggestion="give whole numbers ≥ 0")
+    return numbers
+
+
+def check_output(path: Path, *endings: str) -> None:
+    """Raise before any work where a file cannot be written: its ending, its folder, or matplotlib is missing."""
+    from ..support.files import refuse_missing_folder
+
+    if path.suffix not in endings:
+        raise ConfigurationError(
+            f"the ending {path.suffix!r} is not known", where=str(path), suggestion=f"use {' or '.join(endings)}"
+        )
+    refuse_missing_folder(path)
+    if path.suffix == ".png":
+        from ..support.figures import figure_class
+
+        figure_class()
