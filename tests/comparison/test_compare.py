@@ -22,7 +22,6 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.comparison import Comparison, compare
 from noise_scheduler_sampling_system.comparison.reference import root_mean_square
-from noise_scheduler_sampling_system.comparison.snippets import as_python, as_yaml
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
 SHAPE = (16, 1, 8, 8)
@@ -216,23 +215,6 @@ def test_a_name_cannot_break_the_page():
     assert "<img" not in found._repr_html_()
     text = found.to_html()
     assert "<img src=x" not in text.replace("<\\/script><img src=x", "")  # inside of the data it is text
-
-
-def test_code_to_copy_runs_the_same_plan(comparison):
-    for entry in comparison.entries[:4]:
-        scope = {"model": None, "shape": (1, 1, 8, 8)}
-        exec(as_python(entry, 5), scope)
-        assert scope["pipeline"].plan(5) == entry.pipeline.plan(5)
-        assert "method:" in as_yaml(entry)
-
-
-def test_yaml_to_copy_is_a_file_of_a_system(comparison, tmp_path):
-    from noise_scheduler_sampling_system import AdvancedDiffusionSystem
-
-    for entry in comparison.entries[:4]:
-        (tmp_path / "a.yaml").write_text(as_yaml(entry))
-        made = AdvancedDiffusionSystem(tmp_path / "a.yaml").get_pipeline("pipeline")
-        assert made.plan(5) == entry.pipeline.plan(5)
 
 
 def test_the_order_is_the_slope_of_the_error():

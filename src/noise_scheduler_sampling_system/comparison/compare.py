@@ -203,7 +203,7 @@ def _about(
     acting = guidance_of(arguments)
     return {
         "model": fingerprint(arguments["model"]), "shape": list(arguments["shape"]), "seeds": list(seeds),
-        "budgets_count": count,
+        "budgets_count": count, "condition": list(arguments.get("condition") or ()) or None,
         "guidance_scale": arguments.get("guidance_scale"), "guidance": ", ".join(map(repr, acting)) or None,
         "device": str(arguments.get("device", "auto")), "dtype": None if "dtype" not in run else str(run["dtype"]),
         "noise_scheduler_sampling_system": __version__, "torch": torch.__version__,

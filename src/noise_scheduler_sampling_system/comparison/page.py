@@ -79,7 +79,6 @@ def _entry(comparison: Comparison, entry: Entry) -> dict[str, Any]:
     cells = [comparison.cell(entry.name, budget) for budget in comparison.budgets]
     measured = [cell for cell in cells if not math.isnan(cell.rms)]
     order = comparison.order_of(entry.name)
-    steps = next((cell.steps for cell in cells if cell.steps), 20)
     return {
         "name": entry.name,
         "nfe": [cell.nfe for cell in measured],
@@ -90,9 +89,15 @@ def _entry(comparison: Comparison, entry: Entry) -> dict[str, Any]:
         "order": _number(order),
         "stochastic": entry.stochastic,
         "seconds": [cell.seconds.get("total", 0.0) for cell in cells],
-        "python": as_python(entry, steps),
-        "yaml": as_yaml(entry),
-        "diffusers": as_diffusers(entry),
+        "code": {
+            str(cell.budget): {
+                "python": as_python(entry, cell, comparison.about),
+                "yaml": as_yaml(entry, cell),
+                "diffusers": as_diffusers(entry, cell),
+            }
+            for cell in cells
+            if not cell.problem
+        },
     }
 
 
