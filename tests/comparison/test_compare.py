@@ -195,7 +195,28 @@ def test_the_page_needs_nothing_from_outside_and_holds_every_cell(comparison):
     assert [each["name"] for each in data["entries"]] == [each.name for each in comparison.entries]
     assert len(data["plans"]) == sum(cell.plan is not None for cell in comparison.cells.values())
     assert text.count("class='difference'") == 4 * 3  # deterministic entries, three budgets
-    assert text.count("cannot run</td>") == 3
+    assert text.count("<summary>cannot run</summary>") == 3
+    assert text.count("class='pick'") == 5 * 3  # the row of the adaptive sampler has nothing to copy
+    for each in data["entries"][:4]:
+        assert sorted(each["code"]) == ["20", "5", "8"]
+    for place, cell in comparison.cells.items():
+        if cell.plan is not None:
+            assert cell.plan.fingerprint in text
+            drawn = next(each for each in data["plans"] if (each["entry"], each["budget"]) == place)
+            assert drawn["gains"] == pytest.approx(cell.plan.gains.tolist())
+            assert max(drawn["gains"]) == cell.plan.amplification
+            for i, kept in enumerate(drawn["kept"]):  # what the row reads is what has a coefficient
+                assert sorted(i - j for j in kept) == [
+                    k for k in range(1, i + 1) if k < cell.plan.b.shape[1] and cell.plan.b[i, k]
+                ]
+
+
+def test_the_page_tells_branches_apart():
+    interval = [guidance.ClassifierFree(3.0), guidance.Interval(0.3, 2.0)]
+    found = compare(["heun"], nfe=9, shape=SHAPE, condition=LABELS, guidance=interval, reference=None)
+    branches = found.cell("heun, leading", 9).branches_by_row
+    assert {("conditional",), ("conditional", "unconditional")} == set(branches)
+    assert found.cell("heun, leading", 9).evaluations_by_row == tuple(map(len, branches))
 
 
 def test_paths_that_look_alike_have_their_own_solutions():

@@ -75,6 +75,7 @@ class Cell:
         steps: intervals of its grid.
         evaluations: evaluations of the network for one sample; guidance may double those of a call.
         evaluations_by_row: the same by row of the plan.
+        branches_by_row: by row, what is evaluated: "conditional", "unconditional" or "another" branch.
         rms: root-mean-square error per number against the reference, over all samples and seeds; NaN without one.
         standard_error: of ``rms``.
         median: the median over samples of their root-mean-square error.
@@ -94,6 +95,7 @@ class Cell:
     steps: int = 0
     evaluations: int = 0
     evaluations_by_row: tuple[int, ...] = ()
+    branches_by_row: tuple[tuple[str, ...], ...] = ()
     rms: float = math.nan
     standard_error: float = math.nan
     median: float = math.nan

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..analysis.recommend import steps_within
 from ..analysis.solution import each_error
 from ..guidance import evaluations
+from ..guidance.compile import compile_guidance
 from ..models import FeatureStatistics, frechet_distance
 from ..plans.plan import SamplingPlan
 from ..running.results import SamplingResult
@@ -27,6 +28,8 @@ __all__ = ["COUNTS", "Job", "Judge", "job_of", "run_cell"]
 
 #: What the budgets count.
 COUNTS: Final = ("calls", "evaluations")
+#: Numbers of steps below it are tried to say how many calls the shortest plan makes.
+_FEW: Final = 6
 
 
 @final
@@ -95,6 +98,7 @@ def run_cell(
         },
         peak_memory=0 if profile is None else profile.peak_memory,
         plan=first.plan if planned else None, samples=samples[0], pictures=pictures,
+        branches_by_row=_branches(first.plan, arguments) if planned else (),
         evaluations_by_row=_evaluations(first.plan, arguments) if planned else (),
     )  # fmt: skip
     if reference is None:
@@ -139,7 +143,7 @@ def _within(entry: Entry, budget: int, count: str, arguments: Mapping[str, Any])
         steps = min(steps - 1, steps * budget // cost(plan))
         if steps < 1:
             raise ConfigurationError(
-                f"one step makes {cost(plan)} evaluations of the network", where="nfe", suggestion="allow more"
+                f"its shortest plan makes {cost(plan)} evaluations", where="nfe", suggestion="allow more"
             )
         plan = sampler.plan(steps)
     while count != "calls":  # the guess may have gone too far down
@@ -156,12 +160,13 @@ def _steps_within(entry: Entry, budget: int) -> int:
     try:
         return steps_within(sampler, budget)
     except ConfigurationError:
-        least = sampler.plan(1)  # its own error says more
-        if least.nfe > budget:
-            raise ConfigurationError(
-                f"one step makes {least.nfe} model calls", where="nfe", suggestion="allow more"
-            ) from None
-        raise
+        least = next((plan for steps in range(1, _FEW) if (plan := _plan(entry, steps)) is not None), None)
+        if least is None:
+            sampler.plan(1)  # raises, and says why
+            raise
+        raise ConfigurationError(
+            f"its shortest plan makes {least.nfe} model calls", where="nfe", suggestion="allow more"
+        ) from None
 
 
 def _plan(entry: Entry, steps: int) -> SamplingPlan | None:
@@ -175,6 +180,19 @@ def _evaluations(plan: SamplingPlan, arguments: Mapping[str, Any]) -> tuple[int,
     """Evaluations of the network for one sample, by row of the plan."""
     guidance = guidance_of(arguments)
     return evaluations(guidance, plan) if guidance else tuple(int(asked) for asked in plan.asked)
+
+
+def _branches(plan: SamplingPlan, arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """The branches of the network that each row evaluates."""
+    guidance = guidance_of(arguments)
+    if not guidance:
+        return tuple(("conditional",) if asked else () for asked in plan.asked)
+    branches, rows = compile_guidance(guidance, plan, "v_prediction", opposed=True)
+    names = [
+        "another" if b.model is not None or b.condition is not None else "unconditional" if b.null else "conditional"
+        for b in branches
+    ]
+    return tuple(() if row is None else tuple(names[i] for i in row.evaluated) for row in rows)
 
 
 @final

@@ -39,9 +39,9 @@ def as_python(entry: Entry, cell: Cell, about: Mapping[str, Any]) -> str:
     if not entry.plans:
         steps = f"num_inference_steps={cell.steps}"
         if backbone is not None:
-            options = _options_of_pipe(entry)
-            if options is not None and _makes(lambda: _from_pipe(entry, options), cell):
-                arguments = _arguments({"method": _name(entry), **options})
+            chosen = _options_of_pipe(entry)
+            if _makes(lambda: _from_pipe(entry, chosen), cell):
+                arguments = _arguments({"method": _name(entry), **chosen})
                 made = f"pipeline = DiffusionPipeline.from_diffusers(pipe, {arguments})"
                 return "\n".join([f"from {_ROOT} import DiffusionPipeline", "", made, run.format(how=steps)])
         else:
@@ -96,7 +96,7 @@ def as_diffusers(entry: Entry, cell: Cell) -> str:
             *_plan_lines(cell),
             "pipe.scheduler = PlanScheduler.from_plan(plan, pipe.scheduler.config)",
         ])  # fmt: skip
-    settings = {"method": _name(entry), "timestep_spacing": entry.pipeline.sampler.run_spacing}
+    settings: dict[str, Any] = {"method": _name(entry), "timestep_spacing": entry.pipeline.sampler.run_spacing}
     if spacing_options:
         settings["spacing_options"] = spacing_options
     return "\n".join([
@@ -149,16 +149,13 @@ def _table(entry: Entry, fields: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _options_of_pipe(entry: Entry) -> dict[str, Any] | None:
-    """The options of ``from_diffusers`` that make the entry's pipeline; None where one is not plain."""
+def _options_of_pipe(entry: Entry) -> dict[str, Any]:
+    """The options of ``from_diffusers`` that make the entry's pipeline; not all where one is not plain."""
     own = entry.pipeline.config.to_dict()
-    try:
-        default = _from_pipe(entry, {}).config.to_dict()
-    except NoiseSamplingError:
-        return None
+    default = _from_pipe(entry, {}).config.to_dict()
     fields = {name: value for name, value in own.items() if value != default[name]}
     options = {**fields, "timestep_spacing": entry.pipeline.sampler.run_spacing, **changed_options(entry)}
-    return options if all(map(_is_plain, options.values())) else None
+    return {name: value for name, value in options.items() if _is_plain(value)}
 
 
 def _from_pipe(entry: Entry, options: Mapping[str, Any]) -> DiffusionPipeline:
@@ -179,7 +176,7 @@ def _call(entry: Entry, about: Mapping[str, Any]) -> str:
     if entry.pipeline.has_own_model:
         guided = "" if scale is None else f", guidance_scale={scale!r}"
         return f"images = pipeline.generate(prompt, {{how}}{guided}, {seed})"
-    model = "" if str(about["model"]).startswith("DigitsModel") else "model, "
+    model = "" if "DigitsModel" in str(about["model"]) else "model, "
     condition = ", condition=condition" if about.get("condition") else ""
     if condition:
         condition += f", guidance=[{about['guidance']}]" if scale is None else f", guidance_scale={scale!r}"

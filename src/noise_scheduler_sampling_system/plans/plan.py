@@ -161,14 +161,19 @@ class SamplingPlan:
         return tuple(last)
 
     @functools.cached_property
-    def amplification(self) -> float:
-        """The largest factor by which one row multiplies an error of the predicted clean sample."""
+    def gains(self) -> Array:
+        """For each row, the factor by which it multiplies an error of the predicted clean sample, shape (M,)."""
         rows = zip(map(self.space_of, range(len(self))), self.alpha, self.sigma, strict=False)
         per_clean = np.abs([conversion("sample", *row).y_factor for row in rows])
-        factors = np.abs(self.raw) * per_clean
+        factors: Array = np.abs(self.raw) * per_clean
         for k in range(self.b.shape[1]):
             factors[k:] += np.abs(self.b[k:, k]) * per_clean[: len(self) - k]
-        return float(factors.max())
+        return factors
+
+    @functools.cached_property
+    def amplification(self) -> float:
+        """The largest of :attr:`gains`."""
+        return float(self.gains.max())
 
     @functools.cached_property
     def constant_residual(self) -> Array:
