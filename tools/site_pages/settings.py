@@ -79,7 +79,7 @@ def allowed(name: str, field: dict[str, Any]) -> str:
         return ", ".join(code(word) for word in _WORDS[name])
     if name.endswith("_options"):
         return "the options of the " + ("schedule" if name == "schedule_options" else "spacing")
-    bounds = [f"{sign} {field[key]:g}" for key, sign in _BOUNDS if key in field]
+    bounds = [f"{sign} {field[key]:,}".removesuffix(".0") for key, sign in _BOUNDS if key in field]
     return " and ".join(bounds)
 
 
