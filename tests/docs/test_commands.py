@@ -13,6 +13,9 @@ from typer.main import get_command
 
 from noise_scheduler_sampling_system import AdvancedDiffusionSystem, NoiseSchedulerConfig
 from noise_scheduler_sampling_system.app.command_line import app
+from noise_scheduler_sampling_system.app.default_command import ShowByDefault
+from noise_scheduler_sampling_system.app.exit_codes import ExitCode
+from noise_scheduler_sampling_system.support import errors
 from places import ROOT
 
 PAGES = [
@@ -46,6 +49,8 @@ def check(line: str, whole: bool = True) -> None:
         name = words.pop(0)
         if PLACEHOLDER.fullmatch(name):
             return
+        if name not in command.commands and isinstance(command, ShowByDefault):
+            name, words = "show", [name, *words]
         assert name in command.commands, f"there is no command {name!r}: {line}"
         command = command.commands[name]
         context = command.context_class(command, info_name=name, parent=context)
@@ -84,3 +89,19 @@ def test_every_file_of_settings_is_accepted(page, block, tmp_path):
         return
     (tmp_path / "config.yaml").write_text(block)
     assert AdvancedDiffusionSystem(tmp_path / "config.yaml").list_pipelines()
+
+
+def test_every_exit_code_is_in_the_page_of_errors():
+    text = (ROOT / "docs/errors.md").read_text("utf-8")
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.M)} == set(map(int, ExitCode))
+
+
+def test_every_error_is_in_the_page_of_errors_with_its_category_and_base():
+    rows = re.findall(r"^\| `(\w+Error)` \| ([\w ]+) \| `(\w+)` \|", (ROOT / "docs/errors.md").read_text("utf-8"), re.M)
+    kinds = [kind for name in errors.__all__ if isinstance(kind := getattr(errors, name), type)]
+    kinds.remove(errors.NoiseSamplingError)
+    assert {name for name, _, _ in rows} == {kind.__name__ for kind in kinds}
+    for name, category, base in rows:
+        kind = getattr(errors, name)
+        assert kind.category == category
+        assert base in {parent.__name__ for parent in kind.__mro__}

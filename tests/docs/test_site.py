@@ -126,8 +126,10 @@ def test_every_field_has_type_default_range_and_meaning():
         assert default or "none" in kind
         assert allowed or kind in ("true or false", "list of numbers, or none")
         assert len(meaning) > 15
-    schema = json.loads(settings.pages()["config.schema.json"])
-    assert schema["properties"]["beta_start"]["exclusiveMinimum"] == 0.0
+    fields = json.loads(settings.pages()["config.schema.json"])["additionalProperties"]["properties"]
+    assert {*NoiseSchedulerConfig.model_fields, "method", "sampler_options"} == set(fields)
+    assert fields["beta_start"]["exclusiveMinimum"] == 0.0
+    assert all(field["description"] for field in fields.values())
 
 
 def test_the_measured_table_is_that_of_the_samplers_page():

@@ -9,6 +9,7 @@ from noise_scheduler_sampling_system import NoiseSchedulerConfig
 from noise_scheduler_sampling_system.config.prediction import PREDICTION_TYPES
 from noise_scheduler_sampling_system.config.registries import SCHEDULES, SPACINGS
 from noise_scheduler_sampling_system.config.settings import VARIANCE_TYPES
+from noise_scheduler_sampling_system.pipeline.config_schema import config_schema
 
 from .tables import cell, code, section, table
 
@@ -31,14 +32,15 @@ checks them, so it is complete. [Configuration](../configuration.md) shows how t
 _EDITOR = """
 ## In an editor
 
-[config.schema.json](../config.schema.json) is the JSON Schema of one config. An editor that knows it completes names
-and marks mistakes. With the YAML extension of Visual Studio Code, and with other editors that use the same language
-server, the first line of a file that holds one config names it:
+[config.schema.json](../config.schema.json) is the JSON Schema of a file of pipelines; `noise-sampling config schema`
+prints it, too. An editor that knows it completes names, shows meanings, and marks mistakes. With the YAML extension of
+Visual Studio Code, and with other editors that use the same language server, the first line of a file names it:
 
 ```yaml
 # yaml-language-server: $schema=config.schema.json
-beta_schedule: cosine
-timestep_spacing: trailing
+cosine_ddim:
+  beta_schedule: cosine
+  timestep_spacing: trailing
 ```
 
 A schema knows fields, types and ranges. It does not know which settings work together:
@@ -57,7 +59,7 @@ def pages() -> dict[str, str]:
     page = _HEAD + table(["field", "type", "default", "allowed", "meaning"], rows) + _EDITOR
     return {
         "reference/settings.md": page,
-        "config.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
+        "config.schema.json": json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n",
     }
 
 
