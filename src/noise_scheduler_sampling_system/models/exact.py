@@ -91,7 +91,8 @@ class ExactModel(ABC):
 
         Args:
             x: noisy samples (B, ...), any floating dtype.
-            t: the time of all samples, or a tensor of B times; integers or reals.
+            t: the time of all samples, or a tensor of B times; for a :class:`GaussianModel` also (B, T) times, one
+                for each frame; integers or reals.
             condition: ``class_labels``, one integer or (B,) of them, for a model with classes. On a GPU their range
                 is not checked, because that would stall the device.
 
@@ -194,6 +195,9 @@ class ExactModel(ABC):
         }
 
     def _predict(self, kind: str, x: Tensor, t: float | Tensor, condition: Mapping[str, Any]) -> Tensor:
+        if isinstance(t, Tensor) and t.ndim == 2:
+            self._resolve(x, condition)  # checks the arguments
+            return self._predict_frames(kind, x, t)
         embedding, prior, labels = self._resolve(x, condition)
         dtype = working_dtype(x.device)
         alpha, sigma = self._coefficients(x, t)
@@ -213,6 +217,18 @@ class ExactModel(ABC):
         off = _OF_X_AND_CENTER[kind](alpha, sigma, torch.zeros_like(sigma))[0] / (sigma * sigma)
         outside = off.reshape(-1, *[1] * (x.ndim - 1)) * wide
         return (embedding.lift(prediction - off * u) + outside).to(x.dtype)
+
+    def _predict_frames(self, kind: str, x: Tensor, t: Tensor) -> Tensor:
+        """The prediction where each frame has a time of its own, shape (B, T).
+
+        Raises:
+            ConfigurationError: the model has no closed form for it.
+        """
+        raise ConfigurationError(
+            f"t has shape {tuple(t.shape)}, and {type(self).__name__} has one noise level a sample",
+            where="t",
+            suggestion="give one time, or one a sample: shape (B,); GaussianModel takes one a frame, shape (B, T)",
+        )
 
     def _coefficients(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """α and σ, each of shape (1, 1) or (B, 1), on the device of x."""

@@ -298,53 +298,58 @@ class NoisePath(ByValue, metaclass=_CheckedWhenMade):
         alpha, sigma = self._alpha_sigma(self._log_snr(self._in_range(t)))
         return [Level(*row) for row in zip(t.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
 
-    def add_noise(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
+    def add_noise(self, x0: Tensor, noise: Tensor, t: float | Tensor, *, frame_dim: int = 1) -> Tensor:
         """x_t = α(t)·x₀ + σ(t)·ε, in the type of x₀.
 
         Args:
             x0: clean samples, shape (B, ...), of a floating-point type.
             noise: unit-variance noise of the same shape.
-            t: one time, or B times, one for each sample; from ``t_clean`` to ``t_max``.
+            t: one time; or B times, one for each sample; or (B, T) times, one for each frame (or token); from
+                ``t_clean`` to ``t_max``.
+            frame_dim: the dimension of ``x0`` that counts the frames of (B, T) times: 1 for (B, T, ...), 2 for
+                (B, C, T, H, W).
 
         Raises:
             ConfigurationError: shapes or types that do not fit, or a time outside the range.
         """
-        return mixed(*self._coefficients(x0, noise, t), x0, noise)
+        return mixed(*self._coefficients(x0, noise, t, frame_dim), x0, noise)
 
-    def target(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
+    def target(self, x0: Tensor, noise: Tensor, t: float | Tensor, *, frame_dim: int = 1) -> Tensor:
         """The training target of a network of the config's ``prediction_type`` for ``add_noise(x0, noise, t)``.
 
         On every path: ε for "epsilon", x₀ for "sample", α·ε − σ·x₀ for "v_prediction" and ε − x₀ for
         "flow_prediction". Arguments as for ``add_noise``. For "epsilon" and "sample" it may return ``noise`` or ``x0``
         itself.
         """
-        alpha, sigma = self._coefficients(x0, noise, t)
+        alpha, sigma = self._coefficients(x0, noise, t, frame_dim)
         kind = self.config.prediction_type
         if kind in ("epsilon", "sample"):
             return noise.to(x0.dtype) if kind == "epsilon" else x0
         return mixed(*quantity(kind, alpha, sigma), x0, noise)
 
-    def velocity(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
+    def velocity(self, x0: Tensor, noise: Tensor, t: float | Tensor, *, frame_dim: int = 1) -> Tensor:
         """The velocity, as the literature defines it on this path; arguments as for ``add_noise``.
 
         v = α(t)·ε − σ(t)·x₀ (Salimans & Ho 2022, arXiv 2202.00512, §4); on straight paths ε − x₀, the derivative
         of x by σ (Liu et al. 2022, arXiv 2209.03003). It does not depend on the config; ``target`` does.
         """
-        alpha, sigma = self._coefficients(x0, noise, t)
+        alpha, sigma = self._coefficients(x0, noise, t, frame_dim)
         kind = "flow_prediction" if self.sigma_is_absolute else "v_prediction"
         return mixed(*quantity(kind, alpha, sigma), x0, noise)
 
-    def get_velocity(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
+    def get_velocity(self, x0: Tensor, noise: Tensor, t: float | Tensor, *, frame_dim: int = 1) -> Tensor:
         """:meth:`velocity` under its name in diffusers."""
-        return self.velocity(x0, noise, t)
+        return self.velocity(x0, noise, t, frame_dim=frame_dim)
 
-    def _coefficients(self, x0: Tensor, noise: Tensor, t: Any) -> tuple[Any, Any]:
+    def _coefficients(self, x0: Tensor, noise: Tensor, t: Any, frame_dim: int) -> tuple[Any, Any]:
         """α and σ at t as factors of x₀ and its noise: numbers, or tensors that broadcast to x₀."""
-        times = as_times(x0, noise, t)
+        times = as_times(x0, noise, t, frame_dim)
         if times.ndim == 0 and times.device.type == "cpu" and not times.requires_grad and not traced():
             alpha, sigma = self._factors(times, torch.float64)
             return alpha.item(), sigma.item()
-        shape = (-1, *[1] * (x0.ndim - 1)) if times.ndim else ()
+        shape = [*times.shape[:1], *[1] * (x0.ndim - 1)] if times.ndim else []
+        if times.ndim == 2:
+            shape[frame_dim] = times.shape[1]
         alpha, sigma = (factor.to(x0.device).reshape(shape) for factor in self._factors(times, x0.dtype))
         return alpha, sigma
 

@@ -45,8 +45,13 @@ def double(value: Tensor) -> Tensor:
     return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
 
 
-def as_times(x0: Tensor, noise: Tensor, t: Any) -> Tensor:
-    """The times of a batch, shape () or (B,); a number becomes a tensor on the CPU.
+def as_times(x0: Tensor, noise: Tensor, t: Any, frame_dim: int = 1) -> Tensor:
+    """The times of a batch, shape (), (B,) or (B, T); a number becomes a tensor on the CPU.
+
+    Args:
+        x0, noise: of one shape (B, ...).
+        t: as the user gave it.
+        frame_dim: the dimension of the samples that holds the T frames of times (B, T).
 
     Raises:
         ConfigurationError: samples, noise and times that do not fit together.
@@ -75,13 +80,33 @@ def as_times(x0: Tensor, noise: Tensor, t: Any) -> Tensor:
             raise ConfigurationError(
                 f"got {type(t).__name__}", where="t", suggestion="give one time, or one a sample: shape (B,)"
             ) from None
-    if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, x0.shape[0] if x0.ndim else 1)):
+    batch = x0.shape[0] if x0.ndim else 1
+    if times.ndim == 2:
+        _refuse_other_frames(x0, times, frame_dim)
+    elif times.ndim > 2 or (times.ndim == 1 and times.shape[0] not in (1, batch)):
         raise ConfigurationError(
-            f"t has shape {tuple(times.shape)} for a batch of {x0.shape[0] if x0.ndim else 1}",
+            f"t has shape {tuple(times.shape)} for a batch of {batch}",
             where="t",
-            suggestion="give one time, or one a sample: shape (B,)",
+            suggestion="give one time, one a sample: shape (B,), or one a frame: shape (B, T)",
         )
     return times
+
+
+def _refuse_other_frames(x0: Tensor, times: Tensor, frame_dim: int) -> None:
+    """Raise where times (B, T) are not those of the samples' frames."""
+    if isinstance(frame_dim, bool) or not isinstance(frame_dim, int) or not 1 <= frame_dim < x0.ndim:
+        raise ConfigurationError(
+            f"got {frame_dim!r} for samples of shape {tuple(x0.shape)}",
+            where="frame_dim",
+            suggestion="give the dimension that counts frames: 1 for (B, T, ...), 2 for (B, C, T, H, W)",
+        )
+    wanted = (x0.shape[0], x0.shape[frame_dim])
+    if times.shape[0] not in (1, wanted[0]) or times.shape[1] != wanted[1]:
+        raise ConfigurationError(
+            f"t has shape {tuple(times.shape)} for samples {tuple(x0.shape)}, whose dimension {frame_dim} counts frames",
+            where="t",
+            suggestion=f"give one time a frame: shape {wanted}, or another frame_dim",
+        )
 
 
 def mixed(a: Any, b: Any, x0: Tensor, noise: Tensor) -> Tensor:
