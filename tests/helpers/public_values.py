@@ -35,6 +35,7 @@ from noise_scheduler_sampling_system.analysis import recommend
 from noise_scheduler_sampling_system.analysis.step_probabilities import StepDistribution
 from noise_scheduler_sampling_system.config import Option, Options
 from noise_scheduler_sampling_system.config.registries import PRESETS
+from noise_scheduler_sampling_system.grids import FrameGrid
 from noise_scheduler_sampling_system.running import InterruptedRunError
 from noise_scheduler_sampling_system.running.brownian import brownian
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
@@ -97,6 +98,8 @@ def made() -> dict[str, Any]:
         "rescaled": ZeroTerminalSNR(linear),
         "cut": linear.up_to(500.0),
         "plan": pipeline.plan(3),
+        "frames": FrameGrid.pyramid(pipeline.grid(3), 3, context=1),
+        "plan of frames": pipeline.plan(grid=FrameGrid.pyramid(pipeline.grid(3), 3, context=1)),
         "plans": PlanSet({3: pipeline.plan(3), 5: pipeline.plan(5)}),
         "traced options": DiffusionPipeline(None, "ddim", eta=0.5).plan(2),
         "grid": make_grid(linear, 3),

@@ -90,6 +90,7 @@ def run_cell(
     pictures = subject.pictures(entry.pipeline, samples[0][:SHOWN])
     profile = first.profile
     planned = entry.pipeline.sampler.writes_plans or bool(entry.plans)
+    plan = first.plan if planned and isinstance(first.plan, SamplingPlan) else None
     cell = replace(
         cell, nfe=first.nfe, steps=first.steps, evaluations=first.evaluations,
         frechet=math.nan if judge is None else judge.of(entry, subject, samples),
@@ -97,9 +98,9 @@ def run_cell(
             part: getattr(profile, part) for part in ("model", "guidance", "noise", "sampler", "total")
         },
         peak_memory=0 if profile is None else profile.peak_memory,
-        plan=first.plan if planned else None, samples=samples[0], pictures=pictures,
-        branches_by_row=_branches(first.plan, arguments) if planned else (),
-        evaluations_by_row=_evaluations(first.plan, arguments) if planned else (),
+        plan=plan, samples=samples[0], pictures=pictures,
+        branches_by_row=() if plan is None else _branches(plan, arguments),
+        evaluations_by_row=() if plan is None else _evaluations(plan, arguments),
     )  # fmt: skip
     if reference is None:
         return cell

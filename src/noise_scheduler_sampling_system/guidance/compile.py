@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..plans.plan import SamplingPlan
-from ..schedules.path import Level
+from ..plans.base import Plan
 from ..support.errors import ConfigurationError, shown
 from .base import Guidance
 from .formula import Branch, Formula, TensorFunction
@@ -17,7 +16,7 @@ __all__ = ["compile_guidance", "compiled_row", "guidance_of_rows"]
 
 
 def compile_guidance(
-    sequence: Sequence[Guidance], plan: SamplingPlan, prediction_type: str, *, opposed: bool, learned: bool = False
+    sequence: Sequence[Guidance], plan: Plan, prediction_type: str, *, opposed: bool, learned: bool = False
 ) -> tuple[tuple[Branch, ...], tuple[RowGuidance | None, ...]]:
     """Compile a sequence of guidance for every row of a plan.
 
@@ -54,7 +53,7 @@ def compile_guidance(
 
 
 def guidance_of_rows(
-    plan: SamplingPlan, moments: Sequence[Moment] | None = None, *, sequence: Sequence[Guidance],
+    plan: Plan, moments: Sequence[Moment] | None = None, *, sequence: Sequence[Guidance],
     prediction_type: str, branches: list[Branch], opposed: bool, learned: bool, setters: set[int] | None = None,
 ) -> tuple[RowGuidance | None, ...]:  # fmt: skip
     """Compile the guidance of a plan's rows; see :func:`compile_guidance`.
@@ -67,18 +66,18 @@ def guidance_of_rows(
     uniform = all(guidance.uniform for guidance in sequence)
     kept: dict[bool, RowGuidance] = {}
     rows: list[RowGuidance | None] = []
+    all_alike = all(plan.asked) and not any(plan.reads_null)
     for i in range(len(plan)):
-        if uniform and i == 1 and plan.null is None and plan.asks is None:  # all rows are the same
+        if uniform and i == 1 and all_alike:  # all rows are the same
             rows *= len(plan)
             break
-        reads_null = plan.null is not None and bool(plan.null[i])
+        reads_null = plan.reads_null[i]
         if not plan.asked[i]:
             rows.append(None)
         elif uniform and reads_null in kept:
             rows.append(kept[reads_null])
         else:
-            level = Level(float(plan.time[i]), float(plan.alpha[i]), float(plan.sigma[i]))
-            moment = Moment(level, int(plan.step[i]), plan.steps) if moments is None else moments[i]
+            moment = Moment(plan.level(i), int(plan.step[i]), plan.steps) if moments is None else moments[i]
             row = compiled_row(sequence, moment, prediction_type, branches, opposed, reads_null, learned, setters)
             rows.append(kept.setdefault(reads_null, row) if uniform else row)
     return tuple(rows)

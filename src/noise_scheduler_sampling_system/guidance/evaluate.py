@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..plans.plan import SamplingPlan
+from ..plans.base import Plan
 from ..running.loop import Branches, Model
 from ..running.model_adapter import ModelAdapter, map_tensors
 from ..support.errors import ConfigurationError
@@ -42,9 +42,9 @@ class RunGuidance:
     rows: tuple[RowGuidance | None, ...]
     split: bool
     pairs: bool
-    compile: Callable[[SamplingPlan, Sequence[Moment]], tuple[RowGuidance | None, ...]]
+    compile: Callable[[Plan, Sequence[Moment]], tuple[RowGuidance | None, ...]]
 
-    def on(self, plan: SamplingPlan, moments: Sequence[Moment]) -> RunGuidance:
+    def on(self, plan: Plan, moments: Sequence[Moment]) -> RunGuidance:
         """The same guidance for the rows of another plan."""
         rows = self.compile(plan, moments)
         if any(i >= len(self.branches) for row in rows if row is not None for i in row.evaluated):

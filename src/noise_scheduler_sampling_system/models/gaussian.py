@@ -105,10 +105,10 @@ def _solved(covariance: Tensor, alpha: Tensor, sigma: Tensor, away: Tensor, *, m
         return away / (alpha * alpha * covariance + sigma * sigma)
     total = alpha[:, :, None] * covariance * alpha[:, None, :] + torch.diag_embed(sigma * sigma)
     try:
-        if len(total) == 1:
-            return torch.linalg.solve(total[0], away.T).T
-        return torch.linalg.solve(total, away[:, :, None])[:, :, 0]
-    except torch.linalg.LinAlgError:
+        one = len(total) == 1
+        solution: Tensor = torch.linalg.solve(*((total[0], away.T) if one else (total, away[:, :, None])))
+        return solution.T if one else solution[:, :, 0]
+    except RuntimeError:  # torch.linalg.LinAlgError
         raise ConfigurationError(
             "the covariance of the noisy frames is singular",
             where="t",

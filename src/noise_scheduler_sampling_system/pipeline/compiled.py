@@ -11,13 +11,17 @@ from typing import Any, final
 from ..config.keyword_advice import refuse_unknown
 from ..config.sampler_aliases import resolve
 from ..config.settings import NoiseSchedulerConfig
+from ..grids.frame_grid import FrameGrid
 from ..grids.time_grid import TimeGrid
+from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import bind_for
+from ..running.frame_run import FrameRun, bind_frames
 from ..running.loop import PlannedRun, Run
 from ..samplers.adaptive import AdaptiveSampler
 from ..samplers.base import BaseSampler
 from ..samplers.factory import SamplerFactory
+from ..samplers.frame_plans import plan_frames
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.foreign_levels import refuse_foreign_levels
 from ..schedules.path import Level, NoisePath
@@ -77,39 +81,54 @@ class Setup:
         }
 
     def run_on(
-        self, num_inference_steps: int, timesteps: Sequence[float] | None = None, grid: TimeGrid | None = None
+        self,
+        num_inference_steps: int,
+        timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | FrameGrid | None = None,
     ) -> Run:
-        """The sampler's run on N steps, on given timesteps or on a grid; each is made once."""
+        """The sampler's run on N steps, on given timesteps or on a grid (of frames); each is made once."""
         key = _checked_choice(num_inference_steps, timesteps, grid)
         made = self._made.get(key)
         if made is None:
-            if isinstance(key, TimeGrid):
-                refuse_foreign_levels(
-                    self.scheduler, [level for level in key.levels if not math.isnan(level.t)], "grid"
-                )
-                grid = key
-            else:
-                grid = self.sampler.grid(key) if isinstance(key, int) else self.sampler.grid(timesteps=key)
-            if isinstance(self.sampler, AdaptiveSampler):
-                made = AdaptiveRun(bind_for(self.sampler.on_grid(grid), self.scheduler.config), self.sampler, grid)
-            elif self.sampler.writes_plans:
-                made = self.following(self.sampler.plan(grid=grid))
-                warn_of_amplification(made.plan)
-                if isinstance(key, int):
-                    warn_of_spread(made.plan, self.sampler)
-            else:
-                made = self.following(levels_of(self.sampler, grid))
+            made = self._frames_on(key) if isinstance(key, FrameGrid) else self._on(key)
             if len(self._made) >= _KEPT_PLANS:
                 self._made.clear()
             self._made[key] = made
         return made
 
-    def following(self, plan: SamplingPlan) -> PlannedRun:
+    def _on(self, key: int | tuple[float, ...] | TimeGrid) -> Run:
+        if isinstance(key, TimeGrid):
+            refuse_foreign_levels(self.scheduler, [level for level in key.levels if not math.isnan(level.t)], "grid")
+            grid = key
+        else:
+            grid = self.sampler.grid(key) if isinstance(key, int) else self.sampler.grid(timesteps=key)
+        if isinstance(self.sampler, AdaptiveSampler):
+            return AdaptiveRun(bind_for(self.sampler.on_grid(grid), self.scheduler.config), self.sampler, grid)
+        if not self.sampler.writes_plans:
+            return self.following(levels_of(self.sampler, grid))
+        plan = self.sampler.plan(grid=grid)
+        made = self.following(plan)
+        warn_of_amplification(plan)
+        if isinstance(key, int):
+            warn_of_spread(plan, self.sampler)
+        return made
+
+    def _frames_on(self, grid: FrameGrid) -> FrameRun:
+        timed = {level for row in grid.levels for level in row if not math.isnan(level.t)}
+        refuse_foreign_levels(self.scheduler, sorted(timed), "grid")
+        plan = plan_frames(self.sampler, grid)
+        for own in plan.plans:
+            warn_of_amplification(own)
+        return bind_frames(plan, self.scheduler.config)
+
+    def following(self, plan: SamplingPlan | FramePlan) -> PlannedRun:
         """The run of a given plan; a step-only sampler makes its own steps between the levels of the plan.
 
         Raises:
             ConfigurationError: not a plan, or one that needs another kind of model.
         """
+        if isinstance(plan, FramePlan):
+            return self._following_frames(plan)
         if not isinstance(plan, SamplingPlan):
             raise ConfigurationError(
                 f"got {type(plan).__name__}", where="plan", suggestion="give a SamplingPlan; load files by its load()"
@@ -117,6 +136,17 @@ class Setup:
         self._refuse_foreign(plan)
         bound = bind_for(plan, self.scheduler.config)
         return bound if self._runs_plans else stepped(self.sampler, bound)
+
+    def _following_frames(self, plan: FramePlan) -> FrameRun:
+        if not self._runs_plans:
+            raise ConfigurationError(
+                f"{type(self.sampler).__name__} has only step(), which takes all frames from level to level together",
+                where="plan",
+                suggestion="use a sampler that writes plans, e.g. 'ddim'",
+            )
+        for own in plan.plans:
+            self._refuse_foreign(own)
+        return bind_frames(plan, self.scheduler.config)
 
     def refuse_to_resume(self) -> None:
         """Raise for a sampler whose stopped runs cannot be resumed."""
@@ -147,17 +177,17 @@ class Setup:
 
 
 def _checked_choice(
-    num_inference_steps: int, timesteps: Sequence[float] | None, grid: TimeGrid | None
-) -> int | tuple[float, ...] | TimeGrid:
+    num_inference_steps: int, timesteps: Sequence[float] | None, grid: TimeGrid | FrameGrid | None
+) -> int | tuple[float, ...] | TimeGrid | FrameGrid:
     """The one argument that determines the levels."""
     if grid is None:
         return checked_count(num_inference_steps) if timesteps is None else checked_times(timesteps)
     if timesteps is not None:
         raise ConfigurationError("is given beside timesteps", where="grid", suggestion="give one of the two")
-    if not isinstance(grid, TimeGrid):
+    if not isinstance(grid, TimeGrid | FrameGrid):
         raise ConfigurationError(
             f"got {type(grid).__name__}",
             where="grid",
-            suggestion="give a TimeGrid, e.g. TimeGrid.from_sigmas(path, ...)",
+            suggestion="give a TimeGrid, e.g. TimeGrid.from_sigmas(path, ...), or a FrameGrid",
         )
     return grid

@@ -17,6 +17,7 @@ from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan
 from ..running.captured_loop import Buffers, run_captured
 from ..running.faults import is_finite
+from ..running.frame_run import FrameRun
 from ..running.loop import Model
 from ..running.model_adapter import ModelAdapter, map_tensors
 from ..running.noise import Seed, resolve_keys
@@ -283,7 +284,9 @@ def _capturable(job: Job) -> BoundPlan:
         ConfigurationError: it cannot; the error says why.
     """
     run, why = job.run, ""
-    if not isinstance(run, BoundPlan):
+    if isinstance(run, FrameRun):
+        why = "its frames have noise levels of their own"
+    elif not isinstance(run, BoundPlan):
         why = "it has only step()" if run.planned else "its steps depend on the model"
     elif any(row is not None and row.tracks for row in job.guidance.rows):
         why = "its guidance differentiates the model"

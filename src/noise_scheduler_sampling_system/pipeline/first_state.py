@@ -20,10 +20,17 @@ class GivenStart(NamedTuple):
     Attributes:
         name: "initial_noise" or "initial_sample".
         tensor: shape (B, ...); None: the seed determines the noise.
+        context: the known frames of a run with a noise level per frame, shape (B, ...) with one entry for each in the
+            dimension of frames; None: there are none.
+        places: the numbers of these frames.
+        frame_dim: the dimension of frames.
     """
 
     name: str
     tensor: Tensor | None
+    context: Tensor | None = None
+    places: tuple[int, ...] = ()
+    frame_dim: int = 1
 
     @classmethod
     def of(cls, request: Request) -> GivenStart:
@@ -78,8 +85,16 @@ class GivenStart(NamedTuple):
                 where=self.name,
                 suggestion="give a wider dtype" if finite else "check how it was made",
             )
-        return GivenStart(self.name, placed)
+        return self._replace(tensor=placed)
 
     def part(self, start: int, stop: int) -> GivenStart:
         """The start of samples start to stop alone."""
-        return self if self.tensor is None else GivenStart(self.name, self.tensor[start:stop])
+        tensor, context = (None if each is None else each[start:stop] for each in (self.tensor, self.context))
+        return self._replace(tensor=tensor, context=context)
+
+    def with_context(self, x: Tensor) -> Tensor:
+        """The state with the known frames in their places, in a new tensor; x where there are none."""
+        if self.context is None:
+            return x
+        places = torch.tensor(self.places, device=x.device)
+        return x.index_copy(self.frame_dim, places, self.context)

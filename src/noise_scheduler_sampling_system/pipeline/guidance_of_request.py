@@ -16,7 +16,8 @@ from ..guidance.directions import ClassifierFree
 from ..guidance.evaluate import RunGuidance
 from ..guidance.rows import RowGuidance
 from ..guidance.sequence import checked_sequence
-from ..plans.plan import SamplingPlan
+from ..plans.base import Plan
+from ..plans.frame_plan import FramePlan
 from ..running.loop import Run
 from ..support.errors import ConfigurationError
 from .batch_conditions import BatchConditions
@@ -49,6 +50,13 @@ def guidance_of(
     sequence = _sequence(request, run.plan, bool(given))
     for each in sequence:
         each.refuse_shape(shape)
+        if isinstance(run.plan, FramePlan) and not run.plan.lockstep and not each.uniform:
+            raise ConfigurationError(
+                f"{type(each).__name__} depends on the noise level, and the frames have different ones",
+                where="guidance",
+                suggestion="use guidance that is the same at every level (ClassifierFree with a number); known frames "
+                "are the grid's context: FrameGrid.full_sequence(..., context=...), sample(context=...)",
+            )
     further = next((condition for each in sequence for condition in each.conditions), None)
     if not given and request.null_condition is not None and further is None:
         raise ConfigurationError(
@@ -72,7 +80,7 @@ def guidance_of(
     return RunGuidance(of_branches, rows, run.split, run.branches, again)
 
 
-def _sequence(request: Request, plan: SamplingPlan, conditional: bool) -> tuple[Guidance, ...]:
+def _sequence(request: Request, plan: Plan, conditional: bool) -> tuple[Guidance, ...]:
     """The guidance objects of a request, from left to right; ``guidance_scale`` stands for :class:`ClassifierFree`."""
     scale, classifier_free = request.guidance_scale, request.classifier_free_guidance
     if request.guidance is None:
@@ -104,9 +112,9 @@ def _sequence(request: Request, plan: SamplingPlan, conditional: bool) -> tuple[
     return sequence
 
 
-def _scale_for(plan: SamplingPlan, scale: float) -> float:
+def _scale_for(plan: Plan, scale: float) -> float:
     """The scale, or λ for a plan of CFG++, which interpolates: λ is at most 1."""
-    if plan.null is None:
+    if not any(plan.reads_null):
         return scale
     if scale == DEFAULT_SCALE:
         return _CFG_PP_SCALE
@@ -115,7 +123,7 @@ def _scale_for(plan: SamplingPlan, scale: float) -> float:
     return scale
 
 
-def _warn_of_other_scale(plan: SamplingPlan, scale: float) -> None:
+def _warn_of_other_scale(plan: Plan, scale: float) -> None:
     """Warn where a calibrated plan runs at another scale than its own (docs/calibration.md)."""
     tuned = plan.provenance.get("guidance_scale")
     if isinstance(tuned, int | float) and not math.isclose(tuned, scale):

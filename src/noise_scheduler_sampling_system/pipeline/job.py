@@ -78,7 +78,7 @@ class Job:
             # a copy: the state is handed out, and the user's tensor must not change with it
             return RowState(0, given.to(self.noise.device, self.noise.dtype, copy=True), {})
         noise = self.noise.initial() if given is None else given.to(self.noise.device, self.noise.dtype)
-        return RowState(0, noise * self.run.plan.prior_scale, {})
+        return RowState(0, self.given.with_context(self.run.prior(noise)), {})
 
     def model_maker(
         self, memory: Memory, watch: Stopwatch | None = None, callers: Callable[[SamplingPlan], Caller] | None = None

@@ -9,8 +9,10 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from ..grids.frame_grid import FrameGrid
 from ..grids.time_grid import TimeGrid
 from ..guidance.base import Guidance
+from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..running.callbacks import Callback
@@ -32,8 +34,8 @@ class _Common(TypedDict, total=False):
     start: float | Level | None
     strength: float | None
     timesteps: Sequence[float] | None
-    grid: TimeGrid | None
-    plan: SamplingPlan | PlanSet | None
+    grid: TimeGrid | FrameGrid | None
+    plan: SamplingPlan | PlanSet | FramePlan | None
     dtype: torch.dtype | None
     noise: str
     round_timesteps: bool
@@ -50,6 +52,7 @@ class RunKeywords(_Common, total=False):
 
     condition: Mapping[str, Any] | None
     null_condition: Mapping[str, Any] | None
+    context: Tensor | None
     device: str | torch.device
 
 

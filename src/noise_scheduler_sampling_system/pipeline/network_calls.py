@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ..guidance.conditions import unwrapped
 from ..guidance.evaluate import Caller
+from ..plans.base import Plan
 from ..plans.plan import SamplingPlan
 from ..running.faults import explained
 from ..running.loop import Model
 from ..running.model_adapter import ModelAdapter
 from ..running.output_check import Look
 from ..running.profiling import Stopwatch
-from ..schedules.path import Level
 
-__all__ = ["NetworkCalls", "RowInputs", "explaining", "level_of"]
+__all__ = ["NetworkCalls", "RowInputs", "explaining"]
 
 #: How PyTorch says that a real time cannot index a table.
 _OF_A_TABLE = ("scalar types: Long, Int", "must be long", "must be integers", "used as indices", "for embedding")
@@ -33,7 +33,7 @@ class RowInputs:
 
     Attributes:
         factors: of the state, for networks that take a scaled one.
-        time_of_row: shape (M,).
+        time_of_row: shape (M,), or (M, T) for T frames with times of their own.
     """
 
     factors: tuple[float, ...] | None
@@ -49,8 +49,8 @@ class RowInputs:
         return (x if self.factors is None else x * self.factors[row]).to(dtype)
 
     def times(self, size: int) -> tuple[Tensor, ...]:
-        """The times of a batch, shape (size,), for each row."""
-        return self.time_of_row[:, None].expand(-1, size).unbind(0)
+        """The times of a batch, shape (size,) or (size, T), for each row."""
+        return self.time_of_row[:, None].expand(-1, size, *self.time_of_row.shape[1:]).unbind(0)
 
 
 @final
@@ -73,7 +73,7 @@ class NetworkCalls:
     last_timestep: int | None
     look: Look | None
 
-    def caller(self, plan: SamplingPlan, batch: int, watch: Stopwatch | None) -> Caller:
+    def caller(self, plan: Plan, batch: int, watch: Stopwatch | None) -> Caller:
         """The function that makes a network under a condition a function of (x, row).
 
         Args:
@@ -105,32 +105,28 @@ class NetworkCalls:
 
             if self.look is None or adapter is not self.model:
                 return call
-            return self.look.around(call, lambda row: level_of(plan, row))
+            return self.look.around(call, plan.level)
 
         return caller
 
-    def inputs(self, plan: SamplingPlan) -> RowInputs:
+    def inputs(self, plan: Plan) -> RowInputs:
         """What networks are told at the rows of a plan."""
-        factors = None if plan.input_scale is None else tuple(plan.input_scale.tolist())
+        scales = plan.input_scale if isinstance(plan, SamplingPlan) else None
+        factors = None if scales is None else tuple(scales.tolist())
         return RowInputs(factors, self.times(plan))
 
     def dtype_of(self, adapter: ModelAdapter) -> torch.dtype:
         """The type of a network's input."""
         return adapter.dtype or self.dtype
 
-    def times(self, plan: SamplingPlan) -> Tensor:
-        """The time of each row as the networks are told it, shape (M,)."""
+    def times(self, plan: Plan) -> Tensor:
+        """The time of each row as the networks are told it, shape (M,) or (M, T)."""
         if self.last_timestep is not None:
             # a row without a model call may have no time (NaN)
             rounded = np.rint(np.nan_to_num(plan.time)).clip(0, self.last_timestep)
             return torch.from_numpy(rounded).to(self.device, torch.int64)
         kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
         return torch.from_numpy(plan.time.copy()).to(self.device, kind)
-
-
-def level_of(plan: SamplingPlan, row: int) -> Level:
-    """The noise level of a row."""
-    return Level(float(plan.time[row]), float(plan.alpha[row]), float(plan.sigma[row]))
 
 
 def explaining(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -143,7 +139,7 @@ def explaining(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
             if any(sign in str(error) for sign in _OF_A_TABLE):
                 explained(
                     error,
-                    f"t is real here ({float(t[0]):g}); for a network with a table of whole timesteps give "
+                    f"t is real here ({float(t.flatten()[0]):g}); for a network with a table of whole timesteps give "
                     "round_timesteps=True, or a spacing of whole timesteps ('leading', 'trailing')",
                 )
             raise

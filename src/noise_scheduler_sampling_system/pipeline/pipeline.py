@@ -15,8 +15,10 @@ from ..config.choices import SamplingMethod
 from ..config.keyword_advice import keywords_of, refuse_unknown
 from ..config.registries import SAMPLERS
 from ..config.settings import NoiseSchedulerConfig
+from ..grids.frame_grid import FrameGrid
 from ..grids.time_grid import TimeGrid, make_grid
 from ..guidance.base import Guidance
+from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..running.callbacks import Callback
@@ -167,15 +169,23 @@ class DiffusionPipeline(ByValue):
             return setup.sampler.grid(num_inference_steps)
         return make_grid(setup.scheduler, num_inference_steps, start=start)
 
+    @overload
+    def plan(
+        self, num_inference_steps: int = ..., *, timesteps: Sequence[float] | None = ..., grid: TimeGrid | None = ...
+    ) -> SamplingPlan: ...  # fmt: skip
+
+    @overload
+    def plan(self, num_inference_steps: int = ..., *, grid: FrameGrid) -> FramePlan: ...  # fmt: skip
+
     def plan(
         self,
         num_inference_steps: int = 50,
         *,
         timesteps: Sequence[float] | None = None,
-        grid: TimeGrid | None = None,
+        grid: TimeGrid | FrameGrid | None = None,
         **unknown: Never,
-    ) -> SamplingPlan:
-        """The table that a run of N steps (or on given timesteps, or on a grid) follows.
+    ) -> SamplingPlan | FramePlan:
+        """The table that a run of N steps (or on given timesteps, on a grid, or on a grid of frames) follows.
 
         Raises:
             ConfigurationError: the sampler has only ``step`` or cannot run so, or an unknown keyword.
@@ -227,8 +237,9 @@ class DiffusionPipeline(ByValue):
         start: float | Level | None = None,
         strength: float | None = None,
         timesteps: Sequence[float] | None = None,
-        grid: TimeGrid | None = None,
-        plan: SamplingPlan | PlanSet | None = None,
+        grid: TimeGrid | FrameGrid | None = None,
+        plan: SamplingPlan | PlanSet | FramePlan | None = None,
+        context: Tensor | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         noise: str = "independent",
@@ -274,9 +285,12 @@ class DiffusionPipeline(ByValue):
                 ``initial_sample`` is then the image with the noise of ``start_at(scheduler, strength=...).t``.
             timesteps: the times to visit, in place of N times of the config's spacing.
             grid: the levels to visit, where the run also ends: ``pipeline.grid(N, start=t)``,
-                ``TimeGrid.from_sigmas(...)``, half of a ``split``.
+                ``TimeGrid.from_sigmas(...)``, half of a ``split``. With a :class:`FrameGrid` every frame has its own
+                levels, and the model is given t of shape (B, T).
             plan: replaces the sampler's plan. A :class:`PlanSet` gives its plan of ``num_inference_steps`` model
                 calls.
+            context: the frames that a :class:`FrameGrid` says are known, in order, shape (B or 1, ...) with their
+                number in the dimension of frames. They are returned bit for bit.
             device: a device, or "auto": that of the model, else CUDA, then MPS, then the CPU.
             dtype: of the state and the samples; default: float32, or float64 for a model in float64.
             noise: of stochastic samplers: "independent" from step to step, or "brownian": increments of one
@@ -479,8 +493,9 @@ class DiffusionPipeline(ByValue):
         start: float | Level | None = None,
         strength: float | None = None,
         timesteps: Sequence[float] | None = None,
-        grid: TimeGrid | None = None,
-        plan: SamplingPlan | PlanSet | None = None,
+        grid: TimeGrid | FrameGrid | None = None,
+        plan: SamplingPlan | PlanSet | FramePlan | None = None,
+        context: Tensor | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         noise: str = "independent",

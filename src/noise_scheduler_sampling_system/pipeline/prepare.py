@@ -9,6 +9,9 @@ import torch
 
 from ..grids.image_start import grid_of_start
 from ..grids.time_grid import refuse_clean_start
+from ..plans.base import Plan
+from ..plans.frame_plan import FramePlan
+from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..running.brownian import brownian
 from ..running.loop import Run
@@ -22,6 +25,7 @@ from ..support.errors import ConfigurationError
 from .batch_conditions import BatchConditions
 from .compiled import Setup
 from .first_state import GivenStart
+from .frames_of_request import refuse_start_of_frames, with_context_of
 from .guidance_of_request import guidance_of
 from .job import Job
 from .network_calls import NetworkCalls
@@ -52,7 +56,7 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     run = _run(setup, request)
     dtype = checked_dtype(request.dtype, model.dtype)
     refuse_too_large(shape, dtype, device)
-    given = given.placed(device, dtype)
+    given = with_context_of(given.placed(device, dtype), request, run.plan, shape, dtype, device)
     _refuse_overflow(run, dtype)
     keys = resolve_keys(request.seed, request.generator, shape[0], request.first_index)
     noise = NoiseSource(keys, shape[1:], dtype, device)
@@ -66,11 +70,18 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
             device,
             integral=path.discrete and run.planned,
             last_timestep=_last_timestep(path) if request.round_timesteps else None,
-            look=None if stated else Look(model.model, kind, path.sigma_is_absolute),
+            look=None if stated or not _one_level(run.plan) else Look(model.model, kind, path.sigma_is_absolute),
         ),
-        noise=brownian(run.plan, noise) if request.noise == "brownian" else noise,
+        noise=brownian(run.plan, noise)
+        if request.noise == "brownian" and isinstance(run.plan, SamplingPlan)
+        else noise,
         given=given,
     )
+
+
+def _one_level(plan: Plan) -> bool:
+    """Whether all of a sample has the same noise level in every row."""
+    return not isinstance(plan, FramePlan) or plan.lockstep
 
 
 def _embedded_model(path: NoisePath) -> Callable[..., Any]:
@@ -114,7 +125,10 @@ def _run(setup: Setup, request: Request) -> Run:
         grid = grid if begun is None else begun
     run = setup.run_on(steps, request.timesteps, grid) if plan is None else setup.following(plan)
     if request.initial_noise is None and request.initial_sample is None and request.resume is None:
-        refuse_clean_start(run.plan.time[0], run.plan.alpha[0], run.plan.sigma[0])
+        if isinstance(run.plan, FramePlan):
+            refuse_start_of_frames(run.plan)
+        else:
+            refuse_clean_start(*run.plan.level(0))
     return run
 
 

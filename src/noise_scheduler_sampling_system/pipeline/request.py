@@ -11,8 +11,10 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
+from ..grids.frame_grid import FrameGrid
 from ..grids.time_grid import TimeGrid
 from ..guidance.base import Guidance
+from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..running.callbacks import Callback, checked_callback
@@ -57,8 +59,9 @@ class Request:
     start: float | Level | None = None
     strength: float | None = None
     timesteps: Sequence[float] | None = None
-    grid: TimeGrid | None = None
-    plan: SamplingPlan | PlanSet | None = None
+    grid: TimeGrid | FrameGrid | None = None
+    plan: SamplingPlan | PlanSet | FramePlan | None = None
+    context: Tensor | None = None
     device: str | torch.device = "auto"
     dtype: torch.dtype | None = None
     noise: str = "independent"

@@ -19,7 +19,7 @@ __all__ = ["continued"]
 #: Arguments that the state determines.
 _PART_OF_THE_STATE = (
     "seed", "generator", "first_index", "initial_noise", "plan", "timesteps", "grid", "initial_sample", "start",
-    "strength",
+    "strength", "context",
 )  # fmt: skip
 
 

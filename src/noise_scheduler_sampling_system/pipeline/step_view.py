@@ -30,8 +30,8 @@ def view(job: Job, reached: Reached, memory: Memory) -> SamplingStep:
     return SamplingStep(
         index=index,
         x=saved.state.x,
-        t=float(plan.time[first_row]),
-        sigma=float(plan.sigma[row]),
+        t=plan.level(first_row).t,
+        sigma=float(plan.sigma[row].max()),
         nfe=plan.calls_before(row) if found is None else found.calls,
         first_sample=job.first,
         state=saved,

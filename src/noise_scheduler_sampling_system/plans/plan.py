@@ -11,9 +11,11 @@ from typing import Any, final
 import numpy as np
 
 from ..config.prediction import conversion
+from ..schedules.level import Level
 from ..support.errors import NumericsError
 from ..support.files import of_file
 from ..support.hooks import Hook
+from .base import Plan
 from .canonical_form import canonical_form, execution_form
 from .gaussian_moments import GaussianMoments, gaussian_moments
 from .plan_checks import constant_residual, noise_residual, refuse_unusable
@@ -34,7 +36,7 @@ DIFF: Hook[Callable[[SamplingPlan, SamplingPlan], PlanDifference]] = Hook("Sampl
 
 @final
 @dataclass(frozen=True, eq=False)
-class SamplingPlan:
+class SamplingPlan(Plan):
     """The arithmetic of a run between model calls, as a table of numbers. Immutable.
 
     Row i evaluates the model at the state x of the level (``alpha[i]``, ``sigma[i]``); the model is told the time
@@ -114,32 +116,20 @@ class SamplingPlan:
         if not len(self) or not any(self.asked):
             raise NumericsError("has no model call", where="plan", suggestion="give a plan at least one")
 
-    def __len__(self) -> int:
-        """M, the number of rows."""
-        return len(self.time)
+    def level(self, row: int) -> Level:
+        return Level(float(self.time[row]), float(self.alpha[row]), float(self.sigma[row]))
 
-    @property
-    def nfe(self) -> int:
-        """The number of model calls; guidance may evaluate several networks in one call."""
-        return len(self) if self.asks is None else int(self.asks.sum())
+    @functools.cached_property
+    def reads_null(self) -> tuple[bool, ...]:
+        return (False,) * len(self) if self.null is None else tuple(bool(n) for n in self.null)
 
     @functools.cached_property
     def asked(self) -> tuple[bool, ...]:
-        """For each row, whether it evaluates the model."""
         return (True,) * len(self) if self.asks is None else tuple(bool(a) for a in self.asks)
 
     def space_of(self, row: int) -> str:
         """The quantity y of this row."""
         return "sample" if self.space == "epsilon" and self.alpha[row] == 0.0 else self.space
-
-    def calls_before(self, row: int) -> int:
-        """The number of model calls that the rows before this one make."""
-        return row if self.asks is None else int(self.asks[:row].sum())
-
-    @property
-    def steps(self) -> int:
-        """N, the number of intervals of the grid."""
-        return int(self.step[-1]) + 1
 
     @property
     def stochastic(self) -> bool:
@@ -154,7 +144,6 @@ class SamplingPlan:
 
     @functools.cached_property
     def last_use(self) -> tuple[int, ...]:
-        """For each row, the last row that reads its prediction; the row itself, where no later row does."""
         last = list(range(len(self)))
         for i, k in zip(*np.nonzero(self.b), strict=True):
             last[i - k] = max(last[i - k], int(i))
@@ -333,11 +322,6 @@ class SamplingPlan:
         Equal plans have the same hash. Every file holds it and so shows a change.
         """
         return content_hash(self._fields())
-
-    @property
-    def fingerprint(self) -> str:
-        """The first 16 digits of :attr:`content_hash`."""
-        return self.content_hash[:16]
 
     def _fields(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -19,7 +19,7 @@ from .clipping import clip_of
 from .kernels import add, affine, combine, pair, pair_into, scaled
 from .loop import Branches, Noise, PlannedRun, RowState
 
-__all__ = ["BoundPlan", "BoundRow", "Clip", "bind", "bind_for"]
+__all__ = ["BoundPlan", "BoundRow", "Clip", "bind", "bind_for", "scaled_noise"]
 
 #: Limits a predicted clean sample; it may overwrite its input.
 Clip = Callable[[Tensor], Tensor]
@@ -169,7 +169,7 @@ class BoundPlan(PlannedRun):
         if unconditional is not None and row.reads_null:
             after = add(after, self._mean(unconditional), row.of_null)
         for step, stage, c in row.noise:
-            after = add(after, _scaled(noise(step, stage), variance, row.log_variance), c)
+            after = add(after, scaled_noise(noise(step, stage), variance, row.log_variance), c)
         history = {j: past for j, past in history.items() if j not in row.forget}
         if y is not None:
             history[i] = y
@@ -186,7 +186,7 @@ class BoundPlan(PlannedRun):
         if bounds is None or output is None:
             return c
         variance = (output.guided if isinstance(output, Branches) else output).chunk(2, dim=1)[1]
-        return c * _scaled(torch.ones_like(variance), variance, bounds)
+        return c * scaled_noise(torch.ones_like(variance), variance, bounds)
 
 
 def bind(
@@ -269,7 +269,7 @@ def bind_for(plan: SamplingPlan, config: NoiseSchedulerConfig) -> BoundPlan:
     return bind(plan, config.prediction_type, clip_of(config), learned_variance=learned)
 
 
-def _scaled(noise: Tensor, variance: Tensor | None, bounds: tuple[float, float] | None) -> Tensor:
+def scaled_noise(noise: Tensor, variance: Tensor | None, bounds: tuple[Any, Any] | None) -> Tensor:
     """Noise with the standard deviation that the model chose between the bounds of its log-variance."""
     if bounds is None or variance is None:
         return noise

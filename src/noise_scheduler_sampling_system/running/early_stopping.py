@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..plans.plan import SamplingPlan
+from ..plans.base import Plan
 from ..support.errors import ConfigurationError, shown
 
 __all__ = ["EarlyStopping"]
@@ -61,7 +61,7 @@ class Settled:
         self._done: Tensor | None = None
         self._result: Tensor | None = None
 
-    def update(self, clean: Tensor, plan: SamplingPlan, rows_done: int) -> bool:
+    def update(self, clean: Tensor, plan: Plan, rows_done: int) -> bool:
         """Add the prediction of one step.
 
         Args:
@@ -73,8 +73,8 @@ class Settled:
             Whether every sample is done.
         """
         previous, self._previous = self._previous, clean
-        level = rows_done - 1
-        if previous is None or plan.sigma[level] >= plan.alpha[level]:
+        _, alpha, sigma = plan.level(rows_done - 1)
+        if previous is None or sigma >= alpha:
             return False
         change = (clean - previous).flatten(1).float().square().mean(dim=1).sqrt()
         done = change < self._tolerance

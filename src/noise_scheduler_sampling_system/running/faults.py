@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ..plans.plan import SamplingPlan
+from ..plans.base import Plan
 from ..support.errors import ModelOutputError, NumericsError
 
 __all__ = [
@@ -43,10 +43,11 @@ def explained(error: BaseException, note: str) -> None:
         error.add_note(note)
 
 
-def place_of_row(plan: SamplingPlan, i: int) -> str:
+def place_of_row(plan: Plan, i: int) -> str:
     """A row as errors name it: its step, t, σ and model call."""
     call = f"model call {plan.calls_before(i) + 1} of {plan.nfe}" if plan.asked[i] else "no model call"
-    return f"step {plan.step[i]}, t = {plan.time[i]:g}, σ = {plan.sigma[i]:.4g} ({call})"
+    t, _, sigma = plan.level(i)
+    return f"step {plan.step[i]}, t = {t:g}, σ = {sigma:.4g} ({call})"
 
 
 @final
@@ -82,7 +83,7 @@ def is_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(_sum(value))) or bool(torch.isfinite(value.detach()).all())
 
 
-def refuse_wrong_shape(output: Tensor, x: Tensor, plan: SamplingPlan, i: int, *, split: bool) -> None:
+def refuse_wrong_shape(output: Tensor, x: Tensor, plan: Plan, i: int, *, split: bool) -> None:
     """Raise where a model's output does not have the shape of its input.
 
     Args:
@@ -111,7 +112,7 @@ def refuse_wrong_shape(output: Tensor, x: Tensor, plan: SamplingPlan, i: int, *,
     )
 
 
-def refuse_not_finite(output: Tensor, plan: SamplingPlan, i: int) -> None:
+def refuse_not_finite(output: Tensor, plan: Plan, i: int) -> None:
     """Raise where a model's output holds NaN or Inf; reads from the device.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..schedules.path import Level
 from ..support.errors import NumericsError
@@ -124,7 +125,7 @@ class Run(ABC):
         split: whether the model returns a variance in a second half of channels.
     """
 
-    plan: SamplingPlan
+    plan: SamplingPlan | FramePlan
     split: bool
     #: Whether the model must return :class:`Branches`.
     branches: bool = False
@@ -156,7 +157,11 @@ class Run(ABC):
             state, noise, inspect, copy_outputs, check_every_row: as for :func:`run_rows`.
         """
 
-    def plan_through(self, levels: Sequence[Level] | None) -> SamplingPlan:
+    def prior(self, noise: Tensor) -> Tensor:
+        """The first state of a run from unit noise of its shape."""
+        return noise * float(self.plan.prior_scale)
+
+    def plan_through(self, levels: Sequence[Level] | None) -> SamplingPlan | FramePlan:
         """The plan that was executed, given the levels of a :class:`StepsFound`."""
         return self.plan
 

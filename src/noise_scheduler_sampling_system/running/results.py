@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..grids.time_grid import TimeGrid
+from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..support.errors import ConfigurationError, shown
 from ..support.files import of_file
@@ -61,7 +62,7 @@ class RunState(ByValue):
             number of keys is not that of samples, or a field is of another type.
     """
 
-    plan: SamplingPlan
+    plan: SamplingPlan | FramePlan
     state: RowState
     keys: Sequence[Key]
     settings: dict[str, Any]
@@ -137,7 +138,7 @@ def _checked_keys(keys: Any) -> Keys:
 def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
     """The faults of a state: for each the field, the error, and what is allowed."""
     state = run.state
-    if not isinstance(run.plan, SamplingPlan) or not isinstance(state, RowState):
+    if not isinstance(run.plan, SamplingPlan | FramePlan) or not isinstance(state, RowState):
         yield "state", f"got {type(run.plan).__name__} and {type(state).__name__}", "give a SamplingPlan and a RowState"
         return
     row, x, rows = state.row, state.x, len(run.plan)
@@ -204,7 +205,8 @@ def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.devi
     last = parts["last"]
     state = RowState(about["row"], tensors["x"].to(device), history, last.get("asked"), last.get("output"))
     kind = about.get("noise", "independent")  # older files lack it
-    plan = SamplingPlan.from_dict(about["plan"])
+    kinds = FramePlan if FramePlan.is_data(about["plan"]) else SamplingPlan
+    plan: SamplingPlan | FramePlan = kinds.from_dict(about["plan"])
     return RunState(plan, state, about["keys"], about["settings"], parts["memory"], kind, about.get("model"))
 
 
@@ -227,8 +229,8 @@ class SamplingStep(ByValue):
     Attributes:
         index: which step, from 0.
         x: the state after the step, shape (B, ...).
-        t: the model time at the start of the step.
-        sigma: the noise level σ of x.
+        t: the model time at the start of the step; with a level per frame, that of the noisiest frame that moves.
+        sigma: the noise level σ of x; with a level per frame, the largest.
         nfe: model calls so far.
         first_sample: the number of x's first sample in the whole batch, which may be split.
         state: for resuming the run after this step.
@@ -242,6 +244,12 @@ class SamplingStep(ByValue):
     first_sample: int
     state: RunState
     _clean: Callable[[], Tensor] = field(compare=False, repr=False)
+
+    @property
+    def finished_frames(self) -> tuple[int, ...]:
+        """The frames that are finished after this step, in a run with a noise level per frame; else empty."""
+        plan = self.state.plan
+        return plan.finished(self.state.state.row) if isinstance(plan, FramePlan) else ()
 
     @property
     def pred_original_sample(self) -> Tensor:
@@ -289,6 +297,6 @@ class SamplingResult(ByValue):
     stopped_early: bool
     calls_saved: int
     profile: Profile | None
-    plan: SamplingPlan
+    plan: SamplingPlan | FramePlan
     rejected: int = 0
     grid: TimeGrid | None = None

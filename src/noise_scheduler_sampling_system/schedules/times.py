@@ -103,7 +103,7 @@ def _refuse_other_frames(x0: Tensor, times: Tensor, frame_dim: int) -> None:
     wanted = (x0.shape[0], x0.shape[frame_dim])
     if times.shape[0] not in (1, wanted[0]) or times.shape[1] != wanted[1]:
         raise ConfigurationError(
-            f"t has shape {tuple(times.shape)} for samples {tuple(x0.shape)}, whose dimension {frame_dim} counts frames",
+            f"t has shape {tuple(times.shape)} for samples {tuple(x0.shape)} with frames in dimension {frame_dim}",
             where="t",
             suggestion=f"give one time a frame: shape {wanted}, or another frame_dim",
         )
