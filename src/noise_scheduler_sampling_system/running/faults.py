@@ -144,7 +144,7 @@ def changed_input(where: str) -> ModelOutputError:
     )
 
 
-def left_range(plan: SamplingPlan, i: int, dtype: torch.dtype) -> NumericsError:
+def left_range(plan: Plan, i: int, dtype: torch.dtype) -> NumericsError:
     """The error of a row whose model output is finite and whose next state is not.
 
     Args:
