@@ -20,6 +20,7 @@ from noise_scheduler_sampling_system.models import GaussianModel
 from noise_scheduler_sampling_system.plans import FramePlan
 from noise_scheduler_sampling_system.running import RunState
 from noise_scheduler_sampling_system.running.loop import RowModel, RowState
+from noise_scheduler_sampling_system.serving import Batcher
 
 FRAMES, SHAPE = 4, (2, 4, 3)
 WRITERS = [n for n in SAMPLERS if n != "adaptive"]
@@ -256,6 +257,27 @@ def test_a_given_plan_of_frames_runs(tmp_path: Any) -> None:
         DiffusionPipeline(NoiseSchedulerConfig(beta_schedule="cosine")).sample(
             together, SHAPE, plan=plan, context=context
         )
+
+
+def test_a_batcher_runs_frames_beside_ordinary_requests() -> None:
+    pipe = pipeline("dpmpp_2m_sde")
+    grid = FrameGrid.pyramid(pipe.grid(4), FRAMES, context=1, context_time=20.5)
+    context = torch.randn(2, 1, 3)
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        output = torch.tanh(x) * (0.4 + 0.5 * t.to(x.dtype).reshape(*t.shape, *[1] * (x.ndim - t.ndim)) / 1000)
+        return torch.where((t == 20.5)[..., None], torch.nan, output) if t.ndim == 2 else output
+
+    requests: list[dict[str, Any]] = [
+        {"grid": grid, "context": context, "seed": 0},
+        {"num_inference_steps": 3, "seed": 1},
+        {"grid": FrameGrid.autoregressive(pipe.grid(2), FRAMES), "seed": 2},
+        {"grid": FrameGrid.full_sequence(pipe.grid(3), FRAMES), "seed": 3},
+    ]
+    with Batcher(pipe, 8, model=network) as batcher:
+        handles = [batcher.submit(shape=SHAPE, **each) for each in requests]
+        for handle, each in zip(handles, requests, strict=True):
+            assert torch.equal(handle.result(60), pipe.sample(network, SHAPE, **each))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

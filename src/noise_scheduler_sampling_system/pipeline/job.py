@@ -9,7 +9,7 @@ from typing import Any, final
 
 from ..guidance.evaluate import Caller, Memory, RunGuidance
 from ..guidance.scales import Moment
-from ..plans.plan import SamplingPlan
+from ..plans.base import Plan
 from ..running.loop import Model, ModelMaker, PlannedRun, RowModel, RowState, Run
 from ..running.model_fingerprint import fingerprint
 from ..running.noise import NoiseSource
@@ -81,7 +81,7 @@ class Job:
         return RowState(0, self.given.with_context(self.run.prior(noise)), {})
 
     def model_maker(
-        self, memory: Memory, watch: Stopwatch | None = None, callers: Callable[[SamplingPlan], Caller] | None = None
+        self, memory: Memory, watch: Stopwatch | None = None, callers: Callable[[Plan], Caller] | None = None
     ) -> ModelMaker:
         """The function that makes the model for the rows of a plan, under the guidance of the run.
 

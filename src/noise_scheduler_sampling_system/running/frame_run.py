@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -15,7 +15,7 @@ from ..config.settings import NoiseSchedulerConfig
 from ..plans.frame_plan import FramePlan
 from ..support.errors import ConfigurationError
 from .bound_plan import BoundPlan, BoundRow, bind_for, scaled_noise
-from .loop import Branches, ModelMaker, Noise, PlannedRun, Reached, RowState, run_rows
+from .loop import Branches, Noise, PlannedRun, RowState
 
 __all__ = ["FrameRun", "bind_frames"]
 
@@ -62,33 +62,19 @@ class FrameRun(PlannedRun):
         return float(np.max([bound.largest_factor for bound in self.bound]))  # NaN stays NaN
 
     def prior(self, noise: Tensor) -> Tensor:
+        if self.plan.lockstep:
+            return self.bound[0].prior(noise)
         scales = torch.from_numpy(self.plan.prior_scale).to(_wide(noise))
         return (noise * self._shaped(scales.to(noise.device), noise.ndim)).to(noise.dtype)
 
-    def steps(
-        self, make_model: ModelMaker, state: RowState, noise: Noise, memory: dict[str, Tensor], **checks: bool
-    ) -> Iterator[Reached]:
-        model = make_model(self, None).model
-        if not self.plan.lockstep:
-            model = self._of_moving(model)
-        states = run_rows(self, model, state, noise, **checks)
-        del state  # otherwise this frame would keep its memory
-        return (Reached(self, after) for after in states)
-
-    def _of_moving(self, model: Callable[[Tensor, int], Any]) -> Callable[[Tensor, int], Any]:
-        """The model with 0 in place of its output for frames that do not move, which nothing reads."""
-        all_move = (self.plan.row_of >= 0).all(axis=1).tolist()
-
-        def only_moving(x: Tensor, row: int) -> Any:
-            answer = model(x, row)
-            if all_move[row]:
-                return answer
-            moves = self._factors(x)[row]["moves"]
-            if isinstance(answer, Branches):
-                return Branches(*(_selected(moves, each, self.plan.frame_dim) for each in answer))
-            return _selected(moves, answer, self.plan.frame_dim)
-
-        return only_moving
+    def used(self, state: RowState, answer: Any) -> Any:
+        """The answer with 0 for frames that do not move; a network may return anything for clean frames."""
+        moves = None if self.plan.lockstep else self._factors(state.x)[state.row].get("moves")
+        if moves is None:
+            return answer
+        if isinstance(answer, Branches):
+            return Branches(*(_selected(moves, each) for each in answer))
+        return _selected(moves, answer)
 
     def advance(self, state: RowState, output: Any, noise: Noise) -> RowState:
         if self.plan.lockstep:
@@ -250,12 +236,8 @@ def _add(total: Tensor, term: Tensor, factor: Tensor | None) -> Tensor:
     return total if factor is None else total.addcmul_(term.to(total.dtype), factor)
 
 
-def _selected(moves: Tensor, output: Any, frame_dim: int) -> Any:
-    """An output with 0 for frames that do not move; one of a wrong shape as it is, because the loop refuses it."""
-    fits = (
-        isinstance(output, Tensor) and output.ndim == moves.ndim and output.shape[frame_dim] == moves.shape[frame_dim]
-    )
-    return torch.where(moves, output, torch.zeros((), dtype=output.dtype, device=output.device)) if fits else output
+def _selected(moves: Tensor, output: Tensor) -> Tensor:
+    return torch.where(moves, output, torch.zeros((), dtype=output.dtype, device=output.device))
 
 
 def bind_frames(plan: FramePlan, config: NoiseSchedulerConfig) -> FrameRun:

@@ -184,6 +184,10 @@ class PlannedRun(Run):
         del state  # otherwise this frame would keep its memory
         return (Reached(self, after) for after in states)
 
+    def used(self, state: RowState, answer: Any) -> Any:
+        """A model's answer of the right shape, without what the row does not read."""
+        return answer
+
     @abstractmethod
     def advance(self, state: RowState, output: Tensor, noise: Noise) -> RowState:
         """The next state, from this one and the model's output at it."""
@@ -289,6 +293,8 @@ def accepted(run: PlannedRun, state: RowState, answer: Any, *, copies: bool) -> 
     output = answer.guided if run.branches else answer
     if run.split or output.shape != x.shape:
         refuse_wrong_shape(output, x, run.plan, i, split=run.split)
+    answer = run.used(state, answer)
+    output = answer.guided if run.branches else answer
     if copies:
         return Branches(output.clone(), answer.unconditional.clone()) if run.branches else output.clone()
     if history and any(past.data_ptr() == output.data_ptr() for past in history.values()):

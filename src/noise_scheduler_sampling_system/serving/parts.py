@@ -12,7 +12,6 @@ from ..guidance.evaluate import Memory
 from ..guidance.rows import RowGuidance
 from ..pipeline.ending import Ending, Outcome
 from ..pipeline.job import Job
-from ..pipeline.network_calls import level_of
 from ..pipeline.request import Request
 from ..pipeline.step_view import run_state, view
 from ..running.faults import is_finite, left_range, refuse_not_finite
@@ -187,4 +186,4 @@ class PlannedPart(Part):
         for branch, output in zip(guidance.evaluated, outputs, strict=True):
             if branches[branch][0] is self.job.calls.model and not look.is_done:
                 x = self._inputs.state(state.x, state.row, output.dtype)
-                look.at(x, output, level_of(self._run.plan, state.row))
+                look.at(x, output, self._run.plan.level(state.row))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..guidance.conditions import Unbatched, unwrapped
-from ..plans.plan import SamplingPlan
+from ..plans.base import Plan
 from ..running.faults import place_of_row
 from ..running.model_adapter import ModelAdapter, map_tensors
 
@@ -40,6 +40,7 @@ def sharing_key(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     device: torch.device,
+    frames: tuple[int, ...] = (),
 ) -> Hashable:
     """What is equal for questions that may share a call.
 
@@ -49,8 +50,9 @@ def sharing_key(
         shape: of one sample.
         dtype: of the network's input.
         device: of the state.
+        frames: (T,) for samples whose T frames have times of their own.
     """
-    return id(adapter.model), tuple(shape), dtype, device, _kind(condition)
+    return id(adapter.model), tuple(shape), dtype, device, frames, _kind(condition)
 
 
 @final
@@ -61,7 +63,7 @@ class Question:
     Attributes:
         asked: the network and the condition, of R rows.
         x: the network's input, shape (R, ...).
-        t: its times, shape (R,).
+        t: its times, shape (R,), or (R, T) for T frames with times of their own.
         plan, row: what the evaluation is for.
         owns_input: whether nothing else reads x, so that the network may change it.
         is_suspect: whether the input or the output may hold NaN or Inf.
@@ -70,7 +72,7 @@ class Question:
     asked: Asked
     x: Tensor
     t: Tensor
-    plan: SamplingPlan
+    plan: Plan
     row: int
     owns_input: bool = False
     is_suspect: bool = False

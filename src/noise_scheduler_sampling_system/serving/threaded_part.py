@@ -15,7 +15,7 @@ from ..pipeline.ending import Ending, Outcome
 from ..pipeline.job import Job
 from ..pipeline.request import Request
 from ..pipeline.step_view import view
-from ..plans.plan import SamplingPlan
+from ..plans.base import Plan
 from ..running.loop import Model
 from ..running.model_adapter import ModelAdapter
 from ..running.results import RunState
@@ -98,7 +98,7 @@ class ThreadedPart(Part):
         except Exception as error:
             self._asked.put(error)
 
-    def _caller(self, plan: SamplingPlan) -> Caller:
+    def _caller(self, plan: Plan) -> Caller:
         """How the run calls networks at the rows of a plan: it asks, and waits for the answer."""
         calls, batch = self.job.calls, self.job.batch
         inputs = calls.inputs(plan)

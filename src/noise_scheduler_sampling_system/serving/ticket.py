@@ -222,6 +222,7 @@ def _keys(job: Job) -> dict[int, Hashable]:
             job.noise.shape,
             job.calls.dtype_of(job.guidance.branches[i][0]),
             job.noise.device,
+            job.run.plan.time.shape[1:],
         )
         for i in sorted(evaluated)
     }
