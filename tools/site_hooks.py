@@ -11,8 +11,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 from site_pages import choice, drawings, pages
 
-#: The folder of the static playground in the site.
-PLAYGROUND = "playground"
+#: The folder of the static playground in the site, and what leads to it below the title of its page.
+_PLAYGROUND = "playground"
+_BUTTON = f'\n\n<a class="md-button md-button--primary" href="{_PLAYGROUND}/index.html">Open the playground</a>\n'
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -22,8 +23,10 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """A page with its formulas and diagrams set aside, measured tables, and links to the site's extending.md."""
+    if page.file.src_uri == "playground.md":
+        markdown = markdown.replace("\n", _BUTTON, 1)
     return drawings.set_aside(choice.with_table(markdown).replace("](../CONTRIBUTING.md", "](extending.md"))
 
 
@@ -38,4 +41,7 @@ def on_post_build(config: Any) -> None:
         from noise_scheduler_sampling_system import playground
     except ImportError:
         return
-    playground.build(Path(config.site_dir) / PLAYGROUND)
+    small = {"paths": ("linear",), "spacings": ("kl_optimal",), "samplers": ("ddim", "dpmpp_2m"), "most_steps": 3,
+             "seeds": 1}  # fmt: skip
+    chosen = playground.Choice(**small) if config.extra["playground"] == "small" else None
+    playground.build(Path(config.site_dir) / _PLAYGROUND, chosen)
