@@ -18,17 +18,17 @@ def missing(page: str, names: list[str]) -> list[str]:
     return [name for name in names if f"`{name}`" not in text and f"`{name}(" not in text]
 
 
-def test_every_sampler_is_a_member_and_is_in_the_readme():
+def test_every_sampler_is_a_member_and_is_in_the_tour():
     assert {member.value for member in SamplingMethod} == set(SAMPLERS), "config/choices.py"
-    assert missing("README.md", list(SAMPLERS)) == []
+    assert missing("docs/tour.md", list(SAMPLERS)) == []
     (stated,) = re.findall(r"(\d+) samplers", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert int(stated) == len(list(SAMPLERS)), "the number of samplers at the top of README.md"
 
 
-def test_every_schedule_is_in_its_list_of_the_readme_and_in_its_page():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Schedules and grids")[1]
-    listed = re.search(r"- with betas: (.*?);\n- without betas: (.*?)\.\n", readme, re.S)
-    assert listed, "README.md: Schedules and grids has the lists 'with betas' and 'without betas'"
+def test_every_schedule_is_in_its_list_of_the_tour_and_in_its_page():
+    tour = (ROOT / "docs/tour.md").read_text(encoding="utf-8").split("\n## Schedules and grids")[1]
+    listed = re.search(r"- with betas: (.*?);\n- without betas: (.*?)\.\n", tour, re.S)
+    assert listed, "docs/tour.md: Schedules and grids has the lists 'with betas' and 'without betas'"
     names = [name for name in SCHEDULES if name != "custom"]  # it is "your own" there
     with_betas = {name for name in names if issubclass(SCHEDULES.get(name), BaseNoiseScheduler)}
     assert set(re.findall(r"`(\w+)`", listed[1])) == with_betas

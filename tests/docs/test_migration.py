@@ -41,7 +41,8 @@ def test_every_class_of_diffusers_is_read_traced_or_refused_with_the_reason():
         else:
             assert found[name] == f"{'traced' if reading.traceable else 'none'}: {reading.refusal}"
     assert set(found) - {"class"} == set(made.classes()) >= set(READERS)
-    assert f"the settings of {len(READERS)} of its schedulers" in (made.OUT.parents[1] / "README.md").read_text("utf-8")
+    tour = (made.OUT.parent / "tour.md").read_text(encoding="utf-8")
+    assert f"the settings of {len(READERS)} of its schedulers" in tour
 
 
 def test_every_notable_setting_is_accepted_by_some_class():
