@@ -15,6 +15,7 @@ from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.lists import presets, samplers, schedules, spacings
 from .commands.plan import plan_app
+from .commands.playground import playground
 from .commands.recommend import recommend
 from .commands.sample import sample
 from .errors_as_text import CommandGroup
@@ -33,7 +34,7 @@ app = typer.Typer(
 _RUN, _CHOOSE, _LOOK = "Run a model", "Choose a sampler", "Look things up"
 for panel, commands in {
     _RUN: (sample, calibrate),
-    _CHOOSE: (demo, compare, recommend),
+    _CHOOSE: (demo, compare, recommend, playground),
     _LOOK: (samplers, schedules, spacings, presets, doctor),
 }.items():
     for command in commands:
