@@ -89,7 +89,7 @@ def _files(choice: Choice) -> Iterator[tuple[str, str, float]]:
     paths = {name: NoiseSchedulerFactory.create(name) for name in choice.paths}
     listed = catalog(
         [path_entry(name, path) for name, path in paths.items()], choice.spacings, choice.samplers,
-        live=False, most_steps=choice.most_steps, seeds=choice.seeds, model={"name": "digits", "on_server": False},
+        live=False, most_steps=choice.most_steps, seeds=choice.seeds, model={"name": "digits", "on_server": False, "classes": 10},
     )  # fmt: skip
     yield from ((name, text, 0.0) for name, text in page_files().items())
     yield "data/catalog.js", data_script("catalog", listed), 0.0
@@ -115,13 +115,14 @@ def _grids(path: str, spacing: str, most_steps: int) -> dict[str, TimeGrid | str
     """The grids of 1 to ``most_steps`` steps by their number; where there is none, the reason."""
     config = NoiseSchedulerConfig(beta_schedule=path, timestep_spacing=spacing)
     scheduler = NoiseSchedulerFactory.create(path, config)
-    found: dict[str, TimeGrid | str] = {}
-    for steps in range(1, most_steps + 1):
+
+    def made(steps: int) -> TimeGrid | str:
         try:
-            found[str(steps)] = make_grid(scheduler, steps)
+            return make_grid(scheduler, steps)
         except (ConfigurationError, NumericsError) as error:
-            found[str(steps)] = str(error)
-    return found
+            return str(error)
+
+    return {str(steps): made(steps) for steps in range(1, most_steps + 1)}
 
 
 def _plans(

@@ -69,14 +69,16 @@ def all_paths() -> list[dict[str, Any]]:
 
 
 def path_entry(name: str, path: NoisePath) -> dict[str, Any]:
-    """A noise schedule: its range of log-SNR, null at an end without signal, and the scale of the first state."""
-    noisiest, cleanest = (2.0 * path.level(t).half_log_snr for t in (path.t_max, path.t_min))
+    """A noise schedule: its range of log-SNR, null at an end without signal; its noisiest level, and the scale of the state there."""
+    first = path.level(path.t_max)
+    noisiest, cleanest = (2.0 * level.half_log_snr for level in (first, path.level(path.t_min)))
     return {
         "name": name,
         "about": _first_line(type(path)),
         "kind": kind_of(path),
         "log_snr": [noisiest if math.isfinite(noisiest) else None, cleanest if math.isfinite(cleanest) else None],
         "prior": path.prior_std,
+        "first": {"alpha": first.alpha, "sigma": first.sigma},
         "options": _options(path.declared_options),
     }
 

@@ -81,6 +81,7 @@ def make_app(model: str = "digits", *, hosts: Collection[str] = ()) -> FastAPI:
         app.post(f"/api/{name}", response_model=None)(answer)
 
     add_call("plan", lambda data: studio.plan(PlanRequest.of(data)))
+    add_call("path", lambda data: studio.path(PlanRequest.of(data)))
     add_call("solution", lambda data: studio.solution(RunRequest.of(data)))
     add_call("noise", lambda data: noise_data(*noise_request(data)))
 

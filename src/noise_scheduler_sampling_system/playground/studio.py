@@ -88,6 +88,15 @@ class Studio:
         kind = kind_of(pipeline.scheduler)
         return {"kind": kind, "plan": plan_data(plan, kind)}
 
+    def path(self, request: PlanRequest) -> dict[str, Any]:
+        """The noise path of a setting, as the catalog has it.
+
+        Raises:
+            NoiseSamplingError: the setting does not work.
+        """
+        pipeline, _ = self._made(request)
+        return path_entry(request.path, pipeline.scheduler)
+
     def run(self, request: RunRequest) -> Generator[dict[str, Any], None, None]:
         """The states of a run, one for each step, from the noise on.
 

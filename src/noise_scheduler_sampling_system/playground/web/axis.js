@@ -81,7 +81,7 @@ export function makeAxis(root, name, handlers) {
     window.addEventListener("pointercancel", stop);
   }
 
-  svg.addEventListener("focusin", event => {
+  root.addEventListener("focusin", event => {  // not of the SVG: Chromium lets an SVG with such a listener take the focus itself
     for (const each of svg.querySelectorAll(".moves")) each.setAttribute("tabindex", each === event.target ? "0" : "-1");
   });
   return { draw };

@@ -34,13 +34,13 @@ export function browserEngine(model, source, catalog) {
     return { frames: [...frames.slice(0, -1), { x: last.x, clean: last.x }], shape, count };
   }
   async function solve(panel, shared, plan, isStale) {
-    const level = { alpha: plan.alpha[0], sigma: plan.sigma[0] };
-    const key = JSON.stringify([shared.digits, shared.seed, panel.guidance, level, plan.prior]);
+    const { first: level, prior } = await source.path(panel);  // a grid that begins later begins with an error
+    const key = JSON.stringify([shared.digits, shared.seed, panel.guidance, level, prior]);
     if (solutions.has(key)) return solutions.get(key);
     const noise = await source.noise(shared.seed, plan), labels = labelsOf(shared.digits, count), samples = new Float64Array(count * PIXELS);
     for (let i = 0; i < count; i++) {
       const x = noiseOf(noise, -1, 0).subarray(i * PIXELS, (i + 1) * PIXELS);
-      samples.set(solutionOf(model, Float64Array.from(x, value => value * plan.prior), level, labels[i], panel.guidance, TOLERANCE), i * PIXELS);
+      samples.set(solutionOf(model, Float64Array.from(x, value => value * prior), level, labels[i], panel.guidance, TOLERANCE), i * PIXELS);
       await pause(0);
       if (isStale()) throw new Stale();
     }

@@ -21,15 +21,21 @@ export function drawHeatMap(root, plan, at) {
   for (const factor of factors) {
     table.append(h("span", { class: "heat-name", text: factor.name, title: factor.meaning }));
     for (let i = 0; i < plan.rows; i++) {
-      const value = factor.values[i], cell = h("span", {
+      const value = factor.values[i], paper = colour(shade(value)), cell = h("span", {
         class: `heat-cell${i === at ? " now" : ""}${value === 0 ? " none" : ""}`, title: `row ${i + 1}, ${factor.meaning}: ${short(value, 5)}`,
-        style: value === 0 ? null : `background: rgb(${colour(shade(value)).map(Math.round).join(",")})`,
+        style: value === 0 ? null : `background: rgb(${paper.map(Math.round).join(",")}); color: ${brightness(paper) > 0.18 ? "#000" : "#fff"}`,
       });
       if (plan.rows <= 12 && value !== 0) cell.textContent = short(value, 2);
       table.append(cell);
     }
   }
   root.replaceChildren(table);
+}
+
+/** The relative luminance of a colour, from 0 to 1. */
+function brightness(parts) {
+  const [red, green, blue] = parts.map(part => (part / 255) ** 2.2);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }
 
 function summary(plan, factors) {

@@ -37,7 +37,7 @@ function python(panel, shared, plan, model) {
   if (panel.levels) {
     const inner = panel.levels.filter(Number.isFinite).map(String);
     const first = panel.levels.length > inner.length ? "path.level(path.t_max), " : "";
-    lines.push("path = pipeline.scheduler", `levels = (${first}*(path.level_at(log_snr) for log_snr in (${inner.join(", ")},)))`, "grid = TimeGrid((*levels, CLEAN))");
+    lines.push("path = pipeline.scheduler", `levels = [${first}*(path.level_at(log_snr) for log_snr in (${inner.join(", ")},))]`, "grid = TimeGrid((*levels, CLEAN))");
   }
   const run = [
     ...(model.python ? [`model=${model.python}`] : []), `shape=(${[count, ...model.shape].join(", ")})`, panel.levels ? "grid=grid" : `num_inference_steps=${panel.steps}`,

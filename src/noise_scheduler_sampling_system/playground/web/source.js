@@ -42,6 +42,7 @@ export function makeSource(catalog) {
   };
   const planOf = catalog.live ? livePlan : filePlan;
   return {
+    path: async panel => Object.keys(panel.pathOptions).length ? (await ask("api/path", requestOf(panel))) : entry(catalog.paths, panel.path),
     plan: panel => remember(plans, JSON.stringify([panel, panel.levels?.[0] === -Infinity]), () => planOf(catalog, panel)),
     noise: (seed, plan) => {
       const keys = (plan.keys ?? []).filter(key => key[0] >= 0);
