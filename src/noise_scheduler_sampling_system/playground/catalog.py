@@ -69,7 +69,10 @@ def all_paths() -> list[dict[str, Any]]:
 
 
 def path_entry(name: str, path: NoisePath) -> dict[str, Any]:
-    """A noise schedule: its range of log-SNR, null at an end without signal; its noisiest level, and the scale of the state there."""
+    """A noise schedule: its range of log-SNR, its noisiest level, and the scale of the state there.
+
+    An end of the range without signal or without noise is null.
+    """
     first = path.level(path.t_max)
     noisiest, cleanest = (2.0 * level.half_log_snr for level in (first, path.level(path.t_min)))
     return {

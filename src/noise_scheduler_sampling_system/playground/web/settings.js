@@ -11,7 +11,7 @@ export function defaults(catalog) {
   const pick = (list, name) => list.some(each => each.name === name) ? name : list[0].name;
   const panel = sampler => ({
     path: pick(catalog.paths, "linear"), pathOptions: {}, grid: pick(catalog.spacings, "kl_optimal"), gridOptions: {},
-    sampler: pick(catalog.samplers, sampler), options: {}, steps: Math.min(8, catalog.most_steps), guidance: 1, levels: null,
+    sampler: pick(catalog.samplers, sampler), options: {}, steps: Math.min(12, catalog.most_steps), guidance: 1, levels: null,
   });
   return { shared: { digits: "each", seed: 0, show: "clean", two: true }, a: panel("ddim"), b: panel("dpmpp_2m") };
 }
