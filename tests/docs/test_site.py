@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+import zlib
 from html import unescape
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 from site_pages import choice, pages, settings
@@ -17,6 +20,7 @@ from site_pages.drawings import drawn, mathml, set_aside
 from site_pages.flowchart import parsed, svg
 from site_pages.tables import section
 
+import noise_scheduler_sampling_system as package
 from noise_scheduler_sampling_system import NoiseSchedulerConfig
 from noise_scheduler_sampling_system.config.registries import PRESETS, SAMPLERS, SCHEDULES, SPACINGS
 from places import ROOT
@@ -75,6 +79,20 @@ def test_every_link_and_file_of_the_site_is_there(site):
             if not there.is_file() or (anchor and there in anchors and anchor not in anchors[there]):
                 missing.append(f"{page.relative_to(site)}: {target}")
     assert not missing
+
+
+def test_every_public_class_and_function_is_in_the_reference(site):
+    listed = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
+    known = {line.split(" ")[0] for line in listed.splitlines()}
+    things = [
+        getattr(module, name)
+        for path in sorted(Path(package.__file__).parent.glob("*/__init__.py"))
+        for module in [importlib.import_module(f"{package.__name__}.{path.parent.name}")]
+        for name in getattr(module, "__all__", ())
+    ]
+    names = [f"{each.__module__}.{each.__qualname__}" for each in things if isinstance(each, type | FunctionType)]
+    missing = [f"::: {name}" for name in names if name not in known]
+    assert not missing, "add these lines to pages of docs/reference"
 
 
 def test_no_markup_of_docstrings_is_left(site):
