@@ -17,6 +17,7 @@
 - ``integrations``: other libraries;
 - ``serving``: many requests in one batch;
 - ``plots``: figures of schedules, grids, plans and runs;
+- ``bulk``: large sets of samples on disk;
 - ``comparison``: samplers side by side at equal model calls;
 - ``testing``: checks of samplers, noise schedules and guidance of your own;
 - ``app``: the command line and the demo;
@@ -27,6 +28,7 @@
 
 from . import (
     app as app,
+    bulk as bulk,
     comparison as comparison,
     guidance,
     integrations as integrations,  # provides the methods named from_diffusers

@@ -15,6 +15,7 @@ from .errors import (
     RefusedError,
     SeveralMistakesError,
     StoppedError,
+    WorkerError,
 )
 from .plugins import Plugin, installed_plugins
 
@@ -31,5 +32,6 @@ __all__ = [
     "RefusedError",
     "SeveralMistakesError",
     "StoppedError",
+    "WorkerError",
     "installed_plugins",
 ]

@@ -206,3 +206,10 @@ class StoppedError(NoiseSamplingError, RuntimeError):
 
     category = "stopped"
     states: tuple[object, ...] = ()
+
+
+@final
+class WorkerError(NoiseSamplingError, RuntimeError):
+    """A part of a large job failed more often than it may be repeated."""
+
+    category = "worker"

@@ -1,0 +1,68 @@
+"""How the samples of a set are split into shards and batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple, final
+
+__all__ = ["Layout", "Shard", "suggested_shard_size"]
+
+#: A shard holds about this number of samples and at most this number of bytes, unless the user says otherwise.
+_SAMPLES: Final = 1024
+_BYTES: Final = 64 * 2**20
+
+
+@final
+class Shard(NamedTuple):
+    """Consecutive samples of a set, which are made and written together.
+
+    Attributes:
+        number: of the shard, from 0.
+        first: the index of its first sample.
+        count: the number of its samples.
+    """
+
+    number: int
+    first: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file or folder, without an ending."""
+        return f"shard-{self.number:07d}"
+
+    def batches(self, size: int) -> Iterator[tuple[int, int]]:
+        """(first, count) of its batches. They begin at the shard's first sample, so that every run makes the same."""
+        for first in range(self.first, self.first + self.count, size):
+            yield first, min(size, self.first + self.count - first)
+
+
+@final
+@dataclass(frozen=True)
+class Layout:
+    """The shards of a set.
+
+    Attributes:
+        num_samples: of the set.
+        shard_size: samples of a shard; the last one may have fewer.
+    """
+
+    num_samples: int
+    shard_size: int
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.shard_size)
+
+    def __getitem__(self, number: int) -> Shard:
+        first = number * self.shard_size
+        if not 0 <= first < self.num_samples:
+            raise IndexError(number)
+        return Shard(number, first, min(self.shard_size, self.num_samples - first))
+
+
+def suggested_shard_size(shape: tuple[int, ...], batch_size: int) -> int:
+    """About a thousand samples, at most 64 MiB in float32, and whole batches."""
+    fits = _BYTES // (4 * math.prod(shape))
+    return max(1, min(_SAMPLES, fits) // batch_size) * batch_size
