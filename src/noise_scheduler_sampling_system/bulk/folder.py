@@ -1,7 +1,7 @@
 """The folder of a set: what it holds, which shards are finished, and how a shard enters it.
 
-``dataset.json`` says what the set is. ``journal`` lists the finished shards (:mod:`.journal`). ``shards/`` holds them. A
-worker writes a shard under a temporary name. The one process that holds the lock renames it and adds its line to the
+``dataset.json`` says what the set is. ``journal`` lists the finished shards (:mod:`.journal`). ``shards/`` holds them.
+A worker writes a shard under a temporary name. The one process that holds the lock renames it and adds its line to the
 journal, in this order, each of them on disk before the next. A crash between leaves a shard without a line, which is
 made again.
 """

@@ -79,7 +79,7 @@ def generate_dataset(
     shape: Sequence[int] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
-    format: str = "parquet",
+    format: str = "parquet",  # noqa: A002  # what pandas and Pillow call it
     condition: Callable[[npt.NDArray[np.int64]], Mapping[str, Any]] | Mapping[str, Any] | None = None,
     decode: Callable[[Tensor], Tensor] | None = None,
     engine: str = "local",

@@ -130,7 +130,6 @@ class Journal:
         self.records.pop(shard, None)
 
 
-
 def _line(record: ShardRecord) -> bytes:
     text = json.dumps(asdict(record), separators=(",", ":"))
     return f"{_check(text)} {text}\n".encode()

@@ -82,15 +82,14 @@ def _finite(job: Job) -> FiniteSamples:
 
         return RowModel(model, rows.evaluations)
 
-    reached = None
+    samples = None
     try:
         for reached in job.run.steps(made, job.first_state(), job.noise, memory, copy_outputs=True):
-            pass
-    except NumericsError:
-        if reached is None:
+            samples = reached.state.x
+    except NumericsError:  # found after the last row
+        if samples is None:
             raise
-    assert reached is not None  # a plan has rows
-    samples = reached.state.x
+    assert samples is not None  # a plan has rows
     for place in _not_finite(samples).nonzero().flatten().tolist():
         failed.setdefault(place, f"the sample left the range of {samples.dtype}")
     return FiniteSamples(samples, failed)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
 from ..layout import Shard
-from ..worker import BatchError, Call, Task, Worker
+from ..worker import BatchError, Call, Task, Worker, WrittenShard
 from .base import Engine, Event, ShardFailed, ShardProgress
 
 __all__ = ["LocalEngine"]
@@ -38,17 +38,24 @@ class LocalEngine(Engine):
 
     def _attempts(self, worker: Worker, shard: Shard, call: Call) -> Iterator[Event]:
         for attempt in range(self.retries + 1):
-            try:
-                steps = worker.make(shard, call)
-                while True:
-                    try:
-                        done = next(steps)
-                    except StopIteration as end:
-                        yield end.value
-                        return
-                    yield ShardProgress(shard, done)
-            except BatchError as error:
-                yield ShardFailed(shard, str(error), attempt == self.retries)
+            outcome = yield from _attempt(worker, shard, call)
+            if not isinstance(outcome, BatchError):
+                yield outcome
+                return
+            yield ShardFailed(shard, str(outcome), attempt == self.retries)
+
+
+def _attempt(worker: Worker, shard: Shard, call: Call) -> Generator[Event, None, WrittenShard | BatchError]:
+    """The shard, or why it failed; yields its progress."""
+    steps = worker.make(shard, call)
+    try:
+        while True:
+            yield ShardProgress(shard, next(steps))
+    except StopIteration as end:
+        written: WrittenShard = end.value
+        return written
+    except BatchError as error:
+        return error
 
 
 def _unlimited(function: Callable[[], R]) -> R:

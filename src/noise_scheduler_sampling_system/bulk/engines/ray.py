@@ -197,6 +197,13 @@ class _Pool:
         except (self.ray.exceptions.RayError, StopIteration) as error:  # its process died
             del self._busy[stream]
             self._end(busy.worker)
+            if getattr(error, "actor_init_failed", False):  # the next one would not start either
+                raise WorkerError(
+                    "a worker cannot be started",
+                    where="engine",
+                    why=cut(_last_line(error)),
+                    suggestion="check that the workers can import the model, the condition and this library",
+                ) from error
             yield self._failed(busy, f"the worker died: {_first_line(error)}")
             return
         if isinstance(value, int):
@@ -223,6 +230,10 @@ class _Pool:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return cut(lines[0] if lines else type(error).__name__)
+
+
+def _last_line(error: BaseException) -> str:
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
 
 
 def _packed(task: Task) -> bytes:

@@ -92,17 +92,18 @@ class ShardWriter(ABC):
     @classmethod
     def refuse_missing_packages(cls) -> None:
         """Raise ConfigurationError where a package of the format is missing."""
-        for package in cls.packages:
-            try:
+        try:
+            for package in cls.packages:
                 importlib.import_module(package)
-            except ImportError:
-                raise ConfigurationError(
-                    f"{package} is not installed",
-                    where="format",
-                    suggestion="pip install 'noise-scheduler-sampling-system[bulk]'",
-                ) from None
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{package} cannot be imported",
+                where="format",
+                why=str(error),
+                suggestion="pip install 'noise-scheduler-sampling-system[bulk]'",
+            ) from None
 
-    @classmethod
+    @classmethod  # noqa: B027  # most formats take every shape
     def refuse_shape(cls, shape: tuple[int, ...]) -> None:
         """Raise ConfigurationError where samples of a shape do not fit the format."""
 

@@ -59,6 +59,8 @@ class ParquetWriter(ShardWriter):
             self._file.close()
 
     def release(self) -> None:
+        if self._writer is not None:
+            self._writer.is_open = False  # otherwise it writes a footer when it is deleted, to a file that is closed
         self._file.close()
 
 

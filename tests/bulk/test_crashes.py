@@ -1,0 +1,125 @@
+"""Processes that are killed: what was finished stays, and the next run makes the rest once."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bulk_sets import COUNT, Bad, expected, labels, made, read
+from noise_scheduler_sampling_system import ConfigurationError
+from noise_scheduler_sampling_system.bulk import verify_dataset
+from noise_scheduler_sampling_system.support import FileError
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def _started(folder: Path, **more) -> int:
+    """A child process that makes a set; its number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        made(folder, **more)
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
+
+
+def test_a_run_that_is_killed_at_any_moment_goes_on(tmp_path):
+    chance, killed = random.Random(0), 0
+    began = time.monotonic()
+    made(tmp_path / "measured")
+    takes = time.monotonic() - began
+    for _ in range(60):
+        child = _started(tmp_path / "set")
+        time.sleep(chance.uniform(0.0, 0.5 * takes))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        killed += os.WIFSIGNALED(status)
+        if (tmp_path / "set" / "dataset.json").exists() and verify_dataset(tmp_path / "set").complete:
+            break
+    assert killed > 1
+    made(tmp_path / "set")
+    indices, samples, _ = read(tmp_path / "set")
+    assert indices == list(range(COUNT))
+    assert np.array_equal(samples, read(tmp_path / "measured")[1])
+    assert verify_dataset(tmp_path / "set").strangers == ()
+    assert not [e for e in (tmp_path / "set" / "shards").iterdir() if e.name.startswith(".")]
+
+
+def test_of_two_processes_one_is_refused(tmp_path):
+    slow = Bad(tmp_path, "hang", 1)
+    child = _started(tmp_path / "set", model=slow)
+    try:
+        while not (tmp_path / "set" / "dataset.json").exists():
+            time.sleep(0.01)
+        with pytest.raises(FileError, match=f"process {child}"):
+            made(tmp_path / "set", model=slow)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert made(tmp_path / "set", model=slow).num_samples == COUNT  # the lock ended with the process
+
+
+def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path):
+    resource = pytest.importorskip("resource")
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+        try:
+            made(tmp_path, shard_size=40)
+        except FileError as error:
+            os._exit(7 if "run the same command again" in error.suggestion else 8)
+        os._exit(9)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert made(tmp_path, shard_size=None).num_samples == COUNT
+    np.testing.assert_allclose(read(tmp_path)[1], expected().numpy(), rtol=0, atol=1e-6)
+
+
+def test_ray_workers_that_die_are_replaced(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    folders = [str(Path(__file__).parents[1] / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))  # workers import the model
+    seen = []
+    report = made(
+        tmp_path / "set", Bad(tmp_path, "kill", 1), engine="ray", workers=2, timeout=120.0, progress=seen.append
+    )
+    assert report.retried == 1
+    assert (seen[-1].done, seen[-1].remaining_seconds) == (COUNT, 0.0)
+    indices, samples, _ = read(tmp_path / "set")
+    assert indices == list(range(COUNT))
+    made(tmp_path / "local")
+    assert np.array_equal(samples, read(tmp_path / "local")[1])
+    assert verify_dataset(tmp_path / "set").complete
+
+
+def test_ray_refuses_what_it_cannot_send(tmp_path):
+    pytest.importorskip("ray")
+    import threading
+
+    lock = threading.Lock()
+
+    def tied(x, t, class_labels=None):
+        with lock:
+            return x
+
+    with pytest.raises(ConfigurationError, match="cannot be sent") as raised:
+        made(tmp_path, tied, engine="ray")
+    assert "module:attribute" in raised.value.suggestion
+    with pytest.raises(ConfigurationError):
+        made(tmp_path, engine="ray", address=3)
+
+
+def test_ray_is_imported_only_where_it_is_used():
+    code = (
+        "import sys, noise_scheduler_sampling_system.bulk; sys.exit('ray' in sys.modules or 'pyarrow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert labels(np.array([3]))["class_labels"] == 3
