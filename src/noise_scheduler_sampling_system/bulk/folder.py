@@ -60,7 +60,7 @@ class SetFolder:
         folder = checked_path(path)
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            other = [each.name for each in folder.iterdir() if each.name != ".lock"]
+            other = [each.name for each in folder.iterdir() if not each.name.startswith(".")]  # locks, unfinished files
             if other and not (folder / _ABOUT).is_file():
                 raise FileError(
                     f"is not empty and holds no {_ABOUT}", where=str(folder),
@@ -69,12 +69,13 @@ class SetFolder:
             lock = only_writer(folder)
             lock.__enter__()
         try:
-            with storing(folder):
-                (folder / _SHARDS).mkdir(exist_ok=True)
-                for entry in (folder / _SHARDS).iterdir():
-                    if entry.name.startswith(TEMPORARY):  # of a run that was killed
-                        removed(entry)
             about = _read_about(folder) if (folder / _ABOUT).exists() else {}
+            if about:
+                with storing(folder):
+                    (folder / _SHARDS).mkdir(exist_ok=True)
+                    for entry in (folder / _SHARDS).iterdir():
+                        if entry.name.startswith(TEMPORARY):  # of a run that was killed
+                            removed(entry)
             journal = Journal.read(folder / _JOURNAL)
             journal.compact()
             yield cls(folder, about, journal)
@@ -112,6 +113,7 @@ class SetFolder:
         self.about = {"format_version": _FORMAT, **about}
         write_json(self.path / _ABOUT, self.about)
         with storing(self.path):
+            self.shards.mkdir(exist_ok=True)
             sync(self.path)
 
     def accept(self, temporary: Path, record: ShardRecord) -> None:
