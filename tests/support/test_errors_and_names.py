@@ -51,7 +51,8 @@ def test_errors_carry_their_parts_and_survive_pickling(kind, builtin):
 def test_each_category_has_a_name_of_its_own():
     kinds = NoiseSamplingError.__subclasses__()
     assert {kind.category for kind in kinds} == {
-        "configuration", "model output", "device", "memory", "numerics", "file"
+        "configuration", "model output", "device", "memory", "numerics", "file", "refused", "deadline", "stopped",
+        "worker",
     }  # fmt: skip
 
 
