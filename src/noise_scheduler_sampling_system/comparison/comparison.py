@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
 import os
@@ -16,6 +15,8 @@ from torch import Tensor
 
 from ..pipeline.pipeline import DiffusionPipeline
 from ..plans.plan import SamplingPlan
+from ..plots import plot, plot_convergence
+from ..plots.notebook import html_of
 from ..support.data_files import write_json
 from ..support.errors import ConfigurationError, FileError, NoiseSamplingError, shown
 from ..support.files import checked_path, write_atomic
@@ -285,8 +286,24 @@ class Comparison:
     def __str__(self) -> str:
         return table_of(self)
 
+    def plot(self) -> Any:
+        """The error over model calls; see :func:`.plots.plot_convergence`.
+
+        Returns:
+            A ``matplotlib.figure.Figure``.
+
+        Raises:
+            ConfigurationError: matplotlib is not installed, or no cell has an error.
+        """
+        return plot(self)
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return html_of(self)
+
+
+@plot.register(Comparison)
+def _plot(comparison: Comparison) -> Any:
+    return plot_convergence(comparison)
 
 
 _PARTS = ("seconds_model", "seconds_guidance", "seconds_noise", "seconds_sampler", "seconds_total")

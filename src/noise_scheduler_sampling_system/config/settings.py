@@ -60,9 +60,9 @@ class NoiseSchedulerConfig(BaseModel):
     Frozen: :meth:`replace` makes a changed copy. An unknown key raises an error that suggests the nearest valid name.
 
     Attributes:
-        num_train_timesteps: T, the number of noise levels the model was trained on.
-        beta_start: β at the first (cleanest) level.
-        beta_end: β at the last (noisiest) level. The cosine schedule needs neither.
+        num_train_timesteps: T, the number of noise levels the model was trained on; from 2 to 1000000.
+        beta_start: β at the first (cleanest) level; above 0 and below 1.
+        beta_end: β at the last (noisiest) level; above 0 and below 1. The cosine schedule needs neither.
         beta_schedule: a :class:`BetaSchedule`, its value, or any name of a noise schedule, also
             of one without betas ("edm", "flow", ...).
         schedule_options: the noise schedule's own options by name, e.g. {"shift": 3.0} of "flow".
@@ -75,22 +75,22 @@ class NoiseSchedulerConfig(BaseModel):
             "flow_prediction", that of "edm" is "sample".
         clip_sample: clip the predicted clean sample to ±``clip_sample_range``. For data
             with that range only. Off by default, because it destroys latents.
-        clip_sample_range: the largest absolute value of the data.
+        clip_sample_range: the largest absolute value of the data; above 0.
         thresholding: dynamic thresholding of the predicted clean sample (Imagen, Saharia
             et al. 2022, arXiv 2205.11487, §2.3): with s the ``dynamic_thresholding_ratio``
             quantile of |x₀| over one sample, limited to
             [``sample_padding_norm``, ``sample_max_value``], x₀ becomes clamp(x₀, −s, s)/s.
-        dynamic_thresholding_ratio: the quantile, in [0, 1].
-        sample_max_value: the largest s.
-        sample_padding_norm: the smallest s (1.0 is Imagen's rule).
+        dynamic_thresholding_ratio: the quantile; from 0 to 1.
+        sample_max_value: the largest s; above 0.
+        sample_padding_norm: the smallest s (1.0 is Imagen's rule); above 0.
         sample_padding_threshold: τ; entries with |x₀| < τ are padding and are left out of
-            the quantile (0.0 leaves none out).
+            the quantile (0.0 leaves none out); at least 0.
         timestep_spacing: which levels a run of N steps visits: "leading", "trailing",
             "linspace", "karras", ... or a registered name. "auto", the default, is the spacing that suits
             the sampler (its ``spacing``). With ``steps_offset`` or ``spacing_options`` it is "leading".
             Schedules without betas have their own default.
         spacing_options: the spacing's own options by name, e.g. {"rho": 5.0} of "karras".
-        steps_offset: added to every timestep of the "leading" spacing.
+        steps_offset: added to every timestep of the "leading" spacing; at least 0.
         use_clipped_model_output: where the noise direction comes from when clipping or thresholding is on:
             True: from the clipped clean sample (as in guided-diffusion); False: from the raw model output (DDIM
             only; the default of diffusers).

@@ -16,6 +16,7 @@ from ..config.registries import SPACINGS
 from ..config.spacing_choice import spacing_of
 from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.argument_checks import checked_count, checked_times
+from ..support.drawn import Drawn
 from ..support.errors import ConfigurationError
 
 __all__ = ["TimeGrid", "make_grid", "refuse_clean_start"]
@@ -25,7 +26,7 @@ Times = npt.NDArray[np.float64]
 
 @final
 @dataclass(frozen=True)
-class TimeGrid:
+class TimeGrid(Drawn):
     """N + 1 noise levels, from the start of a run to its end; N intervals between them.
 
     The model is evaluated at the first N levels, and by some samplers in between. The run ends at the last level,

@@ -26,6 +26,7 @@ from ..running.noise import Seed
 from ..running.results import RunState, SamplingResult, SamplingStep
 from ..samplers.base import BaseSampler
 from ..schedules.path import Level, NoisePath
+from ..support.drawn import Drawn
 from ..support.errors import ConfigurationError
 from ..support.hooks import Hook
 from ..support.registry import Registry
@@ -59,7 +60,7 @@ CALIBRATE: Hook[Callable[..., Any]] = Hook("DiffusionPipeline.calibrate")
 PROMPT_KEYWORDS: Final = ("prompt", "negative_prompt", "class_labels", "height", "width")
 
 
-class DiffusionPipeline(ByValue):
+class DiffusionPipeline(ByValue, Drawn):
     """Generates samples: config → noise schedule → grid → sampler → plan → run.
 
     It holds no state of a run, and is thread-safe.
@@ -521,4 +522,8 @@ class DiffusionPipeline(ByValue):
         return steps_of(prepare(self._setup, request, own_model=self.has_own_model), saved)
 
     def __repr__(self) -> str:
-        return f"DiffusionPipeline({self.sampler!r}, timestep_spacing={self.sampler.run_spacing!r})"
+        options = "".join(f", {name}={value!r}" for name, value in self.sampler_options.items())
+        return (
+            f"{type(self).__name__}({self.method!r}, path={self.scheduler!r}, "
+            f"prediction_type={self.config.prediction_type!r}, timestep_spacing={self.sampler.run_spacing!r}{options})"
+        )

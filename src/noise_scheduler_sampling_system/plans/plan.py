@@ -12,6 +12,7 @@ import numpy as np
 
 from ..config.prediction import conversion
 from ..schedules.level import Level
+from ..support.drawn import Drawn
 from ..support.errors import NumericsError
 from ..support.files import of_file
 from ..support.hooks import Hook
@@ -36,7 +37,7 @@ DIFF: Hook[Callable[[SamplingPlan, SamplingPlan], PlanDifference]] = Hook("Sampl
 
 @final
 @dataclass(frozen=True, eq=False)
-class SamplingPlan(Plan):
+class SamplingPlan(Plan, Drawn):
     """The arithmetic of a run between model calls, as a table of numbers. Immutable.
 
     Row i evaluates the model at the state x of the level (``alpha[i]``, ``sigma[i]``); the model is told the time

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, final
 
 from ..support.data_files import read_json, write_json
+from ..support.drawn import Drawn
 from ..support.errors import ConfigurationError, FileError, shown
 from ..support.files import checked_path, of_file
 from .plan import SamplingPlan
@@ -20,7 +21,7 @@ _FORMAT = "sampling plans 1"
 
 @final
 @dataclass(frozen=True, eq=False)
-class PlanSet(Mapping[int, SamplingPlan]):
+class PlanSet(Mapping[int, SamplingPlan], Drawn):
     """Plans by their number of model calls; immutable.
 
     ``pipeline.sample(plan=...)`` takes the plan with ``num_inference_steps`` model calls.

@@ -8,10 +8,12 @@ from typing import Any, Final
 from ..support.errors import ConfigurationError, shown
 from ..support.figures import figure_class
 
-__all__ = ["COLORS", "named", "new_axes"]
+__all__ = ["COLORS", "DASHES", "named", "new_axes"]
 
 #: Distinct, also for readers who do not tell red from green.
 COLORS: Final = ("#1f5fa8", "#c4431c", "#2a7f3f", "#8a3fa0", "#a8740a", "#0f8a8a", "#b0306a", "#5b6b1e")
+#: Of more lines than colours.
+DASHES: Final = ("-", "--", "-.", ":")
 
 
 def new_axes(width: float, height: float, count: int = 1) -> tuple[Any, list[Any]]:

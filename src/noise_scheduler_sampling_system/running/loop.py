@@ -16,6 +16,7 @@ from torch import Tensor
 from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..schedules.path import Level
+from ..support.drawn import brief
 from ..support.errors import NumericsError
 from .faults import (
     FiniteWatch,
@@ -64,6 +65,10 @@ class RowState(NamedTuple):
     history: Mapping[int, Tensor]
     evaluated_x: Tensor | None = None
     output: Tensor | None = None
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={brief(value)}" for name, value in self._asdict().items() if value is not None)
+        return f"RowState({fields})"
 
 
 class RowModel(NamedTuple):

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..grids.time_grid import TimeGrid
 from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
+from ..support.drawn import Drawn, brief
 from ..support.errors import ConfigurationError, shown
 from ..support.files import of_file
 from ..support.tensor_files import read_tensors, write_tensors
@@ -74,6 +75,9 @@ class RunState(ByValue):
         object.__setattr__(self, "keys", _checked_keys(self.keys))
         for name, what, allowed in _problems(self):
             raise ConfigurationError(what, where=f"RunState.{name}", suggestion=allowed)
+
+    def __repr__(self) -> str:
+        return _brief_fields(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as a safetensors file, whole or not at all."""
@@ -256,6 +260,12 @@ class SamplingStep(ByValue):
         """The clean sample that the step's last model call predicts, clipped; computed when it is read."""
         return self._clean()
 
+    def __repr__(self) -> str:
+        return (
+            f"SamplingStep(index={self.index}, t={self.t:g}, sigma={self.sigma:.4g}, nfe={self.nfe}, "
+            f"x={brief(self.x)}, first_sample={self.first_sample})"
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         values = (getattr(self, each.name) for each in fields(self) if each.compare)
         return SamplingStep, (*values, _Known(self.pred_original_sample))
@@ -263,7 +273,7 @@ class SamplingStep(ByValue):
 
 @final
 @dataclass(frozen=True, eq=False)
-class SamplingResult(ByValue):
+class SamplingResult(ByValue, Drawn):
     """A finished run.
 
     Attributes:
@@ -300,3 +310,12 @@ class SamplingResult(ByValue):
     plan: SamplingPlan | FramePlan
     rejected: int = 0
     grid: TimeGrid | None = None
+
+    def __repr__(self) -> str:
+        return _brief_fields(self)
+
+
+def _brief_fields(value: Any) -> str:
+    """The repr of a dataclass, without the numbers of its tensors and without fields that are None."""
+    given = ((each.name, getattr(value, each.name)) for each in fields(value))
+    return f"{type(value).__name__}({', '.join(f'{name}={brief(v)}' for name, v in given if v is not None)})"

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config.options import Option, checked_options, declared_by
 from ..config.prediction import quantity
 from ..config.settings import SCHEDULE_FIELDS, NoiseSchedulerConfig
+from ..support.drawn import Drawn
 from ..support.errors import ConfigurationError
 from ..support.registry import did_you_mean
 from ..support.values import ByValue
@@ -36,7 +37,7 @@ class _CheckedWhenMade(ABCMeta):
         return path
 
 
-class NoisePath(ByValue, metaclass=_CheckedWhenMade):
+class NoisePath(ByValue, Drawn, metaclass=_CheckedWhenMade):
     """How data turns into noise: α(t), σ(t) and log SNR = log(α²/σ²), on [``t_min``, ``t_max``].
 
     The time t is the number that the network is told. A subclass implements the log SNR of a time, the time of a log

@@ -1,0 +1,99 @@
+"""In a notebook: short reprs, HTML and figures of what a user holds; help that says ranges."""
+
+from __future__ import annotations
+
+import pydoc
+import re
+
+import pytest
+
+from noise_scheduler_sampling_system import (
+    ConfigurationError,
+    DiffusionPipeline,
+    NoiseSchedulerConfig,
+    PlanSet,
+    plots,
+)
+from noise_scheduler_sampling_system.comparison import compare
+from noise_scheduler_sampling_system.config.field_notes import field_notes
+
+PIPELINE = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "unipc", order=2)
+ARGUMENTS = {"shape": (2, 1, 8, 8), "num_inference_steps": 5, "seed": 0}
+
+
+def test_the_repr_of_a_pipeline_names_what_it_is_made_of():
+    text = repr(PIPELINE)
+    for part in ("'unipc'", "LinearNoiseScheduler", "'v_prediction'", "'kl_optimal'", "order=2"):
+        assert part in text
+    assert "\n" not in text
+
+
+def test_the_reprs_of_steps_states_and_results_hold_no_numbers_of_tensors():
+    result = PIPELINE.sample(lambda x, t: x, return_result=True, **ARGUMENTS)
+    steps = list(PIPELINE.stream(lambda x, t: x, **ARGUMENTS))
+    for value in (result, steps[2], steps[2].state, steps[2].state.state):
+        text = repr(value)
+        assert "shape (2, 1, 8, 8)" in text
+        assert "tensor([" not in text
+        assert len(text) < 1200
+    assert "t=" in repr(steps[2])
+
+
+@pytest.fixture(scope="module")
+def shown():
+    found = compare(["ddim", "unipc"], nfe=(4, 8), shape=(4, 1, 8, 8))
+    return {
+        "schedule": PIPELINE.scheduler,
+        "grid": PIPELINE.grid(6),
+        "plan": PIPELINE.plan(6),
+        "plans": PlanSet({n: PIPELINE.plan(n) for n in (4, 6)}),
+        "pipeline": PIPELINE,
+        "result": PIPELINE.sample(lambda x, t: 0.1 * x, return_result=True, profile=True, **ARGUMENTS),
+        "vectors": PIPELINE.sample(lambda x, t: 0.1 * x, (2, 5), 4, seed=0, return_result=True),
+        "comparison": found,
+    }
+
+
+@pytest.mark.parametrize("name", ["schedule", "grid", "plan", "plans", "pipeline", "result", "vectors", "comparison"])
+def test_objects_show_text_and_figure(shown, name, monkeypatch):
+    value = shown[name]
+    assert value.plot().axes
+    html = value._repr_html_()
+    assert html.startswith("<pre>")
+    assert "data:image/png;base64," in html
+    monkeypatch.setattr(plots.notebook, "find_spec", lambda module: None)  # without matplotlib
+    assert "<img" not in value._repr_html_()
+    assert re.sub("<.*?>", "", value._repr_html_()).strip()
+
+
+def test_the_convergence_of_a_comparison_is_drawn(shown):
+    found = shown["comparison"]
+    axes = found.plot().axes[0]
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    drawn = [container.lines[0].get_ydata() for container in axes.containers]
+    for entry, y in zip(found.entries, drawn, strict=True):
+        assert list(y) == pytest.approx([found.cell(entry.name, budget).rms for budget in (4, 8)])
+    medians = plots.plot_convergence(found, measure="median", count="evaluations").axes[0].containers
+    assert list(medians[0].lines[0].get_ydata()) == [found.cell("ddim, leading", budget).median for budget in (4, 8)]
+    with pytest.raises(ConfigurationError):
+        plots.plot_convergence(found, measure="mean")
+    with pytest.raises(ConfigurationError, match="no cell has an error"):
+        compare(["ddim"], nfe=3, shape=(2, 1, 8, 8), reference=None).plot()
+
+
+def test_help_lists_every_field_with_meaning_and_range():
+    text = pydoc.plain(pydoc.render_doc(NoiseSchedulerConfig))
+    for name, field in NoiseSchedulerConfig.model_fields.items():
+        assert f"{name}: " in text
+        note = field_notes()[name]
+        assert len(note) > 10
+        for bound in field.metadata:
+            for kind in ("ge", "gt", "le", "lt"):
+                limit = getattr(bound, kind, None)
+                if limit is not None:
+                    assert re.search(rf"\b{limit:g}\b" if limit < 1e6 else r"\b1000000\b", note), (name, kind, limit)
+
+
+def test_plot_of_something_else_is_refused():
+    with pytest.raises(ConfigurationError):
+        plots.plot(3)
