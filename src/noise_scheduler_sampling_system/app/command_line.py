@@ -13,6 +13,7 @@ from .commands.compare import compare
 from .commands.config import config_app
 from .commands.demo import demo
 from .commands.doctor import doctor
+from .commands.generate import generate
 from .commands.lists import presets, samplers, schedules, spacings
 from .commands.plan import plan_app
 from .commands.playground import playground
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 _RUN, _CHOOSE, _LOOK = "Run a model", "Choose a sampler", "Look things up"
 for panel, commands in {
-    _RUN: (sample, calibrate),
+    _RUN: (sample, generate, calibrate),
     _CHOOSE: (demo, compare, recommend, playground),
     _LOOK: (samplers, schedules, spacings, presets, doctor),
 }.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
 __all__ = ["Layout", "Shard", "suggested_shard_size"]
 
@@ -15,7 +15,8 @@ _BYTES: Final = 64 * 2**20
 
 
 @final
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """Consecutive samples of a set, which are made and written together.
 
     Attributes:

@@ -54,4 +54,4 @@ def _lock(descriptor: int) -> None:
         return
     import msvcrt  # Windows alone has it
 
-    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)

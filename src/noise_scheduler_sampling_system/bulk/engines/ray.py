@@ -245,7 +245,7 @@ def _packed(task: Task) -> bytes:
     from ray import cloudpickle
 
     try:
-        packed: bytes = cloudpickle.dumps(task)
+        packed: bytes = cloudpickle.dumps(task)  # type: ignore[no-untyped-call]
     except Exception as error:  # pickling runs code of the model
         raise ConfigurationError(
             "the model, the condition or the decoder cannot be sent to another process",
