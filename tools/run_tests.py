@@ -27,6 +27,7 @@ _FIRST = (
     "test_samplers.py",
     "test_budgets_and_checkpoints.py",
     "test_twins.py",
+    "test_site.py",
 )
 
 

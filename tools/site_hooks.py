@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
-from site_pages import choice, drawings, pages
+from site_pages import choice, drawings, links, pages
+
+from noise_scheduler_sampling_system.playground import Choice, build
 
 #: The folder of the static playground in the site, and what leads to it below the title of its page.
 _PLAYGROUND = "playground"
@@ -23,11 +25,12 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """A page with its formulas and diagrams set aside, measured tables, and links to the site's extending.md."""
+def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
+    """A page with its formulas and diagrams set aside, measured tables, and links as the site has them."""
     if page.file.src_uri == "playground.md":
         markdown = markdown.replace("\n", _BUTTON, 1)
-    return drawings.set_aside(choice.with_table(markdown).replace("](../CONTRIBUTING.md", "](extending.md"))
+    markdown = links.named(choice.with_table(markdown).replace("](../CONTRIBUTING.md", "](extending.md"), config.nav)
+    return drawings.set_aside(markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
@@ -36,12 +39,6 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_post_build(config: Any) -> None:
-    """Build the static playground into the site, where the library has one."""
-    try:
-        from noise_scheduler_sampling_system import playground
-    except ImportError:
-        return
-    small = {"paths": ("linear",), "spacings": ("kl_optimal",), "samplers": ("ddim", "dpmpp_2m"), "most_steps": 3,
-             "seeds": 1}  # fmt: skip
-    chosen = playground.Choice(**small) if config.extra["playground"] == "small" else None
-    playground.build(Path(config.site_dir) / _PLAYGROUND, chosen)
+    """Build the static playground into the site."""
+    small = Choice(paths=("linear",), spacings=("kl_optimal",), samplers=("ddim", "dpmpp_2m"), most_steps=3, seeds=1)
+    build(Path(config.site_dir) / _PLAYGROUND, small if config.extra["playground"] == "small" else None)

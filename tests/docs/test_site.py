@@ -18,6 +18,7 @@ from site_pages import choice, pages, settings
 from site_pages.docstrings import shown
 from site_pages.drawings import drawn, mathml, set_aside
 from site_pages.flowchart import parsed, svg
+from site_pages.links import named
 from site_pages.tables import section
 
 import noise_scheduler_sampling_system as package
@@ -62,6 +63,25 @@ def test_nothing_is_loaded_from_elsewhere(site):
     for file in (*html_pages(site), *site.rglob("*.css")):
         remote = [address for address in loaded(file.read_text("utf-8")) if re.match(r"(?:https?:)?//", address)]
         assert not remote, f"{file.relative_to(site)} loads {remote}"
+
+
+def test_the_playground_is_in_the_site_and_loads_nothing_from_elsewhere(site):
+    page = (site / "playground.html").read_text("utf-8")
+    assert 'href="playground/index.html"' in page
+    files = [path for path in (site / "playground").rglob("*") if path.suffix in (".html", ".css", ".js")]
+    assert files
+    for file in files:
+        text = file.read_text("utf-8")
+        assert not [address for address in loaded(text) if re.match(r"(?:https?:)?//", address)], file
+        assert not re.search(r"(?:fetch|import|Worker)\(\s*[\"'`]https?:", text), file
+
+
+def test_a_link_to_a_page_has_the_name_of_the_page(site):
+    assert named("see [a.md](sub/a.md#b), [my words](a.md), [x](y)", [{"T": [{"Page A": "sub/a.md"}]}]) == (
+        "see [Page A](sub/a.md#b), [my words](a.md), [x](y)"
+    )
+    assert "</a>" in (home := (site / "index.html").read_text("utf-8"))
+    assert not re.search(r">[\w/]+\.md</a>", home)
 
 
 def test_every_link_and_file_of_the_site_is_there(site):
