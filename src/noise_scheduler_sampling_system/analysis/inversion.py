@@ -164,7 +164,7 @@ def _two_step(plan: SamplingPlan) -> tuple[list[float], SamplingPlan]:
     count = len(plan)
     back, a, now = np.zeros(count), plan.a.copy(), plan.b[:, 0]
     width = plan.b.shape[1]
-    fits = not (plan.stochastic or plan.raw.any()) and plan.null is None and plan.nfe == count
+    fits = not (plan.stochastic or plan.raw.any()) and plan.null is None and plan.delta is None and plan.nfe == count
     fits = fits and count > 1 and width > 1 and bool(now.all() and plan.a[:-1].all())
     for i in range(1, count if fits else 0):
         ratio = -plan.b[i, 1] / now[i - 1]

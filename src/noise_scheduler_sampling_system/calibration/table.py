@@ -234,7 +234,7 @@ class Table:
             ConfigurationError: the plan adds noise, reads unconditional predictions, or scales the network's input;
                 or its first state is not at the start's level.
         """
-        if plan.stochastic or plan.null is not None or plan.input_scale is not None:
+        if plan.stochastic or plan.null is not None or plan.delta is not None or plan.input_scale is not None:
             raise ConfigurationError(
                 f"the plan of {plan.sampler!r} has more than states and predictions",
                 where="plan",

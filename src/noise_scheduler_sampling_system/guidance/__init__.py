@@ -4,7 +4,7 @@ A sequence of objects acts from left to right on the prediction at each level; s
 adds a direction goes into directions.py, one that changes the guidance before it into modifiers.py.
 
 base.py, formula.py, scales.py    what a guidance is, the formula that it writes, and its scales
-directions.py, energy.py, known_region.py, modifiers.py    the guidance of the library
+directions.py, energy.py, known_region.py, modifiers.py, cached.py    the guidance of the library
 sequence.py, compile.py, rows.py    the guidance of a run, checked and compiled for the rows of a plan
 evaluate.py, conditions.py    the branches, their conditions, and their evaluation
 
@@ -18,6 +18,7 @@ Examples:
 """
 
 from .base import Guidance
+from .cached import CachedGuidance
 from .conditions import Unbatched
 from .directions import AdaptiveProjected, AutoGuidance, CFGZeroStar, ClassifierFree, Composed
 from .energy import Energy
@@ -31,6 +32,7 @@ __all__ = [
     "AdaptiveProjected",
     "AutoGuidance",
     "CFGZeroStar",
+    "CachedGuidance",
     "ClassifierFree",
     "Composed",
     "DynamicThreshold",

@@ -10,6 +10,7 @@ from ..plans.plan import SamplingPlan
 from ..schedules.path import Level
 from ..support.errors import ConfigurationError, shown
 from .base import Guidance
+from .cached import CachedGuidance
 from .compile import compile_guidance, compiled_row
 from .formula import Branch
 from .rows import CompiledFunction, evaluations_of
@@ -81,5 +82,9 @@ def evaluations(guidance: Guidance | Sequence[Guidance], plan: SamplingPlan) -> 
     Raises:
         ConfigurationError: something else than guidance, or guidance that cannot act on this plan.
     """
-    branches, rows = compile_guidance(checked_sequence(guidance), plan, "v_prediction", opposed=True)
+    sequence = checked_sequence(guidance)
+    if len(sequence) == 1 and isinstance(sequence[0], CachedGuidance):
+        folded = sequence[0].folded_into(plan)
+        return tuple(int(asked) + int(both) for asked, both in zip(folded.asked, folded.reads_null, strict=True))
+    branches, rows = compile_guidance(sequence, plan, "v_prediction", opposed=True)
     return evaluations_of(rows, [branch.model for branch in branches])

@@ -287,7 +287,7 @@ def _capturable(job: Job) -> BoundPlan:
     if isinstance(run, FrameRun):
         why = "its frames have noise levels of their own"
     elif not isinstance(run, BoundPlan):
-        why = "it has only step()" if run.planned else "its steps depend on the model"
+        why = "it has only step(), or a level for each frame" if run.planned else "its steps depend on the model"
     elif any(row is not None and row.tracks for row in job.guidance.rows):
         why = "its guidance differentiates the model"
     if why or not isinstance(run, BoundPlan):

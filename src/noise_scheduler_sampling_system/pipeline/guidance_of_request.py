@@ -83,6 +83,9 @@ def guidance_of(
 def _sequence(request: Request, plan: Plan, conditional: bool) -> tuple[Guidance, ...]:
     """The guidance objects of a request, from left to right; ``guidance_scale`` stands for :class:`ClassifierFree`."""
     scale, classifier_free = request.guidance_scale, request.classifier_free_guidance
+    if plan.scale is not None:
+        _refuse_other_guidance(request, plan.scale, conditional)
+        return ()
     if request.guidance is None:
         scale = _scale_for(plan, scale)
         if not conditional:
@@ -110,6 +113,28 @@ def _sequence(request: Request, plan: Plan, conditional: bool) -> tuple[Guidance
                 suggestion="give condition={...}, or guidance that needs none",
             )
     return sequence
+
+
+def _refuse_other_guidance(request: Request, scale: float, conditional: bool) -> None:
+    """Raise where a plan that holds its guidance runs without a condition, or under other guidance."""
+    if not conditional:
+        raise ConfigurationError(
+            f"the plan holds guidance of scale {scale:g}, and there is no condition",
+            where="condition",
+            suggestion="give condition={...}, or a plan without guidance",
+        )
+    other = request.guidance_scale not in (DEFAULT_SCALE, scale)
+    for name, wrong in {
+        "guidance": bool(request.guidance),
+        "guidance_scale": other,
+        "classifier_free_guidance": not request.classifier_free_guidance,
+    }.items():
+        if wrong:
+            raise ConfigurationError(
+                f"the plan holds guidance of scale {scale:g}",
+                where=name,
+                suggestion="leave it out, or give a plan without guidance",
+            )
 
 
 def _scale_for(plan: Plan, scale: float) -> float:

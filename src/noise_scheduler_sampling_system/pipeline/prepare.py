@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ..grids.image_start import grid_of_start
 from ..grids.time_grid import refuse_clean_start
+from ..guidance.cached import CachedGuidance
 from ..plans.base import Plan
 from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
+from ..running.bound_plan import BoundPlan
 from ..running.brownian import brownian
 from ..running.loop import Run
 from ..running.model_adapter import ModelAdapter, resolve_device
@@ -53,7 +56,7 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     device = resolve_device(request.device, request.model, given.tensor)
     model = ModelAdapter(_embedded_model(path) if request.model is None else request.model)
     stated = refuse_other_prediction(model.model, kind, beside=not own_model)
-    run = _run(setup, request)
+    run, request = _with_guidance_in_plan(setup, request, _run(setup, request))
     dtype = checked_dtype(request.dtype, model.dtype)
     refuse_too_large(shape, dtype, device)
     given = with_context_of(given.placed(device, dtype), request, run.plan, shape, dtype, device)
@@ -130,6 +133,28 @@ def _run(setup: Setup, request: Request) -> Run:
         else:
             refuse_clean_start(*run.plan.level(0))
     return run
+
+
+def _with_guidance_in_plan(setup: Setup, request: Request, run: Run) -> tuple[Run, Request]:
+    """The run of the plan that holds a :class:`CachedGuidance`, and the request without it.
+
+    Raises:
+        ConfigurationError: the run has no plan.
+    """
+    sequence = request.guidance if isinstance(request.guidance, list | tuple) else (request.guidance,)
+    if len(sequence) != 1 or not isinstance(sequence[0], CachedGuidance):
+        return run, request
+    (cached,) = sequence
+    request = replace(request, guidance=None, guidance_scale=cached.scale)
+    if run.plan.scale is not None:  # a resumed run
+        return run, request
+    if not isinstance(run, BoundPlan):
+        raise ConfigurationError(
+            f"needs a sampler that writes plans with one level a row, and a run of {run.plan.sampler!r} has none here",
+            where="guidance",
+            suggestion="use another sampler or grid, or ClassifierFree(scale)",
+        )
+    return setup.following(cached.folded_into(run.plan)), request
 
 
 def _last_timestep(path: NoisePath) -> int:

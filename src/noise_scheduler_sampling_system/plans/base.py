@@ -24,6 +24,7 @@ class Plan(ABC):
         step: the interval of each row, shape (M,).
         sampler: the name of the sampler that wrote it.
         provenance: the origin of a plan that no sampler wrote, as plain data.
+        scale: the guidance scale that the plan holds; None: the run brings its guidance.
     """
 
     time: Array
@@ -32,11 +33,12 @@ class Plan(ABC):
     step: Integers
     sampler: str
     provenance: Mapping[str, Any]
+    scale: float | None
 
     @property
     @abstractmethod
     def reads_null(self) -> tuple[bool, ...]:
-        """For each row, whether it combines the unconditional branch's prediction."""
+        """For each row, whether it needs the unconditional branch's prediction."""
 
     @property
     @abstractmethod
@@ -47,6 +49,10 @@ class Plan(ABC):
     @abstractmethod
     def last_use(self) -> tuple[int, ...]:
         """For each row, the last row that reads its prediction; the row itself, where no later row does."""
+
+    def kept_at(self, row: int) -> set[int]:
+        """The keys of what a run holds before a row because that row or a later one reads it."""
+        return {j for j in range(row) if self.last_use[j] >= row}
 
     @abstractmethod
     def level(self, row: int) -> Level:

@@ -29,7 +29,8 @@ def difference(a: SamplingPlan, b: SamplingPlan) -> PlanDifference:
     counts = [
         (name, one, other)
         for name, one, other in (
-            ("model calls", a.nfe, b.nfe), ("steps", a.steps, b.steps), ("rows", len(a), len(b)),
+            ("model calls", a.nfe, b.nfe), ("evaluations", a.evaluations, b.evaluations), ("steps", a.steps, b.steps),
+            ("rows", len(a), len(b)),
             ("predictions kept", a.history, b.history),
         )
         if one != other

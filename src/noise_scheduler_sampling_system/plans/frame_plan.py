@@ -12,7 +12,7 @@ import numpy as np
 
 from ..schedules.level import Level
 from ..support.data_files import read_json, write_json
-from ..support.errors import FileError, shown
+from ..support.errors import FileError, NumericsError, shown
 from ..support.files import checked_path, of_file
 from .base import Plan
 from .frame_plan_content import checked_frame_fields, frame_content_hash, frame_plan_table, refuse_other_rows
@@ -62,6 +62,12 @@ class FramePlan(Plan):
         for name, value in checked_frame_fields(self._fields()).items():
             object.__setattr__(self, name, value)
         refuse_other_rows(self)
+        if any(plan.scale is not None for plan in self.plans):
+            raise NumericsError(
+                "the plan of a frame holds its guidance",
+                where="plans",
+                suggestion="guide the run of all frames, e.g. by ClassifierFree(scale)",
+            )
 
     @property
     def frames(self) -> int:
@@ -99,6 +105,10 @@ class FramePlan(Plan):
     @property
     def provenance(self) -> Mapping[str, Any]:  # type: ignore[override]
         return {}
+
+    @property
+    def scale(self) -> None:  # type: ignore[override]
+        return None
 
     @property
     def stochastic(self) -> bool:

@@ -43,11 +43,14 @@ class SamplingPlan(Plan, Drawn):
     Row i evaluates the model at the state x of the level (``alpha[i]``, ``sigma[i]``); the model is told the time
     ``time[i]``. The row then sets
 
-        x ← a[i]·x + Σ_k b[i,k]·y[i−k] + raw[i]·y_raw[i] + null[i]·y_null[i] + Σ_k c[i,k]·ξ[i−k].
+        x ← a[i]·x + Σ_k b[i,k]·y[i−k] + raw[i]·y_raw[i] + null[i]·y_null[i] + Σ_k delta[i,k]·δ[i−k]
+            + Σ_k c[i,k]·ξ[i−k].
 
     y[j] is row j's prediction, guided and clipped, converted to ``space``. y_raw is the same before clipping. y_null
-    is the prediction of the unconditional branch. ξ[j] is the unit noise that row j brings in, with the key
-    ``noise_key[j]``. A plan has M rows in N ≤ M steps (intervals of the grid). A row without a model call
+    is the prediction of the unconditional branch. A plan with ``delta`` holds its guidance: y[j] is then the prediction
+    under the condition, and δ[j] is its difference from the unconditional one, in rows that evaluate both. ξ[j] is the
+    unit noise that row j brings in, with the key ``noise_key[j]``. A plan has M rows in N ≤ M steps (intervals of the
+    grid). A row without a model call
     (``asks[i]`` = 0) only adds noise, or is an analytic first step.
 
     Attributes:
@@ -70,6 +73,10 @@ class SamplingPlan(Plan, Drawn):
         log_variance: bounds (low, high) of a learned variance: the row's noise is multiplied by
             exp(½·(low + (v + 1)/2·(high − low))), where v is the model's second half of channels. Shape (M, 2), or
             None.
+        delta: factors of this row's difference δ and of earlier ones, shape (M, history), or None for plans without
+            guidance of their own.
+        both: 1 where the row evaluates the unconditional branch, too, shape (M,); None where ``delta`` is.
+        scale: the guidance scale that ``delta`` is for; None where ``delta`` is.
         prior_scale: the factor that turns unit noise into the first state.
         carries: those of "data" and "noise" whose constants the rows carry exactly, which is then checked. It is
             empty where predictions are not of the data (an analytic first step, consistency models) and where the
@@ -104,6 +111,9 @@ class SamplingPlan(Plan, Drawn):
     noise_span: Array | None = None
     input_scale: Array | None = None
     log_variance: Array | None = None
+    delta: Array | None = None
+    both: Integers | None = None
+    scale: float | None = None
     prior_scale: float = 1.0
     carries: Sequence[str] = ("data", "noise")
     sampler: str = "custom"
@@ -122,11 +132,17 @@ class SamplingPlan(Plan, Drawn):
 
     @functools.cached_property
     def reads_null(self) -> tuple[bool, ...]:
-        return (False,) * len(self) if self.null is None else tuple(bool(n) for n in self.null)
+        column = self.null if self.both is None else self.both
+        return (False,) * len(self) if column is None else tuple(bool(n) for n in column)
 
     @functools.cached_property
     def asked(self) -> tuple[bool, ...]:
         return (True,) * len(self) if self.asks is None else tuple(bool(a) for a in self.asks)
+
+    @property
+    def evaluations(self) -> int:
+        """The number of network evaluations for each sample, where no other guidance than the plan's acts."""
+        return self.nfe if self.both is None else self.nfe + int(self.both.sum())
 
     def space_of(self, row: int) -> str:
         """The quantity y of this row."""
@@ -140,15 +156,26 @@ class SamplingPlan(Plan, Drawn):
     @functools.cached_property
     def history(self) -> int:
         """The largest number of earlier predictions that a run holds at one time."""
-        last = self.last_use
-        return max(sum(j < i <= last[j] for j in range(max(0, i - self.b.shape[1]), i)) for i in range(len(self)))
+        lasts = (self.last_use, self.last_use_of_delta)
+        return max(sum(j < i <= last[j] for last in lasts for j in range(i)) for i in range(len(self)))
 
     @functools.cached_property
     def last_use(self) -> tuple[int, ...]:
-        last = list(range(len(self)))
-        for i, k in zip(*np.nonzero(self.b), strict=True):
-            last[i - k] = max(last[i - k], int(i))
-        return tuple(last)
+        return _last_use(self.b)
+
+    @functools.cached_property
+    def last_use_of_delta(self) -> tuple[int, ...]:
+        """The same for the row's difference of the two branches."""
+        return tuple(range(len(self))) if self.delta is None else _last_use(self.delta)
+
+    def history_key(self, row: int, *, delta: bool = False) -> int:
+        """The key under which a run keeps a row's prediction, or its difference of the two branches."""
+        return len(self) + row if delta else row
+
+    def kept_at(self, row: int) -> set[int]:
+        return super().kept_at(row) | {
+            self.history_key(j, delta=True) for j in range(row) if self.last_use_of_delta[j] >= row
+        }
 
     @functools.cached_property
     def gains(self) -> Array:
@@ -240,7 +267,7 @@ class SamplingPlan(Plan, Drawn):
             NumericsError: the plan reads unclipped or unconditional predictions, which a canonical form does not
                 tell from the others.
         """
-        if self.raw.any() or self.null is not None:
+        if self.raw.any() or self.null is not None or self.delta is not None:
             raise NumericsError(
                 "reads unclipped or unconditional predictions",
                 where="with_canonical",
@@ -274,7 +301,10 @@ class SamplingPlan(Plan, Drawn):
     def readout(self) -> SamplingPlan:
         """This plan's levels, with rows whose next state is the prediction y itself."""
         none, one = np.zeros(len(self)), np.ones((len(self), 1))
-        return replace(self, a=none, b=one, raw=none, c=0.0 * one, null=None, log_variance=None)
+        return replace(
+            self, a=none, b=one, raw=none, c=0.0 * one, null=None, log_variance=None, delta=None,
+            both=None, scale=None,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, with the hash of its content."""
@@ -343,11 +373,21 @@ class SamplingPlan(Plan, Drawn):
     def __str__(self) -> str:
         kind = "stochastic" if self.stochastic else "deterministic"
         options = "".join(f", {k}={v}" for k, v in self.options.items())
-        head = f"{self.sampler}{options}: {self.steps} steps, {self.nfe} model calls, order {self.order}, {kind}"
+        calls = f"{self.nfe} model calls"
+        if self.scale is not None:
+            calls += f" ({self.evaluations} evaluations, guidance {self.scale:g})"
+        head = f"{self.sampler}{options}: {self.steps} steps, {calls}, order {self.order}, {kind}"
         return f"{head}, y = {self.space}\n{self.table()}"
 
     def __repr__(self) -> str:
         return f"SamplingPlan({self.sampler!r}, steps={self.steps}, nfe={self.nfe}, fingerprint={self.fingerprint!r})"
+
+
+def _last_use(factors: Array) -> tuple[int, ...]:
+    last = list(range(len(factors)))
+    for i, k in zip(*np.nonzero(factors), strict=True):
+        last[i - k] = max(last[i - k], int(i))
+    return tuple(last)
 
 
 def _restored(values: Mapping[str, Any]) -> SamplingPlan:

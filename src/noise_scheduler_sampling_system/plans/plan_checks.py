@@ -75,8 +75,8 @@ def refuse_unusable(plan: PlanRows) -> None:
             raise NumericsError(
                 f"row {int(np.argmax(wrong))} {what}", where=f"plan column {name!r}", suggestion=allowed
             )
-    for name, table in (("b", plan.b), ("c", plan.c)):
-        if any(np.any(table[i, i + 1 :]) for i in range(min(len(plan), table.shape[1]))):
+    for name, table in (("b", plan.b), ("c", plan.c), ("delta", plan.delta)):
+        if table is not None and any(np.any(table[i, i + 1 :]) for i in range(min(len(plan), table.shape[1]))):
             raise NumericsError(
                 "reads predictions or noise from before the start",
                 where=f"plan column {name!r}",
@@ -118,6 +118,13 @@ def _contradictions(plan: PlanRows) -> Iterator[tuple[str, Flags, str, str]]:
     yield "noise_key", _repeated(keys, drawn), "is that of another row", "two rows with one key add the same noise"
     yield "c", _without_source(plan.c, drawn), "reads noise that no row brings in", "give that row a noise_key"
     yield "c", noise > _MOST_NOISE, "adds far more noise than its levels have", "check the sampler's formula"
+    if plan.both is not None and plan.delta is not None:
+        without = ~np.array(plan.asked) & (plan.both != 0)
+        yield "both", (plan.both != 0) & (plan.both != 1), "is neither 0 nor 1", "1: the row evaluates both branches"
+        yield "both", without, "is 1 in a row without a model call", "give 0 there"
+        yield "delta", _without_source(plan.delta, plan.both == 1), "reads a row that evaluates one branch", "set both"
+        alone = np.full(len(plan), plan.null is not None)
+        yield "null", alone, "is given beside delta", "fold it into delta: y_null = y − δ"
     if (spans := plan.noise_span) is not None:
         outside = ((spans < 0.0) | (spans > 1.0)).any(axis=1)
         yield "noise_span", outside, "is outside [0, 1]", "give (2/π)·arctan(σ/α) of both ends"

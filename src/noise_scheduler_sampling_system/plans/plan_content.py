@@ -16,16 +16,18 @@ import numpy.typing as npt
 from ..config.prediction import PREDICTION_TYPES
 from ..support.errors import NumericsError, shown
 
-__all__ = ["COLUMNS", "checked_fields", "content_hash", "json_data"]
+__all__ = ["COLUMNS", "FOLDED", "checked_fields", "content_hash", "json_data"]
 
 #: The table's columns and their number of dimensions; "time" comes first and determines the number of rows.
 COLUMNS = {
     "time": 1, "alpha": 1, "sigma": 1, "step": 1, "a": 1, "b": 2, "raw": 1, "c": 2, "noise_key": 2, "input_scale": 1,
-    "log_variance": 2, "asks": 1, "null": 1, "noise_span": 2,
+    "log_variance": 2, "asks": 1, "null": 1, "noise_span": 2, "delta": 2, "both": 1,
 }  # fmt: skip
 #: Columns that may be None.
-_OPTIONAL = frozenset({"asks", "null", "noise_span", "input_scale", "log_variance"})
-_INTEGER = frozenset({"step", "noise_key", "asks"})
+_OPTIONAL = frozenset({"asks", "null", "noise_span", "input_scale", "log_variance", "delta", "both"})
+#: Fields that plans without folded guidance do not have; left out where they are None, also of the hash.
+FOLDED = ("delta", "both", "scale")
+_INTEGER = frozenset({"step", "noise_key", "asks", "both"})
 _PAIRS = frozenset({"noise_key", "noise_span", "log_variance"})
 
 
@@ -50,6 +52,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "order": ("a whole number from 0 to 100", lambda v: _is_number(v, int) and 0 <= v <= 100),
     "options": ("a mapping with names as keys", _has_names),
     "provenance": ("a mapping with names as keys", _has_names),
+    "scale": ("a finite number, or None", lambda v: v is None or (_is_number(v) and math.isfinite(v))),
 }
 
 
@@ -68,11 +71,18 @@ def checked_fields(values: Mapping[str, Any]) -> dict[str, Any]:
             raise NumericsError(
                 f"got {shown(values[name])}", where=f"plan field {name!r}", suggestion=f"give {allowed}"
             )
+    if len({values[name] is None for name in FOLDED}) > 1:
+        raise NumericsError(
+            "some are given and some are not",
+            where=f"plan fields {', '.join(map(repr, FOLDED))}",
+            suggestion="give all three, or none",
+        )
     return {
         **values,
         **checked,
         "prior_scale": float(values["prior_scale"]),
         "carries": tuple(values["carries"]),
+        "scale": None if values["scale"] is None else float(values["scale"]),
         "order": int(values["order"]),
         "options": MappingProxyType(dict(values["options"])),
         "provenance": MappingProxyType(dict(values["provenance"])),
@@ -95,7 +105,7 @@ def _column(name: str, value: Any, rows: int | None) -> npt.NDArray[Any] | None:
         return None
     try:
         given = np.asarray(value)
-        valid = given.dtype.kind in ("iufb" if name == "asks" else "iuf") or given.size == 0
+        valid = given.dtype.kind in ("iufb" if name in ("asks", "both") else "iuf") or given.size == 0
         array = np.array(given, dtype=np.int64 if name in _INTEGER else np.float64)
         valid = valid and (name not in _INTEGER or bool((array == given).all()))
     except (TypeError, ValueError, OverflowError):
@@ -105,7 +115,7 @@ def _column(name: str, value: Any, rows: int | None) -> npt.NDArray[Any] | None:
         raise NumericsError(f"got {shown(value)}", where=where, suggestion=f"give an array of {kind}")
     expected = None if rows is None else rows + 1 if name in ("alpha", "sigma") else rows
     fits = array.ndim == COLUMNS[name] and array.shape[0] == (array.shape[0] if expected is None else expected)
-    if not fits or (name in _PAIRS and array.shape[1] != 2) or (name in ("b", "c") and not array.shape[1]):
+    if not fits or (name in _PAIRS and array.shape[1] != 2) or (name in ("b", "c", "delta") and not array.shape[1]):
         raise NumericsError(
             f"has shape {array.shape}, expected {expected} rows and {COLUMNS[name]} dimension(s)",
             where=where,
@@ -122,7 +132,8 @@ def content_hash(fields: Mapping[str, Any]) -> str:
     their names: the name and shape as JSON, and the numbers as little-endian int64 or float64, where −0 is 0.
     """
     columns = {name: fields[name] for name in sorted(COLUMNS) if fields[name] is not None}
-    rest = {name: _normalised(value) for name, value in fields.items() if name not in COLUMNS}
+    left_out = {*COLUMNS, *(name for name in FOLDED if fields[name] is None)}
+    rest = {name: _normalised(value) for name, value in fields.items() if name not in left_out}
     digest = hashlib.sha256(_compact(rest))
     for name, column in columns.items():
         kind = "<i8" if name in _INTEGER else "<f8"

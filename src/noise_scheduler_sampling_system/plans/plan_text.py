@@ -39,11 +39,14 @@ def plan_columns(plan: PlanRows, number: Callable[[float], str]) -> list[tuple[s
 
     extra = [("raw", plan.raw)] if plan.raw.any() else []
     extra += [] if plan.null is None else [("null", plan.null)]
+    if plan.delta is not None:
+        extra += [(f"δ[{k}]", plan.delta[:, k]) for k in range(plan.delta.shape[1])]
     times = zip(np.round(plan.time, 3), plan.asked, strict=True)
     return [
         ("row", [str(i) for i in range(len(plan))]),
         ("step", [str(i) for i in plan.step]),
         ("t", [f"{t:g}" if evaluates else "-" for t, evaluates in times]),
+        *([] if plan.both is None else [("branches", ["c+u" if both else "c" for both in plan.both])]),
         *((name, _cells(values)) for name, values in (("α", plan.alpha[:-1]), ("σ", plan.sigma[:-1]))),
         ("a", _cells(plan.a)),
         *((f"b[{k}]", _cells(plan.b[:, k])) for k in range(plan.b.shape[1])),

@@ -76,6 +76,9 @@ def _table(plan: SamplingPlan, width: int, noise: int) -> tuple[Array, list[str]
         if column is not None and column.any():
             parts.append(column[:, None])
             names.append(name)
+    if plan.delta is not None:
+        parts.append(plan.delta)
+        names += [f"δ[{k}]" for k in range(plan.delta.shape[1])]
     return np.concatenate(parts, axis=1), names
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -42,6 +42,10 @@ class BoundRow:
         asks: whether the row evaluates the model, as the plan's column ``asks``.
         is_linear: whether the row has neither clipping nor learned variance nor a second branch.
         is_pair: whether the next state is a·x + of_output·output alone.
+        delta: (row, factor) of the difference of both branches' outputs in each row that this one reads, its own
+            included.
+        keep_delta: whether a later row reads this row's difference.
+        forget_delta: the rows whose differences no later row reads.
         reads_raw, reads_null: whether the row reads the unclipped output, and the unconditional one.
     """
 
@@ -61,6 +65,9 @@ class BoundRow:
     is_pair: bool
     reads_raw: bool
     reads_null: bool
+    delta: tuple[tuple[int, float], ...] = ()
+    keep_delta: bool = False
+    forget_delta: tuple[int, ...] = ()
 
 
 @final
@@ -82,7 +89,7 @@ class BoundPlan(PlannedRun):
 
     @functools.cached_property
     def branches(self) -> bool:  # type: ignore[override]
-        return self.plan.null is not None
+        return self.plan.null is not None or self.plan.delta is not None
 
     @functools.cached_property
     def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
@@ -98,7 +105,7 @@ class BoundPlan(PlannedRun):
             for row in self.rows
             for factor in (
                 row.a, row.of_output, row.of_clean, row.of_null, *row.to_clean, *row.to_y,
-                *(b for _, b in row.history), *(c for *_, c in row.noise),
+                *(b for _, b in row.history), *(c for *_, c in row.noise), *(d for _, d in row.delta),
             )
         ]  # fmt: skip
         return max(factors) if all(map(math.isfinite, factors)) else math.nan
@@ -131,6 +138,7 @@ class BoundPlan(PlannedRun):
             return RowState(i + 1, pair(x, row.a, output, row.of_output), history)
         if row.is_linear:
             y, past = None, [(history[j], b) for j, b in row.history]
+            past += [(history[self.plan.history_key(j, delta=True)], d) for j, d in row.delta]
             if row.asks:
                 after, y = combine(x, row.a, output, row.of_output, past, row.to_y if row.keep else None)
             else:
@@ -140,13 +148,15 @@ class BoundPlan(PlannedRun):
             del output, past  # frees their memory, unless the model or the history holds it
             for step, stage, c in row.noise:
                 after = add(after, noise(step, stage), c)
-            if row.keep or row.forget:
-                history = {j: past for j, past in history.items() if j not in row.forget}
+            if row.keep or row.forget or row.forget_delta:
+                gone = {*row.forget, *(self.plan.history_key(j, delta=True) for j in row.forget_delta)}
+                history = {j: past for j, past in history.items() if j not in gone}
                 if y is not None:
                     history[i] = y
             return RowState(i + 1, after, history)
         # clipping, learned variances, both branches of a guidance
         unconditional = output.unconditional if isinstance(output, Branches) else None
+        deltas = self._deltas(i, row, output, history)
         output = output.guided if isinstance(output, Branches) else output
         variance = output.chunk(2, dim=1)[1] if row.log_variance else None
         main = mean = self._mean(output)
@@ -168,12 +178,26 @@ class BoundPlan(PlannedRun):
             after = add(after, term, b)
         if unconditional is not None and row.reads_null:
             after = add(after, self._mean(unconditional), row.of_null)
+        for j, d in row.delta:
+            after = add(after, deltas[j], d)
         for step, stage, c in row.noise:
             after = add(after, scaled_noise(noise(step, stage), variance, row.log_variance), c)
         history = {j: past for j, past in history.items() if j not in row.forget}
         if y is not None:
             history[i] = y
+        if row.keep_delta or row.forget_delta:
+            gone = {self.plan.history_key(j, delta=True) for j in row.forget_delta}
+            history = {j: past for j, past in history.items() if j not in gone}
+            if row.keep_delta:
+                history[self.plan.history_key(i, delta=True)] = deltas[i]
         return RowState(i + 1, after, history)
+
+    def _deltas(self, i: int, row: BoundRow, output: Any, history: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The differences of both branches' outputs that a row reads or keeps, by row."""
+        found = {j: history[self.plan.history_key(j, delta=True)] for j, _ in row.delta if j != i}
+        if row.keep_delta or any(j == i for j, _ in row.delta):
+            found[i] = self._mean(output.guided) - self._mean(output.unconditional)
+        return found
 
     def noise_std(self, i: int, output: Tensor | Branches | None) -> Tensor | float:
         """The factor of the unit noise of row i; a tensor for a learned variance.
@@ -210,6 +234,12 @@ def bind(
             where="variance_type",
             suggestion="use variance_type='fixed_small', or a model with twice the channels",
         )
+    if plan.delta is not None and clip is not None:
+        raise ConfigurationError(
+            "the plan holds its guidance, and clipping acts on a guided prediction",
+            where="clip_sample",
+            suggestion="set clip_sample=False and thresholding=False, or guide the run by ClassifierFree",
+        )
     rows = tuple(_bind_row(plan, i, prediction_type, clip is not None, learned_variance) for i in range(len(plan)))
     return BoundPlan(plan, rows, clip, learned_variance)
 
@@ -224,11 +254,15 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         if plan.c[i, k]
     )
     forget = tuple(i - k for k in lags if plan.last_use[i - k] == i)
+    delta = _deltas_of(plan, i, prediction_type)
+    used = plan.last_use_of_delta
+    forget_delta = tuple(j for j in range(i) if used[j] == i)
     if not plan.asked[i]:
         a = float(plan.a[i])
         return BoundRow(
-            a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, True, False, False, False
-        )
+            a, 0.0, 0.0, history, noise, IDENTITY, IDENTITY, False, forget, None, 0.0, False, True, False, False,
+            False, delta, False, forget_delta,
+        )  # fmt: skip
     alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
     space, keep = plan.space_of(i), plan.last_use[i] > i
     from_output = conversion(prediction_type, space, alpha, sigma)
@@ -238,7 +272,7 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
     of_output, of_clean = (raw, b) if clips else (raw + b, 0.0)
     null = 0.0 if plan.null is None else float(plan.null[i])
     a = float(plan.a[i]) + (of_output + null) * from_output.x_factor + of_clean * from_clean.x_factor
-    linear = not clips and not learned and plan.null is None
+    linear = not clips and not learned and plan.null is None and plan.delta is None
     return BoundRow(
         a=a,
         of_output=of_output * from_output.y_factor,
@@ -256,7 +290,21 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         is_pair=linear and not (keep or a == 0.0 or forget or history or noise),
         reads_raw=of_output != 0.0,
         reads_null=null != 0.0,
+        delta=delta,
+        keep_delta=used[i] > i,
+        forget_delta=forget_delta,
     )
+
+
+def _deltas_of(plan: SamplingPlan, i: int, prediction_type: str) -> tuple[tuple[int, float], ...]:
+    """(row, factor) of each difference that a row reads, for differences of the network's raw outputs."""
+    if plan.delta is None:
+        return ()
+    found = []
+    for j in (i - k for k in range(min(i + 1, plan.delta.shape[1])) if plan.delta[i, k]):
+        to_y = conversion(prediction_type, plan.space_of(j), float(plan.alpha[j]), float(plan.sigma[j]))
+        found.append((j, float(plan.delta[i, i - j]) * to_y.y_factor))
+    return tuple(found)
 
 
 def bind_for(plan: SamplingPlan, config: NoiseSchedulerConfig) -> BoundPlan:

@@ -154,8 +154,9 @@ def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
         return
     if len(run.keys) != len(x):
         yield "keys", f"there are {len(run.keys)} for a batch of {len(x)}", "give one for each sample"
-    needed = {j for j in range(row) if run.plan.last_use[j] >= row}
-    missing, odd = needed - set(state.history), [j for j in state.history if type(j) is not int or not 0 <= j < row]
+    needed = run.plan.kept_at(row)
+    known_keys = {*range(row), *needed}
+    missing, odd = needed - set(state.history), [j for j in state.history if type(j) is not int or j not in known_keys]
     if missing or odd:
         what = f"of row {min(missing)} is missing" if missing else f"of row {shown(odd[0])} is not read by later rows"
         yield "history", f"the prediction {what}", f"later rows read those of rows {sorted(needed)}"

@@ -50,6 +50,7 @@ def _numbers(row: BoundRow) -> Iterator[Factor]:
     yield from (getattr(row, name) for name in _NUMBERS)
     yield from (factor for _, factor in row.history)
     yield from (factor for *_, factor in row.noise)
+    yield from (factor for _, factor in row.delta)
     for conversion in (row.to_clean, row.to_y):
         yield from () if conversion is IDENTITY else conversion
     yield from row.log_variance or ()
@@ -60,10 +61,18 @@ def _with_numbers(row: BoundRow, entries: Iterator[Tensor]) -> BoundRow:
     numbers: dict[str, Any] = {name: next(entries) for name in _NUMBERS}
     history: Any = tuple((j, next(entries)) for j, _ in row.history)
     noise: Any = tuple((step, stage, next(entries)) for step, stage, _ in row.noise)
+    delta: Any = tuple((j, next(entries)) for j, _ in row.delta)
     conversions: list[Any] = [each if each is IDENTITY else Affine(*_two(entries)) for each in (row.to_clean, row.to_y)]
     bounds = None if row.log_variance is None else _two(entries)
     return replace(
-        row, **numbers, history=history, noise=noise, to_clean=conversions[0], to_y=conversions[1], log_variance=bounds
+        row,
+        **numbers,
+        history=history,
+        noise=noise,
+        delta=delta,
+        to_clean=conversions[0],
+        to_y=conversions[1],
+        log_variance=bounds,
     )
 
 
@@ -72,7 +81,7 @@ def _two(entries: Iterator[Tensor]) -> tuple[Any, Any]:
 
 
 def _without_numbers(name: str, value: Any) -> Any:
-    if name == "history":
+    if name in ("history", "delta"):
         return tuple(j for j, _ in value)
     if name == "noise":
         return tuple((step, stage) for step, stage, _ in value)

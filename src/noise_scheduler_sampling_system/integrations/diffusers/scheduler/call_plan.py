@@ -112,6 +112,13 @@ class CallPlan:
                 why="pipelines of diffusers hand over the guided one only",
                 suggestion="use a sampler without CFG++",
             )
+        if plan.delta is not None:
+            raise ConfigurationError(
+                f"the plan says in which of its rows the unconditional branch is evaluated (guidance {plan.scale:g})",
+                where="plan",
+                why="pipelines of diffusers evaluate both branches in every step, and hand over the guided prediction",
+                suggestion="run it by DiffusionPipeline.from_diffusers(pipe).generate(plan=...)",
+            )
         learned = config.variance_type.startswith("learned")
         splits = plan.log_variance is not None or not learned
         bound = bind_for(plan, config if splits else config.replace(variance_type="fixed_small"))
