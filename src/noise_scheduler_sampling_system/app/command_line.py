@@ -20,6 +20,7 @@ from .commands.playground import playground
 from .commands.recommend import recommend
 from .commands.sample import sample
 from .errors_as_text import CommandGroup
+from .output import LogLines
 
 __all__ = ["app"]
 
@@ -60,5 +61,5 @@ def _main(
     ] = 0,
 ) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[LogLines(named=verbose > 0)])
     logging.getLogger(_LIBRARY).setLevel(level)

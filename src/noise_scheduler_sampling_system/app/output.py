@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import shutil
 import sys
@@ -16,7 +17,7 @@ import typer
 
 from ..support.text_tables import text_table
 
-__all__ = ["Json", "Output", "Quiet", "complain"]
+__all__ = ["Json", "LogLines", "Output", "Quiet", "complain"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; nothing else goes to stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; lists print names only.")]
@@ -109,6 +110,23 @@ class Output:
         """Lines that are not wrapped."""
         if not self.as_json and not self.quiet:
             typer.echo("\n".join(lines))
+
+
+@final
+class LogLines(logging.Handler):
+    """Prints log messages on stderr as the command prints errors.
+
+    Args:
+        named: whether to name the logger.
+    """
+
+    def __init__(self, *, named: bool) -> None:
+        super().__init__()
+        self._named = named
+
+    def emit(self, record: logging.LogRecord) -> None:
+        name = f" {record.name}" if self._named else ""
+        complain(self.format(record), f"{record.levelname.lower()}{name}")
 
 
 def complain(text: str, category: str = "") -> None:

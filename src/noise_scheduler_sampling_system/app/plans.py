@@ -13,17 +13,22 @@ if TYPE_CHECKING:
     from ..plans.plan import SamplingPlan
     from ..plans.plan_set import PlanSet
 
-__all__ = ["PLAN_ENDINGS", "plan_of", "plans_in"]
+__all__ = ["PLAN_ENDINGS", "in_file", "plan_of", "plans_in"]
 
 #: The endings of a plan's file.
 PLAN_ENDINGS: Final = (".json", ".safetensors")
+
+
+def in_file(name: str) -> bool:
+    """Whether a word names the file of a plan, and not a sampler."""
+    return Path(name).suffix in PLAN_ENDINGS
 
 
 def plan_of(
     name: str, steps: int, settings: dict[str, Any], options: Sequence[str] | None, nfe: int | None
 ) -> SamplingPlan:
     """The plan of a sampler, or the one in a file."""
-    if Path(name).suffix not in PLAN_ENDINGS:
+    if not in_file(name):
         if nfe is not None:
             raise ConfigurationError(f"{name} is no file", where="nfe", suggestion="give --steps")
         return pipeline_of(name, settings, list(options or [])).plan(steps)

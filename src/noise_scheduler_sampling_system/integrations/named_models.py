@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -203,7 +206,8 @@ def _of_folder(folder: Path) -> NamedModel:
             suggestion="pip install 'noise-scheduler-sampling-system[diffusers]'",
         ) from None
     try:
-        pipe = Pipe.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+        with _without_bars():
+            pipe = Pipe.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever the parts of the folder raise
         raise ConfigurationError(
             f"diffusers cannot load {folder}",
@@ -213,3 +217,18 @@ def _of_folder(folder: Path) -> NamedModel:
         ) from error
     pipe.set_progress_bar_config(disable=True)
     return NamedModel(str(folder), pipe=pipe)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Load without the progress bars of diffusers and transformers, which they show in pipes, too."""
+    names = [name for name in ("diffusers", "transformers") if find_spec(name) is not None]
+    libraries = [importlib.import_module(f"{name}.utils.logging") for name in names]
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()

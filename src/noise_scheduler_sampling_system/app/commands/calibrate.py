@@ -123,7 +123,7 @@ def calibrate(
     }  # fmt: skip
     plans = pipeline.calibrate(known.model, **fit)
     plans.save(out)
-    missing = [budget for budget in budgets if budget not in plans]
+    missing = [n for n in budgets if n not in plans or plans[n].provenance.get("interrupted")]
     output.result({
         "file": str(out), "model": model, "interrupted": bool(missing),
         "plans": [{"nfe": n, "hash": plan.content_hash, **_found(plan)} for n, plan in plans.items()],
@@ -136,7 +136,7 @@ def calibrate(
         draw(plans, pipeline.scheduler, plot)
         output.say(f"wrote {plot}")
     if missing:
-        complain(f"interrupted: {out} has no plans of {', '.join(map(str, missing))} calls")
+        complain(f"interrupted: the plans of {', '.join(map(str, missing))} calls are missing or not fitted to the end")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 

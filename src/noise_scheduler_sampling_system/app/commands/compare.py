@@ -28,7 +28,7 @@ from ..options import (
 from ..output import Json, Output, Quiet, complain
 from ..parsing import check_output, integers, labels_of, settings_of
 from ..pipelines import CONFIG_ENDINGS, system_of
-from ..plans import PLAN_ENDINGS, plans_in
+from ..plans import in_file, plans_in
 from ..subjects import Subject
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _is_config(word: str) -> bool:
 
 def _entry(name: str, subject: Subject, settings: dict[str, Any], option: list[str] | None) -> Any:
     """What a word stands for: the plans of a file, or a sampler on the path that the options describe."""
-    if Path(name).suffix in PLAN_ENDINGS:
+    if in_file(name):
         return plans_in(Path(name))
     return subject.pipeline(name, settings, option)
 

@@ -14,7 +14,7 @@ from ..options import Preset, SamplerOptions, Schedule, ScheduleOptions, Spacing
 from ..output import Json, Output, Quiet
 from ..parsing import check_output, integers, key_values, settings_of
 from ..pipelines import pipeline_of
-from ..plans import PLAN_ENDINGS, plan_of
+from ..plans import PLAN_ENDINGS, in_file, plan_of
 
 if TYPE_CHECKING:
     from ...plans.plan import SamplingPlan
@@ -83,9 +83,14 @@ def diff(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say in words and numbers how two plans differ. The options hold for both samplers."""
+    """Say in words and numbers how two plans differ. The options hold for both, if both are samplers."""
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
-    found = plan_of(one, steps, settings, None, nfe).diff(plan_of(other, steps, settings, None, nfe))
+    # the settings are those of samplers, and the number of calls is that of a file
+    plans = [
+        plan_of(name, steps, {}, None, nfe) if in_file(name) else plan_of(name, steps, settings, None, None)
+        for name in (one, other)
+    ]
+    found = plans[0].diff(plans[1])
     output = Output(as_json, quiet)
     output.result({
         "differs": bool(found), "same_numbers": found.same_numbers, "counts": found.counts,
@@ -166,7 +171,7 @@ def export(
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
     if nfe is None:
         plans = [plan_of(method, 50 if steps is None else steps, settings, option, None)]
-    elif Path(method).suffix in PLAN_ENDINGS:
+    elif in_file(method):
         plans = [plan_of(method, 50, {}, option, n) for n in integers(nfe, "nfe")]
     else:
         sampler = pipeline_of(method, settings, option).sampler
