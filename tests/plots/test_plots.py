@@ -75,6 +75,9 @@ def test_a_film_strip_shows_the_predicted_clean_samples():
     shown = figure.axes[-1].images[0].get_array()
     digit = 0.94 - 0.86 * ((last.pred_original_sample[0, 0] + 1.0) / 2.0).clamp(0.0, 1.0)
     assert np.allclose(shown[:8, :8, 0], digit, atol=1e-6)
+    plain = plots.film_strip(stream(), samples=3, pictures=4, paper=False).axes[-1].images[0].get_array()
+    brightness = ((last.pred_original_sample[0, 0] + 1.0) / 2.0).clamp(0.0, 1.0)
+    assert np.allclose(plain[:8, :8, 0], brightness, atol=1e-6)
 
 
 def test_an_animation_has_a_picture_for_each_step(tmp_path):

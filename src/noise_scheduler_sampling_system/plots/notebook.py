@@ -72,6 +72,8 @@ def _result(result: SamplingResult) -> Any:
     try:
         picture = mosaic(result.samples[:_SAMPLES], min(10, len(result.samples)))
     except ConfigurationError:
+        if not isinstance(result.plan, SamplingPlan):
+            raise
         return plot_plan(result.plan)
     height, width = picture.shape[:2]
     figure, (axes,) = new_axes(8.0, max(1.2, 8.0 * height / width))

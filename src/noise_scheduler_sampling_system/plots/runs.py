@@ -22,13 +22,14 @@ __all__ = ["animate", "film_strip"]
 _SHORT, _LONG = 120, 1500
 
 
-def film_strip(steps: Iterable[SamplingStep], samples: int = 4, pictures: int = 8) -> Any:
+def film_strip(steps: Iterable[SamplingStep], samples: int = 4, pictures: int = 8, *, paper: bool = True) -> Any:
     """The predicted clean samples of a run: one row for each sample, one column for each step shown.
 
     Args:
         steps: of ``pipeline.stream(...)``; images (B, 1, H, W) or (B, 3, H, W) in [−1, 1].
         samples: rows, at most B.
         pictures: columns; the steps are spread evenly, with the first and the last.
+        paper: show one channel as dark ink on light paper, as digits are drawn everywhere; False: as it is.
 
     Raises:
         ConfigurationError: matplotlib is not installed, no steps, or samples that are not images.
@@ -39,19 +40,22 @@ def film_strip(steps: Iterable[SamplingStep], samples: int = 4, pictures: int = 
     figure, axes = new_axes(1.1 * len(chosen), 1.1 * shown_samples + 0.7, len(chosen))
     for each, i in zip(axes, chosen, strict=True):
         step, clean = taken[i]
-        each.imshow(mosaic(clean[:shown_samples], 1), interpolation="nearest")
+        each.imshow(mosaic(clean[:shown_samples], 1, paper=paper), interpolation="nearest")
         each.set_axis_off()
         each.set_title(f"{step.nfe} calls\nσ = {step.sigma:.2g}", fontsize=8)
     return figure
 
 
-def animate(steps: Iterable[SamplingStep], path: str | os.PathLike[str], columns: int = 5) -> None:
+def animate(
+    steps: Iterable[SamplingStep], path: str | os.PathLike[str], columns: int = 5, *, paper: bool = True
+) -> None:
     """Write the predicted clean samples of a run, step by step, as an animated GIF, whole or not at all.
 
     Args:
         steps: of ``pipeline.stream(...)``; images (B, 1, H, W) or (B, 3, H, W) in [−1, 1].
         path: a .gif file.
         columns: images in a row.
+        paper: as for :func:`film_strip`.
 
     Raises:
         ConfigurationError: matplotlib (with Pillow) is not installed, no steps, or samples that are not images.
@@ -64,7 +68,7 @@ def animate(steps: Iterable[SamplingStep], path: str | os.PathLike[str], columns
 
     frames = []
     for _, clean in _taken(steps):
-        picture = mosaic(clean, min(columns, len(clean)))
+        picture = mosaic(clean, min(columns, len(clean)), paper=paper)
         factor = max(1, 320 // picture.shape[1])
         pixels = (255.0 * picture.repeat(factor, axis=0).repeat(factor, axis=1)).round().astype(np.uint8)
         frames.append(Image.fromarray(pixels))
