@@ -19,6 +19,7 @@ from .commands.plan import plan_app
 from .commands.playground import playground
 from .commands.recommend import recommend
 from .commands.sample import sample
+from .commands.serve import serve
 from .errors_as_text import CommandGroup
 from .output import LogLines
 
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 _RUN, _CHOOSE, _LOOK = "Run a model", "Choose a sampler", "Look things up"
 for panel, commands in {
-    _RUN: (sample, generate, calibrate),
+    _RUN: (sample, serve, generate, calibrate),
     _CHOOSE: (demo, compare, recommend, playground),
     _LOOK: (samplers, schedules, spacings, presets, doctor),
 }.items():

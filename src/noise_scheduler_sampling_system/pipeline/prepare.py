@@ -34,7 +34,7 @@ from .job import Job
 from .network_calls import NetworkCalls
 from .request import Request
 
-__all__ = ["prepare"]
+__all__ = ["embedded_model", "prepare"]
 
 
 def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
@@ -54,7 +54,7 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     given = GivenStart.of(request)
     shape = given.batch_shape(request.shape)
     device = resolve_device(request.device, request.model, given.tensor)
-    model = ModelAdapter(_embedded_model(path) if request.model is None else request.model)
+    model = ModelAdapter(embedded_model(path) if request.model is None else request.model)
     stated = refuse_other_prediction(model.model, kind, beside=not own_model)
     run, request = _with_guidance_in_plan(setup, request, _run(setup, request))
     dtype = checked_dtype(request.dtype, model.dtype)
@@ -87,7 +87,7 @@ def _one_level(plan: Plan) -> bool:
     return not isinstance(plan, FramePlan) or plan.lockstep
 
 
-def _embedded_model(path: NoisePath) -> Callable[..., Any]:
+def embedded_model(path: NoisePath) -> Callable[..., Any]:
     """The exact model of handwritten digits.
 
     Raises:

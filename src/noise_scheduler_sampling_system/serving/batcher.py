@@ -20,11 +20,12 @@ from torch import Tensor
 from ..config.keyword_advice import refuse_unknown
 from ..guidance.evaluate import Memory
 from ..pipeline.pipeline import DiffusionPipeline
-from ..pipeline.prepare import prepare
+from ..pipeline.prepare import embedded_model, prepare
 from ..pipeline.request import Request
 from ..pipeline.resume import continued
 from ..pipeline.stream import resumed
 from ..running.loop import PlannedRun, RowState
+from ..schedules.path import NoisePath
 from ..support.argument_checks import checked_count, checked_flag, checked_number
 from ..support.errors import ConfigurationError, RefusedError, StoppedError, shown
 from .calls import Answer, Calls
@@ -47,6 +48,8 @@ logger = logging.getLogger(__name__)
 _IDLE_SECONDS: Final = 1.0
 #: Requests that cannot share calls run at the same time up to this number of groups.
 _MOST_GROUPS: Final = 4
+#: Embedded models that are kept for further requests.
+_MOST_EMBEDDED: Final = 32
 #: Keywords of ``sample`` that a shared call does not have, and why.
 _REFUSED: Final = {
     "profile": "the time of a shared model call belongs to several requests; read batcher.metrics()",
@@ -111,6 +114,7 @@ class Batcher:
         self._queue: list[tuple[tuple[float, int], Ticket]] = []
         self._running: list[tuple[Part, Ticket]] = []
         self._thread: threading.Thread | None = None
+        self._embedded: list[tuple[NoisePath, Callable[..., Any]]] = []
         self._closed = False
         self._hands_back = False
         _OPEN.add(self)
@@ -155,6 +159,11 @@ class Batcher:
             running = len({ticket.number for _, ticket in self._running})
             most = self._calls.most
         return self._meter.snapshot(queued=queued, running=running, max_batch_size=most)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closed
 
     def close(self, finish: bool = True, timeout: float | None = None) -> None:
         """Take no new requests, and end the others. A closed batcher stays closed.
@@ -218,7 +227,7 @@ class Batcher:
         if not isinstance(pipeline, DiffusionPipeline):
             raise ConfigurationError(f"got {shown(pipeline)}", where="pipeline", suggestion="give a DiffusionPipeline")
         if arguments.get("model") is None:
-            arguments["model"] = self._model
+            arguments["model"] = self._own_model(pipeline)
         priority = checked_number(own.get("priority", 0.0), "priority")
         deadline = _checked_seconds(own.get("deadline")) or self._deadline
         stream = checked_flag(own.get("stream", False), "stream")
@@ -238,6 +247,18 @@ class Batcher:
                 suggestion="take a sampler with a plan, or call pipeline.sample",
             )
         return Ticket(job, request, start=start, memory=memory, priority=priority, deadline=deadline, stream=stream)
+
+    def _own_model(self, pipeline: DiffusionPipeline) -> Callable[..., Any] | None:
+        """The model of a request that brings none; requests on equal paths get the same embedded one."""
+        if self._model is not None or pipeline.has_own_model:
+            return self._model
+        path = pipeline.scheduler
+        with self._changed:
+            known = next((model for each, model in self._embedded if each == path), None)
+            if known is None:
+                known = embedded_model(path)
+                self._embedded = [*self._embedded[-_MOST_EMBEDDED:], (path, known)]
+            return known
 
     def _cancel(self, ticket: Ticket) -> bool:
         ended = ticket.cancel()

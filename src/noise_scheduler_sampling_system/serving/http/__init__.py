@@ -1,0 +1,1 @@
+"""A server of samples over HTTP, on one batcher; it needs the extra ``[serve]``."""
