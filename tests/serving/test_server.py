@@ -227,7 +227,9 @@ def send_and_hold(client, body, cut=None):
     """Send a request over a bare socket; with ``cut`` only the first bytes of the body."""
     data = json.dumps(body).encode()
     connection = socket.create_connection((client.base_url.host, client.base_url.port))
-    connection.sendall(b"POST /v1/samples HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(data) + data[:cut])
+    connection.sendall(
+        b"POST /v1/samples HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(data) + data[:cut]
+    )
     return connection
 
 
@@ -273,6 +275,18 @@ def test_errors_have_the_form_of_the_library_and_the_right_status(running):
     assert client.get("/nothing").json()["error"]["category"] == "http"
     raised = post(client, labels=7)
     assert (raised.status_code, raised.json()["error"]["what"]) == (500, "the model raised KeyError")
+
+
+def test_pages_of_other_sites_are_refused(running):
+    client, _ = running
+    for status, headers in (
+        (421, {"host": "evil.example"}), (403, {"origin": "https://evil.example"}), (403, {"origin": "null"}),
+    ):  # fmt: skip
+        answer = client.post("/v1/samples", json={"steps": 2}, headers=headers)
+        assert answer.status_code == status
+        assert answer.json()["error"]["category"] == "http"
+    own = str(client.base_url).rstrip("/")
+    assert client.post("/v1/samples", json={"steps": 2}, headers={"origin": own}).status_code == 200
 
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_read(running):

@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from ...support.errors import ConfigurationError
-from ..options import Preset, Schedule, ScheduleOptions, Spacing, SpacingOptions, settings_of
+from ..options import Model, Preset, Schedule, ScheduleOptions, Spacing, SpacingOptions
+from ..output import complain
+from ..parsing import settings_of
 
 __all__ = ["serve"]
 
 
 def serve(
-    model: Annotated[
-        str, typer.Option(help="digits, mnist, module:attribute, or the folder of a pipeline of diffusers.")
-    ] = "digits",
+    model: Model = "digits",
     sampler: Annotated[str | None, typer.Option(help="The sampler of requests that name none; default ddim.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 chooses a free one.", min=0, max=65535)] = 8000,
@@ -52,6 +52,8 @@ def serve(
     from ...serving.http.limits import Limits
     from ...serving.http.service import Service
 
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        complain(f"{host} can be reached from other machines, and whoever reaches it can run the model")
     if states is not None:
         states.mkdir(parents=True, exist_ok=True)
     limits = Limits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from functools import partial
 from typing import Any, Final, final
 
@@ -19,6 +19,7 @@ from ...support.errors import ConfigurationError, DeadlineError, NoiseSamplingEr
 from ...support.version import __version__
 from ..handle import RequestHandle
 from .body import SampleBody, read_body
+from .guard import LOOPBACK, Guard
 from .measures import Measures
 from .replies import Reply, error_reply, event, result_reply, step_fields
 from .service import Service
@@ -35,13 +36,15 @@ class _GoneError(Exception):
     """The client closed its connection."""
 
 
-def make_application(service: Service) -> FastAPI:
+def make_application(service: Service, hosts: Collection[str] | None = LOOPBACK) -> FastAPI:
     """The application, ready for any ASGI server.
 
     Args:
         service: what is served; whoever runs the application closes its batcher.
+        hosts: the names by which it may be addressed; None: any.
     """
     application = FastAPI(title="noise-sampling", version=__version__, docs_url=None, redoc_url=None)
+    application.add_middleware(Guard, hosts=hosts)
     routes = _Routes(service)
     schema = {"requestBody": {"content": {"application/json": {"schema": SampleBody.model_json_schema()}}}}
     application.post("/v1/samples", openapi_extra=schema, response_model=None)(routes.samples)
