@@ -112,6 +112,29 @@ def test_names_are_run_on_a_pipeline_of_diffusers_and_on_a_named_model(tmp_path)
     assert cells[0].samples.shape == (2, 1, 28, 28)
 
 
+def test_only_white_strokes_on_black_are_drawn_as_ink():
+    grey = compare(["ddim"], lambda x, t: 0.1 * x, shape=(2, 1, 8, 8), nfe=2, reference=None)
+    assert not grey.entries[0].white_on_black
+    for model in (None, "mnist"):
+        assert compare(["ddim"], model, nfe=2, reference=None).entries[0].white_on_black
+
+
+def test_features_are_those_of_decoded_images():
+    pipeline = DiffusionPipeline.from_diffusers(build("sd"), "ddim")
+    data = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    seen = []
+
+    def features(images):
+        seen.append(images.shape)
+        return images.mean((2, 3))
+
+    found = compare(
+        {"one": pipeline}, nfe=2, prompt=["a cat", "a dog"], reference=None, repeats=2, features=features, data=data
+    )
+    assert seen == [(16, 3, 16, 16), (4, 3, 16, 16)]  # both seeds
+    assert found.cell("one", 2).frechet > 0.0
+
+
 @pytest.mark.parametrize(
     ("arguments", "where"),
     [
@@ -119,6 +142,12 @@ def test_names_are_run_on_a_pipeline_of_diffusers_and_on_a_named_model(tmp_path)
         ({"guidance_scal": 3.0}, "guidance_scal"),
         ({"count": "steps"}, "count"),
         ({"model": 3}, "model"),
+        ({"seed": "a"}, "seed"),
+        ({"seed": [0, 1]}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"nfe": 3.5}, "nfe"),
+        ({"nfe": "5,8"}, "nfe"),
+        ({"nfe": (5, "x")}, "nfe"),
         ({"model": "no_such_model"}, "model"),
         ({"reference": "fine", "nfe": 20, "reference_calls": 30}, "reference_calls"),
     ],

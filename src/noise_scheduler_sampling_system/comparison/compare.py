@@ -105,7 +105,8 @@ def compare(
             run says why in ``cell.problem``.
     """
     refuse_unknown([name for name in inputs if name not in INPUTS], [*keywords_of(compare), *INPUTS])
-    budgets = tuple(dict.fromkeys(checked_count(n, "nfe") for n in ([nfe] if isinstance(nfe, int) else nfe)))
+    several = isinstance(nfe, Iterable) and not isinstance(nfe, str | bytes)
+    budgets = tuple(dict.fromkeys(checked_count(n, "nfe") for n in (nfe if several else [nfe])))  # type: ignore[union-attr]
     for where, value, allowed in (("count", count, COUNTS), ("reference", reference, (None, *KINDS))):
         if value not in allowed:
             raise ConfigurationError(
@@ -126,7 +127,7 @@ def compare(
         raise ConfigurationError(
             "there is nothing to compare", where="nfe" if entries else "samplers", suggestion="give at least one"
         )
-    seeds = tuple(range(seed, seed + repeats))
+    seeds = tuple(range(_checked_seed(seed), seed + repeats))
     fine = _fine_calls(reference_calls, max(budgets))
     judge = None if features is None or data is None else Judge(features, data)
     arguments = {entry.name: subject.arguments(entry.pipeline) for entry in entries}
@@ -164,6 +165,12 @@ def compare(
     for remark in found.remarks:
         logger.warning("%s", remark)
     return found
+
+
+def _checked_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigurationError(f"got {shown(seed)}", where="seed", suggestion="give a whole number from 0")
+    return seed
 
 
 def _fine_calls(given: int | None, largest: int) -> int:

@@ -67,7 +67,9 @@ def plot_convergence(comparison: _Comparison, measure: str = "rms", count: str =
             front.append((calls, error))
     axes.plot(*zip(*front, strict=True), color="#999999", linewidth=4, alpha=0.4, zorder=0, label="Pareto front")
     axes.set(xscale="log", yscale="log", xlabel=_COUNTS[count], ylabel=f"error ({measure.replace('rms', 'RMS')})")
-    ticks = sorted({p[0] for points in lines.values() for p in points})
+    calls_made = {p[0] for points in lines.values() for p in points}
+    # numbers beside a budget would lie on it
+    ticks = [n for n in calls_made if n in comparison.budgets or all(abs(n / m - 1) > 0.12 for m in comparison.budgets)]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)

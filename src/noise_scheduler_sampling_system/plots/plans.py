@@ -88,7 +88,7 @@ def _heat_map(values: Array, names: list[str], title: str) -> Any:
     largest = float(np.abs(values).max()) or 1.0
     # small coefficients stay visible: the shade grows with the logarithm
     shade = np.sign(values) * np.log1p(9.0 * np.abs(values) / largest) / np.log(10.0)
-    axes.imshow(shade, cmap="RdBu_r", vmin=-1.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    axes.imshow(shade, cmap="RdBu", vmin=-1.0, vmax=1.0, aspect="auto", interpolation="nearest")
     axes.grid(False)
     axes.set_xticks(range(columns), names)
     axes.xaxis.tick_top()
