@@ -176,6 +176,11 @@ KEYWORDS: Final[tuple[Keyword, ...]] = (
             "requires_grad grad enable_grad no_grad with_grad use_grad inference_mode",
         ),
         "profile": ("profile=True", "profiling profiler benchmark timing"),
+        "checkpoint": (
+            "checkpoint='run.safetensors', from which the same call goes on",
+            "checkpoint_path ckpt checkpoint_file resume_from resume save_path",
+        ),
+        "every": ("every=10, beside checkpoint", "checkpoint_every save_every checkpoint_interval save_interval"),
     }),
     *_entries("resume", {"resume": ("resume=step.state, or the file it was saved to", "resume_from state restore")}),
     *_entries("generate", {

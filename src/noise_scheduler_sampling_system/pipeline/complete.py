@@ -9,8 +9,10 @@ import torch
 
 from ..guidance.evaluate import Memory
 from ..running.faults import ModelStoppedError, OutputReusedError, StepControlError
+from ..running.loop import PlannedRun, Reached
 from ..running.profiling import Stopwatch
 from ..support.errors import NumericsError
+from .checkpoint import Checkpoint
 from .ending import Ending, Outcome, calls_made
 from .job import Job
 from .request import Request
@@ -20,7 +22,9 @@ __all__ = ["complete"]
 logger = logging.getLogger(__name__)
 
 
-def complete(job: Job, request: Request, bar: Any, watch: Stopwatch | None) -> Outcome:
+def complete(
+    job: Job, request: Request, bar: Any, watch: Stopwatch | None, checkpoint: Checkpoint | None = None
+) -> Outcome:
     """Run a job to its end.
 
     Args:
@@ -28,16 +32,17 @@ def complete(job: Job, request: Request, bar: Any, watch: Stopwatch | None) -> O
         request: its callback and its early stopping.
         bar: a progress bar.
         watch: measures the time inside model, guidance and noise.
+        checkpoint: holds the state that the job goes on from, and keeps those that it reaches.
 
     Raises:
         ModelOutputError, NumericsError: something is not finite; a second run with checks says where.
     """
     try:
         try:
-            return _outcome(job, request, bar, watch)
+            return _outcome(job, request, bar, watch, checkpoint)
         except OutputReusedError:
             logger.info("the model returns the same memory at every call: starting again with copies")
-            return _outcome(job, request, bar, watch, copy_outputs=True)
+            return _outcome(job, request, bar, watch, checkpoint, copy_outputs=True)
     except ModelStoppedError as stopped:
         error: Exception = stopped.error
     except StepControlError:
@@ -67,18 +72,30 @@ def _first_fault(job: Job, hidden: NumericsError) -> Exception:
     )
 
 
-def _outcome(job: Job, request: Request, bar: Any, watch: Stopwatch | None, copy_outputs: bool = False) -> Outcome:
+def _outcome(
+    job: Job, request: Request, bar: Any, watch: Stopwatch | None, checkpoint: Checkpoint | None,
+    copy_outputs: bool = False,
+) -> Outcome:  # fmt: skip
+    saved = None if checkpoint is None else checkpoint.begin(job)
     memory: Memory = {}
+    if saved is None:
+        state = job.first_state()
+    else:
+        state, memory = saved.placed(job)
     ending = Ending.of(job, request, memory)
+    if isinstance(job.run, PlannedRun) and state.row == len(job.run.plan):  # a part that was done before
+        bar.update(job.run.plan.nfe)
+        return ending.outcome(Reached(job.run, state))
     rows = job.run.steps(
         job.model_maker(memory, watch),
-        job.first_state(),
+        state,
         watch.wrap("noise", job.noise.__call__) if watch else job.noise,
         memory,
         inspect=ending.inspects,
         copy_outputs=copy_outputs,
         check_every_row=ending.settled is not None,
     )
+    del state  # this frame would keep its memory
     counted = 0
     for reached in rows:
         if not reached.ends_step:
@@ -89,4 +106,6 @@ def _outcome(job: Job, request: Request, bar: Any, watch: Stopwatch | None, copy
             counted = calls
         if ending.is_due(reached):
             break
+        if checkpoint is not None:
+            checkpoint.reached(job, reached, memory)
     return ending.outcome(reached)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from contextlib import closing
@@ -14,6 +15,7 @@ from ..grids.time_grid import TimeGrid
 from ..running.batching import in_batches
 from ..running.profiling import Profile, Stopwatch, measured
 from ..running.results import InterruptedRunError, SamplingResult
+from .checkpoint import Checkpoint
 from .complete import complete
 from .ending import Outcome
 from .job import Job
@@ -30,6 +32,12 @@ def execute(job: Job, request: Request) -> Tensor | SamplingResult:
     Raises:
         InterruptedRunError: Ctrl-C, after a part of the batch was done; it holds the samples of this part.
     """
+    job, checkpoint = Checkpoint.open(job, request)
+    with contextlib.nullcontext() if checkpoint is None else checkpoint.naming():
+        return _executed(job, request, checkpoint)
+
+
+def _executed(job: Job, request: Request, checkpoint: Checkpoint | None) -> Tensor | SamplingResult:
     run, batch, device = job.run, job.batch, job.noise.device
     watch = Stopwatch(device) if request.profile else None
     size = batch if request.max_batch_size is None else min(request.max_batch_size, batch)
@@ -45,7 +53,7 @@ def execute(job: Job, request: Request) -> Tensor | SamplingResult:
         def part(start: int, stop: int) -> None:
             if run.planned and stop - start < min(size, batch - start):  # memory ran out: there are more parts
                 bar.total = bar.n + run.plan.nfe * -(-(batch - start) // (stop - start))
-            outcomes.append(complete(job.part(start, stop), request, bar, watch))
+            outcomes.append(complete(job.part(start, stop), request, bar, watch, checkpoint))
 
         try:
             in_batches(part, batch, size, device)

@@ -45,6 +45,8 @@ class _Common(TypedDict, total=False):
     profile: bool | str | os.PathLike[str]
     max_batch_size: int | None
     differentiable: bool
+    checkpoint: str | os.PathLike[str] | None
+    every: int | None
 
 
 class RunKeywords(_Common, total=False):

@@ -251,6 +251,8 @@ class DiffusionPipeline(ByValue, Drawn):
         profile: bool | str | os.PathLike[str] = False,
         max_batch_size: int | None = None,
         differentiable: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: int | None = None,
         return_result: bool = False,
         **unknown: Never,
     ) -> Tensor | SamplingResult:
@@ -310,6 +312,9 @@ class DiffusionPipeline(ByValue, Drawn):
             max_batch_size: the most samples to run at a time. When memory runs out, the batch is halved and
                 repeated; the samples stay the same (with ``adaptive``: within its tolerance).
             differentiable: record gradients; default: no gradients.
+            checkpoint: a ``.safetensors`` file that is written on the way. If the call fails, the same call goes on
+                from it, bit for bit; the exception names it. It is removed when all samples are done.
+            every: steps between two writes of the checkpoint, default 10: the most that a failure loses.
             return_result: return a :class:`SamplingResult` in place of the samples alone.
 
         Returns:

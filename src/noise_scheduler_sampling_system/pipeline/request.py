@@ -72,6 +72,8 @@ class Request:
     profile: bool | str | os.PathLike[str] = False
     max_batch_size: int | None = None
     differentiable: bool = False
+    checkpoint: str | os.PathLike[str] | None = None
+    every: int | None = None
     return_result: bool = False
     resume: RunState | str | os.PathLike[str] | None = None
 
