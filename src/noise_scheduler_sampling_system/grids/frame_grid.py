@@ -25,9 +25,9 @@ __all__ = ["FrameGrid"]
 class FrameGrid:
     """N + 1 rows of noise levels, one level for each of T frames (or tokens); N steps lead from row to row.
 
-    In a step a frame moves from its level to the next one, or keeps its level and is left untouched. A frame that
-    never moves is context: its content is given, and the model sees it at its level. The rows are the scheduling
-    matrix of diffusion forcing (Chen et al. 2024, arXiv 2407.01392, §3.3).
+    In a step a frame moves from its level to the next one, or keeps its level and is left untouched. A clean frame
+    that never moves is context: its content is given, and the model sees it. (A frame that stays at noise only waits.)
+    The rows are the scheduling matrix of diffusion forcing (Chen et al. 2024, arXiv 2407.01392, §3.3).
 
     Attributes:
         levels: row by row, the level of each frame. In each frame σ/α falls strictly where it changes (or rises, in
@@ -216,11 +216,12 @@ class FrameGrid:
 
     @property
     def context(self) -> tuple[int, ...]:
-        """The frames that never move; their content is given."""
-        return tuple(f for f in range(self.frames) if not any(moves[f] for moves in self.moving))
+        """The frames that never move and hold more signal than noise; their content is given."""
+        still = (f for f in range(self.frames) if not any(moves[f] for moves in self.moving))
+        return tuple(f for f in still if self.levels[0][f].alpha > self.levels[0][f].sigma)
 
     def grid_of(self, frame: int) -> TimeGrid | None:
-        """The levels that one frame visits; None for context."""
+        """The levels that one frame visits; None for a frame that never moves."""
         visited = [self.levels[0][frame]]
         visited += [row[frame] for row, moves in zip(self.levels[1:], self.moving, strict=True) if moves[frame]]
         return TimeGrid(tuple(visited)) if len(visited) > 1 else None

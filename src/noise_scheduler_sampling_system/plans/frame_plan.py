@@ -36,7 +36,7 @@ class FramePlan(Plan):
 
     Attributes:
         plans: the different plans of frames.
-        plan_of: the index of each frame's plan; −1 for context, which never moves. Shape (T,).
+        plan_of: the index of each frame's plan; −1 for a frame that never moves, as context. Shape (T,).
         row_of: the row of each frame's own plan; −1 where it is left untouched. Shape (M, T).
         step: the step of each row, shape (M,).
         time: the time that the model is told for each frame, shape (M, T).
@@ -76,16 +76,16 @@ class FramePlan(Plan):
 
     @property
     def context(self) -> tuple[int, ...]:
-        """The frames that never move; their content is given."""
-        return tuple(np.flatnonzero(self.plan_of < 0).tolist())
+        """The frames that never move and hold more signal than noise; their content is given."""
+        return tuple(np.flatnonzero((self.plan_of < 0) & (self.alpha[0] > self.sigma[0])).tolist())
 
     def plan_of_frame(self, frame: int) -> SamplingPlan | None:
-        """The plan that one frame follows; None for context."""
+        """The plan that one frame follows; None for a frame that never moves."""
         index = int(self.plan_of[frame])
         return None if index < 0 else self.plans[index]
 
     def finished(self, row: int) -> tuple[int, ...]:
-        """The frames that have executed their last row before this row; context is not among them.
+        """The frames that have executed their last row before this row; those that never move are not among them.
 
         Args:
             row: from 0 to M; ``state.state.row`` of a :class:`SamplingStep`.
@@ -118,7 +118,9 @@ class FramePlan(Plan):
     @property
     def prior_scale(self) -> Array:
         """The factor that turns unit noise into the first state of each frame, shape (T,)."""
-        return np.array([1.0 if i < 0 else self.plans[i].prior_scale for i in self.plan_of.tolist()])
+        still = np.hypot(self.alpha[0], self.sigma[0]).tolist()
+        plans = zip(self.plan_of.tolist(), still, strict=True)
+        return np.array([scale if i < 0 else self.plans[i].prior_scale for i, scale in plans])
 
     @functools.cached_property
     def asked(self) -> tuple[bool, ...]:
