@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tiny_pipelines
-from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline
+from noise_scheduler_sampling_system import ConfigurationError, DeviceError, DiffusionPipeline
 from noise_scheduler_sampling_system.integrations.named_models import named_model
 
 
@@ -69,3 +69,16 @@ def test_what_a_model_does_not_take_is_refused(tmp_path: Path):
         named_model(str(tmp_path))
     with pytest.raises(ConfigurationError, match="module:attribute"):
         named_model("digit")
+
+
+def test_a_model_goes_to_a_device_that_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_placed_models.py").write_text("import torch\nnet = torch.nn.Linear(2, 2, device='meta')\n")
+    monkeypatch.chdir(tmp_path)
+    own = named_model("my_placed_models:net")
+    assert own.on() is own, "an attribute stays where its owner put it"
+    assert named_model("digits").on("cpu").model is None
+    mnist = named_model("mnist").on("cpu")
+    assert {p.device.type for p in mnist.model.parameters()} == {"cpu"}
+    for device in ("foo", "cuda:99", "meta"):
+        with pytest.raises(DeviceError):
+            mnist.on(device)

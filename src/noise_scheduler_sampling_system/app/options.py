@@ -43,7 +43,10 @@ GuidanceScale = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option(help="auto (the model's, else CUDA, MPS, CPU), cpu, cuda, mps.", rich_help_panel=_MODEL)
+    str,
+    typer.Option(
+        help="Where to run: cpu, cuda, mps; auto: that of your model, else CUDA, MPS or CPU.", rich_help_panel=_MODEL
+    ),
 ]
 MaxBatchSize = Annotated[
     int | None, typer.Option(help="The most samples to run at a time; default: all.", rich_help_panel=_MODEL)

@@ -49,6 +49,7 @@ class Subject:
         guidance_scale: float | None,
         *,
         default: int = 1,
+        device: str = "auto",
     ) -> Subject:
         """The subject that options describe. Labels and prompts are taken in turn until there are ``count`` of them.
 
@@ -59,6 +60,7 @@ class Subject:
             labels, prompt, negative_prompt: as they were given.
             guidance_scale: as it was given.
             default: the number of samples where nothing says it.
+            device: where the model is moved to, as for :meth:`NamedModel.on`.
 
         Raises:
             ConfigurationError: an unknown model, or a number that is not ≥ 1.
@@ -69,7 +71,7 @@ class Subject:
         given = [len(each) for each in (labels, prompt) if each]
         batch = checked_count(count, "count") if count is not None else max(given, default=default)
         return cls(
-            named_model(model), batch, None if shape is None else tuple(integers(shape, "shape")),
+            named_model(model).on(device), batch, None if shape is None else tuple(integers(shape, "shape")),
             _in_turn(labels, batch), _in_turn(prompt, batch), _in_turn(negative_prompt, batch), guidance_scale,
         )  # fmt: skip
 

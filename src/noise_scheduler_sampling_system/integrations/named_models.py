@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, final
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config.settings import NoiseSchedulerConfig
 from ..models.mnist import mnist_unet
 from ..pipeline.pipeline import DiffusionPipeline
+from ..running.model_adapter import resolve_device
 from ..running.stated_prediction import stated_prediction
 from ..support.errors import ConfigurationError, shown
 from .named_objects import named_object
@@ -48,6 +49,26 @@ class NamedModel:
     num_classes: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     pipe: Any = None
+
+    def on(self, device: str | torch.device = "auto") -> NamedModel:
+        """The model on a device.
+
+        Args:
+            device: "auto": a model that this module loaded goes to CUDA or MPS where there is one; an attribute of a
+                module stays where its owner put it.
+
+        Raises:
+            DeviceError: the device is unknown or not available.
+        """
+        own = self.name in EMBEDDED or Path(self.name).is_dir()
+        if device == "auto" and not own:
+            return self
+        place = resolve_device(device, None)
+        if self.pipe is not None:
+            return replace(self, pipe=self.pipe.to(place))
+        if isinstance(self.model, torch.nn.Module):
+            return replace(self, model=self.model.to(place))
+        return self
 
     def pipeline(
         self,

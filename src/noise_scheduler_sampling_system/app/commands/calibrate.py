@@ -101,7 +101,7 @@ def calibrate(
     check_output(out, ".json")
     if plot is not None:
         check_output(plot, ".png")
-    known = named_model(model)
+    known = named_model(model).on(device)
     settings = settings_of(schedule, None, preset, schedule_option, None)
     if prediction is not None:
         settings["prediction_type"] = prediction
@@ -119,7 +119,7 @@ def calibrate(
         "max_batch_size": max_batch_size, "seed": seed, "checkpoint": checkpoint, "progress": output.progress,
         **_conditions(labels_of(labels), prompt, negative_prompt, own=known.pipe is not None),
         **({} if first == "free" and known.pipe is not None else {"first": first}),
-        **({} if device == "auto" else {"device": device}),
+        **({} if device == "auto" or known.pipe is not None else {"device": device}),
     }  # fmt: skip
     plans = pipeline.calibrate(known.model, **fit)
     plans.save(out)

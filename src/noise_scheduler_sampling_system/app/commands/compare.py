@@ -123,7 +123,7 @@ def compare(
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
     default = 64 if model == "digits" else 1 if prompt else 16
     subject = Subject.of(
-        model, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale, default=default
+        model, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale, default=default, device=device
     )
     budgets = integers(nfe, "nfe") if nfe is not None else (5, 8, 10, 20)
     entries: Any
@@ -135,7 +135,7 @@ def compare(
     found = _compared(
         entries, subject, nfe=budgets, seed=seed, repeats=repeats, max_batch_size=max_batch_size,
         reference=None if reference == "none" else reference, reference_calls=reference_calls,
-        device=None if device == "auto" else device, progress=output.progress,
+        device=None if device == "auto" or subject.known.pipe is not None else device, progress=output.progress,
     )  # fmt: skip
     output.result(found.to_dict())
     _print(found, output)

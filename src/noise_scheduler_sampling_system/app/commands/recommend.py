@@ -56,7 +56,9 @@ def recommend(
     output = Output(as_json, quiet)
     budgets = integers(nfe, "nfe")
     settings = settings_of(schedule, None, preset, schedule_option, None)
-    subject = Subject.of(model or "digits", count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale)
+    subject = Subject.of(
+        model or "digits", count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale, device=device
+    )
     pipeline = subject.pipeline(None, settings)
     run: dict[str, Any] = {}
     if model is not None:

@@ -94,7 +94,7 @@ def sample(
 
     check_output(out, *ENDINGS)
     output = Output(as_json, quiet)
-    subject, size = _subject(model, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale)
+    subject, size = _subject(model, device, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale)
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
     chosen = _pipeline(subject, config, pipeline, method, option, settings)
     arguments = subject.arguments(chosen) | ({} if size is None else {"shape": size})
@@ -128,12 +128,12 @@ def sample(
 
 
 def _subject(
-    model: str, count: int | None, shape: str | None, labels: list[int] | None, *rest: Any
+    model: str, device: str, count: int | None, shape: str | None, labels: list[int] | None, *rest: Any
 ) -> tuple[Subject, tuple[int, ...] | None]:
     """What is sampled, and the shape of the batch where it was given."""
     default = DIGITS if model in ("digits", "mnist") else 1
     if shape is None:
-        return Subject.of(model, count, None, labels, *rest, default=default), None
+        return Subject.of(model, count, None, labels, *rest, default=default, device=device), None
     size = integers(shape, "shape")
     if count is not None and count != size[0]:
         raise ConfigurationError(
@@ -147,7 +147,7 @@ def _subject(
         )
     of_one = ",".join(map(str, size[1:])) or None
     # sample() refuses a size that cannot be
-    return Subject.of(model, min(max(size[0], 1), _MOST), of_one, labels, *rest), tuple(size)
+    return Subject.of(model, min(max(size[0], 1), _MOST), of_one, labels, *rest, device=device), tuple(size)
 
 
 def _pipeline(
