@@ -174,6 +174,10 @@ class Comparison:
         """What the budgets count: "calls" or "evaluations"."""
         return str(self.about.get("budgets_count", "calls"))
 
+    def heading(self, budget: int) -> str:
+        """A budget with its unit: "1 call", "8 evaluations"."""
+        return f"{budget} {self.unit if budget != 1 else self.unit.removesuffix('s')}"
+
     def is_unsure(self, cell: Cell) -> bool:
         """Whether the reference's own error is not small against that of a cell."""
         reference = self.references.get(cell.entry)

@@ -21,7 +21,7 @@ _COLUMNS = 5
 def picture_grid(comparison: Comparison) -> str:
     """One row for each entry, one column for each budget, and the solution; each picture with its difference."""
     target = any(reference.pictures is not None for reference in comparison.references.values())
-    heads = [f"{budget} {comparison.unit}" for budget in comparison.budgets] + (["solution"] if target else [])
+    heads = [comparison.heading(budget) for budget in comparison.budgets] + (["solution"] if target else [])
     rows = []
     for i, entry in enumerate(comparison.entries):
         cells = [_picture(comparison, entry, budget) for budget in comparison.budgets]

@@ -73,11 +73,11 @@ function drawError() {
   for (const p of points) if (!front.length || p[1] < front[front.length - 1][1]) front.push(p);
   if (front.length > 1) traces.push({ x: front.map(p => p[0]), y: front.map(p => p[1]), name: "Pareto front", mode: "lines", line: { dash: "dash", color: t.grey, width: 4 }, opacity: 0.45, hoverinfo: "skip" });
   const ticks = [...new Set(points.map(p => p[0]))].filter(x => DATA.budgets.includes(x) || DATA.budgets.every(n => Math.abs(Math.log(x / n)) > 0.12)).filter((x, i, all) => i === 0 || Math.log(x / all[i - 1]) > (narrow() ? 0.25 : 0.08));
-  const errors = points.map(p => p[1]), spread = Math.log10(Math.max(...errors) / Math.min(...errors));
+  const errors = points.map(p => p[1]), spread = Math.log10(Math.max(...errors) / Math.min(...errors)), pad = Math.max(0.15, (1 - spread) / 2);
   const below = legend(traces.map(each => each.name));
   draw("error", traces, 400 + below.height, {
     xaxis: { type: "log", title: { text: at("axis").selectedOptions[0].text }, tickvals: ticks, tickangle: 0, range: [Math.log10(points[0][0]) - 0.04, Math.log10(points[points.length - 1][0]) + 0.04] },
-    yaxis: { type: "log", title: { text: "error" }, dtick: spread > 1.5 ? 1 : "D2", exponentformat: "power", minor: { showgrid: true, gridcolor: t.soft } },
+    yaxis: { type: "log", title: { text: "error" }, dtick: spread > 1.5 ? 1 : "D2", range: [Math.log10(Math.min(...errors)) - pad, Math.log10(Math.max(...errors)) + pad], exponentformat: "power", minor: { showgrid: true, gridcolor: t.soft } },
     margin: { l: narrow() ? 50 : 70, r: 16, t: 16, b: 60 + below.height }, legend: below.layout(324), showlegend: true,
   });
 }
