@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import typer
@@ -35,11 +36,12 @@ app = typer.Typer(
     help="Noise schedules and samplers for diffusion models, compiled to plans.",
 )
 _RUN, _CHOOSE, _LOOK = "Run a model", "Choose a sampler", "Look things up"
-for panel, commands in {
+_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     _RUN: (sample, serve, generate, calibrate),
     _CHOOSE: (demo, compare, recommend, playground),
     _LOOK: (samplers, schedules, spacings, presets, doctor),
-}.items():
+}
+for panel, commands in _COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(plan_app, name="plan", rich_help_panel=_LOOK)
