@@ -14,6 +14,7 @@ demo: $(STAMP)
 	$(RUN)/noise-sampling demo --out demo.png
 
 test: lint
+	tools/install_chromium.sh
 	$(RUN)/python tools/run_tests.py
 
 lint: $(STAMP)

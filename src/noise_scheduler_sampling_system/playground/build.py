@@ -132,6 +132,8 @@ def _plans(
     """The plans of a sampler on grids; where there is none, the reason."""
     config = NoiseSchedulerConfig(beta_schedule=path, timestep_spacing=spacing)
     made = SamplerFactory.create(sampler, config)
+    if not made.writes_plans:
+        made.plan(1)  # raises, and says why
     found: dict[str, dict[str, Any]] = {}
     for steps, grid in grids.items():
         if isinstance(grid, str):

@@ -82,7 +82,10 @@ def plan_data(plan: SamplingPlan, kind: str, grid: TimeGrid | None = None) -> di
         data["step"] = plan.step.tolist()
     if plan.asks is not None:
         data["asks"] = plan.asks.tolist()
-    if plan.stochastic:
+    keys = [
+        [step, 0] if noisy else [-1, -1] for step, noisy in zip(plan.step.tolist(), plan.c[:, 0] != 0.0, strict=True)
+    ]
+    if plan.stochastic and plan.noise_key.tolist() != keys:  # these are what the page takes where none are written
         data["keys"] = plan.noise_key.tolist()
     return data
 

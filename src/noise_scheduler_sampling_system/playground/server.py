@@ -199,6 +199,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # a request that comes before the server is ready waits
     except (OSError, OverflowError) as error:
         listening.close()
         raise ConfigurationError(

@@ -21,12 +21,14 @@ export function decodePlan(data, kind, grid = null) {
     alpha = Float64Array.from(each, level => level.alpha);
     sigma = Float64Array.from(each, level => level.sigma);
   }
+  const step = data.step ?? Array.from({ length: data.rows }, (_, i) => i), c = history("c");
+  const usual = c.length ? step.map((number, i) => c[0][i] ? [number, 0] : [-1, -1]) : null;
   return {
     space: data.space, order: data.order, prior: data.prior, rows: data.rows, hash: data.hash ?? "",
-    time, logSNR, alpha, sigma, a: column("a"), b: history("b"), c: history("c"), null: column("null"),
-    step: data.step ?? Array.from({ length: data.rows }, (_, i) => i),
+    time, logSNR, alpha, sigma, a: column("a"), b: history("b"), c, null: column("null"),
+    step,
     asks: data.asks ?? new Array(data.rows).fill(1),
-    keys: data.keys ?? null,
+    keys: data.keys ?? usual,
   };
 }
 
