@@ -15,7 +15,6 @@ from ..integrations.named_models import named_model
 from ..support.errors import ConfigurationError, NoiseSamplingError, cut
 from .build import data_script, page_files
 from .catalog import digits_data, noise_data
-from .guard import Guard
 from .request import PlanRequest, RunRequest, noise_request
 from .studio import Studio
 
@@ -50,9 +49,14 @@ def make_app(model: str = "digits", *, hosts: Collection[str] = ()) -> FastAPI:
             where="playground",
             suggestion="pip install 'noise-scheduler-sampling-system[playground]'",
         ) from None
+    from ..serving.http.guard import LOOPBACK, Guard
+    from .bounds import Bounds
+
     studio = Studio(named_model(model))
     app = FastAPI(title="Sampler playground", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Bounds)
+    names = (f"[{name}]" if ":" in name and name[0] != "[" else name.lower() for name in hosts)
+    app.add_middleware(Guard, hosts={*LOOPBACK, *names})  # added last, so it sees a request first
 
     def add_file(name: str, text: str) -> None:
         kind, content = f"{_TYPES[PurePosixPath(name).suffix]}; charset=utf-8", text.encode()

@@ -100,7 +100,7 @@ export async function post(address, data, signal) {
   }
   if (!response.ok) {
     const told = await response.json().catch(() => null);
-    throw new Error(told?.error?.message ?? `the server answered ${response.status}`);
+    throw new Error(told?.error?.message ?? told?.error?.what ?? `the server answered ${response.status}`);
   }
   return response;
 }
