@@ -13,9 +13,19 @@ from site_pages import choice, drawings, links, pages
 
 from noise_scheduler_sampling_system.playground import Choice, build
 
-#: The folder of the static playground in the site, and what leads to it below the title of its page.
+#: The folder of the static playground in the site.
 _PLAYGROUND = "playground"
-_BUTTON = f'\n\n<a class="md-button md-button--primary" href="{_PLAYGROUND}/index.html">Open the playground</a>\n'
+
+
+def _button(text: str, address: str, kind: str = " md-button--primary") -> str:
+    return f'<a class="md-button{kind}" href="{address}">{text}</a>'
+
+
+#: What stands below the title of a page.
+_BUTTONS = {
+    "index.md": f"{_button('Start in one minute', 'start.html')} {_button('Playground', 'playground/index.html', '')}",
+    "playground.md": _button("Open the playground", f"{_PLAYGROUND}/index.html"),
+}
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -27,8 +37,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """A page with its formulas and diagrams set aside, measured tables, and links as the site has them."""
-    if page.file.src_uri == "playground.md":
-        markdown = markdown.replace("\n", _BUTTON, 1)
+    if buttons := _BUTTONS.get(page.file.src_uri):
+        markdown = markdown.replace("\n", f"\n\n{buttons}\n", 1)
     markdown = links.named(choice.with_table(markdown).replace("](../CONTRIBUTING.md", "](extending.md"), config.nav)
     return drawings.set_aside(markdown)
 

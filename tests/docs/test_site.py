@@ -59,6 +59,12 @@ def loaded(text: str) -> set[str]:
     return {unescape(next(filter(None, found))) for found in LOADED.findall(text)}
 
 
+def test_what_a_browser_loads_is_found():
+    page = """<script src="https://a/b.js"></script><link rel="stylesheet" href=//c/d.css><a href="https://e">e</a>
+    <style>@import "https://f/g.css"; p { background: url(https://h/i.png) }</style><img alt="" src='j.png'>"""
+    assert loaded(page) == {"https://a/b.js", "//c/d.css", "https://f/g.css", "https://h/i.png", "j.png"}
+
+
 def test_nothing_is_loaded_from_elsewhere(site):
     for file in (*html_pages(site), *site.rglob("*.css")):
         remote = [address for address in loaded(file.read_text("utf-8")) if re.match(r"(?:https?:)?//", address)]
