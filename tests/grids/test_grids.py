@@ -425,6 +425,12 @@ def test_impossible_timesteps_are_refused(times, what):
         DiffusionPipeline(PATHS["linear"], "ddim").plan(1, timesteps=times)
 
 
+def test_an_end_that_is_a_time_is_refused():
+    path = NoiseSchedulerFactory.create("linear")
+    with pytest.raises(ConfigurationError, match="level 2 is 150"):
+        TimeGrid.from_times(path, [800.0, 400.0], end=150.0)
+
+
 @pytest.mark.parametrize("sigma", [0.001, 81.0, -1.0, math.nan, math.inf])
 def test_sigmas_outside_are_refused(sigma):
     with pytest.raises(ConfigurationError, match="outside"):

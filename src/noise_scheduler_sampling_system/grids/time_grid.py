@@ -17,7 +17,7 @@ from ..config.spacing_choice import spacing_of
 from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.argument_checks import checked_count, checked_times
 from ..support.drawn import Drawn
-from ..support.errors import ConfigurationError
+from ..support.errors import ConfigurationError, shown
 
 __all__ = ["TimeGrid", "make_grid", "refuse_clean_start"]
 
@@ -53,6 +53,11 @@ class TimeGrid(Drawn):
             raise ConfigurationError(
                 "a grid needs at least one interval", where="timesteps", suggestion="give more times"
             )
+        for i, level in enumerate(self.levels):
+            if not isinstance(level, Level):
+                raise ConfigurationError(
+                    f"level {i} is {shown(level)}", where="timesteps", suggestion="give levels; path.level(t) makes one"
+                )
         with np.errstate(divide="ignore", invalid="ignore"):  # σ = 0 gives −inf, α = 0 +inf
             noise = np.log([v.sigma for v in self.levels]) - np.log([v.alpha for v in self.levels])
             steps = np.diff(noise)
