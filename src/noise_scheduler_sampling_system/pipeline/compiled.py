@@ -146,6 +146,14 @@ class Setup:
             )
         for own in plan.plans:
             self._refuse_foreign(own)
+        rests = plan.time[plan.row_of < 0]
+        if rests.size and not self.scheduler.t_clean <= rests.min() <= rests.max() <= self.scheduler.t_max:
+            raise ConfigurationError(
+                f"the model is told times from {rests.min():g} to {rests.max():g} for frames that rest",
+                where="plan",
+                why=f"{self.scheduler!r} has times from {self.scheduler.t_clean:g} to {self.scheduler.t_max:g}",
+                suggestion="run it on a pipeline of the schedule it was made on",
+            )
         return bind_frames(plan, self.scheduler.config)
 
     def refuse_to_resume(self) -> None:

@@ -129,7 +129,18 @@ def _faults(plan: FrameRows) -> Iterator[tuple[str, str, str]]:
             if not np.array_equal(column, levels):
                 row = int(np.argmax(column != levels))
                 yield name, f"frame {frame} has {column[row]:g} in row {row}, its plan {levels[row]:g}", "give the same"
+    size = np.hypot(plan.alpha, plan.sigma)
+    if (plan.alpha < 0.0).any() or (plan.sigma < 0.0).any() or (size == 0.0).any():
+        yield "alpha", "a level has neither signal nor noise, or a negative factor", "α and σ are factors ≥ 0"
     for row, own in enumerate(plan.row_of.tolist()):
+        told = [
+            (frame, plan.plans[p].time[r])
+            for frame, (p, r) in enumerate(zip(plan.plan_of.tolist(), own, strict=True))
+            if r >= 0 and plan.plans[p].asked[r]
+        ]
+        for frame, time in told:
+            if plan.time[row, frame] != time:
+                yield "time", f"frame {frame} has {plan.time[row, frame]:g} in row {row}, its plan {time:g}", "give it"
         asks = {plan.plans[p].asked[r] for p, r in zip(plan.plan_of.tolist(), own, strict=True) if r >= 0}
         if len(asks) == 2:
             yield "row_of", f"some frames of row {row} need a model call, and others do not", "give them rows apart"

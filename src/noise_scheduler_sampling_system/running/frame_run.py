@@ -47,11 +47,11 @@ class FrameRun(PlannedRun):
 
     @property
     def branches(self) -> bool:  # type: ignore[override]
-        return self.bound[0].branches
+        return any(bound.branches for bound in self.bound)
 
     @functools.cached_property
     def hides(self) -> tuple[str | None, ...]:  # type: ignore[override]
-        if self.bound[0].clip is not None or self.plan.plans[0].log_variance is not None:
+        if self.bound[0].clip is not None or any(own.log_variance is not None for own in self.plan.plans):
             return ("output",) * len(self.plan)
         return tuple(
             "state" if any(row.a == 0.0 for _, row in self._moving(i)) else None for i in range(len(self.plan))
