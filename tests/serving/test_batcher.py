@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from noise_scheduler_sampling_system import BaseSampler, DiffusionPipeline, NoiseSchedulerConfig
+from noise_scheduler_sampling_system.grids import FrameGrid
 from noise_scheduler_sampling_system.guidance import (
     AdaptiveProjected,
     AutoGuidance,
@@ -34,12 +35,13 @@ from noise_scheduler_sampling_system.support import (
 CONFIG = NoiseSchedulerConfig()
 DDIM = DiffusionPipeline(CONFIG, "ddim")
 SHAPE = (2, 1, 4, 4)
+FRAMES = FrameGrid.pyramid(DDIM.grid(5), 6)
 
 
 def network(x, t, class_labels=None, scale=1.0, ids=None):
     """A network whose output for a sample does not depend on the rest of the batch."""
     wide = [-1, *[1] * (x.ndim - 1)]
-    out = torch.tanh(0.5 * x * scale + (t.to(x.dtype) / 1000).reshape(wide))
+    out = torch.tanh(0.5 * x * scale + (t.to(x.dtype) / 1000).reshape(*t.shape, *[1] * (x.ndim - t.ndim)))
     if class_labels is not None:
         out = out + 0.1 * class_labels.to(x.dtype).reshape(wide)
     return out if ids is None else out + ids.sum()
@@ -119,6 +121,7 @@ def test_a_stream_of_unequal_requests_has_the_samples_of_each_alone():
         {"early_stopping": 0.3, "num_inference_steps": 30, "seed": 8},
         {"dtype": torch.float64, "num_inference_steps": 5, "seed": 9},
         {"shape": (3, 7), "num_inference_steps": 5, "seed": 10},
+        {"shape": (3, 6, 1, 4, 4), "grid": FRAMES, "seed": 13},
         {"shape": (11, 1, 4, 4), "num_inference_steps": 7, "seed": 11},  # larger than a call
     ]
     requests = [{"model": network, "shape": SHAPE, **request} for request in requests]

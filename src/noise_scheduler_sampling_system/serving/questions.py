@@ -77,8 +77,11 @@ class Question:
     owns_input: bool = False
     is_suspect: bool = False
 
+    def __post_init__(self) -> None:
+        self._rows = self.x.shape[0]
+
     def __len__(self) -> int:
-        return len(self.x)
+        return self._rows
 
     @property
     def place(self) -> str:
@@ -100,7 +103,7 @@ class Slice:
 
     @property
     def is_whole(self) -> bool:
-        return len(self) == len(self.question)
+        return self.stop - self.start == len(self.question)
 
     def halves(self) -> tuple[Slice, Slice]:
         """The slice in two; it has at least two rows."""
@@ -109,11 +112,11 @@ class Slice:
 
     @property
     def x(self) -> Tensor:
-        return self.question.x[self.start : self.stop]
+        return self.question.x if self.is_whole else self.question.x[self.start : self.stop]
 
     @property
     def t(self) -> Tensor:
-        return self.question.t[self.start : self.stop]
+        return self.question.t if self.is_whole else self.question.t[self.start : self.stop]
 
     @property
     def condition(self) -> Mapping[str, Any]:
