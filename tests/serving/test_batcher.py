@@ -397,6 +397,26 @@ def test_close_finishes_what_it_took_and_takes_no_more():
     batcher.close()  # again
 
 
+def test_a_model_that_hangs_holds_up_neither_deadlines_nor_the_end():
+    async def steps_of(handle):
+        return [step async for step in handle]
+
+    batcher, _, gate, _ = held(max_batch_size=2)
+    late = [batcher.submit(shape=SHAPE, deadline=0.1, stream=True) for _ in range(4)]
+    began = time.monotonic()
+    assert isinstance(late[0].exception(), DeadlineError)
+    assert isinstance(late[1].exception(5), DeadlineError)
+    assert list(late[2].steps()) == []
+    assert asyncio.run(steps_of(late[3])) == []
+    assert late[3].status == "expired"
+    waits = batcher.submit(shape=SHAPE)
+    batcher.close(finish=False, patience=0.1)
+    assert isinstance(waits.exception(0.1), StoppedError)
+    assert time.monotonic() - began < 5
+    assert batcher.metrics().expired == 4
+    gate.set()
+
+
 @pytest.mark.parametrize("method", ["ddim", "dpmpp_3m", "ancestral"])
 def test_a_request_that_is_handed_back_goes_on_bit_for_bit(method):
     pipeline, gate = DiffusionPipeline(CONFIG, method), threading.Event()

@@ -50,6 +50,8 @@ _IDLE_SECONDS: Final = 1.0
 _MOST_GROUPS: Final = 4
 #: Embedded models that are kept for further requests.
 _MOST_EMBEDDED: Final = 32
+#: Seconds that the end of the program waits for a model call.
+_PATIENCE: Final = 10.0
 #: Keywords of ``sample`` that a shared call does not have, and why.
 _REFUSED: Final = {
     "profile": "the time of a shared model call belongs to several requests; read batcher.metrics()",
@@ -146,7 +148,7 @@ class Batcher:
                 self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
-        return RequestHandle(ticket, self._cancel)
+        return RequestHandle(ticket, self._cancel, self._expire)
 
     async def asubmit(self, **arguments: Unpack[SubmitKeywords]) -> RequestHandle:
         """:meth:`submit` for asyncio: the request is prepared in another thread. ``await handle`` for the samples."""
@@ -165,25 +167,30 @@ class Batcher:
         """Whether it takes no more requests."""
         return self._closed
 
-    def close(self, finish: bool = True, timeout: float | None = None) -> None:
+    def close(self, finish: bool = True, timeout: float | None = None, patience: float | None = None) -> None:
         """Take no new requests, and end the others. A closed batcher stays closed.
 
         Args:
             finish: run what was taken to its end. False hands it back at the next model call: the requests end with a
                 StoppedError, whose ``states`` go on with ``resume=``.
             timeout: hand back what has not ended after this number of seconds.
+            patience: the most seconds to wait for a model call that is under way then. After them the requests end
+                without states, and the call is left to itself. None: until it returns.
 
         Raises:
-            ConfigurationError: a timeout that is not a positive number.
+            ConfigurationError: a number of seconds that is not positive.
         """
-        seconds = _checked_seconds(timeout, "timeout")
+        seconds, patient = _checked_seconds(timeout, "timeout"), _checked_seconds(patience, "patience")
         with self._changed:
             self._closed = True
             self._hands_back |= not checked_flag(finish, "finish")
             self._changed.notify_all()
-            if not self._changed.wait_for(lambda: self._thread is None, seconds):
-                self._hands_back = True
-                self._changed.wait_for(lambda: self._thread is None)
+            if not self._hands_back and self._changed.wait_for(lambda: self._thread is None, seconds):
+                return
+            self._hands_back = True
+            if self._changed.wait_for(lambda: self._thread is None, patient):
+                return
+        self._fail_all("a model call did not return")
 
     def __enter__(self) -> Self:
         return self
@@ -267,6 +274,9 @@ class Batcher:
             self._queue = [entry for entry in self._queue if entry[1] is not ticket]
         return ended
 
+    def _expire(self, ticket: Ticket) -> None:
+        self._count(ticket.expire_if_due(), "expired")
+
     def _work(self) -> None:
         """The thread: admit requests, and make one row of each, until there is nothing to do."""
         try:
@@ -275,15 +285,14 @@ class Batcher:
                     self._round()
         except BaseException as error:
             logger.exception("the batcher's thread stopped")
-            self._fail_all(error)
+            self._fail_all(f"the batcher's thread raised {shown(error)}")
 
     def _admit(self) -> bool:
         """Wait for work, and start as many samples as there is room for; False if the thread is to end."""
         with self._changed:
             tickets, hands_back = self._tickets(), self._hands_back
-        now = time.monotonic()
         for ticket in tickets:  # without the lock: what owners want to be told of runs here
-            self._count(ticket.expire_if_due(now), "expired")
+            self._expire(ticket)
             self._count(hands_back and ticket.hand_back(), "handed_back")
         with self._changed:
             self._drop()
@@ -372,11 +381,11 @@ class Batcher:
         if ended:
             self._meter.count(status)
 
-    def _fail_all(self, error: BaseException) -> None:
+    def _fail_all(self, why: str) -> None:
         """End every request, where the thread cannot go on."""
         stopped = StoppedError(
-            "the batcher's thread stopped", where="batcher", why=shown(error), suggestion="submit the request again"
-        )
+            "the batcher stopped", where="batcher", why=why, suggestion="submit the request again"
+        )  # fmt: skip
         with self._changed:
             tickets = self._tickets()
         for ticket in tickets:
@@ -414,4 +423,4 @@ def _checked_seconds(seconds: Any, where: str = "deadline") -> float | None:
 def _close_all() -> None:
     """Stop the threads before the interpreter does, which would end them within a call of PyTorch."""
     for batcher in list(_OPEN):
-        batcher.close(finish=False)
+        batcher.close(finish=False, patience=_PATIENCE)

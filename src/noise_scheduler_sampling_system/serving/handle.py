@@ -24,8 +24,8 @@ class RequestHandle:
     while it awaits the handle cancels the request.
     """
 
-    def __init__(self, ticket: Ticket, cancel: Callable[[Ticket], bool]) -> None:
-        self._ticket, self._cancel = ticket, cancel
+    def __init__(self, ticket: Ticket, cancel: Callable[[Ticket], bool], expire: Callable[[Ticket], object]) -> None:
+        self._ticket, self._cancel, self._expire = ticket, cancel, expire
 
     @property
     def number(self) -> int:
@@ -84,7 +84,7 @@ class RequestHandle:
         channel = self._channel()
 
         def each() -> Iterator[SamplingStep]:
-            while (step := channel.get()) is not None:
+            while (step := channel.get(self._late)) is not None:
                 yield step
 
         return each()
@@ -93,7 +93,7 @@ class RequestHandle:
         channel = self._channel()
 
         async def each() -> AsyncIterator[SamplingStep]:
-            while (step := await channel.aget()) is not None:
+            while (step := await channel.aget(self._late)) is not None:
                 yield step
 
         return each()
@@ -102,12 +102,14 @@ class RequestHandle:
         return self._result().__await__()
 
     async def _result(self) -> Tensor | SamplingResult:
+        ended = asyncio.wrap_future(self._ticket.future)
         try:
-            result: Tensor | SamplingResult = await asyncio.wrap_future(self._ticket.future)
+            while not (await asyncio.wait({ended}, timeout=self._ticket.seconds_left))[0]:
+                self._expire(self._ticket)
         except asyncio.CancelledError:
             self.cancel()
             raise
-        return result
+        return await ended
 
     def _channel(self) -> Any:
         if self._ticket.channel is None:
@@ -116,12 +118,23 @@ class RequestHandle:
             )
         return self._ticket.channel
 
+    def _late(self) -> float | None:
+        """The seconds until the deadline. At the deadline the request is ended, also where a model call hangs."""
+        self._expire(self._ticket)
+        return self._ticket.seconds_left
+
     def _within(self, wait: Callable[[float | None], Any], timeout: float | None) -> Any:
+        """Wait, at most until the deadline or for ``timeout`` seconds."""
+        left = self._ticket.seconds_left
+        first = min((each for each in (left, timeout) if each is not None), default=None)
         try:
-            return wait(timeout)
+            return wait(first)
         except concurrent.futures.TimeoutError:
-            if self.done():  # the error of the request itself, whose deadline passed
+            self._expire(self._ticket)
+            if self.done():  # the error is that of the request
                 return wait(None)
+            if timeout is None or (left is not None and left < timeout):
+                return self._within(wait, timeout if timeout is None or left is None else timeout - left)
             raise DeadlineError(
                 f"request {self.number} did not end within {timeout:g} s",
                 where="result",

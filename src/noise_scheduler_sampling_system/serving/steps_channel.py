@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -35,16 +36,23 @@ class StepsChannel:
             self._ended = True
             self._wake()
 
-    def get(self) -> SamplingStep | None:
-        """The next step; blocks until there is one. None after the last one."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._steps or self._ended)
-            return self._steps.popleft() if self._steps else None
+    def get(self, timeout: Callable[[], float | None]) -> SamplingStep | None:
+        """The next step; blocks until there is one. None after the last one.
 
-    async def aget(self) -> SamplingStep | None:
+        Args:
+            timeout: is called before each wait, for the most seconds that it may take.
+        """
+        while True:
+            seconds = timeout()  # without the lock: it may end the channel
+            with self._changed:
+                if self._changed.wait_for(lambda: self._steps or self._ended, seconds):
+                    return self._steps.popleft() if self._steps else None
+
+    async def aget(self, timeout: Callable[[], float | None]) -> SamplingStep | None:
         """:meth:`get` for asyncio: it does not block the event loop."""
         loop, arrived = asyncio.get_running_loop(), asyncio.Event()
         while True:
+            seconds = timeout()
             with self._changed:
                 if self._steps:
                     return self._steps.popleft()
@@ -52,7 +60,8 @@ class StepsChannel:
                     return None
                 arrived.clear()
                 self._wakers.append(lambda: _call_soon(loop, arrived.set))
-            await arrived.wait()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(arrived.wait(), seconds)
 
     def _wake(self) -> None:
         self._changed.notify_all()

@@ -157,9 +157,14 @@ class Ticket:
         )
         return self._settle("cancelled", error)
 
-    def expire_if_due(self, now: float) -> bool:
+    @property
+    def seconds_left(self) -> float | None:
+        """The seconds until the deadline, at least 0; None without one."""
+        return None if self._deadline is None else max(self.submitted + self._deadline - time.monotonic(), 0.0)
+
+    def expire_if_due(self) -> bool:
         """End the request if its deadline has passed; True if this call ended it."""
-        if self._deadline is None or now < self.submitted + self._deadline:
+        if self.seconds_left != 0.0:
             return False
         error = DeadlineError(
             f"request {self.number} did not end within its {self._deadline:g} s",

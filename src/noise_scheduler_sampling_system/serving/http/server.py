@@ -20,8 +20,10 @@ logger = logging.getLogger(__name__)
 
 #: Addresses that only this machine reaches.
 _OWN: Final = ("127.0.0.1", "localhost", "::1")
+#: Seconds to wait for a model call that does not return.
+_PATIENCE: Final = 10.0
 #: Seconds for the answers of requests that were handed back.
-_ANSWERS: Final = 15
+_ANSWERS: Final = 20
 
 
 @final
@@ -35,7 +37,10 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         logger.info("stopping: requests have %g s to end", self._grace)
         threading.Thread(
-            target=self._service.batcher.close, kwargs={"timeout": self._grace}, name="closing", daemon=True
+            target=self._service.batcher.close,
+            kwargs={"timeout": self._grace, "patience": _PATIENCE},
+            name="closing",
+            daemon=True,
         ).start()
         super().handle_exit(sig, frame)
 
@@ -62,4 +67,4 @@ def run_server(service: Service, host: str, port: int, *, grace: float) -> None:
     try:
         _Server(config, service, grace).run()
     finally:
-        service.batcher.close(finish=False)
+        service.batcher.close(finish=False, patience=_PATIENCE)
