@@ -105,6 +105,7 @@ def test_ray_workers_that_die_are_replaced(tmp_path, monkeypatch):
     assert indices == list(range(COUNT))
     made(tmp_path / "local")
     assert np.array_equal(samples, read(tmp_path / "local")[1])
+    assert not [e for e in (tmp_path / "set" / "shards").iterdir() if e.name.startswith(".")]
     assert verify_dataset(tmp_path / "set").complete
 
 

@@ -73,12 +73,11 @@ class SetFolder:
             if about:
                 with storing(folder):
                     (folder / _SHARDS).mkdir(exist_ok=True)
-                    for entry in (folder / _SHARDS).iterdir():
-                        if entry.name.startswith(TEMPORARY):  # of a run that was killed
-                            removed(entry)
+                    _swept(folder / _SHARDS)  # after a run that was killed
             journal = Journal.read(folder / _JOURNAL)
             journal.compact()
             yield cls(folder, about, journal)
+            _swept(folder / _SHARDS)  # after workers that were killed
         finally:
             lock.__exit__(None, None, None)
 
@@ -159,6 +158,13 @@ class SetFolder:
         if hashes and sha256 != record.sha256:
             return f"the content of {place.name} was changed: its SHA-256 is another one"
         return None
+
+
+def _swept(shards: Path) -> None:
+    """Remove what unfinished shards left."""
+    for entry in shards.iterdir():
+        if entry.name.startswith(TEMPORARY):
+            removed(entry)
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
