@@ -30,6 +30,7 @@ from noise_scheduler_sampling_system.integrations.named_models import NamedModel
 from noise_scheduler_sampling_system.serving.http.application import make_application
 from noise_scheduler_sampling_system.serving.http.limits import Limits
 from noise_scheduler_sampling_system.serving.http.service import Service
+from tiny_pipelines import build
 
 SHAPE = (1, 4, 4)
 DDIM = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
@@ -52,9 +53,9 @@ network.null_condition = lambda condition: {"class_labels": torch.zeros_like(con
 
 
 @contextlib.contextmanager
-def served(limits=None, **options):
+def served(limits=None, model=None, **options):
     """A server in a thread, and a client of it."""
-    service = Service(NamedModel("test", network, SHAPE, 10), limits or Limits(batch=8), **options)
+    service = Service(model or NamedModel("test", network, SHAPE, 10), limits or Limits(batch=8), **options)
     server = uvicorn.Server(uvicorn.Config(make_application(service), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -181,6 +182,28 @@ def test_health_and_metrics(running):
     assert f"noise_sampling_model_calls_total {before.calls + 3:.1f}" in text
     schema = client.get("/openapi.json").json()["paths"]["/v1/samples"]["post"]["requestBody"]
     assert "steps" in schema["content"]["application/json"]["schema"]["properties"]
+
+
+def test_prompts_for_a_pipeline_of_diffusers():
+    with served(model=NamedModel("tiny", pipe=build("sd"))) as (client, service), ThreadPoolExecutor(4) as pool:
+        requests = [
+            {"prompts": text, "steps": steps, "seed": steps} for text, steps in (("ab", 3), ("cd e", 5), ("f", 4))
+        ]
+        answers = list(pool.map(lambda request: post(client, **request).json(), requests))
+        pipeline = DiffusionPipeline.from_diffusers(build("sd"))
+        for request, answer in zip(requests, answers, strict=True):
+            expected = pipeline.sample(
+                num_inference_steps=request["steps"], seed=request["seed"],
+                **pipeline.inputs(prompt=[request["prompts"]]),
+            )  # fmt: skip
+            assert torch.allclose(
+                torch.tensor(answer["samples"]), expected, atol=1e-4
+            )  # the network sees another batch
+        assert post(client, prompts=["ab", "c"], steps=2, format="png").content.startswith(b"\x89PNG")
+        assert post(client, labels=3).status_code == 422
+        assert post(client, prompts="ab", shape=[4, 8, 8]).status_code == 422
+        assert client.get("/").json()["takes_prompts"]
+        assert service.batcher.metrics().failed == 0
 
 
 # --- load, and clients that vanish

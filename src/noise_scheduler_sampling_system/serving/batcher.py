@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import logging
 import threading
-import time
 import weakref
 from bisect import insort
 from collections.abc import Callable, Hashable
@@ -148,7 +147,7 @@ class Batcher:
                 self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
-        return RequestHandle(ticket, self._cancel, self._expire)
+        return RequestHandle(ticket, self._cancel)
 
     async def asubmit(self, **arguments: Unpack[SubmitKeywords]) -> RequestHandle:
         """:meth:`submit` for asyncio: the request is prepared in another thread. ``await handle`` for the samples."""
@@ -253,7 +252,9 @@ class Batcher:
                 why="such a run makes its model calls through the batch, which records no gradients",
                 suggestion="take a sampler with a plan, or call pipeline.sample",
             )
-        return Ticket(job, request, start=start, memory=memory, priority=priority, deadline=deadline, stream=stream)
+        return Ticket(
+            job, request, self._meter, start=start, memory=memory, priority=priority, deadline=deadline, stream=stream
+        )  # fmt: skip
 
     def _own_model(self, pipeline: DiffusionPipeline) -> Callable[..., Any] | None:
         """The model of a request that brings none; requests on equal paths get the same embedded one."""
@@ -269,13 +270,9 @@ class Batcher:
 
     def _cancel(self, ticket: Ticket) -> bool:
         ended = ticket.cancel()
-        self._count(ended, "cancelled")
         with self._changed:  # its place in the queue is free at once
             self._queue = [entry for entry in self._queue if entry[1] is not ticket]
         return ended
-
-    def _expire(self, ticket: Ticket) -> None:
-        self._count(ticket.expire_if_due(), "expired")
 
     def _work(self) -> None:
         """The thread: admit requests, and make one row of each, until there is nothing to do."""
@@ -292,8 +289,9 @@ class Batcher:
         with self._changed:
             tickets, hands_back = self._tickets(), self._hands_back
         for ticket in tickets:  # without the lock: what owners want to be told of runs here
-            self._expire(ticket)
-            self._count(hands_back and ticket.hand_back(), "handed_back")
+            ticket.expire_if_due()
+            if hands_back:
+                ticket.hand_back()
         with self._changed:
             self._drop()
             if not (self._queue or self._running):
@@ -357,7 +355,7 @@ class Batcher:
         try:
             return part.questions()
         except Exception as error:
-            self._fail(ticket, error)
+            ticket.fail(error)
             return []
 
     def _advance(self, part: Part, ticket: Ticket, questions: list[Question], answers: list[Answer]) -> None:
@@ -368,18 +366,10 @@ class Batcher:
             outputs = [_output(answer) for answer in answers]
             if questions:
                 part.answer(questions, outputs)
-            if part.outcome is not None and ticket.end_part(part):
-                self._meter.count("finished")
-                self._meter.timed(time.monotonic() - ticket.submitted, ticket.waited)
+            if part.outcome is not None:
+                ticket.end_part(part)
         except Exception as error:
-            self._fail(ticket, error)
-
-    def _fail(self, ticket: Ticket, error: BaseException) -> None:
-        self._count(ticket.fail(error), "failed")
-
-    def _count(self, ended: bool, status: str) -> None:
-        if ended:
-            self._meter.count(status)
+            ticket.fail(error)
 
     def _fail_all(self, why: str) -> None:
         """End every request, where the thread cannot go on."""
@@ -389,7 +379,7 @@ class Batcher:
         with self._changed:
             tickets = self._tickets()
         for ticket in tickets:
-            self._fail(ticket, stopped)
+            ticket.fail(stopped)
         with self._changed:
             self._drop()
             self._thread = None

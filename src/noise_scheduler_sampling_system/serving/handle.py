@@ -24,8 +24,8 @@ class RequestHandle:
     while it awaits the handle cancels the request.
     """
 
-    def __init__(self, ticket: Ticket, cancel: Callable[[Ticket], bool], expire: Callable[[Ticket], object]) -> None:
-        self._ticket, self._cancel, self._expire = ticket, cancel, expire
+    def __init__(self, ticket: Ticket, cancel: Callable[[Ticket], bool]) -> None:
+        self._ticket, self._cancel = ticket, cancel
 
     @property
     def number(self) -> int:
@@ -105,7 +105,7 @@ class RequestHandle:
         ended = asyncio.wrap_future(self._ticket.future)
         try:
             while not (await asyncio.wait({ended}, timeout=self._ticket.seconds_left))[0]:
-                self._expire(self._ticket)
+                self._ticket.expire_if_due()
         except asyncio.CancelledError:
             self.cancel()
             raise
@@ -120,7 +120,7 @@ class RequestHandle:
 
     def _late(self) -> float | None:
         """The seconds until the deadline. At the deadline the request is ended, also where a model call hangs."""
-        self._expire(self._ticket)
+        self._ticket.expire_if_due()
         return self._ticket.seconds_left
 
     def _within(self, wait: Callable[[float | None], Any], timeout: float | None) -> Any:
@@ -130,7 +130,7 @@ class RequestHandle:
         try:
             return wait(first)
         except concurrent.futures.TimeoutError:
-            self._expire(self._ticket)
+            self._ticket.expire_if_due()
             if self.done():  # the error is that of the request
                 return wait(None)
             if timeout is None or (left is not None and left < timeout):

@@ -109,11 +109,13 @@ class Meter:
                 model_seconds=past.model_seconds + seconds,
             )  # fmt: skip
 
-    def timed(self, latency: float, wait: float) -> None:
-        """Note the times of a finished request, in seconds."""
-        with self._lock:
-            self._latencies.append(latency)
-            self._waits.append(wait)
+    def ended(self, status: str, latency: float, wait: float) -> None:
+        """Count the end of a request; with its times in seconds, if it finished."""
+        self.count(status)
+        if status == "finished":
+            with self._lock:
+                self._latencies.append(latency)
+                self._waits.append(wait)
 
     def snapshot(self, *, queued: int, running: int, max_batch_size: int) -> BatcherMetrics:
         """The counts so far."""

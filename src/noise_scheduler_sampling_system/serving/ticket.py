@@ -20,6 +20,7 @@ from ..pipeline.request import Request
 from ..running.loop import PlannedRun, RowState
 from ..running.results import RunState, SamplingResult, SamplingStep
 from ..support.errors import DeadlineError, StoppedError
+from .metrics import Meter
 from .parts import Part, PlannedPart
 from .questions import sharing_key
 from .steps_channel import StepsChannel
@@ -39,6 +40,7 @@ class Ticket:
     Args:
         job: of all samples.
         request: the arguments.
+        meter: counts the end.
         start, memory: the state to go on from, for a run that is resumed.
         priority: higher comes first.
         deadline: seconds from now until the request expires.
@@ -59,6 +61,7 @@ class Ticket:
         self,
         job: Job,
         request: Request,
+        meter: Meter,
         *,
         start: RowState | None = None,
         memory: Memory | None = None,
@@ -66,7 +69,7 @@ class Ticket:
         deadline: float | None = None,
         stream: bool = False,
     ) -> None:
-        self.job, self.request = job, request
+        self.job, self.request, self._meter = job, request, meter
         self._start, self._memory = start, memory
         self.submitted = time.monotonic()
         self.number = next(_NUMBERS)
@@ -209,6 +212,8 @@ class Ticket:
             if self.is_settled:
                 return False
             self.status = status
+        # before the result, so that whoever has it finds it counted
+        self._meter.ended(status, time.monotonic() - self.submitted, self.waited)
         if isinstance(result, BaseException):
             self.future.set_exception(result)
         else:
