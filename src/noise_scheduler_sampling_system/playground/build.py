@@ -90,7 +90,7 @@ def _files(choice: Choice) -> Iterator[tuple[str, str, float]]:
     listed = catalog(
         [path_entry(name, path) for name, path in paths.items()], choice.spacings, choice.samplers,
         live=False, most_steps=choice.most_steps, seeds=choice.seeds,
-        model={"name": "digits", "on_server": False, "classes": 10},
+        model={"name": "digits", "on_server": False, "classes": 10, "guided": True},
     )  # fmt: skip
     yield from ((name, text, 0.0) for name, text in page_files().items())
     yield "data/catalog.js", data_script("catalog", listed), 0.0

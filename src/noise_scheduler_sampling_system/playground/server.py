@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Generator
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -30,11 +30,12 @@ _TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascri
 _GRACE: Final = 3
 
 
-def make_app(model: str = "digits", *, hosts: Collection[str] = ()) -> FastAPI:
+def make_app(model: str = "digits", *, prompt: Sequence[str] | None = None, hosts: Collection[str] = ()) -> FastAPI:
     """The server as an ASGI application.
 
     Args:
         model: "digits", which runs in the browser, or a name for :func:`.named_models.named_model`.
+        prompt: texts for a pipeline of diffusers, one an image.
         hosts: names other than those of this machine by which the server may be addressed.
 
     Raises:
@@ -52,7 +53,7 @@ def make_app(model: str = "digits", *, hosts: Collection[str] = ()) -> FastAPI:
     from ..serving.http.guard import LOOPBACK, Guard
     from .bounds import Bounds
 
-    studio = Studio(named_model(model))
+    studio = Studio(named_model(model), prompt)
     app = FastAPI(title="Sampler playground", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Bounds)
     names = (f"[{name}]" if ":" in name and name[0] != "[" else name.lower() for name in hosts)
@@ -163,6 +164,7 @@ def _told(error: Exception) -> tuple[int, dict[str, Any]]:
 def serve(
     model: str = "digits",
     *,
+    prompt: Sequence[str] | None = None,
     host: str = "127.0.0.1",
     port: int = 8321,
     hosts: Collection[str] = (),
@@ -171,7 +173,7 @@ def serve(
     """Serve the page until the process is told to stop (Ctrl-C or SIGTERM).
 
     Args:
-        model: as for :func:`make_app`.
+        model, prompt: as for :func:`make_app`.
         host: the address to listen at.
         port: 0 chooses a free one.
         hosts: as for :func:`make_app`.
@@ -180,7 +182,7 @@ def serve(
     Raises:
         ConfigurationError: no such model, the address cannot be used, or uvicorn is not installed.
     """
-    app = make_app(model, hosts=[*hosts, host])
+    app = make_app(model, prompt=prompt, hosts=[*hosts, host])
     try:
         import uvicorn
     except ImportError:

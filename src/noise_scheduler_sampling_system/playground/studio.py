@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, Final, final
 
 import torch
@@ -29,8 +30,9 @@ __all__ = ["Studio"]
 _KEPT: Final = 256
 #: Model calls of the run that stands for the solution of a network.
 _FINE_CALLS: Final = 60
-#: Images of a run of a network.
+#: Images of a run of a network, and the most numbers that they may have together.
 _IMAGES: Final = 6
+_NUMBERS: Final = 1 << 18
 
 
 @final
@@ -39,10 +41,14 @@ class Studio:
 
     Args:
         named: the model; "digits" runs in the browser, every other one here.
+        prompt: texts for a pipeline of diffusers, one an image.
     """
 
-    def __init__(self, named: NamedModel) -> None:
+    def __init__(self, named: NamedModel, prompt: Sequence[str] | None = None) -> None:
+        if prompt and named.pipe is None:
+            raise ConfigurationError(f"{named.name} takes none", where="prompt", suggestion="leave it out")
         self.named = named
+        self._prompt = list(prompt) if prompt else None
         self._running = threading.Lock()
         self._compiled = functools.lru_cache(maxsize=_KEPT)(self._compile)
 
@@ -54,7 +60,11 @@ class Studio:
     @property
     def count(self) -> int:
         """The samples of a run."""
-        return _IMAGES if self.on_server else SAMPLES
+        if not self.on_server:
+            return SAMPLES
+        if self._prompt is not None:
+            return len(self._prompt)
+        return max(1, min(_IMAGES, _NUMBERS // math.prod(self.named.shape or (1,))))
 
     def catalog(self) -> dict[str, Any]:
         """What the page offers: all that is registered, on the paths that the model knows."""
@@ -66,6 +76,9 @@ class Studio:
             "name": self.named.name,
             "on_server": self.on_server,
             "classes": self.named.num_classes,
+            "guided": self.named.num_classes is not None or self._prompt is not None,
+            "folder": None if self.named.pipe is None else self.named.name,
+            "prompt": self._prompt,
             "prediction": self.named.settings.get("prediction_type"),
             "python": {"digits": None, "mnist": "models.mnist_unet()"}.get(self.named.name, attribute or "model"),
             "lines": [f"from {module} import {attribute.split('.')[0]}"] if attribute else [],
@@ -162,7 +175,9 @@ class Studio:
         labels = request.labels(self.named.num_classes, self.count)
         if self.named.pipe is not None and labels is not None:
             raise ConfigurationError("the model takes no classes", where="digits", suggestion="choose any digit")
-        return self.named.arguments(pipeline, batch=self.count, labels=labels, guidance_scale=request.plan.guidance)
+        return self.named.arguments(
+            pipeline, batch=self.count, labels=labels, prompt=self._prompt, guidance_scale=request.plan.guidance
+        )
 
     def _frame(self, calls: int, x: Tensor, clean: Tensor | None) -> dict[str, Any]:
         return {

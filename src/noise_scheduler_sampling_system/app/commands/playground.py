@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ...support.errors import ConfigurationError
-from ..options import Model
+from ..options import Model, Prompt
 from ..output import Json, Output, Quiet, complain
 
 __all__ = ["playground"]
@@ -17,6 +17,7 @@ __all__ = ["playground"]
 
 def playground(
     model: Model = "digits",
+    prompt: Prompt = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 8321,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     allow_host: Annotated[
@@ -50,7 +51,7 @@ def playground(
         if browser:
             webbrowser.open(address)
 
-    serve(model, host=host, port=port, hosts=allow_host or (), started=started)
+    serve(model, prompt=prompt, host=host, port=port, hosts=allow_host or (), started=started)
 
 
 def _write(folder: Path, model: str, output: Output) -> None:

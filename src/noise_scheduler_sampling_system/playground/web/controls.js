@@ -43,13 +43,12 @@ export function numberBox(id, label, value, attributes, check, onchange) {
  */
 export function buildControls(root, name, catalog, panel, onchange) {
   const id = key => `${name}-${key}`, listed = list => list.map(each => ({ value: each.name, text: each.name, about: each.about }));
-  const fixed = catalog.model.on_server && !catalog.model.classes;
   root.replaceChildren(
     chooser(id("sampler"), "Sampler", listed(catalog.samplers), panel.sampler, value => onchange({ sampler: value, options: {}, ...keptLevels(catalog, value, panel) }, true)),
     numberBox(id("steps"), "Steps", panel.steps, { min: 1, max: catalog.most_steps, step: 1 }, value => CHECKS.steps(catalog, value), value => onchange({ steps: value, levels: null })),
     chooser(id("grid"), "Grid", listed(catalog.spacings), panel.grid, value => onchange({ grid: value, gridOptions: {}, levels: null }, true)),
     chooser(id("path"), "Noise path", listed(catalog.paths), panel.path, value => onchange({ path: value, pathOptions: {}, levels: null }, true)),
-    ...(fixed ? [] : [numberBox(id("guidance"), "Guidance", panel.guidance, { min: 0, max: 100, step: "any" }, value => CHECKS.guidance(catalog, value), value => onchange({ guidance: value }))]),
+    ...(!catalog.model.guided ? [] : [numberBox(id("guidance"), "Guidance", panel.guidance, { min: 0, max: 100, step: "any" }, value => CHECKS.guidance(catalog, value), value => onchange({ guidance: value }))]),
     ...optionFields(id, catalog, panel, onchange),
     h("p", { class: "hint about", text: entry(catalog.samplers, panel.sampler).about }),
   );

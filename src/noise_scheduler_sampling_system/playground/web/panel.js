@@ -111,7 +111,7 @@ export function makePanel(root, name, app) {
     parts.nowName.textContent = over ? `Samples after ${callsText(plan)}` : `${what} after ${at} of ${callsText(plan)}`;
     parts.now.setAttribute("aria-label", `${parts.nowName.textContent}: ${run.count} images of ${shown.sampler}`);
     drawHeatMap(parts.heat, plan, over ? -1 : rowAfter(plan, at));
-    const calling = `NFE ${callsOf(plan)}`, guided = shown.guidance !== 1 && shared().digits !== "any" ? `, ${2 * callsOf(plan)} evaluations` : "";
+    const calling = `NFE ${callsOf(plan)}`, guided = shown.guidance !== 1 && (catalog.model.prompt || shared().digits !== "any") ? `, ${2 * callsOf(plan)} evaluations` : "";
     if (!solution) {
       score(`${calling}${guided} · error: computing`);
       return;

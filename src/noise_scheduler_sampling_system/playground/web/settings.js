@@ -28,7 +28,8 @@ export function numberOf(text) {
 
 /** What is wrong with a value of a field, or "". */
 export const CHECKS = {
-  digits: (catalog, value) => ["each", "any"].includes(value) || (/^\d$/.test(value)) ? "" : `class “${value}” is unknown: give each, any, or a digit 0 to 9`,
+  digits: (catalog, value) => ["each", "any"].includes(value) || (/^\d{1,4}$/.test(value) && Number(value) < catalog.model.classes) ? ""
+    : `class “${String(value).slice(0, 40)}” is unknown: give each, any, or a class 0 to ${catalog.model.classes - 1}`,
   seed: (catalog, value) => {
     const most = catalog.live ? LARGEST_SEED : catalog.seeds - 1;
     return Number.isInteger(value) && value >= 0 && value <= most ? "" : `the seed is a whole number from 0 to ${most}`;

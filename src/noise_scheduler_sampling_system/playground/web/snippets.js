@@ -19,6 +19,7 @@ function optionsOf(panel, plan) {
 }
 
 function python(panel, shared, plan, model) {
+  if (model.folder) return withDiffusers(panel, shared, plan, model);
   const fields = [`beta_schedule=${literal(panel.path)}`, `timestep_spacing=${literal(panel.grid)}`];
   if (Object.keys(panel.pathOptions).length) fields.push(`schedule_options=${dictionary(panel.pathOptions)}`);
   if (Object.keys(panel.gridOptions).length) fields.push(`spacing_options=${dictionary(panel.gridOptions)}`);
@@ -44,6 +45,19 @@ function python(panel, shared, plan, model) {
     ...(conditional ? [`condition={"class_labels": ${labels.replace("COUNT", count)}}`, `guidance_scale=${panel.guidance}`] : []), `seed=${shared.seed}`,
   ];
   return [...lines, "samples = pipeline.sample(", ...run.map(each => `    ${each},`), ")"].join("\n") + "\n";
+}
+
+/** Python for a pipeline of diffusers, which has its own noise schedule. */
+function withDiffusers(panel, shared, plan, model) {
+  const options = keywords({ timestep_spacing: panel.grid, ...optionsOf(panel, plan) });
+  const grid = Object.keys(panel.gridOptions).length ? `, spacing_options=${dictionary(panel.gridOptions)}` : "";
+  const run = [...(model.prompt ? [literal(model.prompt)] : []), `num_inference_steps=${panel.steps}`, ...(model.guided ? [`guidance_scale=${panel.guidance}`] : []), `seed=${shared.seed}`];
+  return [
+    "import diffusers", "from noise_scheduler_sampling_system import DiffusionPipeline", "",
+    `pipe = diffusers.DiffusionPipeline.from_pretrained(${literal(model.folder)})`,
+    `pipeline = DiffusionPipeline.from_diffusers(pipe, ${literal(panel.sampler)}, ${options}${grid})`,
+    `images = pipeline.generate(${run.join(", ")})`, ...(panel.levels ? ["# the levels that were moved by hand are an argument of sample, not of generate"] : []),
+  ].join("\n") + "\n";
 }
 
 function table(panel, plan) {
