@@ -68,12 +68,12 @@ function run(catalog, source, engine) {
 
   function buildShared() {
     const { shared } = app.settings, count = catalog.model.classes ?? 0;
-    const classes = [{ value: "each", text: `one of each, from 0 on` }, { value: "any", text: "any, without a class" }, ...Array.from({ length: count }, (_, i) => ({ value: String(i), text: `only ${i}` }))];
+    const classes = [{ value: "each", text: "one of each" }, { value: "any", text: "without a class" }, ...Array.from({ length: count }, (_, i) => ({ value: String(i), text: `only ${i}` }))];
     const set = (field, value) => changedShared({ [field]: value });
     at("shared").replaceChildren(
       ...(count === 0 ? [] : [chooser("digits", count === 10 ? "Digits" : "Classes", classes, shared.digits, value => set("digits", value))]),
       numberBox("seed", "Seed of the noise", shared.seed, { min: 0, max: catalog.live ? null : catalog.seeds - 1, step: 1 }, value => CHECKS.seed(catalog, value), value => set("seed", value)),
-      chooser("show", "Show", [{ value: "clean", text: "predicted clean samples" }, { value: "state", text: "the state x" }], shared.show, value => { shared.show = value; remember(); drawn(); }),
+      chooser("show", "Show", [{ value: "clean", text: "predicted samples" }, { value: "state", text: "the state x" }], shared.show, value => { shared.show = value; remember(); drawn(); }),
       chooser("view", "Settings", [{ value: "two", text: "two, side by side" }, { value: "one", text: "one" }], shared.two ? "two" : "one", value => { shared.two = value === "two"; remember(); layout(); }),
     );
   }
