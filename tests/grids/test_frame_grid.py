@@ -63,6 +63,12 @@ def test_levels_by_index_and_by_time() -> None:
 REFUSED: dict[str, tuple[Any, str]] = {
     "one row": (lambda: FrameGrid.from_indices(GRID, [[0, 1]]), "levels"),
     "rows of unequal length": (lambda: FrameGrid.from_indices(GRID, [[0, 1], [1]]), "indices"),
+    "a number in place of rows": (lambda: FrameGrid(3), "levels: got 3"),
+    "numbers in place of levels": (lambda: FrameGrid([[1.0], [0.5]]), "levels: got 1.0"),
+    "a level that is not finite": (lambda: FrameGrid([[Level(1.0, math.nan, 1.0)], [CLEAN]]), "levels: got"),
+    "a level without a time": (lambda: FrameGrid([[Level(math.nan, 0.5, 0.5)], [CLEAN]]), "levels: got"),
+    "a frame that begins clean": (lambda: FrameGrid([[CLEAN], [GRID.levels[0]]]), "begins at the clean sample"),
+    "indices without a grid": (lambda: FrameGrid.from_indices(3, [[0], [1]]), "TimeGrid"),
     "no frame": (lambda: FrameGrid(((), ())), "levels"),
     "a step without a move": (lambda: FrameGrid.from_indices(GRID, [[0], [0], [1]]), "no frame moves in step 0"),
     "noise that falls and rises": (lambda: FrameGrid.from_indices(GRID, [[0], [2], [1]]), "frame 0"),

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..grids.time_grid import TimeGrid, make_grid
+from ..grids.time_grid import TimeGrid, make_grid, refuse_other_grid
 from ..plans.builder import PlanBuilder
 from ..plans.plan import SamplingPlan
 from ..running.loop import RowState
@@ -185,6 +185,7 @@ def _upwards(path: NoisePath, steps: int) -> TimeGrid:
 
 
 def _rising(grid: TimeGrid) -> TimeGrid:
+    refuse_other_grid(grid)
     rises = grid.levels[0].noise_to_signal < grid.levels[-1].noise_to_signal
     return grid if rises and grid.levels[0].sigma > 0.0 else grid.reversed()
 

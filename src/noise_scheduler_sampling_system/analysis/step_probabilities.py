@@ -20,7 +20,7 @@ from torch import Tensor
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan
 from ..running.loop import RowState
-from ..support.errors import ConfigurationError
+from ..support.errors import ConfigurationError, shown
 from ..support.registry import did_you_mean
 from ..support.values import ByValue
 from .row_walk import Rows
@@ -151,6 +151,12 @@ def trajectory_log_probs(
             call on a state that has received noise in the same step), or what ``sample`` refuses.
     """
     plan = pipeline.plan(len(states) - 1) if plan is None else plan
+    if not isinstance(plan, SamplingPlan):
+        raise ConfigurationError(
+            f"got {shown(plan)}",
+            where="plan",
+            suggestion="give a SamplingPlan: steps whose frames have levels of their own have no probabilities here",
+        )
     wanted = range(plan.steps) if steps is None else steps
     if len(states) != plan.steps + 1 or not all(0 <= step < plan.steps for step in wanted):
         raise ConfigurationError(

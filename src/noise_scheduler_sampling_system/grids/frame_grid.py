@@ -15,7 +15,7 @@ from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.argument_checks import checked_count, checked_number
 from ..support.errors import ConfigurationError, shown
 from ..support.text_tables import text_table
-from .time_grid import TimeGrid
+from .time_grid import TimeGrid, refuse_other_grid
 
 __all__ = ["FrameGrid"]
 
@@ -46,7 +46,7 @@ class FrameGrid:
     context_time: float | None = None
 
     def __post_init__(self) -> None:
-        rows = tuple(tuple(Level.of(*level) for level in row) for row in self.levels)
+        rows = _rows(self.levels)
         object.__setattr__(self, "levels", rows)
         object.__setattr__(self, "frame_dim", checked_count(self.frame_dim, "frame_dim", 64))
         if self.context_time is not None:
@@ -103,6 +103,7 @@ class FrameGrid:
         Raises:
             ConfigurationError: a value out of range, or no frame to generate.
         """
+        refuse_other_grid(grid)
         given, made = _split(frames, context)
         delay = checked_number(delay, "delay", 0.0, 1e6)
         begins = {frame: int(place * delay) for place, frame in enumerate(made)}
@@ -122,6 +123,7 @@ class FrameGrid:
         Raises:
             ConfigurationError: a value out of range, or no frame to generate.
         """
+        refuse_other_grid(grid)
         given, made = _split(frames, context)
         size = checked_count(chunk, "chunk")
         begins = {frame: place // size * grid.steps for place, frame in enumerate(made)}
@@ -132,10 +134,6 @@ class FrameGrid:
         cls, grid: TimeGrid, begins: dict[int, int], given: Sequence[int], frame_dim: int, context_time: float | None
     ) -> FrameGrid:
         """Frames that follow one grid, each from its own step on; a step in which none would move is left out."""
-        if not isinstance(grid, TimeGrid):
-            raise ConfigurationError(
-                f"got {shown(grid)}", where="grid", suggestion="give a TimeGrid, e.g. pipeline.grid(20)"
-            )
         last = max(begins.values()) + grid.steps
         rows = [
             tuple(
@@ -161,6 +159,7 @@ class FrameGrid:
         Raises:
             ConfigurationError: not whole numbers from 0 to ``grid.steps``, or no frame grid.
         """
+        refuse_other_grid(grid)
         table = _table(indices, "indices")
         if table.size and not ((table % 1 == 0).all() and table.min() >= 0 and table.max() <= grid.steps):
             raise ConfigurationError(
@@ -190,11 +189,18 @@ class FrameGrid:
 
     def _refuse_disorder(self, frame: int) -> None:
         try:
-            self.grid_of(frame)
+            own = self.grid_of(frame)
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"frame {frame}: {error.what}", where="FrameGrid.levels", why=error.why, suggestion=error.suggestion
             ) from None
+        if own is not None and CLEAN in own.levels[:-1]:
+            raise ConfigurationError(
+                f"frame {frame} begins at the clean sample",
+                where="FrameGrid.levels",
+                why="the clean sample has no time that the model could be told",
+                suggestion="begin at the path's smallest time",
+            )
 
     @property
     def steps(self) -> int:
@@ -236,6 +242,25 @@ class FrameGrid:
 
     def __repr__(self) -> str:
         return f"FrameGrid(steps={self.steps}, frames={self.frames}, frame_dim={self.frame_dim})"
+
+
+def _rows(levels: Any) -> tuple[tuple[Level, ...], ...]:
+    """Levels row by row, each with a time or clean.
+
+    Raises:
+        ConfigurationError: something else.
+    """
+    rows = [list(row) if isinstance(row, Sequence) else [row] for row in levels] if isinstance(levels, Sequence) else []
+    for level in [level for row in rows for level in row] or [levels]:
+        valid = isinstance(level, Level) and all(isinstance(number, int | float) for number in level)
+        valid = valid and all(map(math.isfinite, level[1:])) and min(level[1:]) >= 0.0 < max(level[1:])
+        if not valid or not (math.isfinite(level.t) or Level.of(*level) is CLEAN):
+            raise ConfigurationError(
+                f"got {shown(level)}",
+                where="FrameGrid.levels",
+                suggestion="give rows of levels, which path.level(t) makes; CLEAN is the one without a time",
+            )
+    return tuple(tuple(Level.of(*level) for level in row) for row in rows)
 
 
 def _split(frames: int, context: Any) -> tuple[list[int], list[int]]:

@@ -19,7 +19,7 @@ from ..support.argument_checks import checked_count, checked_times
 from ..support.drawn import Drawn
 from ..support.errors import ConfigurationError, shown
 
-__all__ = ["TimeGrid", "make_grid", "refuse_clean_start"]
+__all__ = ["TimeGrid", "make_grid", "refuse_clean_start", "refuse_other_grid"]
 
 Times = npt.NDArray[np.float64]
 
@@ -217,6 +217,20 @@ def _checked_options(spacing: Callable[..., Any], name: str, given: Mapping[str,
         declared = {**{option: Option(kind=object) for option in given}, **declared}
     checked = checked_options(given, declared, f"the {name!r} spacing", "spacing_options.")
     return {**{option: common.default for option, common in COMMON_OPTIONS.items()}, **checked}
+
+
+def refuse_other_grid(grid: Any) -> None:
+    """Raise where the levels of one grid are needed, and something else is given.
+
+    Raises:
+        ConfigurationError: not a :class:`TimeGrid`, for example a grid of frames.
+    """
+    if not isinstance(grid, TimeGrid):
+        raise ConfigurationError(
+            f"got {shown(grid)}",
+            where="grid",
+            suggestion="give a TimeGrid; pipeline.plan, sample and stream take a FrameGrid, too",
+        )
 
 
 def refuse_clean_start(

@@ -15,7 +15,7 @@ from ..config.options import Option, checked_options, declared_by
 from ..config.registries import SAMPLERS
 from ..config.settings import NoiseSchedulerConfig
 from ..config.spacing_choice import spacing_of
-from ..grids.time_grid import TimeGrid, make_grid, refuse_clean_start
+from ..grids.time_grid import TimeGrid, make_grid, refuse_clean_start, refuse_other_grid
 from ..plans.builder import PlanBuilder
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan, bind_for
@@ -204,6 +204,7 @@ class BaseSampler(ByValue, ABC):
                 suggestion="give exactly one of the three",
             )
         if grid is not None:
+            refuse_other_grid(grid)
             return grid
         if timesteps is not None:
             return TimeGrid.from_times(self.scheduler, checked_times(timesteps))

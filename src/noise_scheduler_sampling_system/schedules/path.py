@@ -294,8 +294,18 @@ class NoisePath(ByValue, Drawn, metaclass=_CheckedWhenMade):
         return self.levels([t])[0]
 
     def levels(self, times: npt.ArrayLike) -> list[Level]:
-        """The noise levels at several times of a run, from ``t_min`` to ``t_max``."""
+        """The noise levels at several times of a run, shape (N,), from ``t_min`` to ``t_max``.
+
+        Raises:
+            ConfigurationError: a time outside the range, or times of another shape.
+        """
         t = torch.from_numpy(np.array(times, dtype=np.float64))
+        if t.ndim != 1:
+            raise ConfigurationError(
+                f"got times of shape {tuple(t.shape)}",
+                where="times",
+                suggestion="give a list of times; alpha and sigma take any shape, and FrameGrid.from_times (N + 1, T)",
+            )
         alpha, sigma = self._alpha_sigma(self._log_snr(self._in_range(t)))
         return [Level(*row) for row in zip(t.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
 
