@@ -490,6 +490,7 @@ def test_an_idle_batcher_has_no_thread(monkeypatch):
         ({"profile": True}, "profile"),
         ({"max_batch_size": 2}, "max_batch_size"),
         ({"progress": True}, "progress"),
+        ({"checkpoint": "run.safetensors", "every": 5}, "checkpoint"),
         ({"num_steps": 5}, "num_steps"),
         ({"deadline": 0}, "deadline"),
         ({"deadline": float("nan")}, "deadline"),

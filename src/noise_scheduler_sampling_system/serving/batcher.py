@@ -9,26 +9,18 @@ import threading
 import weakref
 from bisect import insort
 from collections.abc import Callable, Hashable
-from dataclasses import fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor
 
-from ..config.keyword_advice import refuse_unknown
-from ..guidance.evaluate import Memory
 from ..pipeline.pipeline import DiffusionPipeline
-from ..pipeline.prepare import embedded_model, prepare
-from ..pipeline.request import Request
-from ..pipeline.resume import continued
-from ..pipeline.stream import resumed
-from ..running.loop import PlannedRun, RowState
-from ..schedules.path import NoisePath
-from ..support.argument_checks import checked_count, checked_flag, checked_number
-from ..support.errors import ConfigurationError, RefusedError, StoppedError, shown
+from ..support.argument_checks import checked_count, checked_flag
+from ..support.errors import RefusedError, StoppedError, shown
 from .calls import Answer, Calls
 from .handle import RequestHandle
+from .intake import Intake, checked_seconds
 from .metrics import BatcherMetrics, Meter
 from .parts import Part
 from .questions import Question
@@ -47,18 +39,8 @@ logger = logging.getLogger(__name__)
 _IDLE_SECONDS: Final = 1.0
 #: Requests that cannot share calls run at the same time up to this number of groups.
 _MOST_GROUPS: Final = 4
-#: Embedded models that are kept for further requests.
-_MOST_EMBEDDED: Final = 32
 #: Seconds that the end of the program waits for a model call.
 _PATIENCE: Final = 10.0
-#: Keywords of ``sample`` that a shared call does not have, and why.
-_REFUSED: Final = {
-    "profile": "the time of a shared model call belongs to several requests; read batcher.metrics()",
-    "differentiable": "requests of other owners share the model's calls; call pipeline.sample",
-    "progress": "requests advance together; read handle.progress, or submit with stream=True",
-    "max_batch_size": "it is the batcher's own; give it to Batcher",
-}
-_OWN: Final = ("pipeline", "priority", "deadline", "stream")
 _OPEN: weakref.WeakSet[Batcher] = weakref.WeakSet()
 
 
@@ -97,25 +79,15 @@ class Batcher:
         max_queue: int = 1024,
         deadline: float | None = None,
     ) -> None:
-        if isinstance(served, DiffusionPipeline):
-            self._pipeline = served
-        elif callable(served) and not isinstance(served, type):
-            if model is not None:
-                raise ConfigurationError("two models are given", where="model", suggestion="give one of them")
-            self._pipeline, model = DiffusionPipeline(), served
-        else:
-            raise ConfigurationError(f"got {shown(served)}", where="served", suggestion="give a pipeline or a model")
-        self._model = model
+        self._intake = Intake.of(served, model, checked_seconds(deadline))
         self._most = checked_count(max_batch_size, "max_batch_size", most=2**31)
         self._max_queue = checked_count(max_queue, "max_queue", most=2**31)
-        self._deadline = _checked_seconds(deadline)
         self._meter = Meter()
         self._calls = Calls(self._most, self._meter)
         self._changed = threading.Condition()
         self._queue: list[tuple[tuple[float, int], Ticket]] = []
         self._running: list[tuple[Part, Ticket]] = []
         self._thread: threading.Thread | None = None
-        self._embedded: list[tuple[NoisePath, Callable[..., Any]]] = []
         self._closed = False
         self._hands_back = False
         _OPEN.add(self)
@@ -138,7 +110,7 @@ class Batcher:
             RefusedError: the queue is full, or the batcher is closed.
         """
         self._refuse()  # before the work of preparing it
-        ticket = self._ticket(dict(arguments))
+        ticket = self._intake.ticket(arguments, self._meter)
         with self._changed:
             self._refuse()
             insort(self._queue, (ticket.order, ticket))
@@ -179,7 +151,7 @@ class Batcher:
         Raises:
             ConfigurationError: a number of seconds that is not positive.
         """
-        seconds, patient = _checked_seconds(timeout, "timeout"), _checked_seconds(patience, "patience")
+        seconds, patient = checked_seconds(timeout, "timeout"), checked_seconds(patience, "patience")
         with self._changed:
             self._closed = True
             self._hands_back |= not checked_flag(finish, "finish")
@@ -219,54 +191,6 @@ class Batcher:
                 where="submit",
                 suggestion="try again later, or give a larger max_queue",
             )
-
-    def _ticket(self, arguments: dict[str, Any]) -> Ticket:
-        own = {name: arguments.pop(name) for name in _OWN if name in arguments}
-        known = [field.name for field in fields(Request)]
-        refuse_unknown([name for name in arguments if name not in known], [*known, *_OWN])
-        for name, why in _REFUSED.items():
-            if arguments.get(name):
-                raise ConfigurationError(
-                    "is not for requests of a batcher", where=name, why=why, suggestion="leave it out"
-                )
-        pipeline = own.get("pipeline") or self._pipeline
-        if not isinstance(pipeline, DiffusionPipeline):
-            raise ConfigurationError(f"got {shown(pipeline)}", where="pipeline", suggestion="give a DiffusionPipeline")
-        if arguments.get("model") is None:
-            arguments["model"] = self._own_model(pipeline)
-        priority = checked_number(own.get("priority", 0.0), "priority")
-        deadline = _checked_seconds(own.get("deadline")) or self._deadline
-        stream = checked_flag(own.get("stream", False), "stream")
-        request, saved = Request(**arguments), None
-        if request.resume is not None:
-            request, saved = continued(pipeline._setup, request)
-        job = prepare(pipeline._setup, request, own_model=pipeline.has_own_model)
-        start: RowState | None = None
-        memory: Memory | None = None
-        if saved is not None:
-            job, start, memory = resumed(job, saved)
-        if not isinstance(job.run, PlannedRun) and any(row is not None and row.tracks for row in job.guidance.rows):
-            raise ConfigurationError(
-                "differentiates the model, in a run with adaptive steps",
-                where="guidance",
-                why="such a run makes its model calls through the batch, which records no gradients",
-                suggestion="take a sampler with a plan, or call pipeline.sample",
-            )
-        return Ticket(
-            job, request, self._meter, start=start, memory=memory, priority=priority, deadline=deadline, stream=stream
-        )  # fmt: skip
-
-    def _own_model(self, pipeline: DiffusionPipeline) -> Callable[..., Any] | None:
-        """The model of a request that brings none; requests on equal paths get the same embedded one."""
-        if self._model is not None or pipeline.has_own_model:
-            return self._model
-        path = pipeline.scheduler
-        with self._changed:
-            known = next((model for each, model in self._embedded if each == path), None)
-            if known is None:
-                known = embedded_model(path)
-                self._embedded = [*self._embedded[-_MOST_EMBEDDED:], (path, known)]
-            return known
 
     def _cancel(self, ticket: Ticket) -> bool:
         ended = ticket.cancel()
@@ -386,27 +310,13 @@ class Batcher:
             self._changed.notify_all()
 
     def __repr__(self) -> str:
-        return f"<Batcher of {self._pipeline!r}, max_batch_size={self._most}, {len(self._queue)} queued>"
+        return f"<Batcher of {self._intake.pipeline!r}, max_batch_size={self._most}, {len(self._queue)} queued>"
 
 
 def _output(answer: Answer) -> Tensor:
     if isinstance(answer, Exception):
         raise answer
     return answer
-
-
-def _checked_seconds(seconds: Any, where: str = "deadline") -> float | None:
-    """A positive number of seconds, or None.
-
-    Raises:
-        ConfigurationError: another value.
-    """
-    if seconds is None:
-        return None
-    checked = checked_number(seconds, where)
-    if not checked > 0.0:
-        raise ConfigurationError(f"got {shown(seconds)}", where=where, suggestion="give a positive number of seconds")
-    return checked
 
 
 @atexit.register
