@@ -53,7 +53,8 @@ def _by_tensors(dtype: torch.dtype, *terms: tuple[Tensor, Factor]) -> Tensor:
 def pair(x: Tensor, a: Factor, y: Tensor, b: Factor) -> Tensor:
     """a·x + b·y in a new tensor of x's type and device, in one pass where PyTorch has one operation for it."""
     if not isinstance(b, _NUMBER):
-        return _by_tensors(x.dtype, (x, a), (y, b))
+        made = fused_combination(x, a, y, b, (), None) if x.is_cuda else None
+        return _by_tensors(x.dtype, (x, a), (y, b)) if made is None else made[0]
     if b == 0.0:
         return x * float(a)
     if a == 0.0:
@@ -77,7 +78,7 @@ def combine(
         keep: the conversion to the prediction that is kept; None: nothing is kept.
     """
     converts = keep is not None and keep is not IDENTITY
-    if isinstance(a, _NUMBER) and x.numel() >= WORTH_FUSING and (terms or converts):
+    if (terms or converts) and (x.numel() >= WORTH_FUSING or x.is_cuda):
         made = fused_combination(x, a, y, b, terms, keep if converts else None)
         if made is not None:
             return made[0], made[1] if converts else (y if keep is not None else None)

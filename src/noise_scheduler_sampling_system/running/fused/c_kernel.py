@@ -28,17 +28,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-__all__ = ["MOST_TERMS", "WORTH_FUSING", "fused_combination", "kernel"]
+from .operands import MOST_TERMS, Terms, is_plain, is_turned_off, is_untracked
+
+__all__ = ["combination", "kernel"]
 
 logger = logging.getLogger(__name__)
 
-#: From this number of entries on, the kernel is faster than the eager path.
-WORTH_FUSING: Final = 1 << 16
 #: From this number of entries on, results are larger than the cache.
 _STREAMED: Final = 1 << 21
-#: Earlier predictions and noises that a step may read.
-MOST_TERMS: Final = 8
-_OFF: Final = "NOISE_SAMPLING_KERNELS"
 _SECONDS: Final = 60
 _FLAGS: Final = ("-O3", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast")
 #: Flags that a compiler may lack, best first.
@@ -107,7 +104,7 @@ void combine(ptrdiff_t n, const float *const *p, const float *c, float *out, flo
 @functools.cache
 def kernel() -> _Kernel | None:
     """The kernel, compiled at the first call; None where it cannot be made."""
-    if os.environ.get(_OFF, "").lower() in ("off", "0", "no"):
+    if is_turned_off():
         return None
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or sys.platform == "win32":
@@ -144,20 +141,11 @@ def _loaded(compiler: str) -> _Kernel:
     return run
 
 
-def fused_combination(
-    x: Tensor, a: float, y: Tensor, b: float, terms: Sequence[tuple[Tensor, float]], keep: tuple[float, float] | None
+def combination(
+    x: Tensor, a: float, y: Tensor, b: float, terms: Terms, keep: tuple[float, float] | None
 ) -> tuple[Tensor, Tensor | None] | None:
-    """a·x + b·y + Σ factor·term and, with ``keep`` = (u, v), also u·x + v·y; None where the kernel does not fit.
-
-    Args:
-        x, y: the state and the output, of one shape.
-        a, b: their factors.
-        terms: further tensors of that shape with their factors.
-        keep: the factors of the prediction that is kept.
-    """
-    if len(terms) > MOST_TERMS or not _plain(x) or not _fits(y, x) or not all(_fits(h, x) for h, _ in terms):
-        return None
-    if _is_traced(x):
+    """As :func:`.fused_combination`, for contiguous float32 tensors on the CPU; None for others."""
+    if not is_plain(x) or not _fits(x, x) or not _fits(y, x) or not all(_fits(h, x) for h, _ in terms):
         return None
     run = kernel()
     if run is None:
@@ -170,26 +158,5 @@ def fused_combination(
     return after, kept
 
 
-def _plain(x: Tensor) -> bool:
-    """Whether a tensor is one that the kernel can read: float32 numbers in a row on the CPU, outside of a trace."""
-    return (
-        type(x) is Tensor
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.is_contiguous()
-        and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and x.requires_grad)
-    )
-
-
-def _is_traced(x: Tensor) -> bool:
-    """Whether something follows the operations of PyTorch: a mode, a transform such as vmap, or forward derivatives."""
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.is_functorch_wrapped_tensor(x)
-        or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
 def _fits(y: Tensor, x: Tensor) -> bool:
-    return _plain(y) and y.shape == x.shape
+    return is_untracked(y) and y.dtype == torch.float32 and y.device.type == "cpu" and y.shape == x.shape
