@@ -6,8 +6,8 @@
 The model is the sum of what a set does:
 
 - a worker makes a shard of S samples in S/B batches of ``batch_seconds`` and writes S·b bytes;
-- the driver gives each shard its name and appends a line to the journal: ``commit_seconds`` of one process, so the
-  driver is busy for a share of the time, and a bound on the number of workers follows;
+- the driver gives each shard its name and appends a line to the journal, and reads a message a batch: it is busy for a
+  share of the time, and a bound on the number of workers follows;
 - at the end workers are idle until the last shard is done: half a shard on average, more with stragglers;
 - a machine that is taken away loses the shard it was at: half a shard on average, and a start;
 - Ray's object store sees the task once for each machine, and one small message a batch.
@@ -32,6 +32,7 @@ class Run:
         sample_bytes: of a stored sample, e.g. 4 · 3 · 32 · 32 + 12 for CIFAR in float32.
         overhead: the time of engine and writing as a share of the model's (benchmarks/bulk.py).
         commit_seconds: of the driver for a shard: rename, journal, two waits for the disk.
+        message_seconds: of the driver for a message of a worker, one a batch; assumed, not measured.
         line_bytes: of the journal for a shard.
         start_seconds: of a worker: a process, PyTorch, the model.
         hours_between_losses: of one machine; spot machines are taken away every few hours.
@@ -48,6 +49,7 @@ class Run:
     sample_bytes: float = 12_300.0
     overhead: float = 0.01
     commit_seconds: float = 0.012
+    message_seconds: float = 0.001
     line_bytes: float = 240.0
     start_seconds: float = 60.0
     hours_between_losses: float = 8.0
@@ -88,12 +90,12 @@ def cost(run: Run) -> Cost:
     straggling = run.spread * shard_seconds * math.sqrt(2.0 * math.log(max(run.gpus, 2)) / each)
     idle = min(0.5, shards / run.gpus) * shard_seconds + straggling + run.start_seconds
     by_workers = work + repeated + idle
-    by_driver = shards * run.commit_seconds
+    by_driver = shards * run.commit_seconds + run.samples / run.batch * run.message_seconds
     seconds = max(by_workers, by_driver)
     return Cost(
         seconds=seconds, ideal=ideal, idle=idle, repeated=repeated, shards=shards, journal=shards * run.line_bytes,
         stored=run.samples * run.sample_bytes, driver_share=by_driver / seconds,
-        most_workers=shard_seconds / run.commit_seconds, files_per_second=shards / seconds,
+        most_workers=run.gpus * by_workers / by_driver, files_per_second=shards / seconds,
         messages_per_second=run.samples / run.batch / seconds,
         store=run.task_bytes * math.ceil(run.gpus / run.gpus_per_machine),
     )  # fmt: skip
@@ -138,7 +140,7 @@ def main() -> None:
     runs = {"1 GPU, 5e+04, 1,024": replace(base, samples=5e4, gpus=1, shard=1024),
             "8 GPUs, 1e+06, 1,024": replace(base, samples=1e6, gpus=8, shard=1024),
             "100 GPUs, 1e+08, 8,192": replace(base, samples=1e8, gpus=100)}  # fmt: skip
-    for shard in (256, 1024, 8192, 65536, 524288):
+    for shard in (512, 1024, 8192, 65536, 524288):
         runs[f"{base.gpus:,} GPUs, {base.samples:.0e}, {shard:,}"] = replace(base, shard=shard)
     print(text_table(rows_of(runs)))
 

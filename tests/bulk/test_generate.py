@@ -276,7 +276,9 @@ def test_the_progress_counts_every_sample_once(tmp_path):
         ({"seed": [1, 2]}, "seed"), ({"shape": None}, "shape"), ({"shape": 3}, "shape"), ({"format": "zip"}, "format"),
         ({"batch_size": 0}, "batch_size"), ({"shard_size": 1.5}, "shard_size"), ({"engine": "dask"}, "engine"),
         ({"workers": 2}, "workers"), ({"gpu_fraction": 0.5}, "gpu_fraction"), ({"timeout": 0}, "timeout"),
-        ({"retries": -1}, "retries"), ({"check": "none"}, "check"), ({"progress": 3}, "progress"),
+        ({"retries": -1}, "retries"),
+        ({"num_samples": 10**9, "shard_size": 100}, "shard_size"), ({"check": "none"}, "check"),
+        ({"progress": 3}, "progress"),
         ({"condition": 3}, "condition"), ({"condition": {"class_labels": [1, 2]}}, "condition['class_labels']"),
         ({"condition": lambda i: [1]}, "condition"), ({"condition": lambda i: {"a": [1]}}, "condition['a']"),
         ({"decode": 1}, "decode"), ({"callback": print}, "callback"),
@@ -299,11 +301,16 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FileError, match=r"thesis\.txt"):
         made(tmp_path)
-    (tmp_path / "dataset.json").write_text('{"format_version": 1, "num_samples": 1e400}')
-    with pytest.raises(FileError):
-        made(tmp_path)
-    with pytest.raises(FileError):
-        verify_dataset(tmp_path)
+    for text in (
+        "", "[]", '{"format_version": 1}', '{"format_version": 1, "num_samples": 1e400}', "[" * 9999,
+        '{"a": 1, "a": 2}',
+        '{"format_version": 1, "num_samples": 1000000000000, "shard_size": 1, "batch_size": 1, "identity": {}}',
+    ):  # fmt: skip
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(FileError):
+            made(tmp_path)
+        with pytest.raises(FileError):
+            verify_dataset(tmp_path)
 
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

@@ -22,7 +22,7 @@ from ..support.errors import ConfigurationError, FileError, shown
 from ..support.files import checked_path, of_file
 from .formats.base import sync
 from .journal import Journal, ShardRecord
-from .layout import Layout
+from .layout import MOST_SHARDS, Layout
 from .lock import only_writer
 
 __all__ = ["TEMPORARY", "SetFolder", "content_of", "removed"]
@@ -175,6 +175,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
         for name in ("num_samples", "shard_size", "batch_size"):
             if type(about.get(name)) is not int or about[name] < 1:
                 raise ValueError(f"{name} is {shown(about.get(name))}")
+        if -(-about["num_samples"] // about["shard_size"]) > MOST_SHARDS:
+            raise ValueError(f"it has more than {MOST_SHARDS:,} shards")
         if not isinstance(about.get("identity"), dict):
             raise ConfigurationError("is missing", where="identity", suggestion="restore the file")
         return about

@@ -25,7 +25,7 @@ from .engines import Engine, LocalEngine, ShardFailed, ShardProgress
 from .folder import SetFolder
 from .formats import SetFacts, format_of
 from .identity import facts_of_run, identity_of, refuse_other_set, versions
-from .layout import Shard, suggested_shard_size
+from .layout import MOST_SHARDS, Shard, suggested_shard_size
 from .progress import Meter, Progress, reporter_of
 from .worker import Task
 
@@ -221,7 +221,8 @@ def _begin(
     """
     there = folder.about
     if not there:
-        size = shard_size or suggested_shard_size(task.shape or (1,), task.batch_size)
+        size = shard_size or suggested_shard_size(num_samples, task.shape or (1,), task.batch_size)
+        _refuse_many_shards(num_samples, size)
         folder.describe({
             "num_samples": num_samples, "shard_size": size, "batch_size": task.batch_size,
             "identity": identity_of(task, of_run, num_samples), "config": task.pipeline.config.to_dict(),
@@ -242,9 +243,19 @@ def _begin(
         )  # fmt: skip
     if versions() != there.get("versions"):
         logger.warning("the set was begun with other versions, %s; samples may differ by rounding", there["versions"])
+    _refuse_many_shards(num_samples, there["shard_size"])
     if num_samples > there["num_samples"]:
         folder.describe({**there, "num_samples": num_samples, "identity": identity_of(task, of_run, num_samples)})
     return replace(task, batch_size=there["batch_size"]) if any_size else task
+
+
+def _refuse_many_shards(num_samples: int, size: int) -> None:
+    if -(-num_samples // size) > MOST_SHARDS:
+        raise ConfigurationError(
+            f"{num_samples} samples in shards of {size} are more than {MOST_SHARDS:,} shards",
+            where="shard_size", why="the journal is held in memory",
+            suggestion=f"give {-(-num_samples // MOST_SHARDS)} or more, in a new folder",
+        )  # fmt: skip
 
 
 def _due(folder: SetFolder, *, hashes: bool, again: bool) -> list[Shard]:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
-__all__ = ["Layout", "Shard", "suggested_shard_size"]
+__all__ = ["MOST_SHARDS", "Layout", "Shard", "suggested_shard_size"]
 
-#: A shard holds about this number of samples and at most this number of bytes, unless the user says otherwise.
-_SAMPLES: Final = 1024
-_BYTES: Final = 64 * 2**20
+#: The most shards of a set: the journal is held in memory.
+MOST_SHARDS: Final = 2_000_000
+#: Unless the user says otherwise, shards hold 1,024 samples, or more where there would be more than this number of
+#: shards; and at most this number of bytes.
+_SHARDS, _SAMPLES, _BYTES = 100_000, 1024, 64 * 2**20
 
 
 @final
@@ -63,7 +65,7 @@ class Layout:
         return Shard(number, first, min(self.shard_size, self.num_samples - first))
 
 
-def suggested_shard_size(shape: tuple[int, ...], batch_size: int) -> int:
-    """About a thousand samples, at most 64 MiB in float32, and whole batches."""
+def suggested_shard_size(num_samples: int, shape: tuple[int, ...], batch_size: int) -> int:
+    """About a thousand samples, or more for more than 10⁸; at most 64 MiB in float32, and whole batches."""
     fits = _BYTES // (4 * math.prod(shape))
-    return max(1, min(_SAMPLES, fits) // batch_size) * batch_size
+    return max(1, min(max(_SAMPLES, num_samples // _SHARDS), fits) // batch_size) * batch_size

@@ -144,7 +144,10 @@ class _Pool:
             self._hand_out(waiting)
             if not self._busy:
                 return
-            ready, _ = self.ray.wait(list(self._busy), num_returns=1, timeout=self._patience())
+            streams = list(self._busy)
+            ready, _ = self.ray.wait(streams, num_returns=1, timeout=self._patience())
+            if ready:  # all that are ready: with a thousand workers each look at the streams takes milliseconds
+                ready, _ = self.ray.wait(streams, num_returns=len(streams), timeout=0)
             for stream in ready:
                 yield from self._report(stream)
             now = time.monotonic()
