@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplingPlan
+from noise_scheduler_sampling_system.bulk import generate_dataset
 from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.grids import FrameGrid
 from noise_scheduler_sampling_system.guidance import ClassifierFree, Interval
@@ -278,6 +279,37 @@ def test_a_batcher_runs_frames_beside_ordinary_requests() -> None:
         handles = [batcher.submit(shape=SHAPE, **each) for each in requests]
         for handle, each in zip(handles, requests, strict=True):
             assert torch.equal(handle.result(60), pipe.sample(network, SHAPE, **each))
+
+
+def test_a_checkpoint_and_a_set_of_samples_hold_frames(tmp_path: Any) -> None:
+    pipe = pipeline("dpmpp_3m")
+    grid = FrameGrid.pyramid(pipe.grid(4), FRAMES, context=1)
+    calls = 0
+
+    def failing(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise RuntimeError("lost")
+        return together(x, t)
+
+    request: dict[str, Any] = {"shape": SHAPE, "grid": grid, "seed": 0, "checkpoint": tmp_path / "run.safetensors"}
+    one, other = torch.ones(1, 1, 3), torch.zeros(1, 1, 3)
+    with pytest.raises(RuntimeError, match="lost"):
+        pipe.sample(failing, context=one, every=1, **request)
+    with pytest.raises(ConfigurationError, match="checkpoint"):
+        pipe.sample(failing, context=other, every=1, **request)
+    whole = pipe.sample(together, SHAPE, grid=grid, seed=0, context=one)
+    assert torch.equal(pipe.sample(failing, context=one, every=1, **request), whole)
+    assert calls == 1 + pipe.plan(grid=grid).nfe  # the call that failed is repeated, the three before it are not
+    report = generate_dataset(
+        pipe, together, num_samples=3, output=tmp_path / "set", shape=SHAPE[1:], seed=0, grid=grid, context=one
+    )
+    assert report.num_failed == 0
+    with pytest.raises(ConfigurationError, match="another run"):
+        generate_dataset(
+            pipe, together, num_samples=3, output=tmp_path / "set", shape=SHAPE[1:], seed=0, grid=grid, context=other
+        )
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

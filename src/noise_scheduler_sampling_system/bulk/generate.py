@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 #: Arguments of ``sample`` that a set may have beside those of :func:`generate_dataset`.
 _OF_SAMPLE: Final = (
     "num_inference_steps", "guidance_scale", "classifier_free_guidance", "guidance", "null_condition", "timesteps",
-    "grid", "plan", "device", "dtype", "noise", "round_timesteps", "max_batch_size",
+    "grid", "plan", "context", "device", "dtype", "noise", "round_timesteps", "max_batch_size",
 )  # fmt: skip
 #: Shards in a row that may be given up before the run stops.
 _IN_A_ROW: Final = 3

@@ -40,7 +40,7 @@ _EVERY: Final = 10
 #: Arguments that change the samples and are not in the plan, the settings or the keys.
 _OF_REQUEST: Final = (
     "condition", "null_condition", "guidance", "guidance_scale", "classifier_free_guidance", "initial_noise",
-    "initial_sample", "round_timesteps",
+    "initial_sample", "context", "round_timesteps",
 )  # fmt: skip
 #: What a user calls the parts of an identity.
 _WORDS: Final[Mapping[str, str]] = {
