@@ -255,6 +255,28 @@ def test_a_large_request_is_not_overtaken_for_ever():
     assert model.sizes == [1, 1, 1, 3, 3, 3, 3, 3, 1, 1]
 
 
+def test_requests_that_cannot_share_calls_take_turns():
+    running = []
+
+    def model(x, t, scale):
+        running.append(batcher.metrics().running)
+        return network(x, t, scale=scale)
+
+    batcher, _, gate, _ = held(max_batch_size=8)
+    handles = [
+        batcher.submit(
+            model=model, shape=SHAPE, num_inference_steps=4, seed=1, condition={"scale": 0.1 * i},
+            classifier_free_guidance=False,
+        )
+        for i in range(7)
+    ]  # fmt: skip
+    gate.set()
+    for handle in handles:
+        handle.result(30)
+    batcher.close()
+    assert max(running) == 4
+
+
 def test_steps_arrive_while_the_request_runs():
     with Batcher(DDIM, 8, model=network) as batcher:
         handle = batcher.submit(shape=SHAPE, num_inference_steps=5, seed=2, stream=True)
@@ -370,13 +392,14 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved():
             batcher.submit(model=none, shape=SHAPE).result(30)
 
 
-def test_a_model_that_returns_the_same_memory_at_every_call():
+@pytest.mark.parametrize("method", ["dpmpp_3m", "pndm"])  # the histories of the second are outputs themselves
+def test_a_model_that_returns_the_same_memory_at_every_call(method):
     memory = torch.empty(64, 1, 4, 4)
 
     def reuses(x, t):
         return memory[: len(x)].copy_(network(x, t))
 
-    pipeline = DiffusionPipeline(CONFIG, "dpmpp_3m")
+    pipeline = DiffusionPipeline(CONFIG, method)
     with Batcher(pipeline, 8, model=reuses) as batcher:
         handles = [batcher.submit(shape=SHAPE, num_inference_steps=n, seed=n) for n in (5, 9)]
     for n, handle in zip((5, 9), handles, strict=True):
