@@ -130,14 +130,18 @@ def generate(
         run["device"] = device
     own = known.pipe is not None
     size = known.shape if shape is None else tuple(integers(shape, "shape"))
-    report = generate_dataset(
-        pipeline, None if own or known.model is None else model, num_samples, output, seed=seed,
-        shape=None if own else size, batch_size=batch_size, shard_size=shard_size, format=format,
-        condition=_condition(labels_of(labels), prompt, negative_prompt, condition),
-        decode=Pictures(known, pipeline) if own and not latents else None, engine=engine, workers=workers,
-        gpu_fraction=gpu_fraction, address=address, timeout=timeout, retries=retries, check=check,
-        retry_failed=retry_failed, progress=shown.progress, **run,
-    )  # fmt: skip
+    try:
+        report = generate_dataset(
+            pipeline, None if own or known.model is None else model, num_samples, output, seed=seed,
+            shape=None if own else size, batch_size=batch_size, shard_size=shard_size, format=format,
+            condition=_condition(labels_of(labels), prompt, negative_prompt, condition),
+            decode=Pictures(known, pipeline) if own and not latents else None, engine=engine, workers=workers,
+            gpu_fraction=gpu_fraction, address=address, timeout=timeout, retries=retries, check=check,
+            retry_failed=retry_failed, progress=shown.progress, **run,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        complain(f"interrupted: finished shards are in {output}; the same command goes on")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     shown.result({
         "output": str(report.output), "samples": report.num_samples, "written": report.written,
         "found": report.found, "failed": report.num_failed, "repaired_shards": report.repaired,
