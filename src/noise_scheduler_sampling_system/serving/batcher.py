@@ -129,7 +129,7 @@ class Batcher:
         """Counts of requests and model calls, the occupancy of the batch, and percentiles of latency."""
         with self._changed:
             queued = sum(ticket.status == "queued" for _, ticket in self._queue)
-            running = len({ticket.number for _, ticket in self._running})
+            running = len({ticket.number for _, ticket in self._running if not ticket.is_settled})
             most = self._calls.most
         return self._meter.snapshot(queued=queued, running=running, max_batch_size=most)
 

@@ -107,6 +107,7 @@ class RequestHandle:
             while not (await asyncio.wait({ended}, timeout=self._ticket.seconds_left))[0]:
                 self._ticket.expire_if_due()
         except asyncio.CancelledError:
+            ended.cancel()  # otherwise asyncio logs that nobody read the error
             self.cancel()
             raise
         return await ended
