@@ -11,6 +11,7 @@
 - ``running``: what a run returns, and its noise;
 - ``samplers``: the sampling methods;
 - ``guidance``: what combines predictions before the sampler sees them;
+- ``training``: the levels, targets and weights of a training loss;
 - ``pipeline``: the pipeline, and a system of several;
 - ``analysis``: likelihood, inversion, step probabilities, and the choice of a sampler;
 - ``calibration``: few-step plans fitted to data or to a model;
@@ -36,6 +37,7 @@ from . import (
     plots as plots,
     serving as serving,
     testing as testing,
+    training as training,
 )
 from .analysis import recommend
 from .calibration import calibrate

@@ -2,14 +2,17 @@
 
 from .choices import BetaSchedule, SamplingMethod
 from .options import Option, Options
-from .registries import PRESETS, SAMPLERS, SCHEDULES, SPACINGS
+from .registries import DENSITIES, NOISES, PRESETS, SAMPLERS, SCHEDULES, SPACINGS, WEIGHTINGS
 from .settings import NoiseSchedulerConfig
 
 __all__ = [
+    "DENSITIES",
+    "NOISES",
     "PRESETS",
     "SAMPLERS",
     "SCHEDULES",
     "SPACINGS",
+    "WEIGHTINGS",
     "BetaSchedule",
     "NoiseSchedulerConfig",
     "Option",

@@ -1,4 +1,4 @@
-"""The tables of names: noise schedules, spacings, presets and samplers.
+"""The tables of names: noise schedules, spacings, presets, samplers, and the parts of training objectives.
 
 The package that defines the entries of a table fills it.
 """
@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from ..support.registry import Registry
 
-__all__ = ["PRESETS", "SAMPLERS", "SCHEDULES", "SPACINGS", "defaults_of_schedule"]
+__all__ = [
+    "DENSITIES", "NOISES", "PRESETS", "SAMPLERS", "SCHEDULES", "SPACINGS", "WEIGHTINGS", "defaults_of_schedule",
+]  # fmt: skip
 
 #: How to list the names of a table.
 _LISTING: Final = "the command 'noise-sampling {}', or list(config.{}) in Python,"
@@ -23,6 +25,12 @@ SPACINGS: Registry[Any] = Registry("timestep spacing", _LISTING.format("spacings
 PRESETS: Registry[Any] = Registry("preset", _LISTING.format("presets", "PRESETS"))
 #: Samplers by name (classes derived from ``BaseSampler``).
 SAMPLERS: Registry[Any] = Registry("sampler", _LISTING.format("samplers", "SAMPLERS"))
+#: Densities of the noise levels of training by name (classes derived from ``Density``).
+DENSITIES: Registry[Any] = Registry("density", "list(config.DENSITIES)")
+#: Weights of the training loss by name (classes derived from ``Weighting``).
+WEIGHTINGS: Registry[Any] = Registry("weighting", "list(config.WEIGHTINGS)")
+#: Noises of training by name (classes derived from ``TrainingNoise``).
+NOISES: Registry[Any] = Registry("training noise", "list(config.NOISES)")
 
 
 def defaults_of_schedule(name: Any) -> Mapping[str, Any]:

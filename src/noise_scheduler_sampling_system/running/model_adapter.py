@@ -131,12 +131,14 @@ class ModelAdapter:
     Args:
         model: any callable (x, t, **condition) that returns a tensor, a tuple that starts with one, or an object or
             mapping with ``sample``.
+        trains: whether the model is called in order to be trained, so that training mode is meant.
 
     Raises:
         ConfigurationError: the model is not callable.
     """
 
     model: Callable[..., Any]
+    trains: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.model) or isinstance(self.model, type):
@@ -146,7 +148,12 @@ class ModelAdapter:
                 where="model",
                 suggestion="give a network (an instance, not its class) or a function of (x, t, **condition)",
             )
-        if getattr(self.model, "training", False) and _has_mode(self.model) and _first_time(self.model):
+        if (
+            not self.trains
+            and getattr(self.model, "training", False)
+            and _has_mode(self.model)
+            and _first_time(self.model)
+        ):
             logger.warning("the model is in training mode (dropout and batch statistics are on); call model.eval()")
 
     @property

@@ -268,6 +268,10 @@ class FlowPath(NoisePath):
     def fraction_at(self, t: float) -> float:
         return self._nominal(t) / self._nominal(self.t_max)
 
+    @property
+    def spacing_shift(self) -> float:
+        return self._shift
+
     def _nominal(self, t: float) -> float:
         """u of a time: the inverse of the shift."""
         return t / (self._scale * self._shift - (self._shift - 1.0) * t)

@@ -119,6 +119,10 @@ class _Modified(NoisePath, ABC):
     def fraction_at(self, t: float) -> float:
         return self.path.fraction_at(t)
 
+    @property
+    def spacing_shift(self) -> float:
+        return self.path.spacing_shift
+
 
 @final
 class ShiftedSNR(_Modified):

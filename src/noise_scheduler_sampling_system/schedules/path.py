@@ -177,6 +177,17 @@ class NoisePath(ByValue, Drawn, metaclass=_CheckedWhenMade):
         origin = self.t_min if self.t_origin is None else self.t_origin
         return (t - origin) / (self.t_max - origin)
 
+    def predicting(self, prediction_type: str) -> NoisePath:
+        """A copy of the path for a network of another prediction type."""
+        other = copy.copy(self)
+        other.config = self.config.replace(prediction_type=prediction_type)
+        return other
+
+    @property
+    def spacing_shift(self) -> float:
+        """The factor by which :meth:`time_at` multiplies σ/α of evenly spaced times; 1 on most paths."""
+        return 1.0
+
     def up_to(self, t: float) -> NoisePath:
         """A copy of the path without the levels noisier than this time, for image-to-image.
 
@@ -272,6 +283,10 @@ class NoisePath(ByValue, Drawn, metaclass=_CheckedWhenMade):
                 where it would stall the device).
         """
         return in_kind(lambda u: self._log_snr(self._forward_times(u)), t)
+
+    def snr(self, t: Time) -> Time:
+        """The signal-to-noise ratio α²/σ² at time t, as :meth:`log_snr`; 0 without signal, ∞ without noise."""
+        return in_kind(lambda u: self._log_snr(self._forward_times(u)).exp(), t)
 
     def time(self, log_snr: Time) -> Time:
         """The time with this log-SNR, clamped to [``t_min``, ``t_max``]."""
