@@ -262,7 +262,12 @@ def killed_ray_driver(folder: Path, takes: float) -> int:
     code = f"import faults; from pathlib import Path; faults.make(Path({str(folder)!r}), engine='ray', workers=2)"
     killed = 0
     for _ in range(2):
-        run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        run = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         while run.poll() is None and len(list(folder.glob("shards/shard-*"))) < 4 * (killed + 1):
             time.sleep(0.01)
         if run.poll() is None:
@@ -319,4 +324,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import faults  # so that its models have the same name in every process
+
+    faults.main()

@@ -272,6 +272,7 @@ def _connected(ray: Any, address: str | None, workers: int, size: int, gpu_fract
     local = {
         "num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False,
         "object_store_memory": max(_STORE_LEAST, 2 * size + _STORE_SPARE),
+        "_system_config": {"worker_niceness": 0},  # Ray's 15 leaves them little of a machine that does other work, too
     }  # fmt: skip
     try:
         ray.init(address=address, **quiet) if address else ray.init(address="local", **local, **quiet)
