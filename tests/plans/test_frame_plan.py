@@ -60,6 +60,10 @@ def test_it_is_a_value(tmp_path: Any) -> None:
     with pytest.raises(FileError, match=r"use \.json"):
         PLAN.save(tmp_path / "plan.txt")
     assert "..." in PLAN.table(4)
+    many = FrameGrid.pyramid(PIPELINE.grid(3), 21, context=1)
+    for text in (str(many), str(PIPELINE.plan(grid=many))):
+        assert max(map(len, text.splitlines()[1:])) <= 80
+        assert text.splitlines()[1].split()[-6:] == ["f3", "...", "f17", "f18", "f19", "f20"]
 
 
 def _set(name: str, place: Any, value: float) -> Callable[[], dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.argument_checks import checked_count, checked_number
 from ..support.errors import ConfigurationError, shown
-from ..support.text_tables import text_table
+from ..support.text_tables import few, text_table
 from .time_grid import TimeGrid, refuse_other_grid
 
 __all__ = ["FrameGrid"]
@@ -233,12 +233,18 @@ class FrameGrid:
         return TimeGrid(tuple(visited)) if len(visited) > 1 else None
 
     def __str__(self) -> str:
-        """The times of every frame, one line a row; "-" is the clean sample."""
+        """The times of every frame (of many, the first and last), one line a row; "-" is the clean sample."""
         context = f", context: {', '.join(map(str, self.context))}" if self.context else ""
         head = f"FrameGrid: {self.steps} steps, {self.frames} frames in dimension {self.frame_dim}{context}"
-        cells = [["-" if math.isnan(level.t) else f"{round(level.t, 3):g}" for level in row] for row in self.levels]
-        names = ["row", *(f"f{frame}" for frame in range(self.frames))]
-        return f"{head}\n{text_table([names, *([str(i), *row] for i, row in enumerate(cells))])}"
+        shown_frames = few(self.frames)
+
+        def cell(level: Level) -> str:
+            return "-" if math.isnan(level.t) else f"{round(level.t, 3):g}"
+
+        lines = [["row", *("..." if f is None else f"f{f}" for f in shown_frames)]]
+        for i, row in enumerate(self.levels):
+            lines.append([str(i), *("" if f is None else cell(row[f]) for f in shown_frames)])
+        return f"{head}\n{text_table(lines)}"
 
     def __repr__(self) -> str:
         return f"FrameGrid(steps={self.steps}, frames={self.frames}, frame_dim={self.frame_dim})"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..support.errors import NumericsError, shown
-from ..support.text_tables import text_table
+from ..support.text_tables import few, text_table
 from .plan import SamplingPlan
 from .plan_rows import Array, Integers
 
@@ -160,15 +160,14 @@ def frame_content_hash(fields: Mapping[str, Any]) -> str:
 def frame_plan_table(plan: FrameRows, max_rows: int) -> str:
     """The time of every frame, one line a row, in brackets for frames that do not move."""
     count, keep = len(plan.step), max_rows // 2
-    lines = [["row", "step", *(f"f{frame}" for frame in range(len(plan.plan_of)))]]
+    frames = few(len(plan.plan_of))
+    lines = [["row", "step", *("..." if frame is None else f"f{frame}" for frame in frames)]]
     for i in range(count):
         if count > max_rows and keep <= i < count - keep:
             if i == keep:
-                lines.append(["...", *[""] * (len(plan.plan_of) + 1)])
+                lines.append(["...", *[""] * (len(frames) + 1)])
             continue
-        cells = [
-            f"{t:g}" if own >= 0 else f"({t:g})"
-            for t, own in zip(np.round(plan.time[i], 3).tolist(), plan.row_of[i].tolist(), strict=True)
-        ]
+        times, own = np.round(plan.time[i], 3).tolist(), plan.row_of[i].tolist()
+        cells = ["" if f is None else f"{times[f]:g}" if own[f] >= 0 else f"({times[f]:g})" for f in frames]
         lines.append([str(i), str(plan.step[i]), *cells])
     return text_table(lines)
