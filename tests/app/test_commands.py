@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 import yaml
@@ -120,6 +123,39 @@ def test_samples_are_written_in_every_format(folder):
     assert "cannot be drawn" in run("sample --model mine_to_sample:never --shape 3,2,4,4 --out b.png", 3).output
     assert run("sample --count 2 --steps 3 --out c.png --quiet").output == ""
     assert Path("c.png").exists()
+
+
+def test_digits_are_dark_on_light_and_other_grey_images_as_they_are():
+    Path("mine_in_grey.py").write_text("black = lambda x, t: x + 1.0\n")
+    run("sample --count 2 --steps 3 --seed 0 --out digits.png --quiet")
+    run("sample --model mine_in_grey:black --shape 1,1,8,8 --prediction flow --schedule flow --steps 3 --out grey.png")
+    digits, grey = (matplotlib.image.imread(name)[..., :3] for name in ("digits.png", "grey.png"))
+    assert 0.5 < np.median(digits[:4]) < 0.95  # the corners are paper
+    assert grey.mean() < 0.2
+    # (B, C, L), a sound, is no picture
+    assert "cannot be drawn" in run("sample --model mine_in_grey:black --shape 1,2,64 --out a.png", 3).output
+
+
+def test_the_prediction_type_is_an_option_of_every_command_that_runs_a_model():
+    Path("mine_to_predict.py").write_text("clean = lambda x, t: 0.0 * x + 0.5\n")
+    told = "--model mine_to_predict:clean --prediction sample"
+    run(f"sample {told} --shape 2,3 --steps 4 --out a.npz")
+    assert np.allclose(np.load("a.npz")["samples"], 0.5, atol=1e-6)
+    cells = data(f"compare ddim,heun unipc {told} --shape 3 --nfe 5 --count 2 --reference-calls 16")["cells"]
+    assert len(cells) == 3
+    assert all(cell["rms"] < 1e-6 for cell in cells)
+    assert data(f"recommend {told} --shape 3 --nfe 4 --count 2")["recommendations"][0]["error"] < 1e-6
+    assert "v_predicton" in run(f"sample {told[:-6]}v_predicton --shape 2,3 --out a.npz", 3).output
+
+
+def test_a_log_message_is_a_warning_with_nothing_else_before_it():
+    Path("mine_in_training.py").write_text(
+        "import torch\nclass M(torch.nn.Dropout):\n    def forward(self, x, t): return x\nm = M()\n"
+    )
+    script = "from noise_scheduler_sampling_system.app.command_line import app; app()"
+    words = "sample --model mine_in_training:m --shape 2,3 --steps 2 --out a.npz"
+    ended = subprocess.run([sys.executable, "-c", script, *words.split()], capture_output=True, text=True, check=True)
+    assert ended.stderr.startswith("warning: the model is in training mode")
 
 
 def test_an_interrupt_keeps_the_batches_and_the_cells_that_are_done():

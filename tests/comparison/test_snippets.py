@@ -115,20 +115,30 @@ def test_guidance_is_copied(tmp_path):
     assert torch.equal(scope["samples"], found.cell(entry.name, 6).samples)
 
 
-@pytest.mark.parametrize("kind", ["sd", "sd3"])
+@pytest.mark.parametrize("kind", ["sd", "sd3", "flux"])
 def test_pipelines_of_diffusers_are_copied_as_they_ran(kind):
     pipe = build(kind)
+    words = {"encode_options": {"max_sequence_length": 16}} if kind == "flux" else {}
+    size = {"height": 16, "width": 32} if kind == "flux" else {}
     pipelines = [
         DiffusionPipeline.from_diffusers(pipe, "unipc"),
         DiffusionPipeline.from_diffusers(pipe, "ddim", timestep_spacing="trailing"),
         DiffusionPipeline.from_diffusers(pipe),
     ]
-    found = compare(pipelines, nfe=4, prompt="a cat", guidance_scale=2.0, reference=None)
+    found = compare(pipelines, nfe=4, prompt="a cat", guidance_scale=2.0, reference=None, **words, **size)
     for entry in found.entries:
         cell = found.cell(entry.name, 4)
-        scope = executed(as_python(entry, cell, found.about), pipe=pipe, prompt="a cat")
-        assert plan_of(scope, cell).content_hash == cell.plan.content_hash
-        assert scope["images"][0].size == (16, 16)
+        text = as_python(entry, cell, found.about)
+        scope = executed(text.replace("generate(prompt", f"generate(prompt, **{words}"), pipe=pipe, prompt="a cat")
+        assert "SamplingPlan" not in text
+        assert scope["pipeline"].plan(cell.steps, **size).content_hash == cell.plan.content_hash
+        drawn = scope["pipeline"].generate(
+            "a cat", num_inference_steps=cell.steps, guidance_scale=2.0, seed=0, return_result=True,
+            output_type="latent", **words, **size,
+        )  # fmt: skip
+        assert drawn.plan.content_hash == cell.plan.content_hash
+        assert torch.equal(drawn.samples, cell.samples)
+        assert scope["images"][0].size == (size.get("width", 16), 16)
 
 
 def test_code_for_diffusers_evaluates_at_the_same_levels():
@@ -148,9 +158,9 @@ def test_code_for_diffusers_evaluates_at_the_same_levels():
     found = run(["ddim", "unipc", "dpmpp_2m", DiffusionPipeline(karras, "deis", order=2)])
     for entry in found.entries:
         cell = found.cell(entry.name, 6)
-        pipe = executed(as_diffusers(entry, cell), pipe=Pipe(), prompt="")["pipe"]
+        pipe = executed(as_diffusers(entry, cell, found.about), pipe=Pipe(), prompt="")["pipe"]
         assert pipe.scheduler.timesteps.tolist() == pytest.approx(cell.plan.time.tolist(), abs=1e-4)
     given = run({"given": DiffusionPipeline(None, "unipc").plan(5)})
-    pipe = executed(as_diffusers(given.entries[0], given.cell("given", 6)), pipe=Pipe())["pipe"]
+    pipe = executed(as_diffusers(given.entries[0], given.cell("given", 6), given.about), pipe=Pipe())["pipe"]
     pipe("", 5)
     assert len(pipe.scheduler.timesteps) == 5

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pydoc
 import re
 
 import pytest
+import torch
 
 from noise_scheduler_sampling_system import (
     ConfigurationError,
@@ -64,6 +66,14 @@ def test_objects_show_text_and_figure(shown, name, monkeypatch):
     monkeypatch.setattr(plots.notebook, "find_spec", lambda module: None)  # without matplotlib
     assert "<img" not in value._repr_html_()
     assert re.sub("<.*?>", "", value._repr_html_()).strip()
+
+
+def test_strokes_are_drawn_as_ink_and_other_grey_images_as_they_are():
+    digits = PIPELINE.sample(return_result=True, **ARGUMENTS)
+    black = PIPELINE.sample(lambda x, t: 0.1 * x, return_result=True, **ARGUMENTS)
+    black = dataclasses.replace(black, samples=-torch.ones(2, 1, 8, 8))
+    corners = [each.plot().axes[0].images[0].get_array()[0, 0, 0] for each in (digits, black)]
+    assert corners == pytest.approx([0.94, 0.0], abs=0.1)
 
 
 def test_the_convergence_of_a_comparison_is_drawn(shown):

@@ -13,7 +13,6 @@ from typing import Any, final
 from torch import Tensor
 
 from ..config.settings import NoiseSchedulerConfig
-from ..grids.time_grid import TimeGrid
 from ..pipeline.pipeline import DiffusionPipeline
 from ..plans.gaussian_moments import typical_spread
 from ..plans.plan import SamplingPlan
@@ -79,21 +78,21 @@ def steps_within(sampler: BaseSampler, nfe: int) -> int:
 
 
 def plan_within(
-    sampler: BaseSampler, nfe: int, grid: Callable[[int], TimeGrid] | None = None
+    sampler: BaseSampler, nfe: int, plan_of: Callable[[int], SamplingPlan] | None = None
 ) -> tuple[int, SamplingPlan]:
     """The largest number of steps whose plan makes at most ``nfe`` model calls, and this plan.
 
     Args:
         sampler: a sampler that writes plans.
         nfe: model calls.
-        grid: returns the grid of a number of steps; default: the sampler's own.
+        plan_of: makes the plan of a number of steps; default: the sampler on its own grid.
 
     Raises:
         ConfigurationError: no plan of the sampler does.
     """
     for steps in range(nfe // sampler.calls_per_step + 2, 0, -1):
         try:
-            plan = sampler.plan(grid=(grid or sampler.grid)(steps))
+            plan = (plan_of or sampler.plan)(steps)
         except (ConfigurationError, NumericsError):  # the sampler has no plan of this number of steps
             continue
         if plan.nfe <= nfe:

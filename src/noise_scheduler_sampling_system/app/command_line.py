@@ -64,5 +64,5 @@ def _main(
     ] = 0,
 ) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=logging.WARNING, handlers=[LogLines(named=verbose > 0)])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LogLines(named=verbose > 0)])
     logging.getLogger(_LIBRARY).setLevel(level)

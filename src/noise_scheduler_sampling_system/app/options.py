@@ -9,8 +9,8 @@ import typer
 from . import completion
 
 __all__ = [
-    "DIGITS", "Device", "GuidanceScale", "MaxBatchSize", "Model", "NegativePrompt", "Preset", "Prompt",
-    "SamplerOptions", "Schedule", "ScheduleOptions", "Seed", "Spacing", "SpacingOptions", "Steps",
+    "DIGITS", "Device", "GuidanceScale", "MaxBatchSize", "Model", "NegativePrompt", "Prediction", "Preset",
+    "Prompt", "SamplerOptions", "Schedule", "ScheduleOptions", "Seed", "Spacing", "SpacingOptions", "Steps",
 ]  # fmt: skip
 
 #: The number of classes of the embedded models.
@@ -39,6 +39,14 @@ GuidanceScale = Annotated[
     float | None,
     typer.Option(
         help="Classifier-free guidance with --labels or --prompt; default 7.5, as in Python; 1 is none.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Prediction = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model predicts: epsilon, sample, v_prediction, flow_prediction; default: what it says itself, "
+        "else what suits the schedule.",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -24,6 +24,7 @@ def settings_of(
     preset: str | None,
     schedule_options: list[str] | None,
     spacing_options: list[str] | None,
+    prediction: str | None = None,
 ) -> dict[str, Any]:
     """The fields of the config that the options set, and the preset."""
     given = {
@@ -32,6 +33,7 @@ def settings_of(
         "timestep_spacing": spacing,
         "schedule_options": key_values(schedule_options or []),
         "spacing_options": key_values(spacing_options or []),
+        "prediction_type": prediction,
     }
     return {key: value for key, value in given.items() if value}
 

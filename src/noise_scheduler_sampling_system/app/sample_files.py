@@ -24,14 +24,15 @@ def is_picture(out: Path) -> bool:
     return out.suffix == ".png"
 
 
-def refuse_no_picture(shape: tuple[int, ...], *, latents: bool = False) -> None:
+def refuse_no_picture(shape: tuple[int, ...], *, latents: bool = False, flat: bool = False) -> None:
     """Raise, before the run, where samples of this shape cannot be drawn.
 
     Args:
         shape: of the batch, (B, ...).
         latents: whether they are decoded first.
+        flat: whether (B, H, W) are images; for most models, three dimensions are (B, C, L).
     """
-    drawn = len(shape) == 3 or (len(shape) == 4 and (latents or shape[1] in (1, 3)))
+    drawn = (flat and len(shape) == 3) or (len(shape) == 4 and (latents or shape[1] in (1, 3)))
     if not drawn:
         raise ConfigurationError(
             f"samples of shape {shape} cannot be drawn as pictures",
@@ -40,7 +41,9 @@ def refuse_no_picture(shape: tuple[int, ...], *, latents: bool = False) -> None:
         )
 
 
-def write_samples(out: Path, result: SamplingResult, pictures: Tensor | None) -> None:
+def write_samples(
+    out: Path, result: SamplingResult, pictures: Tensor | None, *, white_on_black: bool = False
+) -> None:  # fmt: skip
     """Write a result, whole or not at all.
 
     ``.safetensors`` holds "samples", with "keys" and "plan" as JSON in its metadata; ``.npz`` holds "samples", "keys"
@@ -50,6 +53,7 @@ def write_samples(out: Path, result: SamplingResult, pictures: Tensor | None) ->
         out: the file.
         result: the samples.
         pictures: the samples as images in [−1, 1], for ``.png``.
+        white_on_black: they are white strokes on black, which are drawn dark on light.
     """
     import numpy as np
 
@@ -59,7 +63,7 @@ def write_samples(out: Path, result: SamplingResult, pictures: Tensor | None) ->
     samples = result.samples.detach().cpu().contiguous()
     plan = json.dumps(result.plan.to_dict())
     if pictures is not None:
-        save_image(pictures, out)
+        save_image(pictures, out, paper=white_on_black)
     elif out.suffix == ".npz":
         buffer = io.BytesIO()
         np.savez_compressed(buffer, samples=samples.numpy(), keys=np.array(list(result.keys), np.uint64), plan=plan)

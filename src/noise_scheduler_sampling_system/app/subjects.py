@@ -84,15 +84,19 @@ class Subject:
             method, preset=settings.get("preset"), settings=fields, options=key_values(options or [])
         )
 
-    def arguments(self, pipeline: DiffusionPipeline) -> dict[str, Any]:
+    def arguments(self, pipeline: DiffusionPipeline, steps: int | None = None) -> dict[str, Any]:
         """The arguments of ``sample``: model, shape of the batch, conditions and guidance.
+
+        Args:
+            pipeline: one that :meth:`pipeline` made.
+            steps: of the run, as for :meth:`NamedModel.arguments`.
 
         Raises:
             ConfigurationError: an argument that the model does not take.
         """
         made = self.known.arguments(
             pipeline, batch=self.batch, shape=self.shape, labels=self.labels, prompt=self.prompt,
-            negative_prompt=self.negative_prompt, guidance_scale=self.guidance_scale,
+            negative_prompt=self.negative_prompt, guidance_scale=self.guidance_scale, steps=steps,
         )  # fmt: skip
         if self.guidance_scale is not None and self.known.pipe is None:
             made["guidance_scale"] = self.guidance_scale  # which is refused without labels, as in Python

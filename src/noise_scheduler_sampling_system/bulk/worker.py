@@ -166,6 +166,8 @@ def arguments_of(
         own = {name: run.pop(name) for name in ("guidance_scale", "guidance") if name in run}
         count = {} if condition else {"num_images_per_prompt": len(indices)}
         inputs = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in condition.items()}
+        if all(run.get(name) is None for name in ("plan", "grid", "timesteps", "start")):  # else they say the levels
+            inputs["num_inference_steps"] = run.pop("num_inference_steps", 50)
         run |= task.pipeline.inputs(**inputs, **count, **own)  # type: ignore[attr-defined]
     else:
         assert task.shape is not None

@@ -131,7 +131,7 @@ def compare(
     fine = _fine_calls(reference_calls, max(budgets))
     judge = None if features is None or data is None else Judge(features, data)
     arguments = {entry.name: subject.arguments(entry.pipeline) for entry in entries}
-    jobs = {(e.name, n): job_of(e, n, count, arguments[e.name]) for e in entries for n in budgets}
+    jobs = {(e.name, n): job_of(e, n, count, subject, arguments[e.name]) for e in entries for n in budgets}
     cells = {place: Cell(*place, problem=job.problem or INTERRUPTED) for place, job in jobs.items()}
     solutions: dict[str, Reference] = {}
     notes: list[str] = []
@@ -159,7 +159,7 @@ def compare(
             if all(cell.problem for cell in cells.values()):
                 raise
             logger.warning("the comparison was interrupted after %d of %d model calls", calls.done, calls.total)
-    about = _about(arguments[entries[0].name], seeds, count, run)
+    about = _about(arguments[entries[0].name], seeds, count, run) | subject.size
     about |= {"interrupted": True} if any(cell.problem == INTERRUPTED for cell in cells.values()) else {}
     found = Comparison(tuple(entries), budgets, cells, solutions, about, tuple(notes))
     for remark in found.remarks:

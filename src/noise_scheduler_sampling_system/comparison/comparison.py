@@ -57,9 +57,8 @@ class Entry:
         """Whether its plans add noise, so that its samples do not follow the ODE."""
         if self.plans:
             return any(plan.stochastic for plan in self.plans.values())
-        sampler = self.pipeline.sampler
         try:
-            return bool(sampler.writes_plans and sampler.plan(4).stochastic)
+            return bool(self.pipeline.sampler.writes_plans and self.pipeline.plan(4).stochastic)
         except NoiseSamplingError:  # its cells say why
             return False
 

@@ -55,7 +55,7 @@ def _entry(comparison: Comparison, entry: Entry) -> dict[str, Any]:
             str(cell.budget): {
                 "python": as_python(entry, cell, comparison.about),
                 "yaml": as_yaml(entry, cell),
-                "diffusers": as_diffusers(entry, cell),
+                "diffusers": as_diffusers(entry, cell, comparison.about),
             }
             for cell in cells
             if not cell.problem

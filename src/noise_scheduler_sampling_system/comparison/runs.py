@@ -10,7 +10,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from ..analysis.recommend import steps_within
+from ..analysis.recommend import plan_within
 from ..analysis.solution import each_error
 from ..guidance import evaluations
 from ..guidance.compile import compile_guidance
@@ -51,17 +51,18 @@ class Job:
     problem: str = ""
 
 
-def job_of(entry: Entry, budget: int, count: str, arguments: Mapping[str, Any]) -> Job:
+def job_of(entry: Entry, budget: int, count: str, subject: Subject, arguments: Mapping[str, Any]) -> Job:
     """The largest run of an entry within a budget, or why there is none.
 
     Args:
         entry: the entry.
         budget: the most model calls, or evaluations of the network for a sample.
         count: "calls" or "evaluations".
+        subject: what is sampled.
         arguments: of ``sample``.
     """
     try:
-        how, calls = _within(entry, budget, count, arguments)
+        how, calls = _within(entry, budget, count, subject, arguments)
     except NoiseSamplingError as error:
         return Job(entry, budget, problem=str(error))
     return Job(entry, budget, how, calls)
@@ -112,7 +113,9 @@ def run_cell(
     )
 
 
-def _within(entry: Entry, budget: int, count: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+def _within(
+    entry: Entry, budget: int, count: str, subject: Subject, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], int]:
     """The arguments of ``sample`` that keep to a budget, and the model calls of the run."""
     sampler = entry.pipeline.sampler
 
@@ -137,42 +140,41 @@ def _within(entry: Entry, budget: int, count: str, arguments: Mapping[str, Any])
                 where="count",
                 suggestion="compare it at equal model calls",
             )
-        return {"num_inference_steps": budget}, budget
-    steps = _steps_within(entry, budget)
-    plan = sampler.plan(steps)
+        return subject.levels(entry.pipeline, budget), budget
+    steps, plan = _plan_within(entry, budget, subject)
     while cost(plan) > budget:  # guidance evaluates several branches in a call
         steps = min(steps - 1, steps * budget // cost(plan))
         if steps < 1:
             raise ConfigurationError(
                 f"its shortest plan makes {cost(plan)} evaluations", where="nfe", suggestion="allow more"
             )
-        plan = sampler.plan(steps)
+        plan = subject.plan(entry.pipeline, steps)
     while count != "calls":  # the guess may have gone too far down
-        further = _plan(entry, steps + 1)
+        further = _plan(entry, steps + 1, subject)
         if further is None or cost(further) > budget:
             break
         steps, plan = steps + 1, further
-    return {"num_inference_steps": steps}, plan.nfe
+    return subject.levels(entry.pipeline, steps), plan.nfe
 
 
-def _steps_within(entry: Entry, budget: int) -> int:
-    """The largest number of steps within ``budget`` model calls; an error that says why there is none."""
-    sampler = entry.pipeline.sampler
+def _plan_within(entry: Entry, budget: int, subject: Subject) -> tuple[int, SamplingPlan]:
+    """The largest number of steps within ``budget`` model calls, and its plan; an error says why there is none."""
+    pipeline = entry.pipeline
     try:
-        return steps_within(sampler, budget)
+        return plan_within(pipeline.sampler, budget, lambda steps: subject.plan(pipeline, steps))
     except ConfigurationError:
-        least = next((plan for steps in range(1, _FEW) if (plan := _plan(entry, steps)) is not None), None)
+        least = next((plan for steps in range(1, _FEW) if (plan := _plan(entry, steps, subject)) is not None), None)
         if least is None:
-            sampler.plan(1)  # raises, and says why
+            subject.plan(pipeline, 1)  # raises, and says why
             raise
         raise ConfigurationError(
             f"its shortest plan makes {least.nfe} model calls", where="nfe", suggestion="allow more"
         ) from None
 
 
-def _plan(entry: Entry, steps: int) -> SamplingPlan | None:
+def _plan(entry: Entry, steps: int, subject: Subject) -> SamplingPlan | None:
     try:
-        return entry.pipeline.sampler.plan(steps)
+        return subject.plan(entry.pipeline, steps)
     except NoiseSamplingError:
         return None
 

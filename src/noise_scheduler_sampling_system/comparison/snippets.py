@@ -32,7 +32,7 @@ def as_python(entry: Entry, cell: Cell, about: Mapping[str, Any]) -> str:
         cell: one of its cells that ran.
         about: of the comparison.
     """
-    run = _call(entry, about)
+    run, size = _call(entry, about), _size(about)
     backbone = getattr(entry.pipeline, "backbone", None)
     if cell.plan is None:
         return _without_plan(entry)
@@ -40,9 +40,13 @@ def as_python(entry: Entry, cell: Cell, about: Mapping[str, Any]) -> str:
         steps = f"num_inference_steps={cell.steps}"
         if backbone is not None:
             chosen = _options_of_pipe(entry)
-            if _makes(lambda: _from_pipe(entry, chosen), cell):
-                arguments = _arguments({"method": _name(entry), **chosen})
-                made = f"pipeline = DiffusionPipeline.from_diffusers(pipe, {arguments})"
+            given = None
+            if _is_native(entry, cell, size):
+                given = "pipe"
+            elif _makes(lambda: _from_pipe(entry, chosen), cell, size):
+                given = f"pipe, {_arguments({'method': _name(entry), **chosen})}"
+            if given is not None:
+                made = f"pipeline = DiffusionPipeline.from_diffusers({given})"
                 return "\n".join([f"from {_ROOT} import DiffusionPipeline", "", made, run.format(how=steps)])
         else:
             fields = _fields(entry, cell)
@@ -80,11 +84,13 @@ def as_yaml(entry: Entry, cell: Cell) -> str:
     return text
 
 
-def as_diffusers(entry: Entry, cell: Cell) -> str:
+def as_diffusers(entry: Entry, cell: Cell, about: Mapping[str, Any]) -> str:
     """Lines of Python that put the entry's sampler into a pipeline of diffusers, which keeps its own noise schedule."""
     if cell.plan is None:
         return _without_plan(entry)
     head = f"from {_ROOT}.integrations.diffusers import PlanScheduler"
+    if entry.pipeline.has_own_model and _is_native(entry, cell, _size(about)):
+        return f"images = pipe(prompt, num_inference_steps={cell.steps}).images  # its own scheduler ran"
     options, spacing_options = changed_options(entry), dict(entry.pipeline.config.spacing_options)
     if entry.plans or not all(map(_is_plain, options.values())):
         return "\n".join([
@@ -133,10 +139,10 @@ def _fields(entry: Entry, cell: Cell) -> dict[str, Any] | None:
     return None
 
 
-def _makes(make: Callable[[], DiffusionPipeline], cell: Cell) -> bool:
-    """Whether a pipeline makes the plan of a cell."""
+def _makes(make: Callable[[], DiffusionPipeline], cell: Cell, size: Mapping[str, Any] | None = None) -> bool:
+    """Whether a pipeline makes the plan of a cell; ``size``: of the images of a pipeline of diffusers."""
     try:
-        made = make().plan(cell.steps)
+        made = make().plan(cell.steps, **(size or {}))
     except NoiseSamplingError:
         return False
     return cell.plan is not None and made.content_hash == cell.plan.content_hash
@@ -158,6 +164,17 @@ def _options_of_pipe(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in options.items() if _is_plain(value)}
 
 
+def _is_native(entry: Entry, cell: Cell, size: Mapping[str, Any]) -> bool:
+    """Whether the pipeline of diffusers makes the plan of a cell with its own scheduler."""
+    pipe = entry.pipeline.backbone.pipe  # type: ignore[attr-defined]
+    return not entry.plans and _makes(lambda: DiffusionPipeline.from_diffusers(pipe), cell, size)
+
+
+def _size(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Height and width of the images of a pipeline of diffusers, where they were given."""
+    return {name: about[name] for name in ("height", "width") if name in about}
+
+
 def _from_pipe(entry: Entry, options: Mapping[str, Any]) -> DiffusionPipeline:
     backbone = entry.pipeline.backbone  # type: ignore[attr-defined]
     return DiffusionPipeline.from_diffusers(backbone.pipe, _name(entry), **options)
@@ -175,7 +192,8 @@ def _call(entry: Entry, about: Mapping[str, Any]) -> str:
     scale = about.get("guidance_scale")
     if entry.pipeline.has_own_model:
         guided = "" if scale is None else f", guidance_scale={scale!r}"
-        return f"images = pipeline.generate(prompt, {{how}}{guided}, {seed})"
+        size = "".join(f", {name}={value}" for name, value in _size(about).items())
+        return f"images = pipeline.generate(prompt, {{how}}{size}{guided}, {seed})"
     model = "" if "DigitsModel" in str(about["model"]) else "model, "
     condition = ", condition=condition" if about.get("condition") else ""
     if condition:

@@ -16,6 +16,7 @@ from ..guidance.sequence import checked_sequence
 from ..integrations.named_models import NamedModel, named_model
 from ..models import DigitsModel
 from ..pipeline.pipeline import PROMPT_KEYWORDS, DiffusionPipeline
+from ..plans.plan import SamplingPlan
 from ..schedules.path import NoisePath
 from ..support.argument_checks import checked_shape
 from ..support.errors import ConfigurationError, shown
@@ -111,7 +112,7 @@ class Subject:
         Raises:
             ConfigurationError: arguments that the pipeline does not take.
         """
-        if not (pipeline.has_own_model and self.model is None):
+        if not self._is_own(pipeline):
             if self.inputs:
                 raise ConfigurationError(
                     "is for pipelines of diffusers",
@@ -133,6 +134,32 @@ class Subject:
             made = self._made[id(backbone.pipe)] = pipeline.inputs(**self.inputs, **given)  # type: ignore[attr-defined]
         rest = {name: value for name, value in self.run.items() if name in ("dtype", "max_batch_size")}
         return {**made, **rest}
+
+    def plan(self, pipeline: DiffusionPipeline, steps: int) -> SamplingPlan:
+        """The plan of a run of N = ``steps``.
+
+        Raises:
+            ConfigurationError: the sampler has none.
+        """
+        if self._is_own(pipeline):
+            return pipeline.plan(steps, **self.size)  # type: ignore[arg-type]  # a pipeline of diffusers takes a size
+        return pipeline.sampler.plan(steps)
+
+    def levels(self, pipeline: DiffusionPipeline, steps: int) -> dict[str, Any]:
+        """The arguments of ``sample`` that choose the levels of a run of N = ``steps``."""
+        if self._is_own(pipeline):
+            made: dict[str, Any] = pipeline.level_arguments(steps, **self.size)  # type: ignore[attr-defined]
+            return made
+        return {"num_inference_steps": steps}
+
+    @property
+    def size(self) -> dict[str, int]:
+        """Height and width of the images of a pipeline of diffusers, where they were given."""
+        return {name: self.inputs[name] for name in ("height", "width") if name in self.inputs}
+
+    def _is_own(self, pipeline: DiffusionPipeline) -> bool:
+        """Whether a pipeline of diffusers runs its own network."""
+        return pipeline.has_own_model and self.model is None
 
     def _digits(self, path: NoisePath) -> DigitsModel:
         """The embedded model of a path; paths that differ in their spacing alone share it."""

@@ -109,6 +109,7 @@ class NamedModel:
         prompt: Sequence[str] | None = None,
         negative_prompt: Sequence[str] | None = None,
         guidance_scale: float | None = None,
+        steps: int | None = None,
     ) -> dict[str, Any]:
         """The arguments ``model``, ``shape``, ``condition``, ... of ``pipeline.sample``.
 
@@ -119,6 +120,8 @@ class NamedModel:
             labels: ``class_labels``, one a sample.
             prompt, negative_prompt: texts for a pipeline of diffusers, one a sample.
             guidance_scale: as for ``sample``; None: the default there.
+            steps: of the run. The arguments then hold ``num_inference_steps``, and the levels that a pipeline of
+                diffusers visits in this number of steps.
 
         Raises:
             ConfigurationError: an argument that the model does not take, or no shape.
@@ -128,7 +131,7 @@ class NamedModel:
                 raise ConfigurationError(f"{self.name} has its own shape", where="shape", suggestion="leave it out")
             given = {
                 "prompt": prompt, "negative_prompt": negative_prompt, "class_labels": labels,
-                "guidance_scale": guidance_scale,
+                "guidance_scale": guidance_scale, "num_inference_steps": steps,
             }  # fmt: skip
             count = batch if prompt is None and labels is None else 1
             return _own_inputs(pipeline, {k: v for k, v in given.items() if v is not None}, count)
@@ -143,7 +146,13 @@ class NamedModel:
         condition = None if labels is None else {"class_labels": torch.tensor(list(labels))}
         scale = {} if guidance_scale is None or labels is None else {"guidance_scale": guidance_scale}
         count = batch if labels is None else len(labels)
-        return {"model": self.model, "shape": (count, *size), "condition": condition, **scale}
+        run = {} if steps is None else {"num_inference_steps": steps}
+        return {"model": self.model, "shape": (count, *size), "condition": condition, **scale, **run}
+
+    @property
+    def white_on_black(self) -> bool:
+        """Whether its images are white strokes on black, which figures draw dark on light."""
+        return self.name in EMBEDDED or bool(getattr(self.model, "white_on_black", False))
 
     def pictures(self, pipeline: DiffusionPipeline, samples: Tensor) -> Tensor:
         """Samples as images in [−1, 1]: decoded where the pipeline samples latents.

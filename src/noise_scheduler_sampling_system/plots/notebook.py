@@ -70,7 +70,7 @@ def _run_of(pipeline: DiffusionPipeline, steps: int) -> SamplingPlan | TimeGrid 
 def _result(result: SamplingResult) -> Any:
     """The first samples, where they are pictures; else the plan."""
     try:
-        picture = mosaic(result.samples[:_SAMPLES], min(10, len(result.samples)))
+        picture = mosaic(result.samples[:_SAMPLES], min(10, len(result.samples)), paper=result.white_on_black)
     except ConfigurationError:
         if not isinstance(result.plan, SamplingPlan):
             raise

@@ -291,6 +291,8 @@ class SamplingResult(ByValue, Drawn):
             split, those of the longest part.
         rejected: steps that failed; ``nfe`` counts their model calls.
         grid: the noise levels of adaptive steps, for any sampler to use; None for a run of a plan.
+        white_on_black: whether the model says that its images are white strokes on black, which figures draw dark on
+            light.
 
     Examples:
         >>> from noise_scheduler_sampling_system import DiffusionPipeline
@@ -311,6 +313,7 @@ class SamplingResult(ByValue, Drawn):
     plan: SamplingPlan | FramePlan
     rejected: int = 0
     grid: TimeGrid | None = None
+    white_on_black: bool = field(default=False, repr=False)
 
     def __repr__(self) -> str:
         return _brief_fields(self)
@@ -318,5 +321,5 @@ class SamplingResult(ByValue, Drawn):
 
 def _brief_fields(value: Any) -> str:
     """The repr of a dataclass, without the numbers of its tensors and without fields that are None."""
-    given = ((each.name, getattr(value, each.name)) for each in fields(value))
+    given = ((each.name, getattr(value, each.name)) for each in fields(value) if each.repr)
     return f"{type(value).__name__}({', '.join(f'{name}={brief(v)}' for name, v in given if v is not None)})"

@@ -262,6 +262,26 @@ def test_inpainting_keeps_what_is_known_to_the_last_bit_and_changes_the_rest(kin
     assert difference(last[..., :half], known[..., :half]) < 1e-3 * float(known.abs().max())
 
 
+@pytest.mark.parametrize("method", [None, "dpmpp_2m"])
+@pytest.mark.parametrize("kind", ["sd", "sd3", "flux", "ddim"])
+def test_sample_with_the_inputs_of_a_run_makes_what_generate_makes(kind, method):
+    ours = DiffusionPipeline.from_diffusers(tiny.build(kind), method)
+    size = {} if kind == "ddim" else {"height": tiny.SIDE, "width": tiny.SIDE}
+    request = {**size, "num_inference_steps": STEPS, **extra(kind), **({} if kind == "ddim" else {"prompt": "a cat"})}
+    drawn = ours.generate(**request, output_type="latent", seed=5, return_result=True)
+    again = ours.sample(**ours.inputs(**request), seed=5, return_result=True)
+    assert torch.equal(again.samples, drawn.samples)
+    assert ours.plan(STEPS, **size).content_hash == again.plan.content_hash == drawn.plan.content_hash
+
+
+def test_levels_of_flux_depend_on_the_size_of_the_image():
+    ours = DiffusionPipeline.from_diffusers(tiny.build("flux"), "dpmpp_2m")
+    small, large = (ours.plan(STEPS, height=side, width=side).sigma for side in (tiny.SIDE, 32 * tiny.SIDE))
+    assert (large[1:-2] > small[1:-2] + 0.01).all()
+    with pytest.raises(ConfigurationError, match="height"):
+        ours.plan(STEPS, height=tiny.SIDE + 1)
+
+
 def test_seeds_batches_and_early_stopping_are_those_of_sample():
     ours = DiffusionPipeline.from_diffusers(tiny.build("sd"), "dpmpp_2m_sde", timestep_spacing="trailing")
     asks = asked("sd", output_type="latent", guidance_scale=3.0, seed=9)

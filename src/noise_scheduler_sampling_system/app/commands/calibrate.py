@@ -15,6 +15,7 @@ from ..options import (
     MaxBatchSize,
     Model,
     NegativePrompt,
+    Prediction,
     Preset,
     Prompt,
     Schedule,
@@ -46,14 +47,7 @@ def calibrate(
     prompt: Prompt = None,
     negative_prompt: NegativePrompt = None,
     guidance_scale: GuidanceScale = None,
-    prediction: Annotated[
-        str | None,
-        typer.Option(
-            help="What the model predicts: epsilon, sample, v_prediction, flow_prediction; default the "
-            "model's, else the schedule's.",
-            rich_help_panel="Model",
-        ),
-    ] = None,
+    prediction: Prediction = None,
     max_batch_size: MaxBatchSize = None,
     device: Device = "auto",
     schedule: Schedule = None,
@@ -102,9 +96,7 @@ def calibrate(
     if plot is not None:
         check_output(plot, ".png")
     known = named_model(model).on(device)
-    settings = settings_of(schedule, None, preset, schedule_option, None)
-    if prediction is not None:
-        settings["prediction_type"] = prediction
+    settings = settings_of(schedule, None, preset, schedule_option, None, prediction)
     pipeline = known.pipeline(preset=settings.pop("preset", None), settings=settings)
     chosen = None if shape is None else integers(shape, "shape")
     if known.pipe is None:

@@ -16,6 +16,7 @@ from ..options import (
     MaxBatchSize,
     Model,
     NegativePrompt,
+    Prediction,
     Preset,
     Prompt,
     SamplerOptions,
@@ -81,6 +82,7 @@ def compare(
         ),
     ] = None,
     max_batch_size: MaxBatchSize = None,
+    prediction: Prediction = None,
     device: Device = "auto",
     option: SamplerOptions = None,
     schedule: Schedule = None,
@@ -120,7 +122,7 @@ def compare(
             where="steps",
             suggestion="give --nfe; or one configuration file, --out FILE.png and no --nfe",
         )
-    settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
+    settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option, prediction)
     default = 64 if model == "digits" else 1 if prompt else 16
     subject = Subject.of(
         model, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale, default=default, device=device
@@ -131,7 +133,7 @@ def compare(
         system = system_of(file, option=option, **settings)
         entries = {name: system.get_pipeline(name) for name in system.list_pipelines()}
     else:
-        entries = [_entry(name, subject, settings, option) for name in samplers]
+        entries = [_entry(name, subject, settings, option) for word in samplers for name in _names(word)]
     found = _compared(
         entries, subject, nfe=budgets, seed=seed, repeats=repeats, max_batch_size=max_batch_size,
         reference=None if reference == "none" else reference, reference_calls=reference_calls,
@@ -157,6 +159,11 @@ def _is_config(word: str) -> bool:
 
     data = read_json(word)
     return not (isinstance(data, dict) and "format" in data)
+
+
+def _names(word: str) -> list[str]:
+    """The samplers of a word, which may have commas between as the budgets have."""
+    return [word] if in_file(word) else [name.strip() for name in word.split(",") if name.strip()] or [word]
 
 
 def _entry(name: str, subject: Subject, settings: dict[str, Any], option: list[str] | None) -> Any:

@@ -15,6 +15,7 @@ from ..options import (
     GuidanceScale,
     Model,
     NegativePrompt,
+    Prediction,
     Preset,
     Prompt,
     SamplerOptions,
@@ -76,6 +77,7 @@ def generate(
     latents: Annotated[
         bool, typer.Option("--latents", help="Write the latents of a pipeline, not images.", rich_help_panel="Model")
     ] = False,
+    prediction: Prediction = None,
     device: Device = "auto",
     schedule: Schedule = None,
     spacing: Spacing = None,
@@ -116,7 +118,7 @@ def generate(
     if num_samples is None:
         raise ConfigurationError("is missing", where="num_samples", suggestion="give --num-samples, or --verify")
     known = named_model(model)
-    settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
+    settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option, prediction)
     pipeline = known.pipeline(
         method, preset=settings.pop("preset", None), settings=settings, options=key_values(option or [])
     )

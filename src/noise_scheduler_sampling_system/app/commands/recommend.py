@@ -12,6 +12,7 @@ from ..options import (
     GuidanceScale,
     MaxBatchSize,
     NegativePrompt,
+    Prediction,
     Preset,
     Prompt,
     Schedule,
@@ -44,6 +45,7 @@ def recommend(
     negative_prompt: NegativePrompt = None,
     guidance_scale: GuidanceScale = None,
     max_batch_size: MaxBatchSize = None,
+    prediction: Prediction = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
@@ -55,7 +57,7 @@ def recommend(
 
     output = Output(as_json, quiet)
     budgets = integers(nfe, "nfe")
-    settings = settings_of(schedule, None, preset, schedule_option, None)
+    settings = settings_of(schedule, None, preset, schedule_option, None, prediction)
     subject = Subject.of(
         model or "digits", count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale, device=device
     )

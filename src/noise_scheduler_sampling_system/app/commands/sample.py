@@ -18,6 +18,7 @@ from ..options import (
     MaxBatchSize,
     Model,
     NegativePrompt,
+    Prediction,
     Preset,
     Prompt,
     SamplerOptions,
@@ -76,6 +77,7 @@ def sample(
     negative_prompt: NegativePrompt = None,
     guidance_scale: GuidanceScale = None,
     max_batch_size: MaxBatchSize = None,
+    prediction: Prediction = None,
     device: Device = "auto",
     schedule: Schedule = None,
     spacing: Spacing = None,
@@ -95,26 +97,29 @@ def sample(
     check_output(out, *ENDINGS)
     output = Output(as_json, quiet)
     subject, size = _subject(model, device, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale)
-    settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
+    settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option, prediction)
     chosen = _pipeline(subject, config, pipeline, method, option, settings)
-    arguments = subject.arguments(chosen) | ({} if size is None else {"shape": size})
+    arguments = subject.arguments(chosen, None if plan else steps) | ({} if size is None else {"shape": size})
     if out.suffix == ".png":
-        refuse_no_picture(tuple(arguments["shape"]), latents=subject.known.pipe is not None)
+        known = subject.known
+        refuse_no_picture(tuple(arguments["shape"]), latents=known.pipe is not None, flat=known.white_on_black)
     if device != "auto":
         arguments["device"] = device
     if plan is not None:
         plans = plans_in(plan)
+        arguments["num_inference_steps"] = steps
         arguments["plan"] = plans if len(plans) > 1 else next(iter(plans.values()))
     began, interrupted = time.perf_counter(), False
     try:
         result = chosen.sample(
-            **arguments, num_inference_steps=steps, seed=seed, max_batch_size=max_batch_size, return_result=True,
+            **arguments, seed=seed, max_batch_size=max_batch_size, return_result=True,
             progress=output.progress,
         )  # fmt: skip
     except InterruptedRunError as stop:
         result, interrupted = stop.result, True
     seconds = time.perf_counter() - began
-    write_samples(out, result, subject.known.pictures(chosen, result.samples) if is_picture(out) else None)
+    pictures = subject.known.pictures(chosen, result.samples) if is_picture(out) else None
+    write_samples(out, result, pictures, white_on_black=subject.known.white_on_black)
     output.result({
         "file": str(out), "model": model, "samples": len(result.samples), "shape": list(result.samples.shape),
         "sampler": result.plan.sampler, "steps": result.steps, "nfe": result.nfe, "evaluations": result.evaluations,

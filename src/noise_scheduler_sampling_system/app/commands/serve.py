@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...support.errors import ConfigurationError
-from ..options import Model, Preset, Schedule, ScheduleOptions, Spacing, SpacingOptions
+from ..options import Device, Model, Prediction, Preset, Schedule, ScheduleOptions, Spacing, SpacingOptions
 from ..output import complain
 from ..parsing import settings_of
 
@@ -33,6 +33,8 @@ def serve(
     states: Annotated[
         Path | None, typer.Option(help="The folder for what is handed back; without it, the client starts anew.")
     ] = None,
+    prediction: Prediction = None,
+    device: Device = "auto",
     schedule: Schedule = None,
     spacing: Spacing = None,
     preset: Preset = None,
@@ -60,8 +62,8 @@ def serve(
         batch=max_batch_size, queue=max_queue, samples=max_samples, steps=max_steps, numbers=max_numbers,
         body=max_body, seconds=timeout,
     )  # fmt: skip
-    settings = settings_of(schedule, spacing, None, schedule_option, spacing_option)
+    settings = settings_of(schedule, spacing, None, schedule_option, spacing_option, prediction)
     service = Service(
-        named_model(model), limits, method=sampler, preset=preset, settings=settings, states=states
+        named_model(model).on(device), limits, method=sampler, preset=preset, settings=settings, states=states
     )  # fmt: skip
     run_server(service, host, port, grace=grace)

@@ -81,7 +81,7 @@ def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> tuple[
             if alike in most and (plan := sampler.plan(grid=grid_of(most[alike]))).nfe <= nfe:
                 steps = most[alike]
             else:
-                steps, plan = plan_within(sampler, nfe, grid_of)
+                steps, plan = plan_within(sampler, nfe, lambda n, sampler=sampler, of=grid_of: sampler.plan(grid=of(n)))
                 most.setdefault(alike, steps)
             grid = grid_of(steps)
         except (NoiseSamplingError, ArithmeticError, ValueError):  # impossible on this path or with N calls

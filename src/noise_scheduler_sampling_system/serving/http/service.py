@@ -84,7 +84,6 @@ class Service:
         pipeline = self._pipeline(body)
         arguments: dict[str, Any] = {
             "pipeline": pipeline,
-            "num_inference_steps": body.steps,
             "return_result": True,
             "priority": body.priority,
             "deadline": None if body.deadline is None else min(body.deadline, self.limits.seconds),
@@ -97,13 +96,12 @@ class Service:
                 if name in body.model_fields_set:
                     raise ConfigurationError("is part of the state to resume", where=name, suggestion="leave it out")
             arguments["resume"] = self._state(body.resume)
-            del arguments["shape"], arguments["num_inference_steps"]
+            del arguments["shape"]
             return self.batcher.submit(**arguments)
         arguments["seed"] = secrets.randbits(63) if body.seed is None else body.seed
         arguments["first_index"] = body.first_index
         if body.plan is not None:
             arguments["plan"] = self._plan(body.plan)
-            del arguments["num_inference_steps"]
         return self.batcher.submit(**arguments)
 
     def pictures(self, samples: Tensor, *, width: int = _WIDTH) -> bytes:
@@ -115,7 +113,7 @@ class Service:
         with self._encoding:  # decoding uses the pipeline's network, too
             images = self.model.pictures(self._pipeline(SampleBody()), samples)
         columns = math.ceil(math.sqrt(len(images)))
-        return png_of(enlarged(mosaic(images, columns, paper=False), width))
+        return png_of(enlarged(mosaic(images, columns, paper=self.model.white_on_black), width))
 
     def hand_back(self, error: StoppedError) -> list[str]:
         """Write the states of a stopped request; their names, for ``resume``."""
@@ -167,6 +165,7 @@ class Service:
             return self.model.arguments(
                 pipeline, batch=body.num_samples, shape=body.shape, labels=labels, prompt=prompts,
                 negative_prompt=negatives, guidance_scale=body.guidance_scale,
+                steps=body.steps if body.plan is None and body.resume is None else None,
             )  # fmt: skip
 
     def _refuse_large(self, shape: Sequence[int]) -> None:

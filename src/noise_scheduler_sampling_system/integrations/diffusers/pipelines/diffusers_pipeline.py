@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from enum import Enum
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from torch import Tensor
 
 from ....config.keyword_advice import keywords_of, refuse_unknown
+from ....grids.frame_grid import FrameGrid
+from ....grids.time_grid import TimeGrid
 from ....guidance.base import Guidance
 from ....pipeline.pipeline import CALIBRATE, FROM_DIFFUSERS, PROMPT_KEYWORDS, DiffusionPipeline
+from ....plans.frame_plan import FramePlan
 from ....plans.plan import SamplingPlan
 from ....plans.plan_set import PlanSet
 from ....samplers.base import BaseSampler
@@ -20,7 +23,15 @@ from .backbones import Backbone
 from .image_generator import ImageGenerator, generator_of
 from .image_request import ImageRequest
 
+if TYPE_CHECKING:
+    from typing_extensions import Never
+
 __all__ = ["DiffusersPipeline", "from_diffusers"]
+
+#: The arguments of ``inputs``.
+_INPUTS: Final = frozenset(each.name for each in fields(ImageRequest)) - {
+    "image", "mask_image", "strength", "keep_known", "output_type"
+}  # fmt: skip
 
 
 @final
@@ -101,18 +112,66 @@ class DiffusersPipeline(DiffusionPipeline):
 
         Args:
             request: ``prompt``, ``negative_prompt``, ``class_labels``, ``height``, ``width``, ``guidance_scale``,
-                ``guidance``, ``num_images_per_prompt`` and ``encode_options`` as for :meth:`generate`.
+                ``guidance``, ``num_images_per_prompt``, ``encode_options`` and ``num_inference_steps`` as for
+                :meth:`generate`.
 
         Returns:
             The arguments ``model``, ``shape`` (B, ...), ``condition``, ``null_condition``, ``device`` and
-            ``guidance_scale`` or ``guidance``.
+            ``guidance_scale`` or ``guidance``. With ``num_inference_steps`` also the levels of that run
+            (:meth:`level_arguments`): ``sample(**inputs)`` then makes the latents of ``generate``.
 
         Raises:
             ConfigurationError: an argument that cannot work.
         """
-        known = {each.name for each in fields(ImageRequest)} - {"image", "mask_image", "strength", "output_type"}
-        refuse_unknown([name for name in request if name not in known], known)
-        return self._generator.inputs(ImageRequest(**request))
+        refuse_unknown([name for name in request if name not in _INPUTS], _INPUTS)
+        given = ImageRequest(**request)
+        levels: dict[str, Any] = {}
+        if "num_inference_steps" in request:
+            levels = self._generator.level_arguments(self, given)
+        return {**self._generator.inputs(given), **levels}
+
+    def level_arguments(
+        self, num_inference_steps: int = 50, *, height: int | None = None, width: int | None = None
+    ) -> dict[str, Any]:
+        """The arguments of :meth:`sample` that make it visit the levels of :meth:`generate`.
+
+        They are ``num_inference_steps``, and ``plan`` or ``grid`` where the levels are those of the pipeline's own
+        scheduler, or depend on the size of the image.
+
+        Args:
+            num_inference_steps: N.
+            height, width: in pixels; default: the size that the network was trained on.
+
+        Raises:
+            ConfigurationError: an argument that cannot work.
+        """
+        request = ImageRequest(num_inference_steps=num_inference_steps, height=height, width=width)
+        return self._generator.level_arguments(self, request)
+
+    def plan(  # type: ignore[override]  # the base has the overloads
+        self,
+        num_inference_steps: int = 50,
+        *,
+        timesteps: Sequence[float] | None = None,
+        grid: TimeGrid | FrameGrid | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        **unknown: Never,
+    ) -> SamplingPlan | FramePlan:
+        """The table that a run of N steps follows in :meth:`generate`.
+
+        Args:
+            num_inference_steps, timesteps, grid: as for :meth:`DiffusionPipeline.plan`.
+            height, width: in pixels, as for :meth:`generate`; FLUX.1's levels depend on them.
+
+        Raises:
+            ConfigurationError: the sampler has only ``step`` or cannot run so, or an unknown keyword.
+        """
+        refuse_unknown(list(unknown), keywords_of(DiffusersPipeline.plan))
+        if timesteps is not None or grid is not None:
+            return super().plan(num_inference_steps, timesteps=timesteps, grid=grid)  # type: ignore[call-overload, no-any-return]
+        levels = self.level_arguments(num_inference_steps, height=height, width=width)
+        return levels["plan"] if "plan" in levels else super().plan(**levels)
 
     def calibrate(  # type: ignore[override]  # the base has the overloads
         self,
@@ -147,10 +206,10 @@ class DiffusersPipeline(DiffusionPipeline):
         if shape is not None:
             raise _of_the_pipeline("shape", "give height and width in pixels, or leave them out")
         given = {name: settings.pop(name, None) for name in (*PROMPT_KEYWORDS, "guidance_scale", "guidance")}
-        arguments = {**settings, **self._generator.calibration_arguments(ImageRequest(**given))}
+        arguments = {**settings, **self._generator.calibration_arguments(self, ImageRequest(**given))}
         if self.config.beta_schedule == "flow":  # diffusers' flow pipelines cannot scale the noise to another level
             arguments.setdefault("first", "noisiest")
-        found: SamplingPlan | PlanSet = CALIBRATE.function(arguments.pop("model"), self, nfe=nfe, **arguments)
+        found: SamplingPlan | PlanSet = CALIBRATE.function(arguments.pop("model"), nfe=nfe, **arguments)
         return found
 
 

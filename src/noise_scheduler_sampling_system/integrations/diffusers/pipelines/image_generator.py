@@ -21,9 +21,9 @@ from ....support.errors import ConfigurationError
 from ..reading.reading import read
 from ..reading.scheduler_reading import Reading
 from .backbones import Backbone, Conditions, Prompt, backbone_of
-from .image_request import ImageRequest, checked_run_options, prompt_of, refused_by_diffusers
+from .image_request import ImageRequest, checked_run_options, prompt_of, refused_by_diffusers, size_of
 from .known_image import KnownImage
-from .run_start import RunStart, start_of_run
+from .run_start import RunStart, path_at, start_of_run
 
 __all__ = ["ImageGenerator", "generator_of"]
 
@@ -61,9 +61,7 @@ class ImageGenerator:
         shape, dtype = backbone.shape(prompt), options.pop("dtype", None) or torch.float32
         refuse_too_large(shape, dtype, backbone.device)
         known = KnownImage.of(request, prompt, backbone)
-        native = self.native and pipeline.config == self.config
-        runner = self._with_options_for(pipeline, steps) if native else pipeline
-        start = start_of_run(runner, self.reading, backbone, request, prompt, options, native=native)
+        runner, start = self._start(pipeline, request, prompt, options)
         condition, null = self._conditions(prompt, known)
         guidance = _guidance(request, prompt, known, null is not None, options.pop("classifier_free_guidance", None))
         first_state = _first_state(start, known, options, shape, dtype, backbone.device)
@@ -78,10 +76,28 @@ class ImageGenerator:
             backbone.pipe.maybe_free_model_hooks()
         return replace(result, samples=images) if options.get("return_result") else images
 
-    def calibration_arguments(self, request: ImageRequest) -> dict[str, Any]:
-        """A request as arguments of ``calibrate``: those of :meth:`inputs`, with the shape of one sample."""
+    def calibration_arguments(self, pipeline: DiffusionPipeline, request: ImageRequest) -> dict[str, Any]:
+        """A request as arguments of ``calibrate``: those of :meth:`inputs`, with the shape of one sample.
+
+        The noise schedule is the one of images of this size.
+        """
         arguments = self.inputs(request)
-        return {**arguments, "shape": arguments["shape"][1:]}
+        path = path_at(pipeline.scheduler, self.reading, self.backbone.mu(self._without_text(request)))
+        return {**arguments, "shape": arguments["shape"][1:], "scheduler": path}
+
+    def level_arguments(self, pipeline: DiffusionPipeline, request: ImageRequest) -> dict[str, Any]:
+        """The arguments of ``sample`` that make it visit the levels of :meth:`generate`; no text is encoded.
+
+        Args:
+            pipeline: the settings and the sampler.
+            request: the number of steps, and the size of the images.
+
+        Raises:
+            ConfigurationError: a number of steps or a size that cannot be.
+        """
+        request = request.checked(self.backbone)
+        start = self._start(pipeline, request, self._without_text(request), {})[1]
+        return {"num_inference_steps": request.num_inference_steps, **start.arguments}
 
     def inputs(self, request: ImageRequest) -> dict[str, Any]:
         """A request as arguments of ``sample``: model, shape, device, conditions and guidance.
@@ -99,6 +115,18 @@ class ImageGenerator:
             "model": self.backbone.network, "shape": self.backbone.shape(prompt), "device": self.backbone.device,
             "condition": condition or None, "null_condition": null, **guidance,
         }  # fmt: skip
+
+    def _start(
+        self, pipeline: DiffusionPipeline, request: ImageRequest, prompt: Prompt, options: Mapping[str, Any]
+    ) -> tuple[DiffusionPipeline, RunStart]:
+        """The pipeline with the sampler of a run, and where the run begins."""
+        native = self.native and pipeline.config == self.config
+        runner = self._with_options_for(pipeline, request.num_inference_steps) if native else pipeline
+        return runner, start_of_run(runner, self.reading, self.backbone, request, prompt, options, native=native)
+
+    def _without_text(self, request: ImageRequest) -> Prompt:
+        """What a request says about the size of its images."""
+        return Prompt(None, None, None, 1, False, self.backbone.default_scale, *size_of(request, self.backbone))
 
     def _with_options_for(self, pipeline: DiffusionPipeline, steps: int) -> DiffusionPipeline:
         """The pipeline with the options that its scheduler has in a run of N = ``steps``."""
@@ -144,11 +172,11 @@ def _first_state(
     start: RunStart, known: KnownImage | None, options: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype,
     device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
-    """The arguments of ``sample`` about the first state and the seeds.
+    """The arguments of ``sample`` about the first state and the seeds of a run that starts from an image.
 
     Noise and seeds are taken out of ``options``, in-place, where the first state is made here.
     """
-    if options.get("initial_sample") is not None or (known is None and start.scale is None):
+    if known is None or options.get("initial_sample") is not None:
         return {}
     noise = options.pop("initial_noise", None)
     seeds: dict[str, Any] = {}
@@ -159,8 +187,6 @@ def _first_state(
         seeds = {"seed": keys[0][0], "first_index": first} if numbered else {"seed": [seed for seed, _ in keys]}
         noise = NoiseSource(keys, shape[1:], dtype, device).initial()
     noise = noise.to(device, dtype)
-    if known is None:
-        return {"initial_sample": noise * start.scale, **seeds}
     return {"initial_sample": start.level.alpha * known.clean.to(dtype) + start.level.sigma * noise, **seeds}
 
 

@@ -28,7 +28,7 @@ from ....support.argument_checks import (
 from ....support.errors import ConfigurationError, NoiseSamplingError, shown
 from .backbones import Backbone, Prompt
 
-__all__ = ["ImageRequest", "checked_run_options", "prompt_of", "refused_by_diffusers"]
+__all__ = ["ImageRequest", "checked_run_options", "prompt_of", "refused_by_diffusers", "size_of"]
 
 _OUTPUTS = ("pil", "np", "pt", "latent")
 
@@ -104,10 +104,7 @@ def prompt_of(request: ImageRequest, backbone: Backbone) -> Prompt:
         raise _refused("is given without an image", name, "give image=..., too")
     if request.guidance is not None and request.guidance_scale is not None and not backbone.scale_is_input:
         raise _refused("is given beside guidance", "guidance_scale", "put ClassifierFree(scale) into guidance")
-    height, width = request.height or backbone.default_size, request.width or backbone.default_size
-    for name, pixels in {"height": height, "width": width}.items():
-        if pixels % backbone.pixel_multiple:
-            raise _refused(f"got {pixels}", name, f"give a multiple of {backbone.pixel_multiple}")
+    height, width = size_of(request, backbone)
     texts = [request.prompt, request.negative_prompt]
     lengths = {len(text) for text in texts if text is not None and not isinstance(text, str)}
     if len(lengths) > 1:
@@ -118,6 +115,19 @@ def prompt_of(request: ImageRequest, backbone: Backbone) -> Prompt:
         request.prompt, request.negative_prompt, labels, request.num_images_per_prompt,
         backbone.has_null_branch and two_branches, scale, height, width, dict(request.encode_options or {}),
     )  # fmt: skip
+
+
+def size_of(request: ImageRequest, backbone: Backbone) -> tuple[int, int]:
+    """Height and width of the images of a checked request, in pixels.
+
+    Raises:
+        ConfigurationError: one of them is no whole number of the network's patches.
+    """
+    height, width = request.height or backbone.default_size, request.width or backbone.default_size
+    for name, pixels in {"height": height, "width": width}.items():
+        if pixels % backbone.pixel_multiple:
+            raise _refused(f"got {pixels}", name, f"give a multiple of {backbone.pixel_multiple}")
+    return height, width
 
 
 def _refuse_missing_parts(pipe: Any) -> None:

@@ -19,7 +19,7 @@ from ..reading.scheduler_reading import Reading
 from .backbones import Backbone, Prompt
 from .image_request import ImageRequest
 
-__all__ = ["RunStart", "start_of_run"]
+__all__ = ["RunStart", "path_at", "start_of_run"]
 
 #: How far from the image a run starts where ``strength`` is not given, as in diffusers.
 _STRENGTH = 0.8
@@ -33,17 +33,24 @@ class RunStart:
     Attributes:
         level: of the first state.
         arguments: of ``sample``: a grid, a plan, or nothing.
-        scale: the factor of unit noise at the first level; None: the plan's own.
     """
 
     level: Level
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    scale: float | None = None
 
     @classmethod
-    def of_plan(cls, plan: SamplingPlan, scale: float | None = None) -> RunStart:
+    def of_plan(cls, plan: SamplingPlan) -> RunStart:
         """The beginning of a run of this plan."""
-        return cls(_first_level(plan), {"plan": plan}, scale)
+        return cls(_first_level(plan), {"plan": plan})
+
+
+def path_at(path: NoisePath, reading: Reading, mu: float | None) -> NoisePath:
+    """The path with the shift for the image's size; ``mu`` as :meth:`Backbone.mu` returns it."""
+    if mu is None:
+        return path
+    linear = reading.fields.get("time_shift_type", "exponential") != "exponential"
+    options = {**path.config.schedule_options, "shift": mu if linear else math.exp(mu)}
+    return path.with_config(path.config.replace(schedule_options=options))
 
 
 def start_of_run(
@@ -98,25 +105,17 @@ def _spaced_start(
     """The start with the config's spacing."""
     path, steps = runner.scheduler, request.num_inference_steps
     if mu is None and strength in (None, 1.0):
-        plan = runner.plan(steps) if runner.sampler.writes_plans else None
+        plan = runner.sampler.plan(steps) if runner.sampler.writes_plans else None
         if request.image is None:
             return RunStart(path.level(path.t_max) if plan is None else _first_level(plan))
         if plan is not None:  # the state is given and is at the plan's first level
             return RunStart.of_plan(plan)
         grid = runner.grid(steps)
         return RunStart(grid.levels[0], {"grid": grid})
-    if mu is not None:
-        path = _shifted(path, reading, mu)
+    path = path_at(path, reading, mu)
     begin = None if strength in (None, 1.0) else start_at(path, strength=strength)
     grid = make_grid(path, steps, start=begin, suits=runner.sampler.spacing)
     return RunStart(grid.levels[0], {"grid": grid})
-
-
-def _shifted(path: NoisePath, reading: Reading, mu: float) -> NoisePath:
-    """The path with the shift for the image's size."""
-    linear = reading.fields.get("time_shift_type", "exponential") != "exponential"
-    options = {**path.config.schedule_options, "shift": mu if linear else math.exp(mu)}
-    return path.with_config(path.config.replace(schedule_options=options))
 
 
 def _native_start(
@@ -149,7 +148,9 @@ def _native_start(
     theirs = levels_of(reading, path, arguments)
     levels = theirs.grid.levels[len(theirs.grid.levels) - 1 - left :]
     plan = replace(runner.sampler.plan(grid=TimeGrid(levels)), provenance={"scheduler": reading.class_name})
-    return RunStart(levels[0], {"plan": plan}, theirs.scale if left == steps and strength is None else None)
+    if left == steps and strength is None:
+        plan = replace(plan, prior_scale=theirs.scale)
+    return RunStart(levels[0], {"plan": plan})
 
 
 def _first_level(plan: SamplingPlan) -> Level:
