@@ -70,6 +70,10 @@ VARIANTS: dict[str, list[dict[str, Any]] | None] = {
     "seeds": [{"eta": 0.0}, {"eta": 0.0, "stages": 3}],
     "edm": [{"s_churn": 0.0}, {"s_churn": 0.0, "corrector": False}],
     "tcd": [{"eta": 0.0}],
+    "flow_grpo": [{"eta": 0.0}],
+    "dance_grpo": [{"eta": 0.0}],
+    "cps": [{"eta": 0.0}],
+    "precise": [{"eta": 0.0}],
     "exponential_rk": [
         {}, {"predict": "epsilon"}, {"tableau": "heun2"}, {"tableau": "etd2"}, {"tableau": "etd3"},
         {"tableau": "cox_matthews4"}, {"tableau": "hochbruck_ostermann4"},

@@ -92,7 +92,7 @@ def test_an_euler_start_costs_third_order_methods_their_order():
         ("dpmpp_2m_sde", {}, 2), ("dpmpp_3m_sde", {}, 2), ("sa_solver", {}, 1), ("res_multistep", {"eta": 1.0}, 2),
         ("er_sde", {"noise": "sde"}, 2), ("seeds", {}, 2), ("seeds", {"stages": 3}, 1.8), ("dpmpp_sde", {}, 2),
         ("dpmpp_sde", {"brownian": False}, 1), ("dpm2_ancestral", {}, 2), ("dpmpp_2s_ancestral", {}, 2),
-        ("edm", {}, 1), ("predictor_corrector", {}, 1),
+        ("edm", {}, 1), ("predictor_corrector", {}, 1), ("flow_grpo", {}, 1), ("dance_grpo", {}, 1), ("precise", {}, 1),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["edm", "flow"])
@@ -151,6 +151,13 @@ RELATIONS = [
     (("edm", {"s_churn": 0.0, "corrector": False}), ("euler", {})),
     (("tcd", {"eta": 0.0}), ("ddim", {})),
     (("tcd", {"eta": 1.0}), ("lcm", {})),
+    (("flow_grpo", {"eta": 0.0}), ("euler", {})),
+    (("dance_grpo", {"eta": 0.0}), ("euler", {})),
+    (("cps", {"eta": 0.0}), ("euler", {})),
+    (("cps", {"eta": 1.0}), ("lcm", {})),
+    (("precise", {"eta": 0.0}), ("euler", {})),
+    (("precise", {"eta": 2.0**0.5}), ("ancestral", {})),
+    (("precise", {"eta": 1.0}), ("dpmpp_2m_sde", {"order": 1, "eta": 0.5})),
     (("gradient_estimation", {"gamma": 1.0}), ("ddim", {})),
     (("ddim_cfg_pp", {}), ("ddim", {})),
     (("ddim_cfg_pp", {"eta": 0.7}), ("ddim", {"eta": 0.7})),

@@ -132,6 +132,12 @@ NAMES: dict[str, Resolved] = {
     "rk4": _r("runge_kutta", tableau="rk4"),
     "flow_match_euler": _r("euler"),
     "flow_match_heun": _r("flow_heun"),
+    # reinforcement learning of flow models
+    "flow_sde": _r("flow_grpo"),
+    "flow_cps": _r("cps"),
+    "dance_sde": _r("dance_grpo"),
+    "mix_grpo": _r("flow_grpo", window_size=4),
+    "flow_grpo_fast": _r("flow_grpo", window_size=2),
     # web interfaces
     "Euler a": _r("ancestral"),
     "DPM2 a": _r("dpm2_ancestral"),
