@@ -19,6 +19,9 @@ from .time_grid import TimeGrid, refuse_other_grid
 
 __all__ = ["FrameGrid"]
 
+#: The most levels of a grid that a rule makes; a table of more would take minutes to write.
+_MOST_LEVELS = 5_000_000
+
 
 @final
 @dataclass(frozen=True, repr=False)
@@ -134,13 +137,21 @@ class FrameGrid:
         cls, grid: TimeGrid, begins: dict[int, int], given: Sequence[int], frame_dim: int, context_time: float | None
     ) -> FrameGrid:
         """Frames that follow one grid, each from its own step on; a step in which none would move is left out."""
-        last = max(begins.values()) + grid.steps
+        steps = sorted({begin + i for begin in set(begins.values()) for i in range(grid.steps + 1)})
+        count = len(begins) + len(given)
+        if len(steps) * count > _MOST_LEVELS:
+            raise ConfigurationError(
+                f"{count} frames in {len(steps) - 1} steps have {len(steps) * count:,} levels",
+                where="frames",
+                suggestion=f"give fewer frames or steps, at most {_MOST_LEVELS:,} levels; a longer video is made "
+                "window by window",
+            )
         rows = [
             tuple(
                 CLEAN if frame in given else grid.levels[min(max(step - begins[frame], 0), grid.steps)]
-                for frame in range(len(begins) + len(given))
+                for frame in range(count)
             )
-            for step in range(last + 1)
+            for step in steps
         ]
         return cls(tuple(row for i, row in enumerate(rows) if not i or row != rows[i - 1]), frame_dim, context_time)
 
@@ -181,6 +192,10 @@ class FrameGrid:
         Raises:
             ConfigurationError: times outside the path, or no frame grid.
         """
+        if not isinstance(path, NoisePath):
+            raise ConfigurationError(
+                f"got {shown(path)}", where="path", suggestion="give a noise schedule, e.g. pipeline.scheduler"
+            )
         table = _table(times, "times")
         known = np.unique(table[~np.isnan(table)]).tolist()
         level = dict(zip(known, path.levels(known), strict=True)) if known else {}
@@ -273,9 +288,12 @@ def _split(frames: int, context: Any) -> tuple[list[int], list[int]]:
     """The frames that are given and those that are generated."""
     count = checked_count(frames, "frames")
     whole = isinstance(context, int | np.integer) and not isinstance(context, bool)
-    given = list(range(int(context))) if whole else list(context) if isinstance(context, Sequence) else [-1]
+    if whole:
+        given = list(range(int(context))) if 0 <= context < count else [-1]
+    else:
+        given = list(context) if isinstance(context, Sequence) else [-1]
     valid = all(isinstance(f, int | np.integer) and not isinstance(f, bool) and 0 <= f < count for f in given)
-    if not valid or len(set(given)) != len(given) or len(given) == count or (whole and context < 0):
+    if not valid or len(set(given)) != len(given) or len(given) == count:
         raise ConfigurationError(
             f"got {shown(context)} for {count} frames",
             where="context",

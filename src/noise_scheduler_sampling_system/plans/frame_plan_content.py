@@ -78,7 +78,8 @@ def _column(name: str, value: Any) -> Any:
     """A read-only array of finite numbers."""
     try:
         given = np.asarray(value)
-        array = np.array(given, dtype=np.int64 if name in _INTEGER else np.float64)
+        with np.errstate(invalid="ignore"):  # NaN has no whole number
+            array = np.array(given, dtype=np.int64 if name in _INTEGER else np.float64)
         valid = given.dtype.kind in "iuf" and array.ndim >= 1 and bool((array == given).all())  # NaN fails, too
         valid = valid and bool(np.isfinite(array).all())
     except (TypeError, ValueError, OverflowError):
