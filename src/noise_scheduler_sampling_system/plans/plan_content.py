@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
@@ -43,7 +44,7 @@ def _has_names(value: Any) -> bool:
 #: For each field that is not a column: what it may be, in words, and the test of a value.
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "space": (f"one of {', '.join(PREDICTION_TYPES)}", lambda v: isinstance(v, str) and v in PREDICTION_TYPES),
-    "prior_scale": ("a finite number > 0", lambda v: _is_number(v) and 0.0 < v < math.inf),
+    "prior_scale": ("a finite number > 0", lambda v: _is_number(v) and 0.0 < v <= sys.float_info.max),
     "carries": (
         "those of 'data' and 'noise' that the rows carry, each once",
         lambda v: isinstance(v, list | tuple) and set(map(str, v)) <= {"data", "noise"} and len(set(v)) == len(v),
