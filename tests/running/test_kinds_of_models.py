@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from noise_scheduler_sampling_system import (
     ConfigurationError,
+    DiffusionPipeline,
     ModelOutputError,
+    NoiseSchedulerConfig,
 )
 from small_runs import CLIPS, METHODS, SHAPE, STEPS, Counting, Plain, network, pipeline
 
@@ -176,3 +178,18 @@ def test_a_second_half_of_channels_is_recognised():
         pipeline().sample(lambda x, t: torch.cat([x, x], 1), SHAPE, STEPS)
     assert "variance" in raised.value.why
     assert "learned_range" in raised.value.suggestion
+
+
+@pytest.mark.parametrize("state", [torch.float32, torch.float64])
+def test_a_network_in_float64_is_told_its_time_in_float64(state):
+    """A time in float32 is that of another noise level, by 3e-8 of it."""
+    run, told = DiffusionPipeline(NoiseSchedulerConfig(timestep_spacing="karras"), "ddim"), []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        told.append(t)
+        return x * 0.5
+
+    run.sample(model, (2, 3), 6, dtype=state, seed=0)
+    assert all(t.dtype == state for t in told)
+    expected = torch.from_numpy(run.plan(6).time.copy()).to(state)
+    assert torch.equal(torch.stack([t[0] for t in told]), expected)

@@ -125,7 +125,9 @@ class NetworkCalls:
             # a row without a model call may have no time (NaN)
             rounded = np.rint(np.nan_to_num(plan.time)).clip(0, self.last_timestep)
             return torch.from_numpy(rounded).to(self.device, torch.int64)
-        kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else torch.float32
+        # a network in float64 would see another level if its time were rounded
+        real = torch.float64 if (self.model.dtype or self.dtype) == torch.float64 else torch.float32
+        kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else real
         return torch.from_numpy(plan.time.copy()).to(self.device, kind)
 
 
