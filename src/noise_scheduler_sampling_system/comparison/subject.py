@@ -142,7 +142,9 @@ class Subject:
             ConfigurationError: the sampler has none.
         """
         if self._is_own(pipeline):
-            return pipeline.plan(steps, **self.size)  # type: ignore[arg-type]  # a pipeline of diffusers takes a size
+            sized: Any = pipeline.plan  # a pipeline of diffusers takes a size
+            plan: SamplingPlan = sized(steps, **self.size)
+            return plan
         return pipeline.sampler.plan(steps)
 
     def levels(self, pipeline: DiffusionPipeline, steps: int) -> dict[str, Any]:

@@ -54,6 +54,12 @@ def checked_frame_fields(values: Mapping[str, Any]) -> dict[str, Any]:
             where="frame plan field 'plans'",
             suggestion="give plans of this library's samplers",
         )
+    if any(plan.delta is not None or plan.both is not None for plan in plans):
+        raise NumericsError(
+            "holds its guidance, which acts on a whole sample",
+            where="frame plan field 'plans'",
+            suggestion="give plans without it, and the guidance as an argument of sample",
+        )
     if isinstance(frame_dim, bool) or not isinstance(frame_dim, int | np.integer) or not 1 <= frame_dim <= 64:
         raise NumericsError(
             f"got {shown(frame_dim)}", where="frame plan field 'frame_dim'", suggestion="give the dimension of frames"

@@ -169,9 +169,10 @@ class DiffusersPipeline(DiffusionPipeline):
         """
         refuse_unknown(list(unknown), keywords_of(DiffusersPipeline.plan))
         if timesteps is not None or grid is not None:
-            return super().plan(num_inference_steps, timesteps=timesteps, grid=grid)  # type: ignore[call-overload, no-any-return]
+            return super().plan(num_inference_steps, timesteps=timesteps, grid=grid)  # type: ignore[arg-type]
         levels = self.level_arguments(num_inference_steps, height=height, width=width)
-        return levels["plan"] if "plan" in levels else super().plan(**levels)
+        made: SamplingPlan | FramePlan = levels["plan"] if "plan" in levels else super().plan(**levels)
+        return made
 
     def calibrate(  # type: ignore[override]  # the base has the overloads
         self,
