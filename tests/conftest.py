@@ -31,10 +31,18 @@ def pytest_collection_finish() -> None:
 
 def _tables() -> list[tuple[Any, str, dict[str, Any]]]:
     """Every table of names, with what it holds now."""
-    from noise_scheduler_sampling_system.config.registries import PRESETS, SAMPLERS, SCHEDULES, SPACINGS
+    from noise_scheduler_sampling_system.config.registries import (
+        DENSITIES,
+        NOISES,
+        PRESETS,
+        SAMPLERS,
+        SCHEDULES,
+        SPACINGS,
+        WEIGHTINGS,
+    )
     from noise_scheduler_sampling_system.integrations.diffusers.pipelines.backbones import BACKBONES
 
-    registries = (PRESETS, SAMPLERS, SCHEDULES, SPACINGS, BACKBONES)
+    registries = (PRESETS, SAMPLERS, SCHEDULES, SPACINGS, DENSITIES, WEIGHTINGS, NOISES, BACKBONES)
     return [(each, name, dict(getattr(each, name))) for each in registries for name in ("_entries", "_aliases")]
 
 

@@ -7,6 +7,7 @@ Examples:
     >>> t = objective.draw(64, seed=0, step=12)  # times; then objective.loss(network, images, seed=0, step=12)
 """
 
+from .average import WeightAverage
 from .coupling import coupled_noise
 from .densities import CosMap, LogLogistic, LogNormal, LogUniform, Mode, Uniform
 from .density import Density, DensityOnPath
@@ -14,6 +15,7 @@ from .importance import Importance
 from .noise_axis import NoiseAxis
 from .noises import OffsetNoise, PyramidNoise, TrainingNoise, WhiteNoise
 from .objective import TrainingObjective
+from .state_file import load_state, save_state
 from .terminal import TerminalSNR, check_terminal_snr
 from .training_batch import TrainingBatch
 from .weightings import (
@@ -61,8 +63,11 @@ __all__ = [
     "TruncatedSNR",
     "Uniform",
     "VelocityWeight",
+    "WeightAverage",
     "Weighting",
     "WhiteNoise",
     "check_terminal_snr",
     "coupled_noise",
+    "load_state",
+    "save_state",
 ]
