@@ -22,7 +22,7 @@ from noise_scheduler_sampling_system.schedules import FlowPath
 from noise_scheduler_sampling_system.training import TrainingObjective
 
 OUT = Path(__file__).parents[1] / "docs" / "training.md"
-WIDTH, ENTRIES, BATCH, BATCHES, FITS, FIT_SIZE = 0.5, 64, 64, 500, 300, 2048
+WIDTH, ENTRIES, BATCH, BATCHES, FITS, FIT_SIZE = 0.5, 64, 64, 500, 1000, 4096
 PATH = FlowPath(sigma_min=1e-3, time_scale=1.0)
 DENSITIES: dict[str, Any] = {
     "uniform": "uniform",
@@ -164,8 +164,9 @@ error. The spread is the standard deviation of the loss of one batch over the lo
 {draws}
 
 Strata cost nothing and remove most of the variance that the levels cause. Draws whose density falls faster than the one
-that the loss is over (normal against logistic tails in log σ/α) are poor importance samples: their ratio has no finite
-variance. `importance` follows the loss and has the smallest spread of the independent draws.
+that the loss is over (normal against logistic tails in log σ/α) are poor importance samples: the levels that they
+hardly ever draw have huge weights, the ratio has no finite variance, and the mean over any practical number of draws is
+too small. Draw with these densities where the loss is over them (the default). `importance` follows the loss and has the smallest spread of the independent draws.
 
 **Each pair is a loss of its own with the same minimiser.** The table has √n times the standard deviation of log ŝ,
 where ŝ is the width that fits n numbers best: how far a draw informs a network that shares its weights between levels.
@@ -173,7 +174,7 @@ It is exact (quadrature of the sandwich formula). Smaller is better.
 
 {fits}
 
-The same by simulation, {FITS} fits of {FIT_SIZE:,} draws each. No pair has a bias beyond its error:
+The same by simulation, {FITS:,} fits of {FIT_SIZE:,} draws each. No pair has a bias beyond its error:
 
 {simulations}
 """
