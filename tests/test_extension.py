@@ -287,6 +287,17 @@ def test_a_multistep_sampler_of_another_quantity_is_refused_when_it_is_made(spac
         assert len(Wrong(VPPath()).plan(5)) == 5
 
 
+def test_a_multistep_sampler_without_options_has_the_order_of_its_class():
+    class Second(MultistepSampler):
+        order = 2
+        declared_options = {}
+
+    assert Second(VPPath()).plan(6).b.shape[1] == 2
+    assert check_sampler(Second, [VPPath()]).order == pytest.approx(2.0, abs=0.2)
+    with pytest.raises(ConfigurationError, match=r"Wrong\.variable: got 'lamda'(?s:.*)'log_snr', 'sigma', 'time'"):
+        type("Wrong", (MultistepSampler,), {"variable": "lamda"})(VPPath())
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_the_librarys_own_paths_pass_the_same_check(path):
     check_path(path())

@@ -80,6 +80,9 @@ def test_a_budget_too_small_for_one_step_says_so():
     )  # fmt: skip
     for cell in found.cells.values():
         assert "its shortest plan makes" in cell.problem
+    leading = compare(["ddim"], nfe=1, shape=SHAPE, reference=None).cell("ddim, leading", 1)
+    assert "makes 2 model calls" in leading.problem
+    assert "in one step: timestep_spacing: the first timestep is 0" in leading.problem
 
 
 def test_the_network_of_a_pipeline_of_diffusers_is_compared_with_prompts():

@@ -80,7 +80,7 @@ def draw_cells(comparison: Comparison, out: Path) -> None:
         title="Samplers at equal model calls",
         subtitle=f"The first {_SHOWN} samples of seed {seeds[0]}. Numbers: root mean square error against the "
         "solution.",
-        headings=[f"≤ {budget} {comparison.unit}" for budget in comparison.budgets],
+        headings=[f"≤ {comparison.heading(budget)}" for budget in comparison.budgets],
         labels=[each.name.split(", ") for each in comparison.entries],
         pictures=[[np.ones_like(some) if picture is None else picture for picture in row] for row in drawn],
         notes=[[note(comparison, cell) for cell in row] for row in cells],

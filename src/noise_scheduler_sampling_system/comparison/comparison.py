@@ -319,7 +319,7 @@ def table_of(comparison: Comparison) -> str:
 
 def table_rows(comparison: Comparison) -> list[list[str]]:
     """The cells of the table; the first row holds the headings."""
-    rows = [["sampler", *(f"{budget} {comparison.unit}" for budget in comparison.budgets), "order"]]
+    rows = [["sampler", *map(comparison.heading, comparison.budgets), "order"]]
     for each in comparison.entries:
         cells = [note(comparison, comparison.cell(each.name, budget)) for budget in comparison.budgets]
         order = comparison.order_of(each.name)

@@ -163,13 +163,28 @@ def _plan_within(entry: Entry, budget: int, subject: Subject) -> tuple[int, Samp
     try:
         return plan_within(pipeline.sampler, budget, lambda steps: subject.plan(pipeline, steps))
     except ConfigurationError:
-        least = next((plan for steps in range(1, _FEW) if (plan := _plan(entry, steps, subject)) is not None), None)
-        if least is None:
-            subject.plan(pipeline, 1)  # raises, and says why
-            raise
+        least, why = _shortest(entry, subject)
         raise ConfigurationError(
-            f"its shortest plan makes {least.nfe} model calls", where="nfe", suggestion="allow more"
+            f"its shortest plan makes {least.nfe} model calls", where="nfe", why=why, suggestion="allow more"
         ) from None
+
+
+def _shortest(entry: Entry, subject: Subject) -> tuple[SamplingPlan, str]:
+    """The shortest plan of an entry, and why it has no plan of one step; empty where it has one.
+
+    Raises:
+        NoiseSamplingError: it has none of a few steps.
+    """
+    refusal: NoiseSamplingError | None = None
+    for steps in range(1, _FEW):
+        try:
+            plan = subject.plan(entry.pipeline, steps)
+        except NoiseSamplingError as error:
+            refusal = refusal or error
+            continue
+        return plan, "" if refusal is None else f"in one step: {refusal.where}: {refusal.what}"
+    assert refusal is not None
+    raise refusal
 
 
 def _plan(entry: Entry, steps: int, subject: Subject) -> SamplingPlan | None:

@@ -81,7 +81,7 @@ def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> tuple[
             if alike in most and (plan := sampler.plan(grid=grid_of(most[alike]))).nfe <= nfe:
                 steps = most[alike]
             else:
-                steps, plan = plan_within(sampler, nfe, lambda n, sampler=sampler, of=grid_of: sampler.plan(grid=of(n)))
+                steps, plan = plan_within(sampler, nfe, _on_grids(sampler, grid_of))
                 most.setdefault(alike, steps)
             grid = grid_of(steps)
         except (NoiseSamplingError, ArithmeticError, ValueError):  # impossible on this path or with N calls
@@ -94,6 +94,11 @@ def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> tuple[
             table = None
         found[plan.fingerprint] = Baseline(f"{name}, {spacing}", plan, table)
     return tuple(found.values())
+
+
+def _on_grids(sampler: BaseSampler, grid_of: Callable[[int], TimeGrid]) -> Callable[[int], SamplingPlan]:
+    """A function from a number of steps to the plan on its grid."""
+    return lambda steps: sampler.plan(grid=grid_of(steps))
 
 
 def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, Callable[[int], TimeGrid], str, str]]:

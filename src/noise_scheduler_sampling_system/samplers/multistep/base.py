@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -29,6 +29,10 @@ __all__ = ["Known", "MultistepSampler", "extrapolates"]
 _LARGEST_GAIN = 25.0
 #: The quantities whose integrals integrals.py has.
 _SPACES = ("sample", "epsilon")
+#: The variables of the polynomial, as functions of half the log-SNR; None: the path's time.
+_VARIABLES: Final[Mapping[str, Callable[[Any], Any] | None]] = {
+    "log_snr": lambda lam: lam, "sigma": lambda lam: np.exp(-lam), "time": None
+}  # fmt: skip
 #: Predictions with their levels, newest first.
 Known = Sequence[tuple[Level, Form]]
 
@@ -41,7 +45,7 @@ class MultistepSampler(BaseSampler, ABC):
     the clean sample, unless space is "epsilon" and variable is "sigma".
 
     Options, where a sampler declares them:
-        order: the number of predictions.
+        order: the number of predictions. A class without this option uses as many as its ``order``.
         solver_type: the exact weights, or a published shortcut (:func:`~.integrals.interpolated`).
         eta: η ≥ 0, the amount of noise: 0 is the ODE, 1 the reverse SDE.
         s_noise: a factor of the noise (1 in theory).
@@ -67,10 +71,16 @@ class MultistepSampler(BaseSampler, ABC):
                 suggestion="set 'sample' or 'epsilon'; for another quantity derive from BaseSampler and write the "
                 "plan, as AdamsSampler does",
             )
+        if self.variable not in _VARIABLES:
+            raise ConfigurationError(
+                f"got {shown(self.variable)}",
+                where=f"{type(self).__name__}.variable",
+                suggestion=f"set one of {', '.join(map(repr, _VARIABLES))}",
+            )
         limit = 3 if self.options.get("start") == "corrected" else 2
         if self.options.get("lower_order_final", False) or self.options.get("solver_type") == "as_published":
             limit = 2
-        self.order = min(self.options["order"], limit)
+        self.order = min(self._predictions, limit)
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         past: list[tuple[Level, Form]] = []
@@ -98,6 +108,12 @@ class MultistepSampler(BaseSampler, ABC):
             build.settle(after, (_moved(move, x, used, noise) for x, (move, used) in ladder))
             past = [newest, *past] if now.alpha > 0.0 or self.space == "sample" else []
 
+    @property
+    def _predictions(self) -> int:
+        """The most predictions of a step: the option ``order``, or the order of a class that has no such option."""
+        number: int = self.options.get("order", type(self).order)
+        return number
+
     def _rungs(self, now: Level, after: Level, known: Known, space: str) -> Iterator[tuple[Move, Known]]:
         """Yield the step with all of these predictions, then with fewer, and last with the newest alone."""
         published = self.options.get("solver_type") == "as_published"
@@ -113,8 +129,7 @@ class MultistepSampler(BaseSampler, ABC):
         if known == 0 or grid.levels[i].alpha == 0.0 or (grid.levels[i + 1].sigma == 0.0 and not finite):
             return 1
         left = grid.steps - i if self.options.get("lower_order_final", False) else known + 1
-        wanted: int = self.options["order"]
-        return min(wanted, known + 1, left)
+        return min(self._predictions, known + 1, left)
 
     def kernel(self, now: Level) -> Kernel:
         """The SDE of the step from this level."""
@@ -122,7 +137,7 @@ class MultistepSampler(BaseSampler, ABC):
 
     def move(self, space: str, now: Level, after: Level, nodes: Sequence[Level]) -> Move:
         """The coefficients of a step, given the levels of the predictions that it uses."""
-        variable = {"log_snr": lambda lam: lam, "sigma": lambda lam: np.exp(-lam), "time": self._time}[self.variable]
+        variable = _VARIABLES[self.variable] or self._time
         rule = self.options.get("solver_type", "exact")
         return interpolated(space, now, after, nodes, variable, self.kernel(now), rule)
 

@@ -168,11 +168,13 @@ class DiffusersPipeline(DiffusionPipeline):
             ConfigurationError: the sampler has only ``step`` or cannot run so, or an unknown keyword.
         """
         refuse_unknown(list(unknown), keywords_of(DiffusersPipeline.plan))
+        if isinstance(grid, FrameGrid):
+            return super().plan(num_inference_steps, grid=grid)
         if timesteps is not None or grid is not None:
-            return super().plan(num_inference_steps, timesteps=timesteps, grid=grid)  # type: ignore[arg-type]
+            return super().plan(num_inference_steps, timesteps=timesteps, grid=grid)
         levels = self.level_arguments(num_inference_steps, height=height, width=width)
-        made: SamplingPlan | FramePlan = levels["plan"] if "plan" in levels else super().plan(**levels)
-        return made
+        own: SamplingPlan | None = levels.pop("plan", None)
+        return super().plan(**levels) if own is None else own
 
     def calibrate(  # type: ignore[override]  # the base has the overloads
         self,
