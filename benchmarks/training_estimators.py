@@ -166,7 +166,8 @@ error. The spread is the standard deviation of the loss of one batch over the lo
 Strata cost nothing and remove most of the variance that the levels cause. Draws whose density falls faster than the one
 that the loss is over (normal against logistic tails in log σ/α) are poor importance samples: the levels that they
 hardly ever draw have huge weights, the ratio has no finite variance, and the mean over any practical number of draws is
-too small. Draw with these densities where the loss is over them (the default). `importance` follows the loss and has the smallest spread of the independent draws.
+too small. Draw with these densities where the loss is over them (the default). `importance` follows the loss and has
+the smallest spread of the independent draws.
 
 **Each pair is a loss of its own with the same minimiser.** The table has √n times the standard deviation of log ŝ,
 where ŝ is the width that fits n numbers best: how far a draw informs a network that shares its weights between levels.

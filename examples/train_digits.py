@@ -135,7 +135,7 @@ def judge(network: Network, count: int) -> None:
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--steps", type=int, default=1200, help="of the whole training")
+    arguments.add_argument("--steps", type=int, default=800, help="of the whole training")
     arguments.add_argument("--stop", type=int, help="the step to stop at")
     arguments.add_argument(
         "--state", type=Path, help="file of the training's state; if it exists, the training goes on"

@@ -34,7 +34,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.analysis import recommend
 from noise_scheduler_sampling_system.analysis.step_probabilities import StepDistribution
 from noise_scheduler_sampling_system.config import Option, Options
-from noise_scheduler_sampling_system.config.registries import PRESETS
+from noise_scheduler_sampling_system.config.registries import DENSITIES, NOISES, PRESETS, WEIGHTINGS
 from noise_scheduler_sampling_system.grids import FrameGrid
 from noise_scheduler_sampling_system.running import InterruptedRunError
 from noise_scheduler_sampling_system.running.brownian import brownian
@@ -44,11 +44,14 @@ from noise_scheduler_sampling_system.support import Plugin, SeveralMistakesError
 from noise_scheduler_sampling_system.support.values import same
 from noise_scheduler_sampling_system.testing import (
     PluginReport,
+    check_density,
     check_guidance,
     check_sampler,
     check_schedule,
     check_spacing,
+    check_weighting,
 )
+from noise_scheduler_sampling_system.training import TrainingObjective
 from public_names import public_names
 
 SHAPE = (2, 1, 8, 8)
@@ -144,6 +147,14 @@ def made() -> dict[str, Any]:
         "moment": guidance.Moment(Level(900.0, 0.1, 0.99), 0, 3),
         "preset": PRESETS.get("sdxl"),
         "features": models.FeatureStatistics(torch.zeros(2), torch.eye(2)),
+    }  # fmt: skip
+    for table in (DENSITIES, WEIGHTINGS, NOISES):
+        values |= {f"{table.kind} {name}": entry() for name, entry in table.entries.items()}
+    objective = TrainingObjective(linear, density="log_normal", over="uniform", weighting="p2")
+    values |= {
+        "objective": objective, "levels": objective.levels, "axis": objective.levels.axis,
+        "training batch": objective.prepare(image, seed=0, step=0), "terminal": objective.terminal,
+        "density report": check_density("mode", [linear]), "weighting report": check_weighting("snr"),
     }  # fmt: skip
     values["interrupted"] = InterruptedRunError(values["result"])
     system = AdvancedDiffusionSystem()

@@ -57,10 +57,11 @@ def test_every_public_class_is_among_the_values():
             missing.append(name)
     # names of choices, factories that are not instantiated, the builder, which is written into, models, what
     # samplers and calibration hold while they work, comparisons, which have tests of their files,
-    # and what runs in a thread
+    # what runs in a thread, and an average that a training moves
     assert set(missing) <= {
         "BetaSchedule", "SamplingMethod", "NoiseSchedulerFactory", "SamplerFactory", "PlanBuilder", "Formula",
         *models.__all__, *comparison.__all__, *serving.__all__, "SamplerState", "Design", "LevelRange", "Table",
+        "WeightAverage",
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-from ..config.registries import PRESETS, SAMPLERS, SCHEDULES, SPACINGS
+from ..config.registries import DENSITIES, NOISES, PRESETS, SAMPLERS, SCHEDULES, SPACINGS, WEIGHTINGS
 from ..config.settings import NoiseSchedulerConfig
 from ..integrations.diffusers.pipelines.backbones import BACKBONES, Backbone
 from ..pipeline.pipeline import DiffusionPipeline
@@ -14,6 +14,7 @@ from ..support.plugins import GROUP, Plugin, installed_plugins
 from .check_sampler import check_sampler
 from .check_schedule import check_schedule
 from .check_spacing import check_spacing
+from .check_training import check_density, check_weighting
 
 __all__ = ["PluginReport", "check_plugin"]
 
@@ -44,9 +45,10 @@ class PluginReport:
 def check_plugin(name: str) -> PluginReport:
     """Load an installed plug-in and check everything that it registered.
 
-    Samplers, noise schedules and spacings are measured by :func:`check_sampler`, :func:`check_schedule` and
-    :func:`check_spacing`. A preset must make a config and a plan of its sampler. A backbone must be derived from
-    ``Backbone``. Names of samplers are only listed.
+    Samplers, noise schedules, spacings, densities and weightings are measured by :func:`check_sampler`,
+    :func:`check_schedule`, :func:`check_spacing`, :func:`check_density` and :func:`check_weighting`. A preset
+    must make a config and a plan of its sampler. A backbone must be derived from ``Backbone``. Names of samplers are
+    only listed.
 
     Args:
         name: of the entry point.
@@ -90,6 +92,12 @@ def _report(kind: str, name: str) -> Any:
         return check_schedule(name)
     if kind == SPACINGS.kind and name in SPACINGS:
         return check_spacing(name)
+    if kind == DENSITIES.kind and name in DENSITIES:
+        return check_density(name)
+    if kind == WEIGHTINGS.kind and name in WEIGHTINGS:
+        return check_weighting(name)
+    if kind == NOISES.kind and name in NOISES:
+        return NOISES.get(name).__name__
     if kind == PRESETS.kind and name in PRESETS:
         preset = PRESETS.get(name)
         pipeline = DiffusionPipeline(NoiseSchedulerConfig.preset(name), preset.sampler or "ddim")

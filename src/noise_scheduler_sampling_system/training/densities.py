@@ -42,8 +42,7 @@ class Uniform(Density):
 
     def _log_density(self, y: Tensor, axis: NoiseAxis) -> Tensor:
         inside = (axis.ends[0] <= y) & (y <= axis.ends[1])
-        even = -axis.log_slope(y) - math.log(axis.path.t_max - axis.path.t_min)
-        return torch.where(inside, even, -math.inf)
+        return torch.where(inside, axis.log_fraction_slope(y), -math.inf)
 
 
 @final

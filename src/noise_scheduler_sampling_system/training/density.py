@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, final
 
 import torch
@@ -39,7 +39,7 @@ class Density(Choice):
             1 on other paths.
     """
 
-    shift: Shift = None
+    shift: Shift = field(default=None, kw_only=True)
 
     @abstractmethod
     def _cdf(self, y: Tensor, axis: NoiseAxis) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ..schedules.path import NoisePath
+from ..support.values import ByValue
 
 __all__ = ["NoiseAxis"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class NoiseAxis:
+class NoiseAxis(ByValue):
     """The levels of a path by y = log(σ/α) = −log SNR/2, which rises with the time.
 
     Every path has this axis, so a density that is defined on it is defined on every path. All numbers are float64.
@@ -60,11 +62,20 @@ class NoiseAxis:
         if not self.path.discrete:
             low, high = self.path.t_min, self.path.t_max
             return (self.time(y) - low) / (high - low)
-        edges = self.edges
-        bins = (torch.searchsorted(edges, y.contiguous(), right=True) - 1).clamp(0, len(edges) - 2)
-        width = edges[bins + 1] - edges[bins]
-        inside = torch.where(torch.isinf(width), torch.isposinf(y).double(), (y - edges[bins]) / width)
-        return (bins + inside.clamp(0.0, 1.0)) / (len(edges) - 1)
+        bins, width = self._bins_of(y)
+        inside = torch.where(torch.isinf(width), torch.isposinf(y).double(), (y - self.edges[bins]) / width)
+        return (bins + inside.clamp(0.0, 1.0)) / (len(self.edges) - 1)
+
+    def log_fraction_slope(self, y: Tensor) -> Tensor:
+        """The logarithm of the slope of :meth:`fraction`."""
+        if not self.path.discrete:
+            return -self.log_slope(y) - math.log(self.path.t_max - self.path.t_min)
+        return -self._bins_of(y)[1].log() - math.log(len(self.edges) - 1)
+
+    def _bins_of(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The bin of each place, and the width of that bin."""
+        bins = (torch.searchsorted(self.edges, y.contiguous(), right=True) - 1).clamp(0, len(self.edges) - 2)
+        return bins, self.edges[bins + 1] - self.edges[bins]
 
     def at_fraction(self, u: Tensor) -> Tensor:
         """The inverse of :meth:`fraction`."""

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ..support.errors import ModelOutputError
+from ..support.values import ByValue
 
 __all__ = ["TrainingBatch"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class TrainingBatch:
+class TrainingBatch(ByValue):
     """The parts of a training step.
 
     A loop of one's own calls ``network(batch.noisy, batch.t, **batch.condition)`` and ``batch.loss(output)``.
