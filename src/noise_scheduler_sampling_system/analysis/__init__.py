@@ -3,15 +3,18 @@
 from .inversion import ReversibleRun
 from .likelihood import Likelihood, log_likelihood
 from .recommend import Recommendation, recommend
+from .rollouts import Rollout, rollout
 from .step_probabilities import StepDistribution, step_distribution, trajectory_log_probs
 
 __all__ = [
     "Likelihood",
     "Recommendation",
     "ReversibleRun",
+    "Rollout",
     "StepDistribution",
     "log_likelihood",
     "recommend",
+    "rollout",
     "step_distribution",
     "trajectory_log_probs",
 ]

@@ -74,6 +74,17 @@ class StepDistribution(ByValue):
         each = self._std().log() + 0.5 * math.log(2.0 * math.pi * math.e)
         return _reduced(each.expand(self.mean.shape), reduction)
 
+    def kl(self, reference: StepDistribution, reduction: Reduction = "sum") -> Tensor:
+        """KL(this ‖ reference), shape (B,), in float32 at least; of equal std it is ‖mean − reference mean‖²/(2·std²).
+
+        The penalty of Flow-GRPO and DPOK for leaving the reference model, in closed form. Arguments and errors as for
+        :meth:`log_prob`.
+        """
+        ratio = self._std() / reference._std()
+        shift = (self.mean - reference.mean).to(ratio) / reference._std()
+        each = 0.5 * (ratio.square() - 1.0 + shift.square()) - ratio.log()
+        return _reduced(each.expand(self.mean.shape), reduction)
+
     def _std(self) -> Tensor:
         """The standard deviation as a tensor, in float32 at least."""
         if self.deterministic:
@@ -129,13 +140,14 @@ def trajectory_log_probs(
 ) -> Tensor:
     """The log-probability of every step of a recorded run, as a function of the model; gradients flow.
 
-    To record: ``[start, *(s.x for s in pipeline.stream(model, initial_sample=start, plan=plan, ...))]``, where
-    ``start`` is unit noise times ``plan.prior_scale``.
+    :func:`~.rollouts.rollout` records a run. By hand: ``[start, *(s.x for s in pipeline.stream(model,
+    initial_sample=start, plan=plan, ...))]``, where ``start`` is unit noise times ``plan.prior_scale``.
 
     Args:
         pipeline: of the run, with a stochastic sampler.
         model: the model whose probabilities are computed; it may differ from the one that was run.
-        states: the N + 1 states before, between and after the steps, each (B, ...), in the type to compute in.
+        states: the N + 1 states before, between and after the steps, each (B, ...). The computation is in their type,
+            float32 at least.
         steps: the steps to compute; default: all. With one step at a time, a backward pass needs the memory of
             one step. If the sampler or the guidance remembers earlier steps, these are run, too.
         reduction: over the numbers of a sample: "sum" or "mean".
@@ -164,25 +176,28 @@ def trajectory_log_probs(
             where="states",
             suggestion=f"give the {plan.steps + 1} states before, between and after its steps",
         )
-    walk = _Walk(plan, Rows.of(pipeline, plan, model, states[0], **settings))
+    walk = StepWalk(plan, Rows.of(pipeline, plan, model, states[0], **settings))
     found: dict[int, Tensor] = {}
     for step in range(max(wanted, default=-1) + 1):
         if step in wanted or walk.remembers:
             before, after = (states[j].to(walk.rows.start) for j in (step, step + 1))
-            drawn = walk.through(step, before, after)
+            drawn = walk.law(step, before)
+            walk.note(step, drawn, after)
             if step in wanted:
                 found[step] = after.new_zeros(len(after)) if drawn.deterministic else drawn.log_prob(after, reduction)
     return torch.stack([found[step].to(torch.promote_types(found[step].dtype, torch.float32)) for step in wanted])
 
 
+@final
 @dataclass
-class _Walk:
+class StepWalk:
     """A walk along recorded states, step by step, with the history of multistep samplers."""
 
     plan: SamplingPlan
     rows: Rows
     history: Mapping[int, Tensor] = field(default_factory=dict)
     noises: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    _fresh: tuple[int, ...] = ()
 
     @functools.cached_property
     def remembers(self) -> bool:
@@ -191,13 +206,8 @@ class _Walk:
         reads = ((i, i - k) for table in tables for i, k in zip(*table.nonzero(), strict=True))
         return self.rows.remembers or any(step[j] < step[i] for i, j in reads)
 
-    def through(self, step: int, before: Tensor, after: Tensor) -> StepDistribution:
-        """The distribution of a step from the recorded state before it.
-
-        Args:
-            step: its number.
-            before, after: the recorded states, shape (B, ...). ``after`` determines the noise of the step, for
-                later steps that read it.
+    def law(self, step: int, before: Tensor) -> StepDistribution:
+        """The distribution of a step from the recorded state before it, shape (B, ...).
 
         The noise of earlier steps is known from their recorded states. That of this step counts as 0 in the
         mean; its variance is accumulated.
@@ -229,9 +239,11 @@ class _Walk:
             if plan.c[i, 0]:
                 fresh.append(i)
                 variance = variance + self.rows.bound.noise_std(i, state.output) ** 2
-        drawn = StepDistribution(state.x, variance**0.5)
-        self.history = state.history
-        if len(fresh) == 1 and plan.c.shape[1] > 1:
-            key = plan.noise_key[fresh[0]].tolist()
-            self.noises[key[0], key[1]] = (after - drawn.mean) / drawn.std
-        return drawn
+        self.history, self._fresh = state.history, tuple(fresh)
+        return StepDistribution(state.x, variance**0.5)
+
+    def note(self, step: int, law: StepDistribution, after: Tensor) -> None:
+        """Note the state after a step, which determines the step's noise, for later steps that read it."""
+        if len(self._fresh) == 1 and self.plan.c.shape[1] > 1:
+            key = self.plan.noise_key[self._fresh[0]].tolist()
+            self.noises[key[0], key[1]] = (after - law.mean) / law.std
