@@ -175,7 +175,7 @@ It is exact (quadrature of the sandwich formula). Smaller is better.
 
 {fits}
 
-The same by simulation, {FITS:,} fits of {FIT_SIZE:,} draws each. No pair has a bias beyond its error:
+The same by simulation, {FITS:,} fits of {FIT_SIZE:,} draws each. No mean is more than two standard errors from 0:
 
 {simulations}
 """

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import assert_type
 
 from noise_scheduler_sampling_system import DiffusionPipeline, PlanSet, SamplingPlan, SamplingResult
+from noise_scheduler_sampling_system.training import TrainingObjective
 
 
 def sample(pipeline: DiffusionPipeline, model: Any, asked: bool) -> None:
@@ -30,3 +31,9 @@ def generate(pipeline: DiffusionPipeline, kind: str) -> None:
 def calibrate(pipeline: DiffusionPipeline, model: Any) -> None:
     assert_type(pipeline.calibrate(model, nfe=5, shape=(4,)), SamplingPlan)
     assert_type(pipeline.calibrate(model, nfe=[5, 8], shape=(4,)), PlanSet)
+
+
+def train(pipeline: DiffusionPipeline, model: Any, x0: Tensor) -> None:
+    objective = TrainingObjective(pipeline.scheduler, density="mode", weighting={"name": "min_snr", "gamma": 5.0})
+    assert_type(objective.loss(model, x0, {"labels": x0}, seed=0, step=1), Tensor)
+    assert_type(objective.draw(4, seed=0), Tensor)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..schedules.times import double
 from ..support.errors import ConfigurationError
 
 __all__ = ["COUPLINGS", "coupled_noise", "refuse_missing_scipy"]
@@ -30,7 +31,7 @@ def coupled_noise(x0: Tensor, noise: Tensor) -> Tensor:
         ConfigurationError: scipy is not installed, or the distances are not finite.
     """
     assign = refuse_missing_scipy()
-    distances = torch.cdist(x0.detach().flatten(1).double(), noise.flatten(1).double()).square()
+    distances = torch.cdist(double(x0.detach().flatten(1)), double(noise.flatten(1))).square()
     if not bool(torch.isfinite(distances).all()):
         raise ConfigurationError("holds values that are not finite", where="x0", suggestion="check the data")
     _, columns = assign(distances.cpu().numpy())

@@ -14,7 +14,7 @@ from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES
 from ..config.registries import DENSITIES, NOISES, WEIGHTINGS
 from ..running.model_adapter import ModelAdapter
 from ..schedules.path import NoisePath
-from ..schedules.times import as_times, double
+from ..schedules.times import as_times
 from ..support.argument_checks import checked_count, checked_flag, checked_number
 from ..support.errors import ConfigurationError, shown
 from ..support.registry import did_you_mean
@@ -32,13 +32,13 @@ from .weightings import Weighting, loss_weight
 
 __all__ = ["TrainingObjective"]
 
-_WHITE: Any = "white"
-
 
 @final
 @dataclass(frozen=True, eq=False)
 class TrainingObjective(ByValue):
     """A denoising loss on a path: what is drawn, what the network should return, and how much each error counts.
+
+    Its attributes are its arguments; names and mappings have become objects.
 
     The loss is E over levels t of w(t)·‖prediction − target‖², per entry. It is a value: to change it, use
     ``dataclasses.replace``. All random numbers are keyed by (seed, step, sample), as those of samplers are, so batch
@@ -79,11 +79,11 @@ class TrainingObjective(ByValue):
     """
 
     path: NoisePath
-    prediction_type: str = None  # type: ignore[assignment]
-    density: Density = "uniform"  # type: ignore[assignment]
-    weighting: Weighting | None = None
-    over: Density | None = None
-    noise: TrainingNoise = _WHITE
+    prediction_type: str | None = None
+    density: Density | str | Mapping[str, Any] = "uniform"
+    weighting: Weighting | str | Mapping[str, Any] | None = None
+    over: Density | str | Mapping[str, Any] | None = None
+    noise: TrainingNoise | str | Mapping[str, Any] = "white"
     input_perturbation: float = 0.0
     coupling: str = "independent"
     condition_dropout: float = 0.0
@@ -94,14 +94,7 @@ class TrainingObjective(ByValue):
         density = chosen(DENSITIES, Density, self.density, "density")
         density.on(self.path)  # checks both
         kind = _checked_prediction(self.prediction_type, self.path)
-        over = self.over
-        if over is not None:
-            over = chosen(DENSITIES, Density, over, "over")
-        elif isinstance(density, Importance):
-            over = density.base
-        weighting = self.weighting
-        if weighting is not None:
-            weighting = chosen(WEIGHTINGS, Weighting, weighting, "weighting")
+        over = density.base if self.over is None and isinstance(density, Importance) else self.over
         if self.coupling not in COUPLINGS:
             raise ConfigurationError(
                 f"got {shown(self.coupling)}", where="coupling", suggestion=did_you_mean(self.coupling, COUPLINGS)
@@ -109,8 +102,8 @@ class TrainingObjective(ByValue):
         if self.coupling == "optimal":
             refuse_missing_scipy()
         resolved = {
-            "path": self.path.predicting(kind), "prediction_type": kind, "density": density, "over": over,
-            "weighting": weighting,
+            "path": self.path.predicting(kind), "prediction_type": kind, "density": density,
+            "over": None if over is None else chosen(DENSITIES, Density, over, "over"), "weighting": self._weighting,
             "noise": chosen(NOISES, TrainingNoise, self.noise, "noise"),
             "input_perturbation": checked_number(self.input_perturbation, "input_perturbation", 0.0, 10.0),
             "condition_dropout": checked_number(self.condition_dropout, "condition_dropout", 0.0, 1.0),
@@ -125,16 +118,20 @@ class TrainingObjective(ByValue):
     @functools.cached_property
     def levels(self) -> DensityOnPath:
         """The density of the draws, as one of the path's times."""
-        return self.density.on(self.path)
+        return chosen(DENSITIES, Density, self.density, "density").on(self.path)
 
     @functools.cached_property
     def _over(self) -> DensityOnPath | None:
-        return None if self.over is None else self.over.on(self.path)
+        return None if self.over is None else chosen(DENSITIES, Density, self.over, "over").on(self.path)
+
+    @property
+    def _weighting(self) -> Weighting | None:
+        return None if self.weighting is None else chosen(WEIGHTINGS, Weighting, self.weighting, "weighting")
 
     @property
     def terminal(self) -> TerminalSNR:
         """Whether training reaches the level that a sampler starts from (:func:`.check_terminal_snr`)."""
-        return check_terminal_snr(self.path, self.prediction_type, self.weighting)
+        return check_terminal_snr(self.path, None, self._weighting)
 
     def draw(
         self, batch: int, seed: int | None = None, *, step: int = 0, frames: int | None = None, first_index: int = 0,
@@ -161,7 +158,7 @@ class TrainingObjective(ByValue):
         times = torch.as_tensor(t, dtype=torch.float64).cpu()
         log_snr = self.path.log_snr(times)
         alpha, sigma = self.path.alpha_and_sigma(times)
-        weight = loss_weight(self.weighting, self.prediction_type, alpha, sigma, log_snr)
+        weight = loss_weight(self._weighting, self.path.config.prediction_type, alpha, sigma, log_snr)
         return weight if self._over is None else weight * self._ratio(times)
 
     def parts(
@@ -184,7 +181,7 @@ class TrainingObjective(ByValue):
         if times.ndim == 0:
             times = times.expand(x0.shape[0])
         exact = times.long() if self.path.discrete and _whole(times) else times
-        placed = exact.to(x0.device) if not exact.is_floating_point() else double(exact.to(x0.device))
+        placed = exact.to(x0.device) if not exact.is_floating_point() else _exact_on(x0.device, exact)
         seen = noise if perturbation is None else noise + perturbation
         wide = torch.promote_types(torch.float32, x0.dtype)
         return TrainingBatch(
@@ -232,7 +229,7 @@ class TrainingObjective(ByValue):
             kept = with_dropped(kept, null_of(model, kept, null_condition), dropped)
         t = self._times(draws, self._frames_of(x0) if frames else None)
         shape = tuple(x0.shape[1:])
-        noise = self.noise.draw(draws, shape)
+        noise = chosen(NOISES, TrainingNoise, self.noise, "noise").draw(draws, shape)
         if self.coupling == "optimal":
             noise = coupled_noise(x0, noise)
         more = self.input_perturbation
@@ -268,14 +265,15 @@ class TrainingObjective(ByValue):
         Raises:
             ConfigurationError: the density does not follow the loss.
         """
-        if not isinstance(self.density, Importance):
+        density = self.levels.density
+        if not isinstance(density, Importance):
             raise ConfigurationError(
-                f"{self.density!r} does not follow the loss", where="density", suggestion='density="importance"'
+                f"{density!r} does not follow the loss", where="density", suggestion='density="importance"'
             )
         t = batch.t.detach().cpu().double()
         losses = (batch.weight * batch.errors(output)).detach().cpu().double() / self._ratio(t)
         y = self.levels.axis.place(t.clamp(self.path.t_clean, self.path.t_max))
-        return replace(self, density=self.density.observed(y, losses, self.levels.axis))
+        return replace(self, density=density.observed(y, losses, self.levels.axis))
 
     def _times(self, draws: Draws, frames: int | None) -> Tensor:
         count = None if frames is None else checked_count(frames, "frames")
@@ -329,6 +327,11 @@ def _checked_prediction(given: Any, path: NoisePath) -> str:
             suggestion="train 'v_prediction' or 'sample', or leave rescale_betas_zero_snr out",
         )
     return str(kind)
+
+
+def _exact_on(device: torch.device, t: Tensor) -> Tensor:
+    """Times in float64, or in float32 on Apple's MPS, which has no float64."""
+    return t.to(device, torch.float32 if device.type == "mps" else torch.float64)
 
 
 def _whole(t: Tensor) -> bool:
