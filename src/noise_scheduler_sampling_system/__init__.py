@@ -18,6 +18,7 @@
 - ``integrations``: other libraries;
 - ``serving``: many requests in one batch;
 - ``plots``: figures of schedules, grids, plans and runs;
+- ``playground``: a page to try samplers in the browser;
 - ``bulk``: large sets of samples on disk;
 - ``comparison``: samplers side by side at equal model calls;
 - ``testing``: checks of samplers, noise schedules and guidance of your own;
@@ -34,6 +35,7 @@ from . import (
     guidance,
     integrations as integrations,  # provides the methods named from_diffusers
     models,
+    playground as playground,
     plots as plots,
     serving as serving,
     testing as testing,

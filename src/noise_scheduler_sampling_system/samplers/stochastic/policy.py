@@ -116,7 +116,8 @@ class FlowGRPOSampler(_EulerMaruyama):
 
     def diffusion(self, now: Level, after: Level) -> float:
         of = after if is_noise(now) else now  # 1 − t of the level
-        return self.options["eta"] ** 2 * now.sigma / (now.alpha + now.sigma) * (of.alpha + of.sigma) / of.alpha
+        eta = float(self.options["eta"])
+        return eta**2 * now.sigma / (now.alpha + now.sigma) * (of.alpha + of.sigma) / of.alpha
 
 
 @final
