@@ -65,4 +65,9 @@ def _compared(value: Any) -> dict[str, Any]:
     state: dict[str, Any] = value.__getstate__()
     if not is_dataclass(value):
         return state
-    return {each.name: state[each.name] for each in fields(value) if each.compare}
+    # a value pickled by an earlier version lacks the fields that came later: they have their defaults
+    return {
+        each.name: state[each.name] if each.name in state else getattr(value, each.name)
+        for each in fields(value)
+        if each.compare
+    }
