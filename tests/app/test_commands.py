@@ -185,6 +185,15 @@ def test_samplers_and_the_pipelines_of_a_file_are_compared():
     assert "one configuration file" in run("compare ddim --steps 3", 3).output
 
 
+@pytest.mark.parametrize(("package", "ending"), [("plotly", "html"), ("matplotlib", "html"), ("matplotlib", "png")])
+def test_a_missing_package_is_said_before_the_model_is_called(monkeypatch, package, ending):
+    for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    Path("mine_to_spare.py").write_text("def model(x, t): raise SystemExit('called')\n")
+    line = f"compare ddim --model mine_to_spare:model --shape 1,8,8 --nfe 2 --out page.{ending}"
+    assert f"{package} is not installed" in run(line, 3).output
+
+
 def test_a_pipeline_of_diffusers_is_sampled_compared_calibrated_and_advised():
     pytest.importorskip("diffusers")
     tiny_pipelines.build("ddpm").save_pretrained("folder")

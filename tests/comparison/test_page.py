@@ -15,7 +15,7 @@ from noise_scheduler_sampling_system.comparison.snippets import as_diffusers, as
 
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 #: A name that would end a script or an attribute.
-HOSTILE = "</script><b title='x'>\"ünï ✓"
+HOSTILE = "</script><b title='x'>\"ünï ✓ $data$ \\1"
 DRAWN = "() => [...document.querySelectorAll('.plot')].every(each => each.querySelector('svg'))"
 #: The texts that label parts of the page.
 LABELS = """() => [...document.querySelectorAll('[aria-labelledby]')].map(

@@ -81,7 +81,7 @@ def labels_of(text: str | None) -> list[int] | None:
 
 
 def check_output(path: Path, *endings: str) -> None:
-    """Raise before any work where a file cannot be written: its ending, its folder, or matplotlib is missing."""
+    """Raise before any work where a file cannot be written: its ending, its folder, or a package is missing."""
     from ..support.files import refuse_missing_folder
 
     if path.suffix not in endings:
@@ -89,7 +89,11 @@ def check_output(path: Path, *endings: str) -> None:
             f"the ending {path.suffix!r} is not known", where=str(path), suggestion=f"use {' or '.join(endings)}"
         )
     refuse_missing_folder(path)
-    if path.suffix == ".png":
+    if path.suffix in (".png", ".html"):
         from ..support.figures import figure_class
 
         figure_class()
+    if path.suffix == ".html":
+        from ..comparison.page import plotly_javascript
+
+        plotly_javascript()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from importlib import resources
 
 from ..support.errors import ConfigurationError
@@ -11,7 +12,7 @@ from .comparison import PAGE, Comparison
 from .page_data import page_data
 from .page_tables import about_list, cell_table, picture_grid
 
-__all__ = ["page"]
+__all__ = ["page", "plotly_javascript"]
 
 
 @PAGE.provide
@@ -21,12 +22,7 @@ def page(comparison: Comparison) -> str:
     Raises:
         ConfigurationError: plotly is not installed.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise ConfigurationError(
-            "plotly is not installed", where="page", suggestion="pip install 'noise-scheduler-sampling-system[report]'"
-        ) from None
+    plotly = plotly_javascript()
     files = resources.files(__package__).joinpath("data")
     texts = {name: files.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
     # "</" ends a script in HTML, also inside of a text
@@ -37,7 +33,7 @@ def page(comparison: Comparison) -> str:
     parts = {
         "$title$": "model calls" if comparison.unit == "calls" else comparison.unit,
         "$style$": texts["page.css"],
-        "$plotly$": get_plotlyjs(),
+        "$plotly$": plotly,
         "$script$": texts["page.js"],
         "$remarks$": remarks,
         "$grid$": picture_grid(comparison),
@@ -45,7 +41,21 @@ def page(comparison: Comparison) -> str:
         "$about$": about_list(comparison),
         "$data$": data,
     }
-    text = texts["page.html"]
-    for name, part in parts.items():
-        text = text.replace(name, part)
-    return text
+    # in one pass, so that no name of a sampler is taken for a place of the template
+    return re.sub(r"\$[a-z]+\$", lambda place: parts[place[0]], texts["page.html"])
+
+
+def plotly_javascript() -> str:
+    """plotly's JavaScript, from its package.
+
+    Raises:
+        ConfigurationError: plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise ConfigurationError(
+            "plotly is not installed", where="page", suggestion="pip install 'noise-scheduler-sampling-system[report]'"
+        ) from None
+    script: str = get_plotlyjs()
+    return script
