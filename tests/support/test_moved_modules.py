@@ -37,10 +37,13 @@ def test_values_that_version_1_3_pickled_are_read():
     with zipfile.ZipFile(ARCHIVE) as archive:
         values = {name: pickle.loads(archive.read(name)) for name in archive.namelist()}
     assert len(values) > 70
-    measured = {"result"}  # its profile holds times
+    measured = {"result", "report"}  # a profile holds times; orders are measured, with times in float64 since then
     unequal = [name for name, value in values.items() if name not in measured and not equal(value, VALUES[name])]
     assert unequal == []
     assert torch.equal(values["result"].samples, VALUES["result"].samples)
+    old, new = (each["report"].paths[0] for each in (values, VALUES))
+    assert (old.path, old.refused) == (new.path, new.refused)
+    assert old.order == pytest.approx(new.order, abs=1e-4)
 
 
 def test_an_old_name_is_found_where_the_new_one_was_not_imported():
