@@ -118,11 +118,15 @@ class TrainingObjective(ByValue):
     @functools.cached_property
     def levels(self) -> DensityOnPath:
         """The density of the draws, as one of the path's times."""
-        return chosen(DENSITIES, Density, self.density, "density").on(self.path)
+        density: Density = chosen(DENSITIES, Density, self.density, "density")
+        return density.on(self.path)
 
     @functools.cached_property
     def _over(self) -> DensityOnPath | None:
-        return None if self.over is None else chosen(DENSITIES, Density, self.over, "over").on(self.path)
+        if self.over is None:
+            return None
+        over: Density = chosen(DENSITIES, Density, self.over, "over")
+        return over.on(self.path)
 
     @property
     def _weighting(self) -> Weighting | None:
