@@ -5,6 +5,7 @@ The interpreter must be chosen before Triton is imported.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,7 +14,9 @@ import torch
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
-from noise_scheduler_sampling_system import ConfigurationError
+from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline
+from noise_scheduler_sampling_system.pipeline import prepare
+from noise_scheduler_sampling_system.running import device_noise
 from noise_scheduler_sampling_system.running.device_noise import DeviceNoise
 from noise_scheduler_sampling_system.running.fused import MOST_TERMS, triton_kernel
 
@@ -159,3 +162,73 @@ def test_what_has_no_counter_is_refused():
             source(step, stage)
     assert DeviceNoise([], (3,))(0, 0).shape == (0, 3)
     assert DeviceNoise([(1, 0)], (0,))(0, 0).shape == (1, 0)
+
+
+# ------------------------------------------------------------------------------- runs with noise of the device
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Lets a run on the CPU have the noise of the device, which the interpreter makes."""
+    real = device_noise.source_of
+
+    def source_of(made_on, keys, shape, dtype, device):
+        if made_on == "cpu":
+            return real(made_on, keys, shape, dtype, device)
+        return DeviceNoise(keys, shape, dtype, device)
+
+    monkeypatch.setattr(prepare, "source_of", source_of)
+
+
+def model(x: Tensor, t: Tensor) -> Tensor:
+    return 0.5 * torch.tanh(x)
+
+
+RUN = {"model": model, "shape": (3, 1, 8, 8), "num_inference_steps": 4}
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_run_has_the_stream_that_is_named():
+    pipeline = DiffusionPipeline(None, "ddpm")
+    samples = pipeline.sample(**RUN, seed=5, noise_device="cuda")
+    assert not torch.allclose(samples, pipeline.sample(**RUN, seed=5))
+    assert torch.equal(samples, pipeline.sample(**RUN, seed=5, noise_device="cuda", max_batch_size=2))
+    alone = pipeline.sample(model, (1, 1, 8, 8), 4, seed=5, first_index=2, noise_device="cuda")
+    assert torch.equal(samples[2:], alone)
+    with pytest.raises(ConfigurationError, match="Brownian"):
+        pipeline.sample(**RUN, seed=5, noise_device="cuda", noise="brownian")
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_run_is_resumed_with_its_stream(tmp_path):
+    pipeline = DiffusionPipeline(None, "ddpm")
+    steps = list(pipeline.stream(**RUN, seed=5, noise_device="cuda"))
+    assert steps[1].state.noise_device == "cuda"
+    steps[1].state.save(tmp_path / "state.safetensors")
+    for given in ({}, {"noise_device": "cuda"}):
+        (*_, last) = pipeline.stream(model, resume=tmp_path / "state.safetensors", **given)
+        assert torch.equal(last.x, steps[-1].x)
+    host = next(iter(pipeline.stream(**RUN, seed=5))).state
+    assert host.noise_device == "cpu"
+    with pytest.raises(ConfigurationError, match="'cpu' so far") as raised:
+        next(iter(pipeline.stream(model, resume=host, noise_device="cuda")))
+    assert raised.value.where == "noise_device"
+
+
+def test_a_state_with_noise_of_the_device_is_not_resumed_on_a_cpu():
+    pipeline = DiffusionPipeline(None, "ddpm")
+    state = dataclasses.replace(next(iter(pipeline.stream(**RUN, seed=5))).state, noise_device="cuda")
+    with pytest.raises(ConfigurationError, match="the run is on cpu"):
+        next(iter(pipeline.stream(model, resume=state, device="cpu")))
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("method", ["ddpm", "dpm2_ancestral", "sa_solver"])
+def test_a_captured_run_draws_from_the_keys_of_the_call(method):
+    """The program holds no noise and no seed: a replay reads the keys that the call wrote."""
+    pipeline = DiffusionPipeline(None, method)
+    fast = pipeline.compile(**RUN, noise_device="cuda", backend="eager")
+    assert fast._buffers.noises == {}
+    for seed in (0, 2**63 + 1, [7, 5, 9]):
+        expected = pipeline.sample(**RUN, seed=seed, noise_device="cuda")
+        torch.testing.assert_close(fast(seed), expected, atol=1e-5, rtol=1e-5)

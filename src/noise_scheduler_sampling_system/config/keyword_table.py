@@ -146,6 +146,9 @@ KEYWORDS: Final[tuple[Keyword, ...]] = (
             "noise='brownian' or 'independent', for stochastic samplers; the noise to start from is initial_noise",
             "noise_sampler noise_type variance_noise step_noise noise_fn",
         ),
+        "noise_device": (
+            "noise_device='cuda' for numbers that the GPU makes", "rand_device rng_device generator_device noise_on",
+        ),
     }),
     *_entries("run", {
         "callback": (

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ..guidance.evaluate import Memory
-from ..running.brownian import BrownianNoise
 from ..running.digests import digest
 from ..running.faults import explained, is_finite
 from ..running.loop import Reached, RowState
@@ -211,7 +210,7 @@ def _identity(job: Job, request: Request) -> dict[str, Any]:
         "plan": job.run.plan.content_hash,
         "settings": digest(job.settings),
         "model": job.fingerprint,
-        "noise": "brownian" if isinstance(job.noise, BrownianNoise) else "independent",
+        "noise": job.noise.kind if job.noise.made_on == "cpu" else f"{job.noise.kind} of {job.noise.made_on}",
         "shape": [job.batch, *job.noise.shape],
         "dtype": str(job.noise.dtype),
         "request": digest({name: getattr(request, name) for name in _OF_REQUEST}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,8 +17,10 @@ from ..guidance.rows import RowGuidance
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan
 from ..running.captured_loop import Buffers, run_captured
+from ..running.device_noise import DeviceNoise, draw
 from ..running.faults import is_finite
 from ..running.frame_run import FrameRun
+from ..running.host_copies import sent
 from ..running.loop import Model
 from ..running.model_adapter import ModelAdapter, map_tensors
 from ..running.noise import Seed, resolve_keys
@@ -45,7 +48,8 @@ class CompiledRun:
     Backends:
 
     - "network": ``torch.compile(fullgraph=True)`` of the network; the steps are those of ``sample``.
-    - "cuda_graph": the whole run (network, guidance, steps) as one CUDA graph. Its noise is drawn before it starts.
+    - "cuda_graph": the whole run (network, guidance, steps) as one CUDA graph. Noise of the host is drawn before it
+      starts; noise of ``noise_device="cuda"`` is drawn inside, from the keys of the call.
     - "unrolled": ``torch.compile(fullgraph=True)`` of the whole run, network calls included. The compilation takes
       time and memory in proportion to the number of model calls, so it suits small networks.
     - "eager": nothing is compiled; for tests.
@@ -80,7 +84,11 @@ class CompiledRun:
         self._conditions: list[Any] = []
         example = torch.empty((job.batch, *job.noise.shape), dtype=job.noise.dtype, device=job.noise.device)
         times = job.calls.times(self._bound.plan)
-        self._buffers = Buffers.of(self._bound, example, times, tabled=self._whole or backend == "eager")
+        programmed = backend in ("cuda_graph", "eager")
+        #: The keys of the noise that the program draws itself; None: it is drawn before or between the rows.
+        self._words = job.noise.words.clone() if programmed and isinstance(job.noise, DeviceNoise) else None
+        draws = self._words is not None or not self._whole
+        self._buffers = Buffers.of(self._bound, example, times, tabled=self._whole or backend == "eager", draws=draws)
         memory: Memory = {}
         guided = job.guidance.model(self._caller, memory)
 
@@ -198,13 +206,16 @@ class CompiledRun:
         """Write the inputs of a call into the buffers, as far as they are not there already."""
         buffers, bound = self._buffers, _capturable(job)
         buffers.x.copy_(job.first_state().x)
-        for key, noise in buffers.noises.items() if self._whole else ():
+        for key, noise in buffers.noises.items():
             noise.copy_(job.noise(*key))
+        if self._words is not None and isinstance(job.noise, DeviceNoise):
+            self._words.copy_(job.noise.words)
         if buffers.table is not None and bound.plan is not self._written.run.plan:
-            buffers.table.copy_(table_of(bound))
+            buffers.table.copy_(sent(table_of(bound), buffers.table.device))
             buffers.times.copy_(job.calls.times(bound.plan))
             if buffers.input_scales is not None and bound.plan.input_scale is not None:
-                buffers.input_scales.copy_(torch.from_numpy(bound.plan.input_scale.copy()))
+                scales = torch.from_numpy(bound.plan.input_scale.copy())
+                buffers.input_scales.copy_(sent(scales, buffers.input_scales.device))
         if job.guidance is not self._written.guidance:
             given: list[Any] = []
 
@@ -235,11 +246,12 @@ class CompiledRun:
     def _prepared(self, options: dict[str, Any]) -> Callable[[Job], Tensor]:
         """The run as a function of a job whose inputs are in the buffers."""
         bound, model, buffers = self._bound, self._model, self._buffers
+        noise = None if self._words is None else functools.partial(draw, self._words, self.shape[1:], buffers.x.dtype)
         if not self._whole:
-            return lambda job: run_captured(bound, model, buffers, job.noise)
+            return lambda job: run_captured(bound, model, buffers, job.noise if noise is None else noise)
 
         def program() -> Tensor:
-            return run_captured(bound, model, buffers)
+            return run_captured(bound, model, buffers, noise)
 
         if self.backend == "unrolled":
             compiled = torch.compile(program, fullgraph=True, dynamic=False, **options)

@@ -10,6 +10,7 @@ import torch
 from ..guidance.evaluate import Memory
 from ..running.faults import ModelStoppedError, OutputReusedError, StepControlError
 from ..running.loop import PlannedRun, Reached
+from ..running.noise_ahead import drawn_ahead
 from ..running.profiling import Stopwatch
 from ..support.errors import NumericsError
 from .checkpoint import Checkpoint
@@ -86,26 +87,27 @@ def _outcome(
     if isinstance(job.run, PlannedRun) and state.row == len(job.run.plan):  # a part that was done before
         bar.update(job.run.plan.nfe)
         return ending.outcome(Reached(job.run, state))
-    rows = job.run.steps(
-        job.model_maker(memory, watch),
-        state,
-        watch.wrap("noise", job.noise.__call__) if watch else job.noise,
-        memory,
-        inspect=ending.inspects,
-        copy_outputs=copy_outputs,
-        check_every_row=ending.settled is not None,
-    )
-    del state  # this frame would keep its memory
-    counted = 0
-    for reached in rows:
-        if not reached.ends_step:
-            continue
-        if not bar.disable:
-            calls = calls_made(reached)
-            bar.update(calls - counted)
-            counted = calls
-        if ending.is_due(reached):
-            break
-        if checkpoint is not None:
-            checkpoint.reached(job, reached, memory)
+    with drawn_ahead(job.noise, job.run, state.row, request.noise_ahead) as noise:
+        rows = job.run.steps(
+            job.model_maker(memory, watch),
+            state,
+            watch.wrap("noise", noise) if watch else noise,
+            memory,
+            inspect=ending.inspects,
+            copy_outputs=copy_outputs,
+            check_every_row=ending.settled is not None,
+        )
+        del state  # this frame would keep its memory
+        counted = 0
+        for reached in rows:
+            if not reached.ends_step:
+                continue
+            if not bar.disable:
+                calls = calls_made(reached)
+                bar.update(calls - counted)
+                counted = calls
+            if ending.is_due(reached):
+                break
+            if checkpoint is not None:
+                checkpoint.reached(job, reached, memory)
     return ending.outcome(reached)

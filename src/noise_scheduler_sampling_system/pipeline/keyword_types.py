@@ -38,6 +38,8 @@ class _Common(TypedDict, total=False):
     plan: SamplingPlan | PlanSet | FramePlan | None
     dtype: torch.dtype | None
     noise: str
+    noise_device: str
+    noise_ahead: bool | None
     round_timesteps: bool
     callback: Callback | None
     progress: bool

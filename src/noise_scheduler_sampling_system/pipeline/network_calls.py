@@ -15,6 +15,7 @@ from ..guidance.evaluate import Caller
 from ..plans.base import Plan
 from ..plans.plan import SamplingPlan
 from ..running.faults import explained
+from ..running.host_copies import sent
 from ..running.loop import Model
 from ..running.model_adapter import ModelAdapter
 from ..running.output_check import Look
@@ -124,11 +125,11 @@ class NetworkCalls:
         if self.last_timestep is not None:
             # a row without a model call may have no time (NaN)
             rounded = np.rint(np.nan_to_num(plan.time)).clip(0, self.last_timestep)
-            return torch.from_numpy(rounded).to(self.device, torch.int64)
+            return sent(torch.from_numpy(rounded), self.device, torch.int64)
         # a network in float64 would see another level if its time were rounded
         real = torch.float64 if (self.model.dtype or self.dtype) == torch.float64 else torch.float32
         kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else real
-        return torch.from_numpy(plan.time.copy()).to(self.device, kind)
+        return sent(torch.from_numpy(plan.time.copy()), self.device, kind)
 
 
 def explaining(network: Callable[..., Tensor]) -> Callable[..., Tensor]:

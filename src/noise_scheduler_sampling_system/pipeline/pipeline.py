@@ -244,6 +244,8 @@ class DiffusionPipeline(ByValue, Drawn):
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         noise: str = "independent",
+        noise_device: str = "cpu",
+        noise_ahead: bool | None = None,
         round_timesteps: bool = False,
         callback: Callback | None = None,
         progress: bool = False,
@@ -298,6 +300,11 @@ class DiffusionPipeline(ByValue, Drawn):
             dtype: of the state and the samples; default: float32, or float64 for a model in float64.
             noise: of stochastic samplers: "independent" from step to step, or "brownian": increments of one
                 Brownian motion for each sample, the same for every number of steps and every sampler.
+            noise_device: "cpu": the numbers of the noise are made on the host, and are the same for every device.
+                "cuda": the GPU of the run makes other numbers from the same seeds, at no cost for the host
+                (docs/seeds.md); it needs Triton.
+            noise_ahead: whether a thread draws the next noise of the host while the model runs; default: on CUDA.
+                The numbers stay the same.
             round_timesteps: pass the nearest whole timestep to the model, for networks with a table of
                 embeddings; the plan keeps its real times.
             callback: is called with a :class:`SamplingStep` after every step, whose tensors are copies. If it
@@ -350,6 +357,7 @@ class DiffusionPipeline(ByValue, Drawn):
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         noise: str = "independent",
+        noise_device: str = "cpu",
         round_timesteps: bool = False,
         backend: str = "auto",
         options: Mapping[str, Any] | None = None,
@@ -505,6 +513,8 @@ class DiffusionPipeline(ByValue, Drawn):
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         noise: str = "independent",
+        noise_device: str = "cpu",
+        noise_ahead: bool | None = None,
         round_timesteps: bool = False,
         resume: RunState | str | os.PathLike[str] | None = None,
         **unknown: Never,
@@ -524,7 +534,7 @@ class DiffusionPipeline(ByValue, Drawn):
         request, saved = Request.of(locals()), None
         if resume is not None:
             request, saved = continued(self._setup, request)
-        return steps_of(prepare(self._setup, request, own_model=self.has_own_model), saved)
+        return steps_of(prepare(self._setup, request, own_model=self.has_own_model), saved, request.noise_ahead)
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.sampler_options.items())

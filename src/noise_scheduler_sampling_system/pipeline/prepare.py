@@ -17,9 +17,10 @@ from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..running.bound_plan import BoundPlan
 from ..running.brownian import brownian
+from ..running.device_noise import source_of
 from ..running.loop import Run
 from ..running.model_adapter import ModelAdapter, resolve_device
-from ..running.noise import NoiseSource, resolve_keys
+from ..running.noise import resolve_keys
 from ..running.output_check import Look
 from ..running.stated_prediction import refuse_other_prediction
 from ..schedules.path import NoisePath
@@ -62,7 +63,16 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     given = with_context_of(given.placed(device, dtype), request, run.plan, shape, dtype, device)
     _refuse_overflow(run, dtype)
     keys = resolve_keys(request.seed, request.generator, shape[0], request.first_index)
-    noise = NoiseSource(keys, shape[1:], dtype, device)
+    noise = source_of(request.noise_device, keys, shape[1:], dtype, device)
+    if request.noise == "brownian" and isinstance(run.plan, SamplingPlan):
+        if request.noise_device != "cpu":
+            raise ConfigurationError(
+                f"got {request.noise_device!r} beside noise='brownian'",
+                where="noise_device",
+                why="a Brownian path is made on the host",
+                suggestion="leave one of them out",
+            )
+        noise = brownian(run.plan, noise)
     return Job(
         setup=setup,
         run=run,
@@ -75,9 +85,7 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
             last_timestep=_last_timestep(path) if request.round_timesteps else None,
             look=None if stated or not _one_level(run.plan) else Look(model.model, kind, path.sigma_is_absolute),
         ),
-        noise=brownian(run.plan, noise)
-        if request.noise == "brownian" and isinstance(run.plan, SamplingPlan)
-        else noise,
+        noise=noise,
         given=given,
     )
 

@@ -18,6 +18,7 @@ from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..running.callbacks import Callback, checked_callback
+from ..running.device_noise import STREAMS
 from ..running.early_stopping import EarlyStopping
 from ..running.noise import Seed
 from ..running.noise_keys import checked_index
@@ -65,6 +66,8 @@ class Request:
     device: str | torch.device = "auto"
     dtype: torch.dtype | None = None
     noise: str = "independent"
+    noise_device: str = "cpu"
+    noise_ahead: bool | None = None
     round_timesteps: bool = False
     callback: Callback | None = None
     progress: bool = False
@@ -95,6 +98,14 @@ def _checked_noise(kind: Any, where: str) -> str:
     return kind
 
 
+def _checked_stream(made_on: Any, where: str) -> str:
+    if not isinstance(made_on, str) or made_on not in STREAMS:
+        raise ConfigurationError(
+            f"got {shown(made_on)}", where=where, suggestion="give 'cpu', or 'cuda' for numbers that the GPU makes"
+        )
+    return made_on
+
+
 def _checked_tolerance(tolerance: Any, _: str) -> float | None:
     rule = EarlyStopping.of(tolerance)
     return None if rule is None else rule.tolerance
@@ -121,6 +132,8 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "return_result": checked_flag,
     "profile": _checked_profile,
     "noise": _checked_noise,
+    "noise_device": _checked_stream,
+    "noise_ahead": lambda ahead, where: None if ahead is None else checked_flag(ahead, where),
     "max_batch_size": _checked_batch_size,
     "first_index": checked_index,
     "callback": lambda callback, _: checked_callback(callback),

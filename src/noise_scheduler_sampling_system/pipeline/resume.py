@@ -50,8 +50,15 @@ def continued(setup: Setup, request: Request) -> tuple[Request, RunState]:
         raise ConfigurationError(
             f"the run was started with {saved.noise} noise", where="noise", suggestion="leave it out"
         )
+    if request.noise_device not in ("cpu", saved.noise_device):
+        raise ConfigurationError(
+            f"the numbers of the noise were made on {saved.noise_device!r} so far, and those of "
+            f"{request.noise_device!r} are others",
+            where="noise_device", suggestion="leave it out",
+        )  # fmt: skip
     x = saved.state.x
-    return replace(request, shape=tuple(x.shape), plan=saved.plan, dtype=x.dtype, noise=saved.noise), saved
+    kinds = {"noise": saved.noise, "noise_device": saved.noise_device}
+    return replace(request, shape=tuple(x.shape), plan=saved.plan, dtype=x.dtype, **kinds), saved
 
 
 def _refuse_other_run(request: Request, saved: RunState) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..guidance.evaluate import Memory
-from ..running.brownian import BrownianNoise
 from ..running.callbacks import Copies
 from ..running.loop import Branches, PlannedRun, Reached, RowState
 from ..running.results import RunState, SamplingStep
@@ -55,8 +54,9 @@ def run_state(job: Job, run: PlannedRun, state: RowState, memory: Memory) -> Run
         job.noise.keys,
         job.settings,
         Copies(memory),
-        "brownian" if isinstance(job.noise, BrownianNoise) else "independent",
+        job.noise.kind,
         job.fingerprint,
+        job.noise.made_on,
     )
 
 

@@ -10,8 +10,9 @@ import torch
 from ..guidance.evaluate import Memory
 from ..running.callbacks import refuse_changes
 from ..running.faults import ModelStoppedError
-from ..running.loop import PlannedRun, Reached, RowState
+from ..running.loop import Noise, PlannedRun, Reached, RowState
 from ..running.model_adapter import map_tensors
+from ..running.noise_ahead import drawn_ahead
 from ..running.noise_keys import Keys
 from ..running.results import RunState, SamplingStep
 from ..support.errors import ModelOutputError
@@ -21,16 +22,22 @@ from .step_view import view
 __all__ = ["resumed", "steps_of"]
 
 
-def steps_of(job: Job, resume: RunState | None = None) -> Iterator[SamplingStep]:
-    """Run a job step by step, from its start or from a stopped run; every step that is handed out is finite."""
+def steps_of(job: Job, resume: RunState | None = None, ahead: bool | None = None) -> Iterator[SamplingStep]:
+    """Run a job step by step, from its start or from a stopped run; every step that is handed out is finite.
+
+    ``ahead`` says whether noise is drawn ahead, as for :func:`.drawn_ahead`.
+    """
     if resume is None:
-        yield from _steps(job, job.first_state(), {})
+        state = job.first_state()
+        with drawn_ahead(job.noise, job.run, state.row, ahead) as noise:
+            yield from _steps(job, state, {}, noise)
         return
     job, state, memory = resumed(job, resume)
     if state.row == len(resume.plan) and isinstance(job.run, PlannedRun):  # the run is over: hand out its last step
         yield view(job, Reached(job.run, state), memory)
         return
-    yield from _steps(job, RowState(state.row, state.x, state.history), memory)
+    with drawn_ahead(job.noise, job.run, state.row, ahead) as noise:
+        yield from _steps(job, RowState(state.row, state.x, state.history), memory, noise)
 
 
 def resumed(job: Job, saved: RunState) -> tuple[Job, RowState, Memory]:
@@ -42,9 +49,9 @@ def resumed(job: Job, saved: RunState) -> tuple[Job, RowState, Memory]:
     return replace(job, noise=replace(job.noise, keys=Keys.of(saved.keys))), RowState(*kept), memory
 
 
-def _steps(job: Job, state: RowState, memory: Memory) -> Iterator[SamplingStep]:
+def _steps(job: Job, state: RowState, memory: Memory, noise: Noise) -> Iterator[SamplingStep]:
     with torch.no_grad():
-        rows = job.run.steps(job.model_maker(memory), state, job.noise, memory, inspect=True, check_every_row=True)
+        rows = job.run.steps(job.model_maker(memory), state, noise, memory, inspect=True, check_every_row=True)
     step = None
     while True:
         try:

@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -48,19 +48,22 @@ class BrownianNoise(NoiseSource):
             independent like those of a :class:`NoiseSource`.
     """
 
+    kind: ClassVar[str] = "brownian"
+
     spans: Mapping[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     #: The values of W that the last step computed, by place.
     _last: dict[int, Array] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def __call__(self, step: int, stage: int) -> Tensor:
+    def on_host(self, step: int, stage: int) -> Tensor:
         a, b = self.spans.get((step, stage), (0, 0))
         if a == b:
-            return super().__call__(step, stage)
+            return super().on_host(step, stage)
         known: dict[int, Array] = {}
         increment = self._at(b, known) - self._at(a, known)
         self._last.clear()
         self._last.update(known)
-        return torch.from_numpy(increment * math.sqrt(_WHOLE / abs(b - a))).to(self.dtype).to(self.device)
+        drawn = torch.from_numpy(increment * math.sqrt(_WHOLE / abs(b - a))).to(self.dtype)
+        return drawn.pin_memory() if self.device.type == "cuda" else drawn
 
     def _at(self, place: int, known: dict[int, Array]) -> Array:
         """W(place·2⁻²⁴).

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .bound_plan import BoundPlan
+from .host_copies import sent
 from .loop import Model, RowState
 from .tabled_plan import table_of, with_table
 
@@ -23,7 +24,7 @@ class Buffers:
 
     Attributes:
         x: the first state, shape (B, ...).
-        noises: the noise of each (step, stage) that the plan reads, shape (B, ...).
+        noises: the noise of each (step, stage) that the plan reads, shape (B, ...); none for a run that draws them.
         times: what the model is told, by row, shape (M,).
         input_scales: factors of the network's input by row, shape (M,); None: 1 everywhere.
         table: the coefficients (:func:`.tabled_plan.table_of`); None: those of the plan, as numbers on the host.
@@ -36,7 +37,7 @@ class Buffers:
     table: Tensor | None
 
     @classmethod
-    def of(cls, bound: BoundPlan, x: Tensor, times: Tensor, *, tabled: bool) -> Buffers:
+    def of(cls, bound: BoundPlan, x: Tensor, times: Tensor, *, tabled: bool, draws: bool) -> Buffers:
         """Buffers for a plan, with its coefficients and times.
 
         Args:
@@ -44,15 +45,16 @@ class Buffers:
             x: a state of the shape, type and device of the run.
             times: by row.
             tabled: whether the coefficients are a tensor, so that plans of the same form can replace them.
+            draws: whether the run draws its noise when a row is reached.
         """
         wide = torch.promote_types(x.dtype, torch.float32)
         scales = bound.plan.input_scale
         return cls(
             torch.empty_like(x),
-            {key: torch.empty_like(x) for key in noise_keys(bound)},
+            {} if draws else {key: torch.empty_like(x) for key in noise_keys(bound)},
             times.clone(),
-            None if scales is None else torch.tensor(scales.tolist(), dtype=wide, device=x.device),
-            table_of(bound).to(x.device, wide) if tabled else None,
+            None if scales is None else sent(torch.from_numpy(scales.copy()), x.device, wide),
+            sent(table_of(bound), x.device, wide) if tabled else None,
         )
 
 

@@ -21,17 +21,21 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..support.errors import ConfigurationError
+from .host_copies import sent
 from .noise import NoiseSource
+from .noise_keys import Keys
 
-__all__ = ["DeviceNoise", "draw", "kernel"]
+__all__ = ["STREAMS", "DeviceNoise", "draw", "kernel", "source_of"]
 
+#: Where noise can be made; each has its own numbers.
+STREAMS: Final = ("cpu", "cuda")
 _BLOCK: Final = 256
 _STAGES: Final = 1 << 8
 _STEPS: Final = 1 << 24
@@ -52,7 +56,10 @@ def kernel() -> Any | None:
 class DeviceNoise(NoiseSource):
     """A noise source that makes its numbers on the device."""
 
+    made_on: ClassVar[str] = "cuda"
+
     def __call__(self, step: int, stage: int) -> Tensor:
+        """The noise of one step, shape (B, ...); the stage numbers the noises of a step."""
         return draw(self.words, self.shape, self.dtype, step, stage)
 
     @functools.cached_property
@@ -60,9 +67,39 @@ class DeviceNoise(NoiseSource):
         """The seed and the index of each sample in halves of 32 bits, the low one first; shape (B, 4), int32."""
         keys = np.ascontiguousarray(self.keys.array, dtype="<u8")
         halves = torch.from_numpy(keys.view("<i4").reshape(len(self.keys), 4).copy())
-        if self.device.type == "cuda":  # a copy of pinned memory does not wait for the device
-            halves = halves.pin_memory()
-        return halves.to(self.device, non_blocking=True)
+        return sent(halves, self.device)
+
+
+def source_of(
+    made_on: str, keys: Keys, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> NoiseSource:
+    """The noise of a batch from the stream with this name, one of :data:`STREAMS`.
+
+    Raises:
+        ConfigurationError: the run is not on the device that would make the noise, or Triton is not installed.
+    """
+    if made_on != "cuda":
+        return NoiseSource(keys, shape, dtype, device)
+    if device.type != "cuda":
+        raise ConfigurationError(
+            f"the run is on {device}, and noise of 'cuda' is made on the GPU of its run",
+            where="noise_device",
+            why="the host makes other numbers, so it cannot stand in",
+            suggestion="use noise_device='cpu', or move the run to CUDA",
+        )
+    _needed_kernel()
+    return DeviceNoise(keys, shape, dtype, device)
+
+
+def _needed_kernel() -> Any:
+    run = kernel()
+    if run is None:
+        raise ConfigurationError(
+            "noise on the device needs Triton, which is not installed",
+            where="noise_device",
+            suggestion="pip install triton, or use noise_device='cpu'",
+        )
+    return run
 
 
 def draw(words: Tensor, shape: tuple[int, ...], dtype: torch.dtype, step: int, stage: int) -> Tensor:
@@ -77,13 +114,7 @@ def draw(words: Tensor, shape: tuple[int, ...], dtype: torch.dtype, step: int, s
     Raises:
         ConfigurationError: Triton is not installed, or the step or the stage has no counter.
     """
-    run = kernel()
-    if run is None:
-        raise ConfigurationError(
-            "noise on the device needs Triton, which is not installed",
-            where="noise_device",
-            suggestion="pip install triton, or leave noise_device out: the noise is then made on the host",
-        )
+    run = _needed_kernel()
     if not (0 <= stage < _STAGES and 0 <= step + 1 < _STEPS):
         raise ConfigurationError(
             f"step {step}, stage {stage} is beyond the counter of the noise on the device",

@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import cast, final
+from typing import ClassVar, cast, final
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,10 @@ class NoiseSource:
         dtype, device: of the tensors returned; the numbers do not depend on them.
     """
 
+    #: The kind of noise, and where its numbers are made: a stream of its own each.
+    kind: ClassVar[str] = "independent"
+    made_on: ClassVar[str] = "cpu"
+
     keys: Keys
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
@@ -66,11 +70,19 @@ class NoiseSource:
 
     def __call__(self, step: int, stage: int) -> Tensor:
         """The noise of one step, shape (B, ...); the stage numbers the noises of a step."""
+        return self.placed(self.on_host(step, stage))
+
+    def on_host(self, step: int, stage: int) -> Tensor:
+        """The noise of one step on the host, where another thread may draw it; in pinned memory for CUDA."""
         pinned = self.device.type == "cuda"
         out = torch.empty((len(self.keys), *self.shape), dtype=torch.float32, device=_CPU, pin_memory=pinned)
         if len(self.keys):
             self._fill(out.numpy().reshape(len(self.keys), -1), stage, step + 1)
-        return out.to(self.device, non_blocking=pinned).to(self.dtype)
+        return out
+
+    def placed(self, drawn: Tensor) -> Tensor:
+        """A noise of :meth:`on_host` on the device, in the type of the run; a copy to CUDA is not waited for."""
+        return drawn.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
 
     def _fill(self, out: npt.NDArray[np.float32], stage: int, step: int) -> None:
         """Write the noise of the batch into ``out``, shape (B, d)."""

@@ -19,6 +19,7 @@ from ..support.errors import ConfigurationError, shown
 from ..support.files import of_file
 from ..support.tensor_files import read_tensors, write_tensors
 from ..support.values import ByValue
+from .device_noise import STREAMS
 from .loop import RowState
 from .noise_keys import Key, Keys
 from .profiling import Profile
@@ -57,6 +58,7 @@ class RunState(ByValue):
         memory: tensors that the guidance keeps from call to call (the momentum of APG), by name.
         noise: the kind of noise, "independent" or "brownian".
         model: the fingerprint of the model that made it, which the run must be resumed with; None: not known.
+        noise_device: where the numbers of its noise are made, "cpu" or "cuda".
 
     Raises:
         ConfigurationError: the plan does not have the row, the history lacks a prediction that a later row reads, the
@@ -70,6 +72,7 @@ class RunState(ByValue):
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     noise: str = "independent"
     model: str | None = None
+    noise_device: str = "cpu"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keys", _checked_keys(self.keys))
@@ -100,6 +103,7 @@ class RunState(ByValue):
             "settings": self.settings,
             "noise": self.noise,
             "model": self.model,
+            "noise_device": self.noise_device,
         }
         data = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         write_tensors(path, "run", about, save, data)
@@ -172,6 +176,8 @@ def _problems(run: RunState) -> Iterator[tuple[str, str, str]]:
         yield "settings", f"got {shown(run.settings)}", "give the settings of the pipeline that made the state"
     if run.noise not in ("independent", "brownian"):
         yield "noise", f"got {shown(run.noise)}", "give 'independent' or 'brownian'"
+    if run.noise_device not in STREAMS:
+        yield "noise_device", f"got {shown(run.noise_device)}", "give 'cpu' or 'cuda'"
     if run.model is not None and not isinstance(run.model, str):
         yield "model", f"got {shown(run.model)}", "give the fingerprint of a model, or None"
 
@@ -212,7 +218,8 @@ def _from_parts(tensors: dict[str, Tensor], about: Any, device: str | torch.devi
     kind = about.get("noise", "independent")  # older files lack it
     kinds = FramePlan if FramePlan.is_data(about["plan"]) else SamplingPlan
     plan: SamplingPlan | FramePlan = kinds.from_dict(about["plan"])
-    return RunState(plan, state, about["keys"], about["settings"], parts["memory"], kind, about.get("model"))
+    made_on = about.get("noise_device", "cpu")
+    return RunState(plan, state, about["keys"], about["settings"], parts["memory"], kind, about.get("model"), made_on)
 
 
 @final

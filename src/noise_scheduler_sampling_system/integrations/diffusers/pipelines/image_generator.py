@@ -14,7 +14,8 @@ from ....guidance.directions import ClassifierFree
 from ....guidance.known_region import KnownRegion
 from ....guidance.sequence import checked_sequence
 from ....pipeline.pipeline import DiffusionPipeline
-from ....running.noise import NoiseSource, resolve_keys
+from ....running.device_noise import source_of
+from ....running.noise import resolve_keys
 from ....running.noise_keys import Keys, checked_index
 from ....support.argument_checks import refuse_too_large
 from ....support.errors import ConfigurationError
@@ -185,7 +186,7 @@ def _first_state(
         keys = resolve_keys(options.pop("seed", None), options.pop("generator", None), shape[0], first)
         numbered = keys == Keys.numbered(keys[0][0], shape[0], first)
         seeds = {"seed": keys[0][0], "first_index": first} if numbered else {"seed": [seed for seed, _ in keys]}
-        noise = NoiseSource(keys, shape[1:], dtype, device).initial()
+        noise = source_of(options.get("noise_device", "cpu"), keys, shape[1:], dtype, device).initial()
     noise = noise.to(device, dtype)
     return {"initial_sample": start.level.alpha * known.clean.to(dtype) + start.level.sigma * noise, **seeds}
 

@@ -1,0 +1,84 @@
+"""The next noise of a run, drawn in a thread while the model runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import final
+
+from torch import Tensor
+
+from .bound_plan import BoundPlan
+from .loop import Noise, Run
+from .noise import NoiseSource
+
+__all__ = ["drawn_ahead"]
+
+_Key = tuple[int, int]
+
+
+@contextlib.contextmanager
+def drawn_ahead(source: NoiseSource, run: Run, row: int, wanted: bool | None) -> Iterator[Noise]:
+    """The noise of a run from a row on. At the end its thread has ended, however the run does.
+
+    The numbers are those of the source. At most one noise is drawn ahead, on the host.
+
+    Args:
+        source: of the noise.
+        run: says which noises come.
+        row: the first row.
+        wanted: whether to draw ahead; None: where the run is on CUDA, so that the host is idle while the model runs.
+    """
+    if wanted is None:
+        wanted = source.device.type == "cuda"
+    order = noises_of(run, row) if wanted and source.made_on == "cpu" else ()
+    if not order:
+        yield source
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="noise") as pool:
+        ahead = _Ahead(source, order, pool)
+        try:
+            yield ahead
+        finally:
+            ahead.cancel()
+
+
+def noises_of(run: Run, row: int) -> Sequence[_Key]:
+    """The (step, stage) of each noise that rows read, from a row on; empty for a run whose noises are not known."""
+    if not isinstance(run, BoundPlan):
+        return ()
+    return [(step, stage) for each in run.rows[row:] for step, stage, _ in each.noise]
+
+
+@final
+class _Ahead:
+    """(step, stage) ↦ noise.
+
+    Args:
+        source: of the noise; one thread at a time uses it.
+        order: the (step, stage) that are asked for, in this order.
+        pool: of one thread.
+    """
+
+    def __init__(self, source: NoiseSource, order: Sequence[_Key], pool: ThreadPoolExecutor) -> None:
+        self._source, self._order, self._pool = source, order, pool
+        self._next = 0
+        self._coming: Future[Tensor] | None = pool.submit(source.on_host, *order[0])
+
+    def __call__(self, step: int, stage: int) -> Tensor:
+        coming, self._coming = self._coming, None
+        if coming is None or self._order[self._next] != (step, stage):
+            if coming is not None:
+                coming.exception()  # the source is in use until then
+            return self._source(step, stage)
+        drawn = coming.result()
+        self._next += 1
+        if self._next < len(self._order):
+            self._coming = self._pool.submit(self._source.on_host, *self._order[self._next])
+        return self._source.placed(drawn)
+
+    def cancel(self) -> None:
+        """Draw no noise that has not begun."""
+        if self._coming is not None:
+            self._coming.cancel()
