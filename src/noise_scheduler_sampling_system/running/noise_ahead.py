@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import final
+from typing import Final, final
 
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from .noise import NoiseSource
 __all__ = ["drawn_ahead"]
 
 _Key = tuple[int, int]
+#: Numbers that take about 100 µs to draw.
+_WORTH_A_THREAD: Final = 1 << 14
 
 
 @contextlib.contextmanager
@@ -28,10 +31,12 @@ def drawn_ahead(source: NoiseSource, run: Run, row: int, wanted: bool | None) ->
         source: of the noise.
         run: says which noises come.
         row: the first row.
-        wanted: whether to draw ahead; None: where the run is on CUDA, so that the host is idle while the model runs.
+        wanted: whether to draw ahead; None: where the run is on CUDA, so that the host is idle while the model runs,
+            and the noise takes longer than to wake a thread.
     """
     if wanted is None:
-        wanted = source.device.type == "cuda"
+        large = len(source.keys) * math.prod(source.shape) >= _WORTH_A_THREAD
+        wanted = source.device.type == "cuda" and large
     order = noises_of(run, row) if wanted and source.made_on == "cpu" else ()
     if not order:
         yield source
