@@ -18,8 +18,10 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.comparison import compare
 from noise_scheduler_sampling_system.config.field_notes import field_notes
+from noise_scheduler_sampling_system.grids import FrameGrid
 
 PIPELINE = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "unipc", order=2)
+FRAMES = FrameGrid.pyramid(PIPELINE.grid(4), 5, context=1)
 ARGUMENTS = {"shape": (2, 1, 8, 8), "num_inference_steps": 5, "seed": 0}
 
 
@@ -53,10 +55,18 @@ def shown():
         "result": PIPELINE.sample(lambda x, t: 0.1 * x, return_result=True, profile=True, **ARGUMENTS),
         "vectors": PIPELINE.sample(lambda x, t: 0.1 * x, (2, 5), 4, seed=0, return_result=True),
         "comparison": found,
+        "frame grid": FRAMES,
+        "frame plan": PIPELINE.plan(grid=FRAMES),
+        "frames": PIPELINE.sample(
+            lambda x, t: 0.1 * x, (2, 5, 3), grid=FRAMES, context=torch.zeros(2, 1, 3), seed=0, return_result=True
+        ),
     }
 
 
-@pytest.mark.parametrize("name", ["schedule", "grid", "plan", "plans", "pipeline", "result", "vectors", "comparison"])
+@pytest.mark.parametrize("name", [
+    "schedule", "grid", "plan", "plans", "pipeline", "result", "vectors", "comparison", "frame grid", "frame plan",
+    "frames",
+])  # fmt: skip
 def test_objects_show_text_and_figure(shown, name, monkeypatch):
     value = shown[name]
     assert value.plot().axes
@@ -66,6 +76,17 @@ def test_objects_show_text_and_figure(shown, name, monkeypatch):
     monkeypatch.setattr(plots.notebook, "find_spec", lambda module: None)  # without matplotlib
     assert "<img" not in value._repr_html_()
     assert re.sub("<.*?>", "", value._repr_html_()).strip()
+
+
+def test_frames_are_drawn_by_log_snr_with_a_dot_where_they_move():
+    axes = plots.plot_frames(FRAMES).axes[0]
+    drawn = axes.images[0].get_array()
+    assert drawn.shape == (FRAMES.steps + 1, 5)
+    assert (drawn[:, 0] == drawn.max()).all()  # context is clean
+    assert (drawn[1:, 1:] >= drawn[:-1, 1:]).all()  # the others become clean
+    assert len(axes.lines[0].get_xdata()) == sum(map(sum, FRAMES.moving)) == 4 * PIPELINE.grid(4).steps
+    with pytest.raises(ConfigurationError, match="FrameGrid or a FramePlan"):
+        plots.plot_frames(PIPELINE.grid(4))
 
 
 def test_strokes_are_drawn_as_ink_and_other_grey_images_as_they_are():

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.argument_checks import checked_count, checked_number
+from ..support.drawn import Drawn
 from ..support.errors import ConfigurationError, shown
 from ..support.text_tables import few, text_table
 from .time_grid import TimeGrid, refuse_other_grid
@@ -25,7 +26,7 @@ _MOST_LEVELS = 5_000_000
 
 @final
 @dataclass(frozen=True, repr=False)
-class FrameGrid:
+class FrameGrid(Drawn):
     """N + 1 rows of noise levels, one level for each of T frames (or tokens); N steps lead from row to row.
 
     In a step a frame moves from its level to the next one, or keeps its level and is left untouched. A clean frame

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..schedules.level import Level
 from ..support.data_files import read_json, write_json
+from ..support.drawn import Drawn
 from ..support.errors import FileError, NumericsError, shown
 from ..support.files import checked_path, of_file
 from .base import Plan
@@ -27,7 +28,7 @@ _FORMAT = "frame plan 1"
 
 @final
 @dataclass(frozen=True, eq=False)
-class FramePlan(Plan):
+class FramePlan(Plan, Drawn):
     """Ordinary plans, one for each frame (or token), on one clock. Immutable.
 
     In row i each frame executes the row ``row_of[i]`` of its own plan, or is left untouched (−1). The model is called

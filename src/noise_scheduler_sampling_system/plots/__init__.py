@@ -4,12 +4,13 @@ Each function returns a ``matplotlib.figure.Figure``; ``figure.savefig("a.png")`
 """
 
 from .convergence import plot_convergence
+from .frames import plot_frames
 from .levels import plot_grids, plot_schedules
 from .notebook import plot
 from .plans import plot_plan, plot_plan_difference
 from .runs import animate, film_strip
 
 __all__ = [
-    "animate", "film_strip", "plot", "plot_convergence", "plot_grids", "plot_plan", "plot_plan_difference",
-    "plot_schedules",
+    "animate", "film_strip", "plot", "plot_convergence", "plot_frames", "plot_grids", "plot_plan",
+    "plot_plan_difference", "plot_schedules",
 ]  # fmt: skip

@@ -9,8 +9,10 @@ import io
 from importlib.util import find_spec
 from typing import Any
 
+from ..grids.frame_grid import FrameGrid
 from ..grids.time_grid import TimeGrid
 from ..pipeline.pipeline import DiffusionPipeline
+from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..running.results import SamplingResult
@@ -18,6 +20,7 @@ from ..schedules.path import NoisePath
 from ..support.drawn import HTML, PLOT
 from ..support.errors import ConfigurationError, NoiseSamplingError, shown
 from ..support.figures import mosaic
+from .frames import plot_frames
 from .levels import plot_grids, plot_schedules
 from .plans import plot_plan
 from .style import new_axes
@@ -44,6 +47,8 @@ PLOT.provide(plot)
 plot.register(NoisePath)(plot_schedules)
 plot.register(TimeGrid)(plot_grids)
 plot.register(SamplingPlan)(plot_plan)
+plot.register(FrameGrid)(plot_frames)
+plot.register(FramePlan)(plot_frames)
 
 
 @plot.register(PlanSet)
@@ -72,9 +77,7 @@ def _result(result: SamplingResult) -> Any:
     try:
         picture = mosaic(result.samples[:_SAMPLES], min(10, len(result.samples)), paper=result.white_on_black)
     except ConfigurationError:
-        if not isinstance(result.plan, SamplingPlan):
-            raise
-        return plot_plan(result.plan)
+        return plot(result.plan)
     height, width = picture.shape[:2]
     figure, (axes,) = new_axes(8.0, max(1.2, 8.0 * height / width))
     axes.imshow(picture, interpolation="nearest")
