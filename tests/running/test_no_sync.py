@@ -144,7 +144,9 @@ PLANNED = [m for m in SamplingMethod if DiffusionPipeline(None, m).sampler.write
 
 @pytest.mark.parametrize("method", PLANNED)
 @pytest.mark.parametrize(
-    "settings", [{}, {"clip_sample": True}, {"thresholding": True}], ids=["linear", "clip", "quantile"]
+    "settings",
+    [{}, {"clip_sample": True}, {"thresholding": True, "sample_max_value": 5.0}],
+    ids=["linear", "clip", "quantile"],
 )
 def test_every_sampler(on_cuda, method, settings):
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(**settings), method)
