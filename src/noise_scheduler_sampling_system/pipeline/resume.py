@@ -57,8 +57,8 @@ def continued(setup: Setup, request: Request) -> tuple[Request, RunState]:
             where="noise_device", suggestion="leave it out",
         )  # fmt: skip
     x = saved.state.x
-    kinds = {"noise": saved.noise, "noise_device": saved.noise_device}
-    return replace(request, shape=tuple(x.shape), plan=saved.plan, dtype=x.dtype, **kinds), saved
+    same = replace(request, shape=tuple(x.shape), plan=saved.plan, dtype=x.dtype)
+    return replace(same, noise=saved.noise, noise_device=saved.noise_device), saved
 
 
 def _refuse_other_run(request: Request, saved: RunState) -> None:
