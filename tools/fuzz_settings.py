@@ -199,7 +199,18 @@ def _guidance(draw: random.Random, wild: bool) -> tuple[str, tuple[Any, ...], di
 
     scale = number(0.0, 1.0, 3.0, -1.0, 50.0, ("linear", 1.0, 7.0), ("cosine", 7, 1))
     name = draw.choice(
-        ["ClassifierFree", "CFGZeroStar", "AdaptiveProjected", "Composed", "Interval", "Rescale", "DynamicThreshold"]
+        [
+            "ClassifierFree",
+            "CFGZeroStar",
+            "AdaptiveProjected",
+            "Composed",
+            "Interval",
+            "Rescale",
+            "DynamicThreshold",
+            "Tangential",
+            "MagnitudeAware",
+            "PerpNeg",
+        ]
     )
     if name == "CFGZeroStar":
         return name, (scale,), {"zero_steps": number(0, 1, 3), "of": number("flow_prediction", "sample", "epsilon")}
@@ -207,7 +218,9 @@ def _guidance(draw: random.Random, wild: bool) -> tuple[str, tuple[Any, ...], di
         return name, (scale,), {
             "eta": number(0.0, 1.0, -1.0), "norm_threshold": number(2.5, 1e-6, math.inf), "momentum": number(0.0, -0.5),
         }  # fmt: skip
-    if name == "Composed":
+    if name in ("Tangential", "MagnitudeAware"):
+        return name, (scale,), {"of": number("flow_prediction", "sample", "epsilon")}
+    if name in ("Composed", "PerpNeg"):
         return name, ([({"label": torch.zeros(SHAPE[0])}, scale)],), {}
     if name == "Interval":
         return name, (number(0.0, 0.3), number(5.0, math.inf, 0.1)), {}

@@ -34,8 +34,11 @@ from noise_scheduler_sampling_system.guidance import (
     Formula,
     Guidance,
     Interval,
+    MagnitudeAware,
     Moment,
+    PerpNeg,
     Rescale,
+    Tangential,
 )
 from noise_scheduler_sampling_system.models import GaussianMixtureModel
 
@@ -115,6 +118,27 @@ def threshold(at: At) -> Tensor:
     return value.clamp(-q, q) / q
 
 
+def tangential(at: At) -> Tensor:
+    """By the singular value decomposition of the two rows."""
+    c, u = at.flow(at.c), at.flow(at.u)
+    first = torch.linalg.svd(torch.stack([c, u], dim=1), full_matrices=False).Vh[:, 0]
+    shared = dot(u, first) * first
+    return at.unflow(shared + 3.0 * (c - shared))
+
+
+def magnitude_aware(at: At) -> Tensor:
+    c, u = at.flow(at.c), at.flow(at.u)
+    ratio = (c - u).norm(dim=1, keepdim=True) / u.norm(dim=1, keepdim=True)
+    return at.unflow(c + 4.0 * torch.exp(-2.0 * ratio) * (c - u))
+
+
+def perp_neg(at: At) -> Tensor:
+    positive, negative = at.c - at.u, at.other - at.u
+    length = dot(positive, positive).clamp_min(1e-300)  # c is u where the noise leaves no doubt
+    rest = negative - dot(negative, positive) / length * positive
+    return at.u + 3.0 * positive - 1.5 * rest
+
+
 def linear_ramp(at: At) -> Tensor:
     return at.u + (1.0 + 4.0 * at.moment.step / (STEPS - 1)) * (at.c - at.u)
 
@@ -134,6 +158,13 @@ FORMULAS: dict[str, tuple[Any, Any]] = {
     "interpolation": (ClassifierFree(0.3), lambda at: at.u + 0.3 * (at.c - at.u)),
     "linear": (ClassifierFree(("linear", 1.0, 5.0)), linear_ramp),
     "cosine": (ClassifierFree(("cosine", 6.0, 2.0)), cosine_ramp),
+    "exponential": (
+        ClassifierFree(("exponential", 1.0, 8.0)),
+        lambda at: at.u + 8.0 ** (at.moment.step / (STEPS - 1)) * (at.c - at.u),
+    ),
+    "tangential": (Tangential(3.0), tangential),
+    "magnitude": (MagnitudeAware(5.0, damping=2.0), magnitude_aware),
+    "perp-neg": ([ClassifierFree(3.0), PerpNeg([(OTHER, 1.5)])], perp_neg),
     "function": (ClassifierFree(lambda m: 1.0 + m.flow_sigma), lambda at: at.c + at.moment.flow_sigma * (at.c - at.u)),
     "interval": ([ClassifierFree(4.0), Interval(0.2, 5.0)], inside),
     "rescale": ([ClassifierFree(4.0), Rescale(0.7)], rescaled),
@@ -210,6 +241,8 @@ def test_rescaling_the_output_is_what_other_libraries_do(kind):
         [ClassifierFree(4.0), Interval(0, 100, unit="step")],
         [ClassifierFree(4.0), Interval(0, 1, unit="fraction")],
         AdaptiveProjected(4.0, eta=1.0, momentum=0.0),
+        MagnitudeAware(4.0, damping=0.0),
+        [ClassifierFree(4.0), PerpNeg([(OTHER, 0.0)])],
         [ClassifierFree(2.0), Composed([({"class_labels": LABELS}, 2.0)])],
         [ClassifierFree(4.0), DynamicThreshold(1.0, smallest=1.0, largest=math.inf), Interval(-2, -1, "step")],
     ],

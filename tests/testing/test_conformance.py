@@ -89,6 +89,9 @@ ACTS = [
     guidance.ClassifierFree(3.0),
     guidance.CFGZeroStar(2.0),
     guidance.AdaptiveProjected(4.0),
+    guidance.FrequencyDecoupled(1.5, 4.0),
+    guidance.Tangential(3.0),
+    guidance.MagnitudeAware(6.0),
     [guidance.ClassifierFree(3.0), guidance.Interval(0.3, 5.0)],
     [guidance.ClassifierFree(3.0), guidance.Rescale(0.7)],
 ]

@@ -1,10 +1,11 @@
 """Guidance: changes of a model's predictions before the sampler reads them.
 
 A sequence of objects acts from left to right on the prediction at each level; see docs/guidance.md. A new guidance that
-adds a direction goes into directions.py, one that changes the guidance before it into modifiers.py.
+adds a direction goes into directions.py or differences.py, one that changes the guidance before it into modifiers.py.
 
 base.py, formula.py, scales.py    what a guidance is, the formula that it writes, and its scales
-directions.py, energy.py, known_region.py, modifiers.py, cached.py    the guidance of the library
+directions.py, differences.py, energy.py, known_region.py, modifiers.py, cached.py    the guidance of the library
+parts.py    what they share
 sequence.py, compile.py, rows.py    the guidance of a run, checked and compiled for the rows of a plan
 evaluate.py, conditions.py    the branches, their conditions, and their evaluation
 
@@ -20,6 +21,7 @@ Examples:
 from .base import Guidance
 from .cached import CachedGuidance
 from .conditions import Unbatched
+from .differences import FrequencyDecoupled, MagnitudeAware, PerpNeg, Tangential
 from .directions import AdaptiveProjected, AutoGuidance, CFGZeroStar, ClassifierFree, Composed
 from .energy import Energy
 from .formula import Formula
@@ -38,11 +40,15 @@ __all__ = [
     "DynamicThreshold",
     "Energy",
     "Formula",
+    "FrequencyDecoupled",
     "Guidance",
     "Interval",
     "KnownRegion",
+    "MagnitudeAware",
     "Moment",
+    "PerpNeg",
     "Rescale",
+    "Tangential",
     "Unbatched",
     "evaluations",
 ]

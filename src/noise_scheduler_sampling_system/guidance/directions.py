@@ -22,14 +22,10 @@ from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
 from .base import Guidance, checked_quantity, per_sample
 from .formula import Formula
+from .parts import checked_terms, projection, square, towards
 from .scales import Scale, checked_scale, scale_at
 
 __all__ = ["AdaptiveProjected", "AutoGuidance", "CFGZeroStar", "ClassifierFree", "Composed"]
-
-
-def _towards(formula: Formula, better: Form, worse: Form, scale: float) -> Form:
-    """The value + (scale − 1)·(better − worse), without rounding if the value is ``better``."""
-    return (formula.value - better) + (worse * (1.0 - scale) + better * scale)
 
 
 @final
@@ -41,8 +37,8 @@ class ClassifierFree(Guidance):
     up to one. Two evaluations; one where s is 1 or 0.
 
     Args:
-        scale: s; a number, a function of the :class:`Moment`, or ("linear" or "cosine", start, end)
-            from the first step to the last. Below 1 it interpolates, as CFG++ does.
+        scale: s; a number, a function of the :class:`Moment`, or ("linear", "cosine" or "exponential",
+            start, end) from the first step to the last. Below 1 it interpolates, as CFG++ does.
 
     Raises:
         ConfigurationError: the scale is not one of these.
@@ -60,7 +56,7 @@ class ClassifierFree(Guidance):
 
     def write(self, formula: Formula) -> None:
         scale = scale_at(self.scale, formula.moment, "ClassifierFree.scale")
-        formula.value = _towards(formula, formula.conditional, formula.unconditional, scale)
+        formula.value = towards(formula, formula.conditional, formula.unconditional, scale)
 
 
 @final
@@ -100,20 +96,8 @@ class CFGZeroStar(Guidance):
             return
         scale = scale_at(self.scale, formula.moment, "CFGZeroStar.scale")
         c, u = (formula.to(self.of, branch) for branch in (formula.conditional, formula.unconditional))
-        optimal = formula.of(self.of, formula.make(_projection, u, c))
-        formula.value = _towards(formula, formula.conditional, optimal, scale)
-
-
-def _projection(u: Tensor, c: Tensor) -> Tensor:
-    """⟨c, u⟩/‖u‖²·u, the projection of c on u, for each sample."""
-    flat_u, flat_c = u.flatten(1), c.flatten(1)
-    return u * per_sample((flat_u * flat_c).sum(1) / _square(flat_u), u)
-
-
-def _square(flat: Tensor) -> Tensor:
-    """‖·‖² for each sample; where it is 0, the smallest normal number, so that a division is finite."""
-    square: Tensor = torch.linalg.vector_norm(flat, dim=1).square()
-    return square.clamp_min(torch.finfo(flat.dtype).tiny)
+        optimal = formula.of(self.of, formula.make(projection, u, c))
+        formula.value = towards(formula, formula.conditional, optimal, scale)
 
 
 @final
@@ -186,7 +170,7 @@ def _projected(eta: float, norm_threshold: float, delta: Tensor, clean: Tensor) 
         ).clamp_max(1.0)
     if eta == 1.0:
         return delta * per_sample(factor, delta)
-    parallel = factor * (flat * along).sum(1) / _square(along)
+    parallel = factor * (flat * along).sum(1) / square(along)
     return (delta * per_sample(factor, delta)).addcmul_(clean, per_sample((eta - 1.0) * parallel, clean))
 
 
@@ -226,7 +210,7 @@ class AutoGuidance(Guidance):
     def write(self, formula: Formula) -> None:
         scale = scale_at(self.scale, formula.moment, "AutoGuidance.scale")
         weaker = formula.branch(model=self.weaker, prediction_type=self.prediction_type)
-        formula.value = _towards(formula, formula.conditional, weaker, scale)
+        formula.value = towards(formula, formula.conditional, weaker, scale)
 
 
 @final
@@ -248,18 +232,7 @@ class Composed(Guidance):
     terms: Sequence[tuple[Mapping[str, Any], Scale]]
 
     def __post_init__(self) -> None:
-        try:
-            pairs = tuple((condition, weight) for condition, weight in self.terms)
-        except (TypeError, ValueError):
-            pairs = ()
-        if not pairs or not all(isinstance(condition, Mapping) and condition for condition, _ in pairs):
-            raise ConfigurationError(
-                "is not a list of pairs of a condition and a weight",
-                where="Composed.terms",
-                suggestion='give [({"class_labels": labels}, 2.0), ...]',
-            )
-        checked = tuple((c, checked_scale(w, f"Composed.terms[{i}]")) for i, (c, w) in enumerate(pairs))
-        object.__setattr__(self, "terms", checked)
+        object.__setattr__(self, "terms", checked_terms(self.terms, "Composed"))
 
     @property
     def conditions(self) -> tuple[Mapping[str, Any], ...]:

@@ -45,12 +45,15 @@ class Moment:
         return self.step / (self.steps - 1) if self.steps > 1 else 0.0
 
 
-#: A number; a function of the moment; or ("linear" or "cosine", start, end) over the fraction of the steps.
+#: A number; a function of the moment; or a ramp over the fraction of the steps: ("linear", "cosine" or "exponential",
+#: start, end).
 Scale = float | Callable[[Moment], float] | tuple[str, float, float]
 
-_RAMPS: Mapping[str, Callable[[float], float]] = {
-    "linear": lambda fraction: fraction,
-    "cosine": lambda fraction: 0.5 - 0.5 * math.cos(math.pi * fraction),
+_RAMPS: Mapping[str, Callable[[float, float, float], float]] = {
+    "linear": lambda start, end, fraction: start + (end - start) * fraction,
+    "cosine": lambda start, end, fraction: start + (end - start) * (0.5 - 0.5 * math.cos(math.pi * fraction)),
+    # the control function of C²FG (Gao et al. 2026, arXiv 2603.08155): exponential in time
+    "exponential": lambda start, end, fraction: start * (end / start) ** fraction,
 }
 
 
@@ -67,9 +70,14 @@ def checked_scale(scale: Any, where: str) -> Scale:
             raise ConfigurationError(
                 f"got {scale!r}",
                 where=where,
-                suggestion='give ("linear" or "cosine", start, end), e.g. ("linear", 1, 7)',
+                suggestion='give ("linear", "cosine" or "exponential", start, end), e.g. ("linear", 1, 7)',
             )
-        return (scale[0], checked_number(scale[1], where), checked_number(scale[2], where))
+        start, end = (checked_number(value, where) for value in scale[1:])
+        if scale[0] == "exponential" and not (start > 0.0 and end > 0.0):
+            raise ConfigurationError(
+                f"got {scale!r}", where=where, suggestion="give two numbers > 0 for an exponential ramp"
+            )
+        return (scale[0], start, end)
     return checked_number(scale, where)
 
 
@@ -81,5 +89,5 @@ def scale_at(scale: Scale, moment: Moment, where: str) -> float:
     """
     if isinstance(scale, tuple):
         ramp, start, end = scale
-        return start + (end - start) * _RAMPS[ramp](moment.fraction)
+        return _RAMPS[ramp](start, end, moment.fraction)
     return checked_number(scale(moment), f"{where} at step {moment.step}") if callable(scale) else scale
