@@ -188,7 +188,7 @@ def test_noise_of_the_device(on_cuda, monkeypatch):
     assert len(on_cuda) == 1
 
 
-@pytest.mark.parametrize("method", ["dpmpp_3m", "unipc", "ddpm", "dpmpp_2m_cfg_pp"])
+@pytest.mark.parametrize("method", ["dpmpp_3m", "unipc", "ddpm", "dpmpp_2m_cfg_pp", "cached"])
 @pytest.mark.parametrize("noise_device", ["cpu", "cuda"])
 def test_a_captured_run_up_to_its_capture(on_cuda, monkeypatch, method, noise_device):
     """The program of a CUDA graph, and the writes of a call into its buffers."""
@@ -211,10 +211,12 @@ def test_a_captured_run_up_to_its_capture(on_cuda, monkeypatch, method, noise_de
 
     monkeypatch.setattr(device_noise, "draw", draw)
     monkeypatch.setattr(compiled_run, "draw", draw)
+    guided: dict[str, Any] = {"guidance_scale": 0.7 if "cfg_pp" in method else 2.0}
+    if method == "cached":
+        method, guided = "dpmpp_2m", {"guidance": CachedGuidance(2.0)}
     pipeline = DiffusionPipeline(None, method)
-    scale = 0.7 if "cfg_pp" in method else 2.0
     with fake(pipeline):
-        fast = pipeline.compile(network, SHAPE, 5, guidance_scale=scale, noise_device=noise_device, **labels())
+        fast = pipeline.compile(network, SHAPE, 5, noise_device=noise_device, **guided, **labels())
         assert fast.backend == "cuda_graph"
         assert bool(fast._buffers.noises) == (method == "ddpm" and noise_device == "cpu")
         for seed in (1, 2):
