@@ -2,8 +2,8 @@
 
     python benchmarks/training_estimators.py
 
-Prints two tables and writes them into docs/training.md. The data are N(0, s²) with s = 0.5, on the straight path, where
-the perfect network is known in closed form and is the minimiser of every one of these losses.
+Prints two tables and writes them into docs/training.md, with a figure of recipes. The data are N(0, s²), s = 0.5, on
+the straight path, where the perfect network is known in closed form and is the minimiser of every one of these losses.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from common import table
 from torch import Tensor
 
 from noise_scheduler_sampling_system.models import GaussianModel
-from noise_scheduler_sampling_system.schedules import FlowPath
-from noise_scheduler_sampling_system.training import TrainingObjective
+from noise_scheduler_sampling_system.plots import plot_training
+from noise_scheduler_sampling_system.schedules import EDMPath, FlowPath, VDiffusionPath
+from noise_scheduler_sampling_system.training import LogNormal, TrainingObjective
 
 OUT = Path(__file__).parents[1] / "docs" / "training.md"
 WIDTH, ENTRIES, BATCH, BATCHES, FITS, FIT_SIZE = 0.5, 64, 64, 500, 1000, 4096
@@ -181,8 +182,24 @@ The same by simulation, {FITS:,} fits of {FIT_SIZE:,} draws each. No mean is mor
 """
 
 
+def draw_recipes() -> None:
+    """Write the figure of published recipes."""
+    cosine, flow = VDiffusionPath(), FlowPath()
+    recipes = {
+        "flow, uniform σ": TrainingObjective(flow),
+        "SD3: logit-normal (0, 1)": TrainingObjective(flow, density="logit_normal"),
+        "SD3 with shift 3": TrainingObjective(flow, density=LogNormal(shift=3.0)),
+        "flow, mode (1.29)": TrainingObjective(flow, density="mode"),
+        "EDM": TrainingObjective(EDMPath(), density=LogNormal(-1.2, 1.2), weighting="edm"),
+        "cosine, v": TrainingObjective(cosine),
+        "cosine, min-SNR": TrainingObjective(cosine, weighting="min_snr"),
+    }
+    plot_training(recipes).savefig(OUT.parent / "images" / "training.png")
+
+
 def main() -> None:
-    """Write the section."""
+    """Write the section and the figure."""
+    draw_recipes()
     made = section()
     print(made)
     text = OUT.read_text()
