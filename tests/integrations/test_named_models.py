@@ -41,7 +41,7 @@ def test_an_attribute_of_a_module_says_its_prediction_and_shape(tmp_path: Path, 
     assert (known.shape, known.num_classes, pipeline.config.prediction_type) == ((2, 4), 3, "sample")
     samples = pipeline.sample(**known.arguments(pipeline, batch=2), num_inference_steps=3, seed=0)
     assert torch.equal(samples, torch.zeros(2, 2, 4))
-    for name, what in (("my_named_models:text", "is a str"), ("my_named_models:none", "cannot be imported")):
+    for name, what in (("my_named_models:text", "is of type str"), ("my_named_models:none", "cannot be imported")):
         with pytest.raises(ConfigurationError, match=what):
             named_model(name)
 

@@ -78,7 +78,7 @@ def condition_named(name: str) -> Any:
         ) from None
     if not callable(found):
         raise ConfigurationError(
-            f"{shown(name)} is a {type(found).__name__}",
+            f"{shown(name)} is of type {type(found).__name__}",
             where="condition",
             suggestion="name a function of an array of indices, or a .csv, .jsonl or .parquet file",
         )

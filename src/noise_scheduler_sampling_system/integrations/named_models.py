@@ -206,7 +206,7 @@ def _of_module(name: str) -> NamedModel:
         return NamedModel(name, pipe=found)
     if not callable(found):
         raise ConfigurationError(
-            f"{shown(name)} is a {type(found).__name__}",
+            f"{shown(name)} is of type {type(found).__name__}",
             where="model",
             suggestion="name a callable (x, t, **condition)",
         )
