@@ -151,6 +151,9 @@ def test_names_of_trainers():
         plan = DiffusionPipeline(FLOW, name).plan(10)
         assert plan.sampler == "flow_grpo"
         assert np.count_nonzero(plan.c[:, 0]) == (size or 9)
+    for name, here in (("noise_level", "'eta'"), ("sde_window_size", "'window_size'")):
+        with pytest.raises(ConfigurationError, match=here):
+            DiffusionPipeline(FLOW, "flow_grpo", **{name: 1})
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -282,7 +282,8 @@ KEYWORDS: Final[tuple[Keyword, ...]] = (
 #: Names of sampler options in other libraries, and the options.
 OPTION_NAMES: Final[Mapping[str, str]] = {
     "ddim_eta": "eta", "ddimeta": "eta", "temperature": "eta", "churn": "s_churn", "solver_order": "order",
-    "s_min": "s_tmin", "s_max": "s_tmax", "use_corrector": "corrector",
+    "s_min": "s_tmin", "s_max": "s_tmax", "use_corrector": "corrector", "noise_level": "eta",
+    "sde_window_size": "window_size", "sde_window_start": "window_start",
 }  # fmt: skip
 
 #: What to do, and for which names that are not keywords here.
