@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -21,6 +22,8 @@ __all__ = ["Caller", "Memory", "RunGuidance"]
 
 #: (model, condition, copies) ↦ the network as a function of (x, row), for a batch with this number of copies of x.
 Caller = Callable[[ModelAdapter, Mapping[str, Any], int], Model]
+#: The numbers of branches of one model ↦ the call that evaluates them in one batch.
+_JoinedCall = Callable[[tuple[int, ...]], Model]
 #: The tensors that guidance keeps from call to call of one run, by name. They are replaced, never changed in-place.
 Memory = dict[str, Tensor]
 
@@ -79,28 +82,36 @@ class RunGuidance:
         Raises:
             ConfigurationError: conditions that do not fit into one batch.
         """
+
+        @functools.cache  # rows with other scales share the call, and its memory
+        def joined_call(indices: tuple[int, ...]) -> Model:
+            condition = joined([self.branches[i][1] for i in indices], "condition")
+            return caller(self.branches[indices[0]][0], condition, len(indices))
+
         made: dict[RowGuidance, Model] = {}
         for guidance in dict.fromkeys(self.rows):
-            if guidance is not None:
-                made[guidance] = self._runner(guidance, caller, memory)
+            if guidance is None:
+                continue
+            if guidance.plain and not self.pairs:
+                made[guidance] = caller(*self.branches[guidance.evaluated[0]], 1)
+            else:
+                made[guidance] = self._runner(guidance, joined_call, memory)
         if len(made) == 1:
             return next(iter(made.values()))
         rows = [None if guidance is None else made[guidance] for guidance in self.rows]
         return lambda x, row: rows[row](x, row)  # type: ignore[misc]
 
-    def _runner(self, guidance: RowGuidance, caller: Caller, memory: Memory) -> Model:
-        if guidance.plain and not self.pairs:
-            return caller(*self.branches[guidance.evaluated[0]], 1)
+    def _runner(self, guidance: RowGuidance, call: _JoinedCall, memory: Memory) -> Model:
         weight, own = guidance.weight, {id(self.branches[i][0]) for i in guidance.evaluated}
         if weight is not None and len(own) == 1 and not self.pairs and not self.split:  # the most frequent case
-            both = self._joined(guidance.evaluated, caller)
+            both = call(guidance.evaluated)
 
             def mixed(x: Tensor, row: int) -> Tensor:
                 first, second = both(x, row).chunk(2)
                 return torch.lerp(second, first, weight)
 
             return mixed
-        evaluate = self._evaluator(guidance.evaluated, caller)
+        evaluate = self._evaluator(guidance.evaluated, call)
 
         def guided(x: Tensor, row: int, create_graph: bool = False) -> Any:
             outputs = evaluate(x, row)
@@ -170,22 +181,17 @@ class RunGuidance:
             return output.chunk(2, dim=1)[0]
         return output
 
-    def _joined(self, indices: Sequence[int], caller: Caller) -> Model:
-        """The call that evaluates branches of one model in one batch."""
-        condition = joined([self.branches[i][1] for i in indices], "condition")
-        return caller(self.branches[indices[0]][0], condition, len(indices))
-
-    def _evaluator(self, branches: tuple[int, ...], caller: Caller) -> Callable[[Tensor, int], dict[int, Tensor]]:
+    def _evaluator(self, branches: tuple[int, ...], call: _JoinedCall) -> Callable[[Tensor, int], dict[int, Tensor]]:
         """(x, row) ↦ the outputs of these branches; the branches of one model run in one batch."""
         by_model: dict[int, list[int]] = {}
         for i in branches:
             by_model.setdefault(id(self.branches[i][0]), []).append(i)
-        groups = [(self._joined(indices, caller), indices) for indices in by_model.values()]
+        groups = [(call(tuple(indices)), indices) for indices in by_model.values()]
 
         def evaluate(x: Tensor, row: int) -> dict[int, Tensor]:
             outputs: dict[int, Tensor] = {}
-            for call, indices in groups:
-                output = call(x, row)
+            for network, indices in groups:
+                output = network(x, row)
                 outputs.update(zip(indices, output.chunk(len(indices)), strict=True))
             return outputs
 

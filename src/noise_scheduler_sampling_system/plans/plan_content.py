@@ -107,7 +107,8 @@ def _column(name: str, value: Any, rows: int | None) -> npt.NDArray[Any] | None:
     try:
         given = np.asarray(value)
         valid = given.dtype.kind in ("iufb" if name in ("asks", "both") else "iuf") or given.size == 0
-        array = np.array(given, dtype=np.int64 if name in _INTEGER else np.float64)
+        with np.errstate(invalid="ignore"):  # a number that does not fit differs after the cast
+            array = np.array(given, dtype=np.int64 if name in _INTEGER else np.float64)
         valid = valid and (name not in _INTEGER or bool((array == given).all()))
     except (TypeError, ValueError, OverflowError):
         valid = False

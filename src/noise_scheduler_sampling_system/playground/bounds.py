@@ -43,19 +43,19 @@ class Bounds:
         if problem is None and scope["method"] == "POST":
             body, too_large = await _read(receive)
             if too_large:
-                problem = 413, f"the body is larger than {MOST_BYTES} bytes"
+                problem = 413, f"the body is larger than {MOST_BYTES} bytes", "send less"
         if problem is not None:
             await _refuse(send, *problem)
             return
         await self._app(scope, _replay(body, receive), _with_policy(send))
 
 
-def _problem(method: str, headers: Headers) -> tuple[int, str] | None:
-    """The status and the message for a request that is refused."""
+def _problem(method: str, headers: Headers) -> tuple[int, str, str] | None:
+    """The status, the message and the advice for a request that is refused."""
     if method not in ("GET", "HEAD", "POST"):
-        return 405, "only GET and POST are answered"
+        return 405, "only GET and POST are answered", "send GET or POST"
     if method == "POST" and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        return 415, "send JSON, with Content-Type: application/json"
+        return 415, "the body is not declared as JSON", "send JSON, with Content-Type: application/json"
     return None
 
 
@@ -97,8 +97,9 @@ def _with_policy(send: Send) -> Send:
     return sender
 
 
-async def _refuse(send: Send, status: int, what: str) -> None:
-    data = json.dumps({"error": {"category": "http", "what": what, "message": what}}).encode()
+async def _refuse(send: Send, status: int, what: str, suggestion: str) -> None:
+    told = {"category": "http", "what": what, "message": f"{what}: {suggestion}", "suggestion": suggestion}
+    data = json.dumps({"error": told}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": data})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ _PART = 2000
 _REASON = 400
 #: The most mistakes that a message lists.
 _LISTED = 30
+#: Characters of advice that is given once.
+_LONG_ADVICE = 200
 
 
 def shown(value: object) -> str:
@@ -129,7 +131,7 @@ class SeveralMistakesError(ConfigurationError):
         super().__init__(
             f"{first.what} (and {count - 1} more)", where=first.where, why=first.why, suggestion=first.suggestion
         )
-        lines = [f"{count} mistakes", *map(str, self.errors[:_LISTED])]
+        lines = [f"{count} mistakes", *_texts(self.errors[:_LISTED])]
         if count > _LISTED:
             lines.append(f"... and {count - _LISTED} more")
         self.args = ("\n".join(lines),)
@@ -139,6 +141,16 @@ class SeveralMistakesError(ConfigurationError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (SeveralMistakesError, (self.errors,))
+
+
+def _texts(errors: Sequence[ConfigurationError]) -> Iterator[str]:
+    """The texts of errors; long advice that an earlier one gave is not repeated."""
+    given: set[str] = set()
+    for error in errors:
+        advice = f"\n  try: {error.suggestion}"
+        yield str(error).replace(advice, "\n  try: the same") if advice in given else str(error)
+        if len(advice) > _LONG_ADVICE:
+            given.add(advice)
 
 
 @final

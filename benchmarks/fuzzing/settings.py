@@ -1,33 +1,23 @@
-"""Random settings, as nobody would choose them: each run ends in samples or in the library's own error, and soon.
-
-    python tools/fuzz_settings.py --count 20000 --seed 0
+"""Random settings, as nobody would choose them.
 
 A setting is a noise schedule with its options, a modifier, a spacing with its options, a sampler with its options, a
 number of steps, a prediction type, clipping and guidance; drawn inside the declared ranges, at their ends, far beyond
-them, and of the wrong type. What is found is printed with its number: ``--only NUMBER`` runs that one again.
+them, and of the wrong type.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
-import signal
-import sys
-import time
-import traceback
-import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 
 from noise_scheduler_sampling_system import (
     BetaSchedule,
     DiffusionPipeline,
-    NoiseSamplingError,
     NoiseSchedulerConfig,
     NoiseSchedulerFactory,
     Option,
@@ -40,8 +30,10 @@ from noise_scheduler_sampling_system.config.prediction import PREDICTION_TYPES
 from noise_scheduler_sampling_system.config.registries import SAMPLERS, SCHEDULES, SPACINGS
 from noise_scheduler_sampling_system.config.settings import VARIANCE_TYPES
 
-#: Seconds of the processor that a setting may take, for each model call besides, and after which it is given up.
-SLOW, A_CALL, HANGS = 2.0, 1e-3, 60
+from .case import Case, Kind
+
+__all__ = ["SettingKind"]
+
 SHAPE = (2, 4)
 WRONG: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 10**400, -(10**400), 1e308, -1e308, 5e-324, 1e-300, math.nan, math.inf, -math.inf,
@@ -49,15 +41,6 @@ WRONG: tuple[Any, ...] = (
     torch.tensor([1.0, 2.0]), 0.5, 2, 1e30, 1e-30, 3.7,
 )  # fmt: skip
 STEPS = (1, 1, 2, 2, 3, 4, 5, 6, 7, 9, 10, 10, 10, 16, 20, 20, 25, 33, 50, 50, 100, 250)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a setting ended: a word for the table and, where it is a fault, what is wrong."""
-
-    word: str
-    fault: str = ""
-    where: str = ""
 
 
 def value_of(option: Option, draw: random.Random, wild: bool) -> Any:
@@ -257,66 +240,18 @@ def run_setting(setting: Setting) -> int:
     return result.nfe
 
 
-def outcome_of(setting: Setting) -> Outcome:
-    """Run a setting and judge how it ended."""
-    began, calls = time.process_time(), 0
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
-            calls = run_setting(setting)
-        ended = Outcome("sampled")
-    except NoiseSamplingError as error:
-        missing = not (error.what and error.suggestion)
-        fault = f"incomplete message: {error}" if missing else "long message" if len(str(error)) > 2000 else ""
-        ended = Outcome(type(error).__name__, fault, error.where.split(" ")[0])
-    except Exception as error:
-        ended = Outcome("FAULT", "".join(traceback.format_exception(error)[-4:]))
-    took = time.process_time() - began
-    return ended if ended.fault or took < SLOW + A_CALL * calls else Outcome("SLOW", f"{took:.1f} s")
+@final
+class SettingKind(Kind):
+    """Random settings, made and run."""
 
+    name = "setting"
 
-def drawn(seed: int, number: int) -> Setting:
-    """The setting of a number, the same in every run."""
-    return Setting.drawn(random.Random(f"{seed}/{number}"))
+    def valid(self) -> list[Case]:
+        return [self._case(Setting({}, [], "ddim", {}, {"num_inference_steps": 2, "seed": 0}))]
 
+    def drawn(self, draw: random.Random) -> Case:
+        return self._case(Setting.drawn(draw))
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--only", type=int)
-    parser.add_argument("--limit", type=int, default=10, help="faults after which to stop")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", UserWarning)
-
-    def gives_up(*_: Any) -> None:
-        raise TimeoutError(f"more than {HANGS} s")
-
-    signal.signal(signal.SIGALRM, gives_up)
-    numbers = range(given.start, given.start + given.count) if given.only is None else [given.only]
-    words: Counter[str] = Counter()
-    refused: Counter[str] = Counter()
-    faults, slowest, began = 0, (0.0, 0), time.perf_counter()
-    for number in numbers:
-        setting, at = drawn(given.seed, number), time.process_time()
-        signal.alarm(HANGS)
-        ended = outcome_of(setting)
-        signal.alarm(0)
-        slowest = max(slowest, (time.process_time() - at, number))
-        words[ended.word] += 1
-        refused[ended.where] += bool(ended.where)
-        if ended.fault or given.only is not None:
-            faults += bool(ended.fault)
-            print(f"--- {number}: {ended.word}\n{setting}\n{ended.fault}", flush=True)
-            if faults >= given.limit:
-                break
-    print(dict(words), f"faults: {faults}, slowest: {slowest[0]:.2f} s (number {slowest[1]}), "
-          f"{time.perf_counter() - began:.0f} s in all")  # fmt: skip
-    print("refused at:", dict(refused.most_common(30)))
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    def _case(self, setting: Setting) -> Case:
+        text = repr(setting).encode(errors="backslashreplace")
+        return Case({"setting.txt": text}, lambda folder: run_setting(setting), seconds=4.0)
