@@ -9,6 +9,7 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, final
 
 import torch
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 #: The models that a warning was logged for.
 _WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
 
+#: Of functions and methods, by whether they are bound and whether what they wrap counts.
+_SIGNATURES: weakref.WeakKeyDictionary[FunctionType, dict[tuple[bool, bool], inspect.Signature]] = (
+    weakref.WeakKeyDictionary()
+)
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 #: The number of tokens of Stable Diffusion's text encoders.
 _TEXT_LENGTH = 77
@@ -246,10 +251,7 @@ class ModelAdapter:
         plain = isinstance(model, torch.nn.Module) and type(model).__call__ is torch.nn.Module.__call__
         if plain and not model._forward_pre_hooks:  # a hook may change the arguments of forward
             model = model.forward
-        try:
-            return inspect.signature(model, follow_wrapped=False)
-        except (TypeError, ValueError):
-            return None
+        return _signature_of(model, follow=False)
 
     @functools.cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -257,10 +259,8 @@ class ModelAdapter:
         for wrapped in ("_orig_mod", "module"):  # torch.compile, DataParallel
             model = getattr(model, wrapped, model)
         target = model.forward if isinstance(model, torch.nn.Module) else model
-        try:
-            return inspect.signature(target).parameters
-        except (TypeError, ValueError):
-            return {}
+        signature = _signature_of(target, follow=True)
+        return {} if signature is None else signature.parameters
 
     @functools.cached_property
     def _time_by_name(self) -> bool:
@@ -312,6 +312,26 @@ class ModelAdapter:
                 embeds, ids = torch.zeros(batch, total - 6 * each), torch.zeros(batch, 6)
                 result["added_cond_kwargs"] = {"text_embeds": embeds, "time_ids": ids}
         return result
+
+
+def _signature_of(call: Any, *, follow: bool) -> inspect.Signature | None:
+    """The signature of a callable, which a function keeps for further runs; None where it has none.
+
+    Args:
+        call: anything that can be called.
+        follow: whether that of the function that it wraps counts.
+    """
+    function = getattr(call, "__func__", call)
+    plain, key = type(function) is FunctionType, (function is call, follow)
+    if plain and (known := _SIGNATURES.get(function, {}).get(key)) is not None:
+        return known
+    try:
+        signature = inspect.signature(call, follow_wrapped=follow)
+    except (TypeError, ValueError):
+        return None
+    if plain:
+        _SIGNATURES.setdefault(function, {})[key] = signature
+    return signature
 
 
 def _tensor_in(output: Any) -> Any:
