@@ -111,6 +111,7 @@ KEYWORDS: Final[tuple[Keyword, ...]] = (
         ),
         "seed": ("seed=0", "random_seed manual_seed rng_seed noise_seed torch_seed seeds"),
         "generator": ("generator=torch.Generator(), or seed=0", "rng prng prng_key random_state generators key"),
+        "noise_ahead": ("noise_ahead=True, which draws noise while the model runs", "prefetch prefetch_noise"),
         "first_index": (
             "first_index=500 for samples 500, 501, ... of the seed",
             "start_index sample_index index_offset seed_offset first_sample sample_offset",
