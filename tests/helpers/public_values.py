@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,10 +33,13 @@ from noise_scheduler_sampling_system import (
     models,
 )
 from noise_scheduler_sampling_system.analysis import recommend
+from noise_scheduler_sampling_system.analysis.rollouts import rollout
 from noise_scheduler_sampling_system.analysis.step_probabilities import StepDistribution
+from noise_scheduler_sampling_system.bulk import GenerationReport, Progress, Verification
 from noise_scheduler_sampling_system.config import Option, Options
 from noise_scheduler_sampling_system.config.registries import DENSITIES, NOISES, PRESETS, WEIGHTINGS
 from noise_scheduler_sampling_system.grids import FrameGrid
+from noise_scheduler_sampling_system.playground import Choice
 from noise_scheduler_sampling_system.running import InterruptedRunError
 from noise_scheduler_sampling_system.running.brownian import brownian
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
@@ -146,6 +150,13 @@ def made() -> dict[str, Any]:
         "interval": guidance.Interval(0.1, 0.5),
         "known": guidance.KnownRegion(image, mask),
         "rescale": guidance.Rescale(0.7),
+        "cached": guidance.CachedGuidance(2.0, calls=(0, 2)),
+        "plan with guidance": guidance.CachedGuidance(2.0, calls=(0, 2)).folded_into(pipeline.plan(3)),
+        "rollout": rollout(DiffusionPipeline(FlowPath(), "cps"), model, SHAPE, 3, seed=0),
+        "set of samples": GenerationReport(Path("set"), 8, 6, 2, 0, 1, 0, 1.5),
+        "verification": Verification(8, 2, {1: "missing"}, 4, ((3, 3, "NaN"),), (), ()),
+        "progress of a set": Progress(3, 8, 0, 1.5, None),
+        "choice": Choice(most_steps=3),
         "auto": guidance.AutoGuidance(model, 2.0),
         "energy": guidance.Energy(model),
         "moment": guidance.Moment(Level(900.0, 0.1, 0.99), 0, 3),
