@@ -36,11 +36,11 @@ _COMMANDS: Final = (
 _WORDS: Final = (
     "", " ", "-", "--", "-1", "0", "1", "1e9", "1e999", "nan", "inf", "9" * 400, "x" * 5000, "1,2,3", ",", "1,,2",
     "2,-1", "0..9", "9..0", "..", "0..999999999999", "a=b", "=", "a==b", "eta=nan", "eta=", "eta=[1", "eta={a: *b}",
-    "\u00e9\u4e2d", "\udcff", "a\nb", "%s", "{}", "[red]", "[/]", "${HOME}", "system.yaml", "broken.yaml",
-    "plan.json", "missing.json", "folder", "missing/out.json", "out.png", "out.exe", "/dev/null/x", "None", "True", "--help", "--steps", "--out",
-    "--seed", "--plan", "--option", "--schedule", "karras", "flow", "v_prediction", "heun", "digits", "os:system",
-    "fuzzing.commands:missing", "fuzzing:", ":", "fuzzing.commands:_COMMANDS", "json:loads", "1000000000000",
-    "2147483648", "18446744073709551616", "-v",
+    "\u00e9\u4e2d", "\udcff", "a\nb", "%s", "{}", "[red]", "[/]", "${HOME}", "system.yaml", "broken.yaml", "plan.json",
+    "missing.json", "folder", "missing/out.json", "out.png", "out.exe", "/dev/null/x", "None", "True", "--help",
+    "--steps", "--out", "--seed", "--plan", "--option", "--schedule", "karras", "flow", "v_prediction", "heun",
+    "digits", "os:system", "fuzzing.commands:missing", "fuzzing:", ":", "fuzzing.commands:_COMMANDS", "json:loads",
+    "1000000000000", "2147483648", "18446744073709551616", "-v",
 )  # fmt: skip
 
 
