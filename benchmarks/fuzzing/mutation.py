@@ -43,7 +43,7 @@ def changed(data: bytes, draw: random.Random, ending: str, beside: str | None = 
         ending: ".json", ".yaml" or ".safetensors".
         beside: of a safetensors file: the name of the JSON in its metadata, or "" where it has none.
     """
-    by_value = draw.random() < 0.65
+    by_value = draw.random() < 0.75
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
         data = _changed_value(data, draw, ending, beside) if by_value else changed_bytes(data, draw)
     return data
@@ -104,7 +104,7 @@ def _changed_tensors(beside: str, data: bytes, draw: random.Random) -> bytes:
     else:
         _edit(metadata, draw)
         metadata = {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    if draw.random() < 0.7:
+    if draw.random() < 0.9:
         metadata.pop("content_hash", None)
     return save(tensors, metadata=metadata)
 
@@ -120,7 +120,7 @@ def _one_changed(tensor: torch.Tensor, draw: random.Random) -> torch.Tensor:
 def edited(data: Any, draw: random.Random) -> Any:
     """A copy with something else in one place; the hash of its content is taken out of most."""
     data = copy.deepcopy(data)
-    if draw.random() < 0.7:
+    if draw.random() < 0.9:
         for each in _mappings(data):
             each.pop("content_hash", None)
     if draw.random() < 0.02 or not isinstance(data, dict | list):
@@ -144,7 +144,7 @@ def _edit(data: dict[str, Any] | list[Any], draw: random.Random) -> None:
         if not keys:
             return
         key = draw.choice(keys)
-        if not isinstance(inside[key], dict | list) or not inside[key] or draw.random() < 0.3:
+        if not isinstance(inside[key], dict | list) or not inside[key] or draw.random() < 0.15:
             break
         inside = inside[key]
     how = draw.randrange(8)
