@@ -117,7 +117,10 @@ def test_control_c_keeps_what_is_done_and_ends_with_130(tmp_path):
     (tmp_path / "slow_of_a_test.py").write_text(SLOW)
     command = [*COMMAND, "sample", "--model", "slow_of_a_test:net", "--count", "100", "--max-batch-size", "2"]
     command += ["--steps", "4", "--seed", "0", "--out", "kept.npz"]
-    done = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     calls, deadline = tmp_path / "calls", time.monotonic() + 60.0
     while (not calls.exists() or calls.stat().st_size < 6) and time.monotonic() < deadline:
         time.sleep(0.05)
