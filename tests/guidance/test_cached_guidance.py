@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from noise_scheduler_sampling_system import (
@@ -20,6 +21,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.guidance import CachedGuidance, ClassifierFree, Rescale, evaluations
 from noise_scheduler_sampling_system.guidance.cached import default_calls
+from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 from noise_scheduler_sampling_system.models import DigitsModel
 from noise_scheduler_sampling_system.plans.branch_mask import with_folded_guidance
 
@@ -152,6 +154,15 @@ def test_the_default_calls_are_dense_at_the_start():
             assert calls[-1] < count
             gaps = np.diff(calls)
             assert gaps.size == 0 or gaps[0] <= gaps[-1]
+
+
+def test_plans_with_a_second_branch_are_refused_where_a_pipeline_guides():
+    """At once, and not at the first call of the pipeline."""
+    plans = [CachedGuidance(3.0).folded_into(pipeline_of().plan(4)), pipeline_of("ddim_cfg_pp").plan(4)]
+    for plan in plans:
+        for given in (plan, {4: plan}, {"4": plan.to_dict()}):
+            with pytest.raises(ConfigurationError, match="unconditional"):
+                PlanScheduler.from_plan(given, DDIMScheduler().config)
 
 
 def test_what_cannot_be_is_refused():

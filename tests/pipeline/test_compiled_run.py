@@ -136,7 +136,8 @@ def test_noise_of_ones_own_and_threads():
     fast = pipeline.compile(NETWORK, SHAPE, 4, backend="eager")
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(4))
     expected = pipeline.sample(NETWORK, None, 4, initial_noise=noise, seed=0)
-    torch.testing.assert_close(fast(0, initial_noise=noise), expected, atol=1e-5, rtol=1e-5)
+    for given in (noise, noise.numpy(), noise.tolist()):
+        torch.testing.assert_close(fast(0, initial_noise=given), expected, atol=1e-5, rtol=1e-5)
     alone = [fast(seed) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
         for seed, together in enumerate(pool.map(fast, range(8))):
@@ -171,5 +172,9 @@ def test_a_call_of_another_form_is_refused():
     for arguments, what in cases:
         with pytest.raises(ConfigurationError, match=what):
             fast(**arguments)
+    other = pipeline.plan(timesteps=[900.5, 600.0, 300.5, 50.5])
+    assert fast.fits(other)
+    with pytest.raises(ConfigurationError, match="class_labels"):  # refused after the other plan was written
+        fast(0, plan=other, condition={"class_labels": torch.tensor([1.0, 2.0])})
     expected = pipeline.sample(NETWORK, SHAPE, 4, condition=LABELS, seed=0)  # refused calls changed nothing
     torch.testing.assert_close(fast(0), expected, atol=1e-5, rtol=1e-5)

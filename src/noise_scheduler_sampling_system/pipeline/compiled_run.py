@@ -28,6 +28,7 @@ from ..running.tabled_plan import form_of, table_of
 from ..support.errors import ConfigurationError, NumericsError, shown
 from .first_state import GivenStart
 from .job import Job
+from .network_calls import RowInputs
 from .request import Request
 
 __all__ = ["BACKENDS", "CompiledRun", "compiled_run"]
@@ -100,8 +101,8 @@ class CompiledRun:
 
         first = self._bound.plan.asked.index(True)
         self._model: Model = model if any(_remembers(row) for row in job.guidance.rows) else guided
-        #: The job whose plan and conditions are in the buffers.
-        self._written = job
+        #: The job whose plan and conditions are in the buffers; None after a call that failed while it wrote them.
+        self._written: Job | None = job
         #: Bytes that a CUDA graph holds for its tensors; 0 for other backends.
         self.pool_bytes = 0
         self._program = self._prepared(dict(options or {}))
@@ -174,9 +175,10 @@ class CompiledRun:
     def _job_of(self, seed: Seed | None, initial_noise: Tensor | None) -> Job:
         """The prepared job from another noise."""
         keys = resolve_keys(seed, None, self._job.batch)
-        given = GivenStart("initial_noise", initial_noise).placed(self._job.noise.device, self._job.noise.dtype)
+        given = GivenStart.of(replace(self._request, initial_noise=initial_noise))
         if given.tensor is not None:
             given.batch_shape(self.shape)
+        given = given.placed(self._job.noise.device, self._job.noise.dtype)
         return replace(self._job, noise=replace(self._job.noise, keys=keys), given=given)
 
     def _refuse_other_form(self, job: Job) -> None:
@@ -204,19 +206,20 @@ class CompiledRun:
 
     def _write(self, job: Job) -> None:
         """Write the inputs of a call into the buffers, as far as they are not there already."""
-        buffers, bound = self._buffers, _capturable(job)
+        buffers, bound, before = self._buffers, _capturable(job), self._written
+        self._written = None
         buffers.x.copy_(job.first_state().x)
         for key, noise in buffers.noises.items():
             noise.copy_(job.noise(*key))
         if self._words is not None and isinstance(job.noise, DeviceNoise):
             self._words.copy_(job.noise.words)
-        if buffers.table is not None and bound.plan is not self._written.run.plan:
+        if buffers.table is not None and (before is None or bound.plan is not before.run.plan):
             buffers.table.copy_(sent(table_of(bound), buffers.table.device))
             buffers.times.copy_(job.calls.times(bound.plan))
             if buffers.input_scales is not None and bound.plan.input_scale is not None:
                 scales = torch.from_numpy(bound.plan.input_scale.copy())
                 buffers.input_scales.copy_(sent(scales, buffers.input_scales.device))
-        if job.guidance is not self._written.guidance:
+        if before is None or job.guidance is not before.guidance:
             given: list[Any] = []
 
             def noted(_: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
@@ -232,14 +235,13 @@ class CompiledRun:
         """A network as a function of (x, row) that reads times and conditions from fixed memory."""
         kept = map_tensors(torch.clone, unwrapped(condition))
         self._conditions.append(kept)
-        buffers, wanted, network = self._buffers, adapter.dtype or self._job.noise.dtype, adapter.unchecked()
-        size = copies * self._job.batch
+        inputs = RowInputs(self._buffers.input_scales, self._buffers.times)
+        wanted, network = self._job.calls.dtype_of(adapter), adapter.unchecked()
+        times = inputs.times(copies * self._job.batch)
 
         def call(x: Tensor, row: int) -> Tensor:
-            if buffers.input_scales is not None:
-                x = x * buffers.input_scales[row]
-            x = x.to(wanted)
-            return network(x if copies == 1 else torch.cat([x] * copies), buffers.times[row].expand(size), kept)
+            x = inputs.state(x, row, wanted)
+            return network(x if copies == 1 else torch.cat([x] * copies), times[row], kept)
 
         return call
 
@@ -299,7 +301,7 @@ def _capturable(job: Job) -> BoundPlan:
     if isinstance(run, FrameRun):
         why = "its frames have noise levels of their own"
     elif not isinstance(run, BoundPlan):
-        why = "it has only step(), or a level for each frame" if run.planned else "its steps depend on the model"
+        why = "it has only step()" if run.planned else "its steps depend on the model"
     elif any(row is not None and row.tracks for row in job.guidance.rows):
         why = "its guidance differentiates the model"
     if why or not isinstance(run, BoundPlan):

@@ -33,11 +33,11 @@ class RowInputs:
     """What networks are told at the rows of a plan.
 
     Attributes:
-        factors: of the state, for networks that take a scaled one.
+        factors: of the state by row, for networks that take a scaled one; a tensor (M,) in captured runs.
         time_of_row: shape (M,), or (M, T) for T frames with times of their own.
     """
 
-    factors: tuple[float, ...] | None
+    factors: tuple[float, ...] | Tensor | None
     time_of_row: Tensor
 
     @property

@@ -22,6 +22,7 @@ from ....running.loop import Noise, RowState
 from ....samplers.base import BaseSampler
 from ....support.errors import ConfigurationError
 from ..reading.clock import Clock, network_time
+from .given_plans import refuse_second_branch
 
 __all__ = ["CallPlan", "ModelCall"]
 
@@ -105,20 +106,7 @@ class CallPlan:
             ConfigurationError: the plan needs what pipelines of diffusers do not give: the unconditional prediction,
                 or work before the first model call.
         """
-        if plan.null is not None:
-            raise ConfigurationError(
-                f"{plan.sampler!r} needs the unconditional prediction beside the guided one",
-                where="method",
-                why="pipelines of diffusers hand over the guided one only",
-                suggestion="use a sampler without CFG++",
-            )
-        if plan.delta is not None:
-            raise ConfigurationError(
-                f"the plan says in which of its rows the unconditional branch is evaluated (guidance {plan.scale:g})",
-                where="plan",
-                why="pipelines of diffusers evaluate both branches in every step, and hand over the guided prediction",
-                suggestion="run it by DiffusionPipeline.from_diffusers(pipe).generate(plan=...)",
-            )
+        refuse_second_branch(plan)
         learned = config.variance_type.startswith("learned")
         splits = plan.log_variance is not None or not learned
         bound = bind_for(plan, config if splits else config.replace(variance_type="fixed_small"))

@@ -12,7 +12,7 @@ from ....support.argument_checks import checked_count
 from ....support.errors import ConfigurationError
 from .compile_request import CompileRequest
 
-__all__ = ["GivenPlans", "Plans", "are_evenly_spaced", "plans_as_data"]
+__all__ = ["GivenPlans", "Plans", "are_evenly_spaced", "plans_as_data", "refuse_second_branch"]
 
 #: A plan, or plans by their number of steps; as objects or as plain data.
 Plans = SamplingPlan | Mapping[Any, Any]
@@ -25,16 +25,35 @@ def plans_as_data(plan: Plans) -> dict[str, Any]:
         ConfigurationError: an empty mapping, or plans that cannot be read.
     """
     if isinstance(plan, SamplingPlan):
+        refuse_second_branch(plan)
         return {str(plan.steps): plan.to_dict()}
     if "space" in plan:  # the dictionary of one
         return plans_as_data(SamplingPlan.from_dict(plan))
     found: dict[str, Any] = {}
     for steps, one in plan.items():
         made = one if isinstance(one, SamplingPlan) else SamplingPlan.from_dict(one)
+        refuse_second_branch(made)
         found[str(checked_count(int(steps), "plan"))] = made.to_dict()
     if not found:
         raise ConfigurationError("is empty", where="plan", suggestion="give a SamplingPlan, or {steps: plan}")
     return found
+
+
+def refuse_second_branch(plan: SamplingPlan) -> None:
+    """Raise for a plan that reads the unconditional prediction: that of CFG++, or one that holds its guidance.
+
+    Raises:
+        ConfigurationError: it does; the error says what to use instead.
+    """
+    if plan.scale is None and not any(plan.reads_null):
+        return
+    holds = "" if plan.scale is None else f", for the guidance of scale {plan.scale:g} that the plan holds"
+    raise ConfigurationError(
+        f"{plan.sampler!r} needs the unconditional prediction beside the guided one{holds}",
+        where="method" if plan.scale is None else "plan",
+        why="pipelines of diffusers evaluate both branches in every step, and hand over the guided one only",
+        suggestion="use a sampler without CFG++, or DiffusionPipeline.from_diffusers(pipe).generate(...)",
+    )
 
 
 @final
