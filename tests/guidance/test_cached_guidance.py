@@ -194,3 +194,14 @@ def test_what_cannot_be_is_refused():
         SamplingPlan.from_dict({**data, "both": [0, 0, 1, 0]})
     with pytest.raises(NumericsError, match="all three"):
         SamplingPlan.from_dict({**data, "scale": None})
+
+
+def test_a_call_without_signal_guides_itself_alone():
+    """On a flow path the first difference of ε is 0: to keep it is to leave the next call without guidance."""
+    plan = pipeline_of("euler", beta_schedule="flow").plan(4)
+    assert plan.alpha[0] == 0.0
+    folded = with_folded_guidance(plan, 3.0, [True, False, True, False])
+    assert folded.delta is not None
+    assert folded.delta[0, 0] != 0.0
+    assert folded.delta[1].tolist() == [0.0] * folded.delta.shape[1]
+    assert folded.delta[3, 1] != 0.0

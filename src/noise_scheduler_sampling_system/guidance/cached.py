@@ -36,7 +36,8 @@ class CachedGuidance(Guidance):
 
     Args:
         scale: s.
-        calls: the model calls that evaluate both branches, from 0. Before the first of them nothing is guided.
+        calls: the model calls that evaluate both branches, from 0. Before the first of them nothing is guided. A call
+            without signal (α = 0, the start of flow paths) guides itself alone, since its difference of ε is 0.
         evaluations: instead of ``calls``: at most this number of evaluations for each sample in the whole run. The
             default is three for every two model calls.
         order: 0 keeps the difference of the last such call; 1 extrapolates it from the last two.
@@ -114,7 +115,7 @@ def _checked_calls(calls: Any, where: str) -> tuple[int, ...]:
 
 
 def default_calls(count: int, extra: int) -> tuple[int, ...]:
-    """The calls that evaluate both branches: dense where the noise is largest, where the difference changes most.
+    """The calls that evaluate both branches: dense at the start of a run, where the noise is largest.
 
     Args:
         count: the number of model calls.

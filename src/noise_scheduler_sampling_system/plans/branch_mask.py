@@ -25,7 +25,7 @@ _FARTHEST = 1.0
 
 
 def with_folded_guidance(
-    plan: SamplingPlan, scale: float, both: Sequence[bool], *, order: int = 1, space: str = "epsilon"
+    plan: SamplingPlan, scale: float, both: Sequence[bool], *, order: int = 0, space: str = "epsilon"
 ) -> SamplingPlan:
     """The plan of a run under classifier-free guidance that evaluates the unconditional branch in some rows.
 
