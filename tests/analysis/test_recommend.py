@@ -63,11 +63,23 @@ def test_measured_on_a_model():
 
 
 def test_kinds_of_schedule():
-    names = ("linear", "scaled_linear", "cosine", "edm", "ve", "flow", "vp", "sub_vp", "v_diffusion", "wuerstchen")
+    names = (
+        "linear",
+        "scaled_linear",
+        "cosine",
+        "edm",
+        "ve",
+        "flow",
+        "vp",
+        "sub_vp",
+        "v_diffusion",
+        "trigflow",
+        "wuerstchen",
+    )
     families = {name: family_of(NoiseSchedulerFactory.create(name)) for name in names}
     assert families == {
         "linear": "linear", "scaled_linear": "linear", "cosine": "cosine", "edm": "edm", "ve": "edm", "flow": "flow",
-        "vp": "linear", "sub_vp": "linear", "v_diffusion": "cosine", "wuerstchen": "linear",
+        "vp": "linear", "sub_vp": "linear", "v_diffusion": "cosine", "trigflow": "cosine", "wuerstchen": "linear",
     }  # fmt: skip
     assert family_of(ShiftedSNR(VPPath(), 2.0)) == "linear"
 

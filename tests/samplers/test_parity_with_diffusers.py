@@ -225,3 +225,16 @@ def test_schedule_tables(ours_name):
     t = torch.tensor([3, 700])
     assert relative(scheduler.add_noise(x0, noise, t), reference.add_noise(x0, noise, t)) < TOLERANCE
     assert relative(scheduler.velocity(x0, noise, t), reference.get_velocity(x0, noise, t)) < TOLERANCE
+
+
+def test_consistency_steps_on_trigflow_are_those_of_scm(monkeypatch):
+    """The default grid, 5 steps. diffusers begins at 1.5708, where cos t = -4e-6; the path ends at pi/2."""
+    steps, x = 5, noises(1)[0]
+    draws = noises(steps)
+    scheduler = diffusers.SCMScheduler(sigma_data=1.0)
+    monkeypatch.setattr(f"{type(scheduler).__module__}.randn_tensor", lambda *_, **__: next(feed))
+    scheduler.set_timesteps(steps, intermediate_timesteps=None)
+    feed, state = iter(draws), x
+    for t in scheduler.timesteps[:-1]:
+        state = scheduler.step(network(state, t.expand(SHAPE[0])), t, state).prev_sample
+    assert relative(ours(NoiseSchedulerConfig(beta_schedule="trigflow"), "lcm", steps, x, draws), state) < TOLERANCE

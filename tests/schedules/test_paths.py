@@ -28,6 +28,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.config.prediction import conversion
 from noise_scheduler_sampling_system.config.registries import PRESETS, SAMPLERS, SCHEDULES
+from noise_scheduler_sampling_system.schedules import TrigFlowPath
 
 OWN = [name for name in SCHEDULES if SCHEDULES.get(name).__module__.startswith("noise_scheduler_sampling_system.")]
 V = {"prediction_type": "v_prediction"}
@@ -60,6 +61,7 @@ PATHS: dict[str, NoisePath] = {name: made(name) for name in OWN} | {
     "shifted linear": ShiftedSNR(made("linear"), 4.0),
     "zero SNR vp": ZeroTerminalSNR(VPPath(**V)),
     "zero SNR linear": ZeroTerminalSNR(made("linear", **V)),
+    "trigflow to arctan 160": TrigFlowPath(t_max=math.atan(160.0)),
     "zero SNR v_diffusion": ZeroTerminalSNR(made("v_diffusion")),
     "zero SNR shifted wuerstchen": ZeroTerminalSNR(ShiftedSNR(made("wuerstchen", **V), 2.0)),
     "shifted zero SNR vp": ShiftedSNR(ZeroTerminalSNR(VPPath(**V)), 2.0),
@@ -332,6 +334,19 @@ def test_cosine_takes_its_options():
     assert path.betas.max() == 0.5
     first, later = (math.cos((t + 0.1) / 1.1 * math.pi / 2) ** 2 for t in (0, 0.3))
     assert path.alphas_cumprod[299].item() == pytest.approx(later / first, rel=1e-10)
+
+
+def test_trigflow_is_the_circle_in_radians_and_its_network_the_velocity():
+    """Lu & Song 2024, §3: x_t = cos t·x₀ + sin t·ε, dx/dt = F, and x₀ = cos t·x − sin t·F."""
+    path, t = TrigFlowPath(), 0.7
+    x0, noise = torch.randn(2, 3, 4, dtype=torch.float64)
+    assert (path.alpha(t), path.sigma(t)) == pytest.approx((math.cos(t), math.sin(t)), rel=1e-15)
+    velocity = path.target(x0, noise, t)
+    torch.testing.assert_close(velocity, math.cos(t) * noise - math.sin(t) * x0, rtol=1e-14, atol=1e-14)
+    x = path.add_noise(x0, noise, t)
+    torch.testing.assert_close(math.cos(t) * x - math.sin(t) * velocity, x0, rtol=1e-13, atol=1e-13)
+    assert path.level(math.pi / 2)[1:] == (0.0, 1.0)
+    assert TrigFlowPath(t_max=math.atan(160.0)).level(math.atan(160.0)).noise_to_signal == pytest.approx(160.0)
 
 
 def test_the_wuerstchen_path_is_that_of_diffusers():

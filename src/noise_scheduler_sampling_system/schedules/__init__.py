@@ -18,7 +18,17 @@ from .betas import (
     SigmoidGammaNoiseScheduler,
     SigmoidNoiseScheduler,
 )
-from .continuous import CosinePath, EDMPath, FlowPath, SubVPPath, VDiffusionPath, VEPath, VPPath, resolution_shift
+from .continuous import (
+    CosinePath,
+    EDMPath,
+    FlowPath,
+    SubVPPath,
+    TrigFlowPath,
+    VDiffusionPath,
+    VEPath,
+    VPPath,
+    resolution_shift,
+)
 from .factory import NoiseSchedulerFactory
 from .modifiers import ShiftedSNR, ZeroTerminalSNR
 from .path import CLEAN, Level, NoisePath
@@ -44,6 +54,7 @@ __all__ = [
     "SigmoidGammaNoiseScheduler",
     "SigmoidNoiseScheduler",
     "SubVPPath",
+    "TrigFlowPath",
     "VDiffusionPath",
     "VEPath",
     "VPPath",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -16,7 +16,17 @@ from ..support.errors import ConfigurationError
 from .conventions import straight, variance_exploding, variance_preserving
 from .path import NoisePath, Time
 
-__all__ = ["CosinePath", "EDMPath", "FlowPath", "SubVPPath", "VDiffusionPath", "VEPath", "VPPath", "resolution_shift"]
+__all__ = [
+    "CosinePath",
+    "EDMPath",
+    "FlowPath",
+    "SubVPPath",
+    "TrigFlowPath",
+    "VDiffusionPath",
+    "VEPath",
+    "VPPath",
+    "resolution_shift",
+]
 
 
 #: Options of several paths: a σ, a β of an SDE, the cleanest time of an SDE, and the unit of the network's time.
@@ -151,9 +161,28 @@ class SubVPPath(_DiffusionSDE):
         return 2.0 / (ratio + torch.sqrt(ratio * ratio + 4.0)), 2.0 / (1.0 + torch.sqrt(1.0 + 4.0 / (ratio * ratio)))
 
 
+class _Circle(NoisePath, ABC):
+    """α = cos φ and σ = sin φ, with the angle φ proportional to the time; φ = π/2 at the time ``_quarter``."""
+
+    _quarter: ClassVar[float]
+    defaults = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    t_origin = 0.0
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        u = t / self._quarter
+        return 2.0 * (torch.sin(math.pi / 2 * (1.0 - u)).log() - torch.sin(math.pi / 2 * u).log())
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        angle = torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)
+        return (angle * self._quarter).clamp(self.t_min, self.t_max)
+
+    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        return variance_preserving(log_snr)
+
+
 @final
 @SCHEDULES.register("v_diffusion")
-class VDiffusionPath(NoisePath):
+class VDiffusionPath(_Circle):
     """α = cos(πt/2), σ = sin(πt/2) on [``t_min``, 1] (Salimans & Ho 2022, arXiv 2202.00512, §4): no signal at t = 1.
 
     Options:
@@ -161,21 +190,34 @@ class VDiffusionPath(NoisePath):
     """
 
     declared_options = {"t_min": T_MIN}
-    defaults = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
-    t_max, t_origin = 1.0, 0.0
+    _quarter = 1.0
+    t_max = 1.0
 
     def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
         super().__init__(config, **fields)
         self.t_min = self.option("t_min", high=1.0)
 
-    def _log_snr(self, t: Tensor) -> Tensor:
-        return 2.0 * (torch.sin(math.pi / 2 * (1.0 - t)).log() - torch.sin(math.pi / 2 * t).log())
 
-    def _time(self, log_snr: Tensor) -> Tensor:
-        return (torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)).clamp(self.t_min, self.t_max)
+@final
+@SCHEDULES.register("trigflow")
+class TrigFlowPath(_Circle):
+    """α = cos t, σ = sin t, with t the angle in radians (Lu & Song 2024, arXiv 2410.11081, §3: TrigFlow, sCM).
 
-    def _alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        return variance_preserving(log_snr)
+    The state is the paper's divided by the standard deviation of the data, x/σ_d. The paper's network F(x/σ_d, t)
+    then is a network of v: dx/dt = v = cos t·ε − sin t·x₀, and x₀ = cos t·x − sin t·v.
+
+    Options:
+        t_min: the angle at the cleanest level.
+        t_max: the angle at the noisiest: π/2 is pure noise (SANA-Sprint), the paper ends at arctan(80/0.5) = 1.56454.
+    """
+
+    declared_options = {"t_min": T_MIN, "t_max": Option(math.pi / 2, above=0.0, maximum=math.pi / 2)}
+    _quarter = math.pi / 2
+
+    def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
+        super().__init__(config, **fields)
+        self.t_max = self.option("t_max", high=2.0)
+        self.t_min = self.option("t_min", high=self.t_max)
 
 
 @final
@@ -318,5 +360,6 @@ SCHEDULES.alias("ve_sde", "score_sde_ve", of="ve")
 SCHEDULES.alias("vp_sde", "score_sde_vp", of="vp")
 SCHEDULES.alias("sub-vp", "sub_vp_sde", of="sub_vp")
 SCHEDULES.alias("v-diffusion", "trigonometric", of="v_diffusion")
+SCHEDULES.alias("scm", "trig_flow", of="trigflow")
 SCHEDULES.alias("stable_cascade", "continuous_cosine", of="wuerstchen")
 SCHEDULES.alias("rectified_flow", "flow_match", "flow_matching", "flow_match_euler", of="flow")
