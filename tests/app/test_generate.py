@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline
 from noise_scheduler_sampling_system.app.command_line import app
 from noise_scheduler_sampling_system.bulk.inputs import InTurn, condition_named, table_in
+from noise_scheduler_sampling_system.integrations.named_models import NamedModel
 from noise_scheduler_sampling_system.support import FileError
 
 ASK = ["--num-samples", "20", "--steps", "2", "--batch-size", "4", "--shard-size", "8", "--seed", "3"]
@@ -45,6 +46,30 @@ def test_a_set_is_made_checked_and_repaired(tmp_path):
     other = run("--output", folder, *ASK, "--labels", "1..9", "--guidance-scale", "1")
     assert other.exit_code == 3
     assert "another condition" in other.stderr
+
+
+def test_a_check_of_sizes_alone_reads_no_content(tmp_path):
+    assert run("--output", tmp_path, *ASK).exit_code == 0
+    shard = tmp_path / "shards" / "shard-0000001.parquet"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    assert run("--output", tmp_path, "--verify", "--check", "size").exit_code == 0
+    assert run("--output", tmp_path, "--verify").exit_code == 4
+    assert "give 'full' or 'size'" in run("--output", tmp_path, "--verify", "--check", "none").stderr
+
+
+def test_a_named_model_goes_to_the_device_of_the_run(tmp_path, monkeypatch):
+    on, seen = NamedModel.on, []
+
+    def noted(self, device="auto"):
+        seen.append(device)
+        return on(self, device)
+
+    monkeypatch.setattr(NamedModel, "on", noted)
+    asked = ("--model", "mnist", "--num-samples", 2, "--steps", 2, "--device", "cpu", "--labels", "0..9")
+    assert run("--output", tmp_path, *asked).exit_code == 0
+    assert seen == ["cpu"] * 3  # the command's, that of the checks, and the worker's
 
 
 def test_what_the_command_does_not_know_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bulk_sets import COUNT, Bad, labels, made, read
+from bulk_sets import COUNT, Bad, OneBadProcess, labels, made, read
 from noise_scheduler_sampling_system import ConfigurationError
 from noise_scheduler_sampling_system.bulk import verify_dataset
 from noise_scheduler_sampling_system.support import FileError
@@ -91,10 +91,14 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path):
     assert _content(tmp_path / "set") == _content(tmp_path / "good")
 
 
-def test_ray_workers_that_die_are_replaced(tmp_path, monkeypatch):
+@pytest.fixture
+def workers_import_helpers(monkeypatch):
     pytest.importorskip("ray")
     folders = [str(Path(__file__).parents[1] / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))  # workers import the model
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+
+
+def test_ray_workers_that_die_are_replaced(tmp_path, workers_import_helpers):
     seen = []
     report = made(
         tmp_path / "set", Bad(tmp_path, "kill", 1), engine="ray", workers=2, timeout=120.0, progress=seen.append
@@ -107,6 +111,13 @@ def test_ray_workers_that_die_are_replaced(tmp_path, monkeypatch):
     assert np.array_equal(samples, read(tmp_path / "local")[1])
     assert not [e for e in (tmp_path / "set" / "shards").iterdir() if e.name.startswith(".")]
     assert verify_dataset(tmp_path / "set").complete
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_tries_a_shard_again_at_another_worker(tmp_path, workers_import_helpers, workers):
+    report = made(tmp_path / "set", OneBadProcess(tmp_path), engine="ray", workers=workers, retries=1)
+    assert report.retried >= 1  # more often by the bad worker, which goes on beside a good one, than retries allow
+    assert read(tmp_path / "set")[0] == list(range(COUNT))
 
 
 def test_ray_refuses_what_it_cannot_send(tmp_path):

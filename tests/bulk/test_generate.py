@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_a_second_call_finds_everything_and_a_larger_one_extends(tmp_path):
     before = {entry.name: entry.stat().st_mtime_ns for entry in (tmp_path / "shards").iterdir()}
     assert made(tmp_path).written == 0
     report = made(tmp_path, num_samples=COUNT + 13, batch_size=None, shard_size=None)
-    assert report.found == 48  # the last shard was not full
+    assert (report.found, report.repaired) == (48, 0)  # the last shard was not full
     whole = {entry.name: entry.stat().st_mtime_ns for entry in (tmp_path / "shards").iterdir()}
     assert [name for name in before if whole[name] != before[name]] == ["shard-0000006.parquet"]
     indices, samples, _ = read(tmp_path)
@@ -64,6 +65,7 @@ def test_a_second_call_finds_everything_and_a_larger_one_extends(tmp_path):
         ({"shape": (1, 5, 4)}, "shape"),
         ({"shard_size": 16}, "shard_size"),
         ({"num_samples": 10}, "num_samples"),
+        ({"num_samples": 10, "condition": {"class_labels": torch.arange(10)}}, "num_samples"),
         ({"format": "webdataset"}, "format"),
         ({"dtype": torch.float64}, "run"),
         ({"pipeline": DiffusionPipeline(NoiseSchedulerConfig(beta_schedule="cosine"), "ancestral")}, "plan"),
@@ -153,6 +155,36 @@ def test_a_batch_that_fails_is_tried_again(tmp_path, what):
     np.testing.assert_allclose(read(tmp_path / "set")[1], expected().numpy(), rtol=0, atol=1e-6)
 
 
+def test_a_decoder_that_hangs_is_found(tmp_path):
+    hangs = [3.0]
+
+    def decode(samples):
+        if hangs:
+            time.sleep(hangs.pop())
+        return samples
+
+    assert made(tmp_path, decode=decode, num_samples=8, timeout=0.3).retried == 1
+
+
+def test_batches_of_another_type_are_refused_with_a_reason(tmp_path):
+    calls = []
+
+    def cropped(samples):
+        calls.append(1)
+        return samples if len(calls) == 1 else samples[..., :2]
+
+    with pytest.raises(ConfigurationError, match="differ in type") as raised:
+        made(tmp_path / "set", decode=cropped)
+    assert raised.value.where == "format"
+    made(tmp_path / "texts", _Noted(), condition=lambda i: {"note": [None if n < 4 else "text" for n in i.tolist()]})
+    assert read(tmp_path / "texts")[2]["condition.note"].to_pylist() == [None] * 4 + ["text"] * (COUNT - 4)
+
+
+class _Noted(Shrinking):
+    def __call__(self, x, t, note):
+        return super().__call__(x, t)
+
+
 def test_a_shard_that_always_fails_is_given_up_and_the_others_are_made(tmp_path):
     class Poisoned(Shrinking):
         def __call__(self, x, t, class_labels=None):
@@ -200,6 +232,7 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_afterwards(tmp_path, monkeypat
     def full(self, batch):
         left[0] -= 1
         if left[0] < 0:
+            (self.path.parent / ".writing-of-another-worker").touch()
             raise OSError(28, "No space left on device")
         written(self, batch)
 
@@ -283,6 +316,7 @@ def test_the_progress_counts_every_sample_once(tmp_path):
         ({"condition": lambda i: [1]}, "condition"), ({"condition": lambda i: {"a": [1]}}, "condition['a']"),
         ({"decode": 1}, "decode"), ({"callback": print}, "callback"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"noise_device": "cuda", "device": "cpu"}, "noise_device"), ({"noise_ahead": 2}, "noise_ahead"),
         ({"shape": (2, 4, 4), "format": "png"}, "format"), ({"pipeline": 3}, "pipeline"),
     ],
 )  # fmt: skip

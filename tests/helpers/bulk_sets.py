@@ -49,6 +49,23 @@ class Bad(Shrinking):
         return super().__call__(x, t, class_labels)
 
 
+class OneBadProcess(Shrinking):
+    """The same model, which always fails in the first process that calls it, as on a broken GPU."""
+
+    def __init__(self, folder: Path) -> None:
+        self._first = folder / "first"
+
+    def __call__(self, x, t, class_labels=None):
+        import contextlib
+        import os
+
+        with contextlib.suppress(FileExistsError), open(self._first, "x", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+        if self._first.read_text() == str(os.getpid()):
+            raise RuntimeError("a broken device")
+        return super().__call__(x, t, class_labels)
+
+
 def labels(indices):
     return {"class_labels": indices % 10}
 

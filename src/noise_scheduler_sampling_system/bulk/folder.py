@@ -25,7 +25,7 @@ from .journal import Journal, ShardRecord
 from .layout import MOST_SHARDS, Layout
 from .lock import only_writer
 
-__all__ = ["TEMPORARY", "SetFolder", "content_of", "removed"]
+__all__ = ["TEMPORARY", "SetFolder", "content_of", "reads_content", "removed"]
 
 _FORMAT: Final = 1
 _ABOUT, _JOURNAL, _SHARDS = "dataset.json", "journal", "shards"
@@ -73,11 +73,14 @@ class SetFolder:
             if about:
                 with storing(folder):
                     (folder / _SHARDS).mkdir(exist_ok=True)
-                    _swept(folder / _SHARDS)  # after a run that was killed
+                _swept(folder / _SHARDS)  # after a run that was killed
             journal = Journal.read(folder / _JOURNAL)
-            journal.compact()
-            yield cls(folder, about, journal)
-            _swept(folder / _SHARDS)  # after workers that were killed
+            with storing(folder):
+                journal.compact()
+            try:
+                yield cls(folder, about, journal)
+            finally:
+                _swept(folder / _SHARDS)  # after workers that were killed
         finally:
             lock.__exit__(None, None, None)
 
@@ -160,11 +163,23 @@ class SetFolder:
         return None
 
 
+def reads_content(check: Any) -> bool:
+    """Whether a check of shards reads their content ("full"), or looks at their sizes alone ("size").
+
+    Raises:
+        ConfigurationError: another check.
+    """
+    if not isinstance(check, str) or check not in ("full", "size"):
+        raise ConfigurationError(f"got {shown(check)}", where="check", suggestion="give 'full' or 'size'")
+    return check == "full"
+
+
 def _swept(shards: Path) -> None:
-    """Remove what unfinished shards left."""
-    for entry in shards.iterdir():
-        if entry.name.startswith(TEMPORARY):
-            removed(entry)
+    """Remove what unfinished shards left. What cannot be removed stays: no reader takes it for a shard."""
+    with contextlib.suppress(OSError):
+        for entry in list(shards.iterdir()):
+            if entry.name.startswith(TEMPORARY):
+                removed(entry)
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

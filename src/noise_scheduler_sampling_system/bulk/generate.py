@@ -22,12 +22,12 @@ from ..support.argument_checks import checked_count, checked_flag, checked_numbe
 from ..support.errors import ConfigurationError, WorkerError, shown
 from .conditions import conditions_of
 from .engines import Engine, LocalEngine, ShardFailed, ShardProgress
-from .folder import SetFolder
+from .folder import SetFolder, reads_content
 from .formats import SetFacts, format_of
 from .identity import facts_of_run, identity_of, refuse_other_set, versions
 from .layout import MOST_SHARDS, Shard, suggested_shard_size
 from .progress import Meter, Progress, reporter_of
-from .worker import Task
+from .worker import Task, model_of
 
 __all__ = ["GenerationReport", "generate_dataset"]
 
@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 #: Arguments of ``sample`` that a set may have beside those of :func:`generate_dataset`.
 _OF_SAMPLE: Final = (
     "num_inference_steps", "guidance_scale", "classifier_free_guidance", "guidance", "null_condition", "timesteps",
-    "grid", "plan", "context", "device", "dtype", "noise", "round_timesteps", "max_batch_size",
+    "grid", "plan", "context", "device", "dtype", "noise", "noise_device", "noise_ahead", "round_timesteps",
+    "max_batch_size",
 )  # fmt: skip
 #: Shards in a row that may be given up before the run stops.
 _IN_A_ROW: Final = 3
@@ -105,7 +106,7 @@ def generate_dataset(
     Args:
         pipeline: makes the samples.
         model: as for ``sample``; or the name of a model (:func:`~.integrations.named_models.named_model`), which each
-            worker loads for itself. None: the pipeline's own, or the embedded digits.
+            worker loads for itself and puts on the device of the run. None: the pipeline's own, or the embedded digits.
         num_samples: of the set, at most 2⁴⁰.
         output: the folder; it is made where it is missing.
         seed: one whole number.
@@ -119,10 +120,10 @@ def generate_dataset(
         decode: (B, ...) ↦ (B, ...), what is written for samples, e.g. the images of latents.
         engine: "local" (this process) or "ray" (workers on a cluster; the extra ``ray``).
         workers: of Ray. Each holds the model once, and makes one shard at a time.
-        gpu_fraction: of a GPU for each worker of Ray; 0.5 lets two workers share one.
+        gpu_fraction: of a GPU for each worker of Ray; 0.5 lets two workers share one. The network is put on it.
         address: of a Ray cluster; default: a local one for this call. All machines must see the folder.
         timeout: seconds that one batch may take before its worker is given up, and the shard tried again.
-        retries: how often a shard whose worker raised, hung or died is tried again, by another worker if there is one.
+        retries: how often a shard whose worker raised, hung or died is tried again; with Ray, by another worker.
         check: of the shards that are there: "full" compares SHA-256, "size" compares sizes alone.
         retry_failed: make shards with failed samples again.
         progress: True for a bar, or a function of a :class:`Progress`, called after every batch.
@@ -142,8 +143,7 @@ def generate_dataset(
     refuse_unknown([name for name in run if name not in _OF_SAMPLE], [*keywords_of(generate_dataset), *_OF_SAMPLE])
     began = time.monotonic()
     num_samples = checked_count(num_samples, "num_samples", MOST_SAMPLES)
-    if not isinstance(check, str) or check not in ("full", "size"):
-        raise ConfigurationError(f"got {shown(check)}", where="check", suggestion="give 'full' or 'size'")
+    hashes = reads_content(check)
     again, reporter = checked_flag(retry_failed, "retry_failed"), reporter_of(progress)
     chosen = _engine(engine, workers, gpu_fraction, address, timeout, retries)
     if decode is not None and not callable(decode):
@@ -157,15 +157,12 @@ def generate_dataset(
         _BATCH if batch_size is None else checked_count(batch_size, "batch_size"), format,
         SetFacts(_checked_seed(seed), ""), Path(),
     )  # fmt: skip
-    held = named_model(model).model if isinstance(model, str) else model
-    plan_hash, of_run = facts_of_run(task, held, min(task.batch_size, num_samples))
+    plan_hash, of_run = facts_of_run(task, model_of(task), min(task.batch_size, num_samples))
     with SetFolder.writing(output) as folder, reporter:
         size = None if shard_size is None else checked_count(shard_size, "shard_size")
         task = _begin(folder, replace(task, facts=SetFacts(task.facts.seed, plan_hash), folder=folder.shards),
                       of_run, num_samples, size, batch_size is None)  # fmt: skip
-        listed = set(folder.journal.records)
-        due = _due(folder, hashes=check == "full", again=again)
-        repaired = sum(shard.number in listed for shard in due)
+        due, repaired = _due(folder, hashes=hashes, again=again)
         for shard in due:
             folder.journal.forget(shard.number)
         meter = _meter(folder)
@@ -229,17 +226,17 @@ def _begin(
             "method": task.pipeline.method, "versions": versions(),
         })  # fmt: skip
         return task
-    refuse_other_set(there["identity"], identity_of(task, of_run, there["num_samples"]), str(folder.path))
-    if shard_size not in (None, there["shard_size"]):
-        raise ConfigurationError(
-            f"the set in {folder.path} has shards of {there['shard_size']} samples",
-            where="shard_size", suggestion="leave it out, or name a new folder",
-        )  # fmt: skip
     if num_samples < there["num_samples"]:
         raise ConfigurationError(
             f"the set in {folder.path} has {there['num_samples']} samples",
             where="num_samples", why="a set can be extended, not shortened",
             suggestion=f"give {there['num_samples']} or more, or name a new folder",
+        )  # fmt: skip
+    refuse_other_set(there["identity"], identity_of(task, of_run, there["num_samples"]), str(folder.path))
+    if shard_size not in (None, there["shard_size"]):
+        raise ConfigurationError(
+            f"the set in {folder.path} has shards of {there['shard_size']} samples",
+            where="shard_size", suggestion="leave it out, or name a new folder",
         )  # fmt: skip
     if versions() != there.get("versions"):
         logger.warning("the set was begun with other versions, %s; samples may differ by rounding", there["versions"])
@@ -258,14 +255,21 @@ def _refuse_many_shards(num_samples: int, size: int) -> None:
         )  # fmt: skip
 
 
-def _due(folder: SetFolder, *, hashes: bool, again: bool) -> list[Shard]:
-    """The shards to make: those that are not finished or not whole, and with ``again`` those with failed samples."""
+def _due(folder: SetFolder, *, hashes: bool, again: bool) -> tuple[list[Shard], int]:
+    """The shards to make, and how many of them were finished and are not whole.
+
+    To make are those that are not finished or not whole, and with ``again`` those with failed samples.
+    """
     layout, records = folder.layout, folder.journal.records
-    return [
-        layout[number]
-        for number in range(len(layout))
-        if folder.problem(number, hashes=hashes) is not None or (again and records[number].failed)
-    ]
+    due, harmed = [], 0
+    for number in range(len(layout)):
+        shard, record = layout[number], records.get(number)
+        if folder.problem(number, hashes=hashes) is not None:
+            due.append(shard)
+            harmed += record is not None and record.count == shard.count  # otherwise it is extended
+        elif again and records[number].failed:
+            due.append(shard)
+    return due, harmed
 
 
 def _meter(folder: SetFolder) -> Meter:

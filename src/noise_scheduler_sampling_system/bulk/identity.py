@@ -19,7 +19,7 @@ from .worker import Task, arguments_of
 __all__ = ["facts_of_run", "identity_of", "refuse_other_set", "versions"]
 
 #: Arguments of a run that the plan holds, or that do not change samples.
-_ELSEWHERE: Final = ("num_inference_steps", "plan", "timesteps", "grid", "device", "max_batch_size")
+_ELSEWHERE: Final = ("num_inference_steps", "plan", "timesteps", "grid", "device", "max_batch_size", "noise_ahead")
 #: What a user calls the parts of an identity.
 _WORDS: Final[Mapping[str, str]] = {
     "plan": "the sampler's plan",

@@ -17,6 +17,7 @@ from typing import Any, Final, final
 
 from ..support.errors import FileError
 from ..support.files import write_atomic
+from .formats.base import sync
 
 __all__ = ["Journal", "ShardRecord"]
 
@@ -96,10 +97,11 @@ class Journal:
         """Write the file anew if it holds lines that are cut off, changed or replaced. Only the holder of the lock may.
 
         Raises:
-            FileError: the file cannot be written.
+            OSError: the file cannot be written.
         """
         if self.lines > len(self.records):
             write_atomic(self.path, b"".join(_line(self.records[number]) for number in sorted(self.records)))
+            sync(self.path.parent)
             self.lines, self.damaged = len(self.records), []
 
     def append(self, record: ShardRecord) -> None:
@@ -109,13 +111,16 @@ class Journal:
             OSError: the disk is full, or the file cannot be written.
         """
         line = _line(record)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(self.path, flags, 0o666)
         try:
             before = os.fstat(descriptor).st_size
             try:
                 if os.write(descriptor, line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the disk took a part of it
                 os.fsync(descriptor)
+                if not before:  # the file may be new
+                    sync(self.path.parent)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, before)
@@ -148,7 +153,7 @@ def _parsed(line: bytes) -> ShardRecord | None:
         data: dict[str, Any] = json.loads(text)
         failed = tuple((int(first), int(last), str(reason)) for first, last, reason in data.pop("failed"))
         record = ShardRecord(**data, failed=failed)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
     numbers = (record.shard, record.first, record.count, record.bytes, record.batch_size)
     texts = (record.file, record.sha256)

@@ -23,10 +23,12 @@ from .formats import FORMATS, Batch, SetFacts, ShardWriter
 from .journal import ShardRecord
 from .layout import Shard
 
-__all__ = ["BatchError", "Call", "Task", "Worker", "WrittenShard", "arguments_of"]
+__all__ = ["BatchError", "Call", "Task", "Worker", "WrittenShard", "arguments_of", "model_of"]
 
+#: What is made of a batch: its condition, what is written, and why samples failed, by their place in the batch.
+Made = tuple[dict[str, Any], Tensor, dict[int, str]]
 #: Runs a function without arguments; an engine may limit its time.
-Call = Callable[[Callable[[], FiniteSamples]], FiniteSamples]
+Call = Callable[[Callable[[], Made]], Made]
 
 
 class BatchError(Exception):
@@ -83,15 +85,14 @@ class Worker:
     _model: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        model = self.task.model
-        self._model = named_model(model).model if isinstance(model, str) else model
+        self._model = model_of(self.task)
 
     def make(self, shard: Shard, call: Call) -> Generator[int, None, WrittenShard]:
         """Write a shard under a temporary name; yield the number of its samples that are done after each batch.
 
         Args:
             shard: to make.
-            call: runs the model on a batch.
+            call: runs the condition, the model and the decoder on a batch.
 
         Raises:
             BatchError: the model, the condition or the decoder raised.
@@ -129,15 +130,17 @@ class Worker:
         """The finished samples of a batch, and why the others failed, by index."""
         indices = np.arange(first, first + count, dtype=np.int64)
         try:
-            condition = self.task.conditions.rows(indices)
-            arguments = self.arguments(indices, condition)
-            samples, failed = call(lambda: self._run(arguments))
-            written = samples if self.task.decode is None else _decoded(self.task.decode, samples)
+            condition, written, failed = call(lambda: self._made(indices))
         except Exception as error:
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
             raise BatchError(f"{type(error).__name__}: {cut(error)}{notes}") from error
         batch = Batch.of(indices, written, condition)
         return (batch.without(set(failed)) if failed else batch), {first + i: why for i, why in failed.items()}
+
+    def _made(self, indices: npt.NDArray[np.int64]) -> Made:
+        condition = self.task.conditions.rows(indices)
+        samples, failed = self._run(arguments_of(self.task, self._model, indices, condition))
+        return condition, samples if self.task.decode is None else _decoded(self.task.decode, samples), failed
 
     def _run(self, arguments: dict[str, Any]) -> FiniteSamples:
         try:
@@ -145,9 +148,17 @@ class Worker:
         except (ModelOutputError, NumericsError):  # perhaps of some samples alone; a wrong shape is raised again
             return finite_samples(self.task.pipeline, **arguments)
 
-    def arguments(self, indices: npt.NDArray[np.int64], condition: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of ``pipeline.sample`` for these samples, whose indices are consecutive."""
-        return arguments_of(self.task, self._model, indices, condition)
+
+def model_of(task: Task) -> Any:
+    """The model itself; one that the task only names is put on the device of the run.
+
+    Raises:
+        ConfigurationError: no such model.
+        DeviceError: the device is not available.
+    """
+    if not isinstance(task.model, str):
+        return task.model
+    return named_model(task.model).on(task.run.get("device", "auto")).model
 
 
 def arguments_of(

@@ -72,7 +72,7 @@ def _finite(job: Job) -> FiniteSamples:
         def model(x: Tensor, row: int) -> Any:
             answer = rows.model(x, row)
             pair = answer if isinstance(answer, Branches) else (answer,)
-            bad = _not_finite(pair[0])
+            bad = torch.stack([_not_finite(each) for each in pair]).any(dim=0)
             if not bad.any():
                 return answer
             for place in bad.nonzero().flatten().tolist():

@@ -113,11 +113,11 @@ def generate(
 
     shown = Output(as_json, quiet)
     if verify:
-        _verify(output, shown)
+        _verify(output, shown, check)
         return
     if num_samples is None:
         raise ConfigurationError("is missing", where="num_samples", suggestion="give --num-samples, or --verify")
-    known = named_model(model)
+    known = named_model(model).on(device if engine == "local" else "cpu")  # Ray's workers move it to their GPU
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option, prediction)
     pipeline = known.pipeline(
         method, preset=settings.pop("preset", None), settings=settings, options=key_values(option or [])
@@ -170,10 +170,11 @@ def _condition(
     return condition_named(named)
 
 
-def _verify(folder: Path, shown: Output) -> None:
+def _verify(folder: Path, shown: Output, check: str) -> None:
     from ...bulk import verify_dataset
+    from ...bulk.folder import reads_content
 
-    found: Verification = verify_dataset(folder)
+    found: Verification = verify_dataset(folder, hashes=reads_content(check))
     shown.result({
         "output": str(folder), "complete": found.complete, "samples": found.num_samples, "shards": found.shards,
         "problems": {str(number): what for number, what in found.problems.items()}, "affected": found.affected,

@@ -22,7 +22,7 @@ R = TypeVar("R")
 class LocalEngine(Engine):
     """Makes shards in this process.
 
-    With a timeout the model runs in a thread. A call that hangs cannot be ended: its thread is left behind, and the
+    With a timeout a batch is made in a thread. A call that hangs cannot be ended: its thread is left behind, and the
     batch is tried again in a new one. Processes of the Ray engine are ended.
     """
 

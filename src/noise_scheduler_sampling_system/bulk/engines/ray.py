@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 import torch
 
@@ -41,8 +41,8 @@ _STORE_LEAST, _STORE_SPARE = 80 * 2**20, 32 * 2**20
 class RayEngine(Engine):
     """Makes shards in workers on a Ray cluster.
 
-    A worker that dies, or whose batch takes longer than the timeout, is ended and replaced, and its shard is tried
-    again by another.
+    A worker that dies, or whose batch takes longer than the timeout, is ended and replaced. A worker that raises goes
+    on with other shards. A shard is never tried again by the worker at which it failed.
 
     Attributes:
         workers: their number.
@@ -92,11 +92,28 @@ class _Actor:
 
 def _on_gpu(task: Task) -> Task:
     """The task with its network on the GPU that Ray gave to this process."""
+    if isinstance(task.model, str):
+        return replace(task, run={**task.run, "device": "cuda"})
     if isinstance(task.model, torch.nn.Module):
         return replace(task, model=task.model.to("cuda"))
     if task.model is None and task.pipeline.has_own_model:
         task.pipeline.backbone.pipe.to("cuda")  # type: ignore[attr-defined]
     return task
+
+
+@final
+class _Turn(NamedTuple):
+    """A shard that waits.
+
+    Attributes:
+        shard: to make.
+        attempt: at it, from 0.
+        failed_at: the worker at which the last attempt failed.
+    """
+
+    shard: Shard
+    attempt: int
+    failed_at: Any
 
 
 @final
@@ -135,7 +152,7 @@ class _Pool:
     shards: Iterable[Shard]
     _idle: list[Any] = field(default_factory=list)
     _busy: dict[Any, _Busy] = field(default_factory=dict)
-    _again: collections.deque[tuple[Shard, int, Any]] = field(default_factory=collections.deque)
+    _again: collections.deque[_Turn] = field(default_factory=collections.deque)
 
     def events(self) -> Iterator[Event]:
         """What happens, until every shard is made or given up."""
@@ -162,20 +179,36 @@ class _Pool:
             self._end(worker)
 
     def _hand_out(self, waiting: Iterator[Shard]) -> None:
+        """Give shards to free workers: first those that failed, each to a worker at which it did not."""
         while len(self._busy) < self.engine.workers:
-            if self._again:
-                shard, attempt, failed_at = self._again.popleft()
+            turn = next((each for each in self._again if self._elsewhere(each.failed_at)), None)
+            if turn is not None:
+                self._again.remove(turn)
+            elif len(self._again) >= self.engine.workers:
+                return  # a worker that fails at everything must not take all shards before the others can
             else:
                 fresh = next(waiting, None)
                 if fresh is None:
                     return
-                shard, attempt, failed_at = fresh, 0, None
-            other = next((worker for worker in self._idle if worker is not failed_at), None)
-            worker = other or (self._idle[0] if self._idle else self.start())
+                turn = _Turn(fresh, 0, None)
+            shard, attempt, failed_at = turn
+            worker = next((each for each in self._idle if each is not failed_at), None)
+            if worker is None:
+                if len(self._idle) + len(self._busy) >= self.engine.workers:  # the worker at which it failed is alone
+                    self._end(failed_at)
+                worker = self.start()
             self._idle = [each for each in self._idle if each is not worker]
             stream = worker.make.options(num_returns="streaming").remote(shard)
             limit = None if self.engine.timeout is None else time.monotonic() + _START
             self._busy[stream] = _Busy(worker, shard, attempt, limit)
+
+    def _elsewhere(self, failed_at: Any) -> bool:
+        """Whether a shard can be tried now by another worker than the one at which it failed.
+
+        It waits for a worker that is busy. Where there is none, a new one is started.
+        """
+        started = len(self._idle) + len(self._busy)
+        return any(each is not failed_at for each in self._idle) or started < self.engine.workers or not self._busy
 
     def _patience(self) -> float | None:
         """Seconds until a look at the clock is due."""
@@ -221,7 +254,7 @@ class _Pool:
     def _failed(self, busy: _Busy, reason: str) -> ShardFailed:
         last = busy.attempt >= self.engine.retries
         if not last:
-            self._again.append((busy.shard, busy.attempt + 1, busy.worker))
+            self._again.append(_Turn(busy.shard, busy.attempt + 1, busy.worker))
         return ShardFailed(busy.shard, reason, last)
 
     def _end(self, worker: Any) -> None:

@@ -163,8 +163,11 @@ def _column(value: Any, count: int) -> list[Any]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the names in a folder, are on disk. Windows cannot wait for a folder."""
+    on_windows = os.name == "nt"
+    if on_windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)  # Windows waits only for what may be written
     try:
         os.fsync(descriptor)
     finally:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from ...support.errors import ConfigurationError, cut
 from .base import Batch, SetFacts, ShardWriter
 
 __all__ = ["ParquetWriter"]
@@ -41,7 +42,7 @@ class ParquetWriter(ShardWriter):
                 write_statistics=["index"],
             )  # fmt: skip
         elif table.schema != self._writer.schema:
-            table = table.cast(self._writer.schema)
+            table = _like(table, self._writer.schema)
         self._writer.write_table(table)
 
     def close(self) -> None:
@@ -62,6 +63,23 @@ class ParquetWriter(ShardWriter):
         if self._writer is not None:
             self._writer.is_open = False  # otherwise it writes a footer when it is deleted, to a file that is closed
         self._file.close()
+
+
+def _like(table: Any, schema: Any) -> Any:
+    """The table with the types of the shard's first batch.
+
+    Raises:
+        ConfigurationError: the values do not fit them.
+    """
+    try:
+        return table.cast(schema)
+    except (ValueError, TypeError, NotImplementedError) as error:  # each kind of ArrowException derives from one
+        raise ConfigurationError(
+            "samples or conditions of a shard differ in type from batch to batch",
+            where="format",
+            why=cut(error),
+            suggestion="return the same shape and type for each batch from condition and decode, or use 'webdataset'",
+        ) from None
 
 
 def _table(batch: Batch, facts: SetFacts) -> Any:
@@ -89,6 +107,7 @@ def _column(values: list[Any]) -> Any:
     if isinstance(values[0], np.ndarray) and values[0].ndim:
         return pa.array([each.reshape(-1) for each in values])
     try:
-        return pa.array([each.item() if isinstance(each, np.ndarray | np.generic) else each for each in values])
+        column = pa.array([each.item() if isinstance(each, np.ndarray | np.generic) else each for each in values])
+        return column.cast(pa.string()) if pa.types.is_null(column.type) else column  # the next batch may hold texts
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         return pa.array([repr(each) for each in values])
