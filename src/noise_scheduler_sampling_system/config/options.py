@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
+import os
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -83,6 +84,11 @@ class Option:
         if self.kind is not None:
             return self.kind
         return object if self.default is None or self.choices is not None else type(self.default)
+
+    @property
+    def names_file(self) -> bool:
+        """Whether a text given for it is the name of a file."""
+        return os.PathLike in typing.get_args(self.type)
 
     @property
     def has_range(self) -> bool:

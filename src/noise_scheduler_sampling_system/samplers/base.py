@@ -102,9 +102,13 @@ class BaseSampler(ByValue, ABC):
         self.scheduler = scheduler
         known = {**self.declared_options, **self._common_options()}
         checked = checked_options(options, known, type(self).__name__)
-        given = {k: value for k, value in checked.items() if k not in _COMMON_OPTIONS or value != known[k].default}
+        given = {k: value for k, value in checked.items() if k not in COMMON_OPTIONS or value != known[k].default}
         self.options: Mapping[str, Any] = {**self.option_defaults, **given}
         self._refuse_unread_settings()
+
+    def calls_of(self, steps: int) -> int:
+        """The most model calls of a run of N steps; adaptive steps take what they need."""
+        return steps * self.calls_per_step
 
     @property
     def config(self) -> NoiseSchedulerConfig:
@@ -137,7 +141,7 @@ class BaseSampler(ByValue, ABC):
     def _common_options(self) -> Mapping[str, Option]:
         if not self.writes_plans:
             return {}
-        return {name: option for name, option in _COMMON_OPTIONS.items() if name != "guarded" or self.guards}
+        return {name: option for name, option in COMMON_OPTIONS.items() if name != "guarded" or self.guards}
 
     @property
     def guarded(self) -> bool:
@@ -329,4 +333,4 @@ def _time(value: float | Tensor) -> float:
 
 
 #: Options of every sampler that writes plans; ``options`` holds them only where they differ from the default.
-_COMMON_OPTIONS: Mapping[str, Option] = {"afs": Option(False), "guarded": Option(True)}
+COMMON_OPTIONS: Mapping[str, Option] = {"afs": Option(False), "guarded": Option(True)}

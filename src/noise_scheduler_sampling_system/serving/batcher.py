@@ -301,12 +301,14 @@ class Batcher:
             "the batcher stopped", where="batcher", why=why, suggestion="submit the request again"
         )  # fmt: skip
         with self._changed:
-            tickets = self._tickets()
+            tickets, running = self._tickets(), self._running
+            self._queue, self._running = [], []
+            self._thread = None  # with the same hold of the lock: a request that comes now starts a new one
+        for part, _ in running:
+            part.abandon()
         for ticket in tickets:
             ticket.fail(stopped)
         with self._changed:
-            self._drop()
-            self._thread = None
             self._changed.notify_all()
 
     def __repr__(self) -> str:

@@ -218,4 +218,5 @@ def _finite(slices: Sequence[Slice], x: Tensor, output: Tensor) -> list[bool]:
 
 def _sums(value: Tensor) -> Tensor:
     """The sum over each row, in float32 at least."""
-    return value.flatten(1).sum(1, dtype=torch.promote_types(value.dtype, torch.float32))
+    rows = value.reshape(len(value), math.prod(value.shape[1:]))
+    return rows.sum(1, dtype=torch.promote_types(value.dtype, torch.float32))

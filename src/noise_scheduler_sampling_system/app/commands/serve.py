@@ -28,7 +28,7 @@ def serve(
     max_body: Annotated[int, typer.Option(help="The most bytes of a request.", min=1)] = 1 << 20,
     timeout: Annotated[float, typer.Option(help="The most seconds of a request.", min=0.001)] = 300.0,
     grace: Annotated[
-        float, typer.Option(help="Seconds to finish after SIGTERM; the rest is handed back.", min=0.1)
+        float, typer.Option(help="Seconds to finish after SIGTERM; the rest is handed back.", min=0.1, max=1e6)
     ] = 30.0,
     states: Annotated[
         Path | None, typer.Option(help="The folder for what is handed back; without it, the client starts anew.")
@@ -51,10 +51,11 @@ def serve(
             suggestion="pip install 'noise-scheduler-sampling-system[serve]'",
         ) from None
     from ...integrations.named_models import named_model
+    from ...serving.http.guard import is_loopback
     from ...serving.http.limits import Limits
     from ...serving.http.service import Service
 
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    if not is_loopback(host):
         complain(f"{host} can be reached from other machines, and whoever reaches it can run the model")
     if states is not None:
         states.mkdir(parents=True, exist_ok=True)

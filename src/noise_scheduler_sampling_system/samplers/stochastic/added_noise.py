@@ -127,6 +127,9 @@ class RestartSampler(BaseSampler):
             build.attempt(after, [functools.partial(way, build, step, now, after) for way in ways])
             step += 1
 
+    def calls_of(self, steps: int) -> int:
+        return super().calls_of(steps + self.options["restarts"] * self.options["restart_steps"])
+
     def _intervals(self, grid: TimeGrid) -> list[tuple[Level, Level]]:
         """The intervals of the grid; those of the restarts follow the one that ends at the lower level."""
         o = self.options

@@ -104,11 +104,11 @@ class _Routes:
             late = error if isinstance(error, DeadlineError) else DeadlineError(
                 f"did not arrive within {limits.body_seconds:g} s", where="body", suggestion="send it at once"
             )  # fmt: skip
-            return self._failed(late)
+            return await self._failed(late)
         except _TooLargeError as error:
-            return self._failed(error, status=413)
+            return await self._failed(error, status=413)
         except Exception as error:
-            return self._failed(error)
+            return await self._failed(error)
         finally:
             if not streams:
                 self._ended(handle)
@@ -182,8 +182,8 @@ class _Routes:
         if handle is not None:
             handle.cancel()  # where the client or the server gave up; otherwise it has ended
 
-    def _failed(self, error: Exception, status: int | None = None) -> Response:
-        reply = self._reply_of(error)
+    async def _failed(self, error: Exception, status: int | None = None) -> Response:
+        reply = await asyncio.to_thread(self._reply_of, error)
         if status is not None:
             reply = Reply(status, reply.content, reply.kind, reply.headers)
         self._measures.answered(reply.status)

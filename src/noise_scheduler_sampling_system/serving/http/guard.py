@@ -9,10 +9,15 @@ from typing import Final, final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["LOOPBACK", "Guard"]
+__all__ = ["LOOPBACK", "Guard", "is_loopback"]
 
 #: The names of this machine for itself.
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens at this address."""
+    return host in LOOPBACK or f"[{host}]" in LOOPBACK
 
 
 @final

@@ -21,7 +21,7 @@ class Limits:
         batch: the most rows of a model call.
         queue: the most requests that wait.
         samples: the most samples of a request.
-        steps: the most steps of a request; a plan may have three times as many rows.
+        steps: the most steps of a request.
         numbers: the most numbers in the samples of a request.
         body: the most bytes of a request.
         seconds: the most seconds that a request may take; its own deadline may be shorter.
@@ -45,6 +45,11 @@ class Limits:
             checked_count(getattr(self, name), name, _MOST)
         for name in ("seconds", "body_seconds"):
             checked_number(getattr(self, name), name, 1e-3, 1e9)
+
+    @property
+    def calls(self) -> int:
+        """The most model calls of a request, for samplers with several calls a step; and the most rows of a plan."""
+        return 3 * self.steps
 
     @property
     def connections(self) -> int:

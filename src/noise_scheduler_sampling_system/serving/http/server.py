@@ -11,15 +11,13 @@ from typing import Final, final
 import uvicorn
 
 from .application import make_application
-from .guard import LOOPBACK
+from .guard import LOOPBACK, is_loopback
 from .service import Service
 
 __all__ = ["run_server"]
 
 logger = logging.getLogger(__name__)
 
-#: Addresses that only this machine reaches.
-_OWN: Final = ("127.0.0.1", "localhost", "::1")
 #: Seconds to wait for a model call that does not return.
 _PATIENCE: Final = 10.0
 #: Seconds for the answers of requests that were handed back.
@@ -54,7 +52,7 @@ def run_server(service: Service, host: str, port: int, *, grace: float) -> None:
         grace: seconds in which the requests may end after the signal. The others are handed back.
     """
     config = uvicorn.Config(
-        make_application(service, LOOPBACK if host.strip("[]") in _OWN else None),
+        make_application(service, LOOPBACK if is_loopback(host) else None),
         host=host,
         port=port,
         log_level="info",

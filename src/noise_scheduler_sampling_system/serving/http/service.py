@@ -25,6 +25,7 @@ from ...support.figures import enlarged, mosaic, png_of
 from ..batcher import Batcher
 from ..handle import RequestHandle
 from .body import SampleBody
+from .client_options import refuse_options
 from .limits import Limits
 
 __all__ = ["Service", "numbers_of", "safetensors_of"]
@@ -102,6 +103,8 @@ class Service:
         arguments["first_index"] = body.first_index
         if body.plan is not None:
             arguments["plan"] = self._plan(body.plan)
+        else:
+            self._refuse_calls(pipeline.sampler.calls_of(body.steps))
         return self.batcher.submit(**arguments)
 
     def pictures(self, samples: Tensor, *, width: int = _WIDTH) -> bytes:
@@ -116,15 +119,22 @@ class Service:
         return png_of(enlarged(mosaic(images, columns, paper=self.model.white_on_black), width))
 
     def hand_back(self, error: StoppedError) -> list[str]:
-        """Write the states of a stopped request; their names, for ``resume``."""
+        """Write the states of a stopped request; their names, for ``resume``. None where one cannot be written."""
         if self._states is None:
             return []
-        name, written = uuid.uuid4().hex, []
-        for i, state in enumerate(error.states):
-            if isinstance(state, RunState):
-                state.save(self._states / f"{name}-{i}.safetensors")
-                written.append(f"{name}-{i}")
-        return written
+        request = uuid.uuid4().hex
+        files = [self._states / f"{request}-{i}.safetensors" for i in range(len(error.states))]
+        try:
+            for file, state in zip(files, error.states, strict=True):
+                assert isinstance(state, RunState)
+                state.save(file)
+        except FileError:
+            logger.exception("a state cannot be written: its request must start anew")
+            for file in files:
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
+            return []
+        return [file.stem for file in files]
 
     def _pipeline(self, body: SampleBody) -> DiffusionPipeline:
         chosen = {
@@ -137,6 +147,7 @@ class Service:
             made = self._pipelines.pop(key, None)
             if made is None:
                 with _as_fields():
+                    refuse_options(chosen["method"] or (None if self.model.pipe is not None else "ddim"), body.options)
                     made = self.model.pipeline(preset=self._preset, **chosen)  # type: ignore[arg-type]
             self._pipelines[key] = made  # the last used is the last
             while len(self._pipelines) > _KEPT:
@@ -183,13 +194,22 @@ class Service:
             raise ConfigurationError(
                 error.what, where=f"plan: {error.where}", why=error.why, suggestion=error.suggestion
             ) from None
-        if len(plan) > 3 * self.limits.steps:
+        if len(plan) > self.limits.calls:
             raise ConfigurationError(
-                f"has {len(plan)} rows, and this server allows {3 * self.limits.steps}",
+                f"has {len(plan)} rows, and this server allows {self.limits.calls}",
                 where="plan",
                 suggestion="give a shorter one",
             )
         return plan
+
+    def _refuse_calls(self, calls: int) -> None:
+        """Raise before the plan is written: that takes longer than the run's deadline where it is very long."""
+        if calls > self.limits.calls:
+            raise ConfigurationError(
+                f"{calls} model calls, and this server allows {self.limits.calls}",
+                where="steps",
+                suggestion="take fewer steps, or a sampler with fewer calls a step",
+            )
 
     def _state(self, name: str) -> Path:
         """The file of a state; its name has only digits, letters and a hyphen."""
