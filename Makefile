@@ -31,6 +31,7 @@ docs-figures: $(STAMP)
 	mkdir -p docs/images
 	$(RUN)/noise-sampling demo --out docs/images/demo.png
 	$(RUN)/python benchmarks/few_calls.py
+	$(RUN)/python tools/docs_pictures.py
 
 # The documentation site, in site/: open site/index.html. A link that leads nowhere, or another warning, is an error.
 # `make test` builds it, too, elsewhere (tests/docs/test_site.py).

@@ -4,12 +4,12 @@
   const SORTED_FROM = 8; // rows
   const FILTERED_FROM = 12;
 
-  /** What a cell is sorted by: its last number after an arrow, else its first number, else its text. */
+  /** What a cell is sorted by: the number that it begins with, or that follows its last arrow; else its text. */
   const keyOf = (cell) => {
     const text = cell ? cell.textContent.trim() : "";
     if (text === "" || text === "–" || text === "—") return null;
-    const found = text.split("→").pop().trim().match(/^[<>≤≥±]?\s*([+-−]?\d[\d,.]*(?:e[+-]?\d+)?)/i);
-    return found ? Number(found[1].replace("−", "-").replace(/,/g, "")) : text.toLowerCase();
+    const found = text.split("→").pop().trim().match(/^[<>≤≥±]?\s*([+\-−]?\d[\d,]*(?:\.\d+)?(?:e[+\-−]?\d+)?)/i);
+    return found ? Number(found[1].replace(/−/g, "-").replace(/,/g, "")) : text.toLowerCase();
   };
 
   const compare = (a, b) => {

@@ -108,3 +108,19 @@ def test_bad_requests(arguments, where):
     with pytest.raises(ConfigurationError) as caught:
         recommend(VPPath(), **arguments)
     assert caught.value.where == where
+
+
+def test_a_pipeline_of_diffusers_is_advised_on_the_path_of_its_images():
+    tiny_pipelines = pytest.importorskip("tiny_pipelines")
+    flux = DiffusionPipeline.from_diffusers(tiny_pipelines.build("flux"))
+    assert flux.scheduler.config.schedule_options["shift"] != flux.run_path.config.schedule_options["shift"]
+    best = recommend(flux, 6)
+    own = DiffusionPipeline.from_diffusers(
+        flux.backbone.pipe, best.sampler, timestep_spacing=best.spacing, spacing_options=best.spacing_options,
+        **best.options,
+    )  # fmt: skip
+    made = best.pipeline(flux.run_path).plan(best.steps)
+    assert made.sigma == pytest.approx(own.plan(best.steps).sigma, abs=1e-12)
+    inputs = flux.inputs(prompt=["a red cat"], guidance_scale=3.0)
+    on_model, here = (recommend(path, 6, seed=0, **inputs) for path in (flux, flux.run_path))
+    assert on_model == here

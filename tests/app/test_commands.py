@@ -92,6 +92,8 @@ def test_a_plan_is_shown_compared_exported_and_run():
     plan = DiffusionPipeline(None, "heun").plan(4)
     assert [float(row["a"]) for row in rows] == plan.a.tolist()
     run("sample --plan plans.json --steps 7 --seed 3 --out planned.safetensors")
+    for ignored in ("--method heun", "--option eta=1", "--spacing karras"):
+        assert "is set by the plan" in run(f"sample --plan plans.json --steps 7 {ignored} --out no.npz", 3).output
     run("sample --method heun --steps 4 --seed 3 --out named.safetensors")
     assert Path("planned.safetensors").stat().st_size > 1000
     assert "plans of 3, 7" in run("plan show plans.json", 3).output
@@ -213,7 +215,9 @@ def test_a_recommendation_comes_from_the_table():
     found = data("recommend --nfe 10 --schedule cosine")["recommendations"][0]
     assert found["steps"] >= 5
     assert found["sampler"] in run("recommend --nfe 10 --schedule cosine").stdout
-    assert "give --model" in run("recommend --labels 1", 3).output
+    assert "labels: the table of measurements takes none" in run("recommend --labels 1", 3).output
+    for ignored in ("--count 4", "--max-batch-size 2", "--device cpu", "--prediction sample", "--shape 3"):
+        assert "give --model" in run(f"recommend --nfe 5 {ignored}", 3).output
 
 
 def test_the_doctor_measures_errors_within_their_limits():

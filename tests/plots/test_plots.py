@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -78,6 +79,22 @@ def test_a_film_strip_shows_the_predicted_clean_samples():
     plain = plots.film_strip(stream(), samples=3, pictures=4, paper=False).axes[-1].images[0].get_array()
     brightness = ((last.pred_original_sample[0, 0] + 1.0) / 2.0).clamp(0.0, 1.0)
     assert np.allclose(plain[:8, :8, 0], brightness, atol=1e-6)
+
+
+def test_grey_images_of_a_model_that_says_nothing_are_shown_as_they_are(tmp_path):
+    steps = list(DiffusionPipeline().stream(lambda x, t: x * 0.0, (1, 1, 8, 8), 3, seed=0))
+    again = pickle.loads(pickle.dumps(list(stream())[-1]))
+    assert again.white_on_black
+    assert not steps[-1].white_on_black
+    brightness = ((steps[-1].pred_original_sample[0, 0] + 1.0) / 2.0).clamp(0.0, 1.0)
+    shown = plots.film_strip(steps, samples=1, pictures=1).axes[-1].images[0].get_array()
+    first = ((steps[0].pred_original_sample[0, 0] + 1.0) / 2.0).clamp(0.0, 1.0)
+    assert np.allclose(shown[:8, :8, 0], first, atol=1e-6)
+    plots.animate(steps, tmp_path / "grey.gif", columns=1)
+    with Image.open(tmp_path / "grey.gif") as image:
+        image.seek(image.n_frames - 1)  # equal frames are stored once
+        frame = np.asarray(image.convert("L"), dtype=float)[::40, ::40] / 255.0
+    assert np.allclose(frame, brightness, atol=0.02)
 
 
 def test_an_animation_has_a_picture_for_each_step(tmp_path):

@@ -118,7 +118,7 @@ def recommend(
     the same noise, and are compared with a run of 64 calls.
 
     Args:
-        schedule: the noise schedule, its config, or a pipeline.
+        schedule: the noise schedule, its config, or a pipeline, whose ``run_path`` is taken.
         nfe: model calls.
         model, shape: the network to measure on, and the shape of its batch.
         seed: of the batch's noise.
@@ -175,9 +175,8 @@ def family_of(path: NoisePath) -> str:
 def _path_of(schedule: Any) -> NoisePath:
     if isinstance(schedule, NoisePath):
         return schedule
-    if hasattr(schedule, "scheduler"):
-        path: NoisePath = schedule.scheduler
-        return path
+    if isinstance(schedule, DiffusionPipeline):
+        return schedule.run_path
     return NoiseSchedulerFactory.create(schedule)
 
 

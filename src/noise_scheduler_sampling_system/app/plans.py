@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..plans.plan import SamplingPlan
     from ..plans.plan_set import PlanSet
 
-__all__ = ["PLAN_ENDINGS", "in_file", "plan_of", "plans_in"]
+__all__ = ["PLAN_ENDINGS", "in_file", "plan_of", "plans_in", "refuse_beside_plan"]
 
 #: The endings of a plan's file.
 PLAN_ENDINGS: Final = (".json", ".safetensors")
@@ -32,10 +32,7 @@ def plan_of(
         if nfe is not None:
             raise ConfigurationError(f"{name} is no file", where="nfe", suggestion="give --steps")
         return pipeline_of(name, settings, list(options or [])).plan(steps)
-    if settings or options:
-        raise ConfigurationError(
-            "is set by the plan in the file", where=next(iter(settings), "option"), suggestion="leave it out"
-        )
+    refuse_beside_plan(**settings, option=options)
     plans = plans_in(Path(name))
     if nfe is None and len(plans) > 1:
         raise ConfigurationError(
@@ -44,6 +41,17 @@ def plan_of(
             suggestion="choose one: --nfe N",
         )
     return plans.pick(nfe) if nfe is not None else next(iter(plans.values()))
+
+
+def refuse_beside_plan(**given: Any) -> None:
+    """Refuse options that the plan of a file sets itself.
+
+    Raises:
+        ConfigurationError: one of them is given.
+    """
+    for where, value in given.items():
+        if value:
+            raise ConfigurationError("is set by the plan in the file", where=where, suggestion="leave it out")
 
 
 def plans_in(file: Path) -> PlanSet:

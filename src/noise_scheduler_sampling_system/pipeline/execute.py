@@ -84,5 +84,5 @@ def result_of(job: Job, outcomes: list[Outcome], samples: Tensor, report: Profil
         plan=job.run.plan_through(longest.levels),
         rejected=longest.rejected,
         grid=None if longest.levels is None else TimeGrid(longest.levels),
-        white_on_black=bool(getattr(job.calls.model.model, "white_on_black", False)),
+        white_on_black=job.white_on_black,
     )

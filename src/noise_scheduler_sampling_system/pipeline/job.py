@@ -59,6 +59,11 @@ class Job:
         """The fingerprint of the model; it is made when a step is handed out."""
         return fingerprint(self.calls.model.model)
 
+    @functools.cached_property
+    def white_on_black(self) -> bool:
+        """Whether the model says that its images are white strokes on black."""
+        return bool(getattr(self.calls.model.model, "white_on_black", False))
+
     def part(self, start: int, stop: int) -> Job:
         """The job for samples start to stop alone."""
         if (start, stop) == (0, self.batch):

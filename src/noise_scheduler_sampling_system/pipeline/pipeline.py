@@ -124,6 +124,11 @@ class DiffusionPipeline(ByValue, Drawn):
         return self._setup.scheduler
 
     @property
+    def run_path(self) -> NoisePath:
+        """The noise schedule of a run: ``scheduler``, which FLUX.1's pipelines shift for the size of the images."""
+        return self.scheduler
+
+    @property
     def sampler(self) -> BaseSampler:
         """The sampler."""
         return self._setup.sampler

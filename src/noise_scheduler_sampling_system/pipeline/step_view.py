@@ -35,6 +35,7 @@ def view(job: Job, reached: Reached, memory: Memory) -> SamplingStep:
         first_sample=job.first,
         state=saved,
         _clean=lambda: run.clean_sample(state),
+        white_on_black=job.white_on_black,
     )
 
 

@@ -22,32 +22,36 @@ __all__ = ["animate", "film_strip"]
 _SHORT, _LONG = 120, 1500
 
 
-def film_strip(steps: Iterable[SamplingStep], samples: int = 4, pictures: int = 8, *, paper: bool = True) -> Any:
+def film_strip(
+    steps: Iterable[SamplingStep], samples: int = 4, pictures: int = 8, *, paper: bool | None = None
+) -> Any:  # fmt: skip
     """The predicted clean samples of a run: one row for each sample, one column for each step shown.
 
     Args:
         steps: of ``pipeline.stream(...)``; images (B, 1, H, W) or (B, 3, H, W) in [−1, 1].
         samples: rows, at most B.
         pictures: columns; the steps are spread evenly, with the first and the last.
-        paper: show one channel as dark ink on light paper, as digits are drawn everywhere; False: as it is.
+        paper: show one channel as dark ink on light paper, as digits are drawn everywhere; False: as it is; None: as
+            the model says (``white_on_black``).
 
     Raises:
         ConfigurationError: matplotlib is not installed, no steps, or samples that are not images.
     """
     taken = _taken(steps)
+    inked = taken[0][0].white_on_black if paper is None else paper
     chosen = np.unique(np.linspace(0, len(taken) - 1, pictures).round().astype(int))
     shown_samples = min(samples, len(taken[0][1]))
     figure, axes = new_axes(1.1 * len(chosen), 1.1 * shown_samples + 0.7, len(chosen))
     for each, i in zip(axes, chosen, strict=True):
         step, clean = taken[i]
-        each.imshow(mosaic(clean[:shown_samples], 1, paper=paper), interpolation="nearest")
+        each.imshow(mosaic(clean[:shown_samples], 1, paper=inked), interpolation="nearest")
         each.set_axis_off()
         each.set_title(f"{step.nfe} calls\nσ = {step.sigma:.2g}", fontsize=8)
     return figure
 
 
 def animate(
-    steps: Iterable[SamplingStep], path: str | os.PathLike[str], columns: int = 5, *, paper: bool = True
+    steps: Iterable[SamplingStep], path: str | os.PathLike[str], columns: int = 5, *, paper: bool | None = None
 ) -> None:
     """Write the predicted clean samples of a run, step by step, as an animated GIF, whole or not at all.
 
@@ -67,8 +71,9 @@ def animate(
     from PIL import Image
 
     frames = []
-    for _, clean in _taken(steps):
-        picture = mosaic(clean, min(columns, len(clean)), paper=paper)
+    for step, clean in _taken(steps):
+        inked = step.white_on_black if paper is None else paper
+        picture = mosaic(clean, min(columns, len(clean)), paper=inked)
         factor = max(1, 320 // picture.shape[1])
         pixels = (255.0 * picture.repeat(factor, axis=0).repeat(factor, axis=1)).round().astype(np.uint8)
         frames.append(Image.fromarray(pixels))

@@ -246,6 +246,7 @@ class SamplingStep(ByValue):
         nfe: model calls so far.
         first_sample: the number of x's first sample in the whole batch, which may be split.
         state: for resuming the run after this step.
+        white_on_black: as for :class:`SamplingResult`.
     """
 
     index: int
@@ -256,6 +257,7 @@ class SamplingStep(ByValue):
     first_sample: int
     state: RunState
     _clean: Callable[[], Tensor] = field(compare=False, repr=False)
+    white_on_black: bool = field(default=False, compare=False, repr=False)
 
     @property
     def finished_frames(self) -> tuple[int, ...]:
@@ -276,7 +278,7 @@ class SamplingStep(ByValue):
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = (getattr(self, each.name) for each in fields(self) if each.compare)
-        return SamplingStep, (*values, _Known(self.pred_original_sample))
+        return SamplingStep, (*values, _Known(self.pred_original_sample), self.white_on_black)
 
 
 @final

@@ -28,7 +28,7 @@ from ..options import (
 )
 from ..output import Json, Output, Quiet, complain
 from ..parsing import integers, key_values, labels_of, settings_of
-from ..plans import plans_in
+from ..plans import plans_in, refuse_beside_plan
 
 if TYPE_CHECKING:
     from ...bulk import Verification
@@ -117,6 +117,8 @@ def generate(
         return
     if num_samples is None:
         raise ConfigurationError("is missing", where="num_samples", suggestion="give --num-samples, or --verify")
+    if plan is not None:
+        refuse_beside_plan(method=method, option=option, spacing=spacing, spacing_option=spacing_option)
     known = named_model(model).on(device if engine == "local" else "cpu")  # Ray's workers move it to their GPU
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option, prediction)
     pipeline = known.pipeline(

@@ -39,7 +39,7 @@ def recommend(
         ),
     ] = None,
     shape: Annotated[str | None, typer.Option(help="Of one sample, e.g. 3,64,64; default the model's own.")] = None,
-    count: Annotated[int, typer.Option(help="Samples to measure on.")] = 16,
+    count: Annotated[int | None, typer.Option(help="Samples to measure on; default 16.")] = None,
     labels: Annotated[str | None, typer.Option(help="class_labels that the samples take in turn, e.g. 0..9.")] = None,
     prompt: Prompt = None,
     negative_prompt: NegativePrompt = None,
@@ -56,19 +56,24 @@ def recommend(
     from ...analysis.recommend import recommend as best
 
     output = Output(as_json, quiet)
+    if model is None:
+        _refuse_without_model(
+            labels=labels, prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance_scale, shape=shape,
+            count=count, max_batch_size=max_batch_size, prediction=prediction,
+            device=None if device == "auto" else device,
+        )  # fmt: skip
     budgets = integers(nfe, "nfe")
     settings = settings_of(schedule, None, preset, schedule_option, None, prediction)
     subject = Subject.of(
-        model or "digits", count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale, device=device
-    )
+        model or "digits", 16 if count is None else count, shape, labels_of(labels), prompt, negative_prompt,
+        guidance_scale, device=device,
+    )  # fmt: skip
     pipeline = subject.pipeline(None, settings)
     run: dict[str, Any] = {}
     if model is not None:
         run = {**subject.arguments(pipeline), "seed": seed, "max_batch_size": max_batch_size, "device": device}
         run["model"] = subject.network(pipeline)
-    elif any(given is not None for given in (labels, prompt, negative_prompt, guidance_scale, shape)):
-        raise ConfigurationError("the table of measurements takes none", where="labels", suggestion="give --model")
-    found = [best(pipeline.scheduler, n, **run) for n in budgets]
+    found = [best(pipeline, n, **run) for n in budgets]
     output.result({
         "measured_on": model or f"exact models of digits, {family_of(pipeline.scheduler)} schedule",
         "recommendations": [
@@ -91,3 +96,10 @@ def recommend(
         else f"measured on exact models of digits with a {family_of(pipeline.scheduler)} schedule: root mean square "
         "error per number; --model measures on yours"
     )
+
+
+def _refuse_without_model(**given: Any) -> None:
+    """Refuse options that only a measurement on a model takes."""
+    for where, value in given.items():
+        if value is not None:
+            raise ConfigurationError("the table of measurements takes none", where=where, suggestion="give --model")

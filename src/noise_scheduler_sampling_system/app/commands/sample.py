@@ -31,7 +31,7 @@ from ..options import (
 from ..output import Json, Output, Quiet, complain
 from ..parsing import check_output, integers, labels_of, settings_of
 from ..pipelines import pipeline_in
-from ..plans import plans_in
+from ..plans import plans_in, refuse_beside_plan
 from ..sample_files import ENDINGS, is_picture, refuse_no_picture, write_samples
 from ..subjects import Subject
 
@@ -95,6 +95,8 @@ def sample(
     from ...running.results import InterruptedRunError
 
     check_output(out, *ENDINGS)
+    if plan is not None:
+        refuse_beside_plan(method=method, option=option, spacing=spacing, spacing_option=spacing_option)
     output = Output(as_json, quiet)
     subject, size = _subject(model, device, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale)
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option, prediction)

@@ -8,7 +8,7 @@ import { drawBatch, drawDifference } from "./pictures.js";
 import { callsOf, isStochastic, stepsOf } from "./plan.js";
 import { distances } from "./run.js";
 import { canMove, entry } from "./settings.js";
-import { FORMATS, snippet } from "./snippets.js";
+import { FORMATS, cannotHold, snippet } from "./snippets.js";
 import { callsText } from "./source.js";
 
 /**
@@ -142,10 +142,15 @@ export function makePanel(root, name, app) {
   }
 
   function showCode() {
-    if (code.open) parts.code.textContent = text();
+    if (code.open) parts.code.textContent = cannotHold(parts.format.value, view.plan) || text();
   }
 
   async function copy() {
+    const why = cannotHold(parts.format.value, view.plan);
+    if (why) {
+      parts.copied.textContent = why;
+      return;
+    }
     try {
       await navigator.clipboard.writeText(text());
       parts.copied.textContent = "copied";

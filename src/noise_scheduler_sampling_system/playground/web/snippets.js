@@ -3,7 +3,13 @@
 /** The formats, with the names that the page shows. */
 export const FORMATS = { python: "Python", yaml: "YAML", json: "JSON", plan: "Plan (JSON)" };
 
-/** A panel's settings in a format. */
+/** Why a format cannot hold what ran, or "". */
+export function cannotHold(format, plan) {
+  return format === "plan" && plan?.time.some(Number.isNaN)
+    ? "A plan tells the model the time of each level, and this page does not know the times of levels that are moved by hand. Copy as Python, which makes this plan, or use the live playground." : "";
+}
+
+/** A panel's settings in a format that can hold them. */
 export function snippet(format, panel, shared, plan, model) {
   return { python, yaml, json, plan: planText }[format](panel, shared, plan, model);
 }

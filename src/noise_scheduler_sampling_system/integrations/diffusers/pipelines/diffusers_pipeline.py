@@ -18,6 +18,7 @@ from ....plans.frame_plan import FramePlan
 from ....plans.plan import SamplingPlan
 from ....plans.plan_set import PlanSet
 from ....samplers.base import BaseSampler
+from ....schedules.path import NoisePath
 from ....support.errors import ConfigurationError
 from .backbones import Backbone
 from .image_generator import ImageGenerator, generator_of
@@ -46,6 +47,11 @@ class DiffusersPipeline(DiffusionPipeline):
     def backbone(self) -> Backbone:
         """The network, the encoders and the decoder."""
         return self._generator.backbone
+
+    @property
+    def run_path(self) -> NoisePath:
+        """The noise schedule of images of the size that the network was trained on."""
+        return self._generator.run_path(self, ImageRequest())
 
     def generate(
         self,

@@ -17,6 +17,7 @@ from ....pipeline.pipeline import DiffusionPipeline
 from ....running.device_noise import source_of
 from ....running.noise import resolve_keys
 from ....running.noise_keys import Keys, checked_index
+from ....schedules.path import NoisePath
 from ....support.argument_checks import refuse_too_large
 from ....support.errors import ConfigurationError
 from ..reading.reading import read
@@ -83,8 +84,11 @@ class ImageGenerator:
         The noise schedule is the one of images of this size.
         """
         arguments = self.inputs(request)
-        path = path_at(pipeline.scheduler, self.reading, self.backbone.mu(self._without_text(request)))
-        return {**arguments, "shape": arguments["shape"][1:], "scheduler": path}
+        return {**arguments, "shape": arguments["shape"][1:], "scheduler": self.run_path(pipeline, request)}
+
+    def run_path(self, pipeline: DiffusionPipeline, request: ImageRequest) -> NoisePath:
+        """The noise schedule of images of the size of a request."""
+        return path_at(pipeline.scheduler, self.reading, self.backbone.mu(self._without_text(request)))
 
     def level_arguments(self, pipeline: DiffusionPipeline, request: ImageRequest) -> dict[str, Any]:
         """The arguments of ``sample`` that make it visit the levels of :meth:`generate`; no text is encoded.
