@@ -121,7 +121,8 @@ def test_divergence_of_two_steps():
         ("euler", {}, "plan of 'euler'"), ("flow_grpo", {"store": torch.int32}, "store"),
         ("flow_grpo", {"store": "bf16"}, "store"), ("flow_grpo", {"shape": (0, 4)}, "shape"),
         ("flow_grpo", {"seed": [1, 2]}, "seed"), ("flow_grpo", {"reduction": "max"}, "reduction"),
-        ("edm", {}, "plan of 'edm'"),
+        ("edm", {}, "plan of 'edm'"), ("flow_grpo", {"plan": "flow_grpo"}, "plan"),
+        ("flow_grpo", {"dtype": "bf16"}, "dtype"),
     ],
 )  # fmt: skip
 def test_refusals(method, arguments, where):

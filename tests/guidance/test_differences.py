@@ -9,6 +9,8 @@ from diffusers.guiders.tangential_classifier_free_guidance import normalized_gui
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig
 from noise_scheduler_sampling_system.guidance import (
+    AdaptiveProjected,
+    CFGZeroStar,
     ClassifierFree,
     Composed,
     FrequencyDecoupled,
@@ -58,6 +60,18 @@ def test_tangential_and_magnitude_aware_are_those_of_diffusers():
     assert torch.allclose(
         of(MagnitudeAware(4.0)), mambo_guidance(c.flatten(1), u.flatten(1), 4.0, 8.0).reshape(c.shape)
     )  # 2-D alone
+
+
+@pytest.mark.parametrize(
+    "guidance", [Tangential(4.0), MagnitudeAware(4.0), AdaptiveProjected(4.0), CFGZeroStar(4.0, zero_steps=0)]
+)
+def test_large_images_in_float16_do_not_overflow(guidance):
+    """The squares of a latent image of 16×128×128 numbers add up to more than 65,504."""
+    c, u = torch.randn(2, 1, 16, 128, 128, generator=torch.Generator().manual_seed(0))
+    u = u + 0.5 * c
+    half = outputs(c.half(), u.half())(guidance)
+    exact = outputs(c, u)(guidance)
+    assert float((half.float() - exact).norm() / exact.norm()) < 0.005
 
 
 def test_tangential_limits():

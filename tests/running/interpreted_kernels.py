@@ -65,7 +65,7 @@ def test_nan_and_infinity_pass_through_and_types_mix():
 
 
 def block(counter: tuple[int, int, int, int], key: tuple[int, int]) -> list[int]:
-    """Philox-4x32-10 in Python's whole numbers, from section 3.3 of the paper."""
+    """Philox-4x32-10 in Python's whole numbers."""
     mask = 2**32 - 1
     (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(10):

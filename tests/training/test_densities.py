@@ -104,7 +104,7 @@ def test_the_same_law_under_the_names_of_two_communities():
 
 
 def test_the_published_densities_of_sd3():
-    """Equations 19 to 21 of arXiv 2403.03206, on the straight path."""
+    """The formulas of arXiv 2403.03206, on the straight path."""
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     path = FlowPath(sigma_min=1e-8, time_scale=1.0)
     logit_normal = torch.exp(-(torch.logit(t) ** 2) / 2) / (math.sqrt(2 * math.pi) * t * (1 - t))
@@ -183,6 +183,17 @@ def test_importance_is_its_base_until_every_bin_has_a_loss():
     density = Importance(bins=2).observed(torch.tensor([-3.0]), torch.tensor([5.0]), Uniform().on(path).axis)
     assert density.moments == (25.0, -1.0)
     torch.testing.assert_close(density.on(path).times(U[:50]), Uniform().on(path).times(U[:50]))
+
+
+def test_losses_that_are_not_finite_do_not_count_for_importance():
+    """A step that overflows, as with scaled losses in half precision, must not spoil the density for good."""
+    axis = Uniform().on(FlowPath()).axis
+    y, losses = torch.tensor([-3.0, -3.0, 3.0]), torch.tensor([5.0, torch.inf, torch.nan])
+    density = Importance(bins=2).observed(y, losses, axis)
+    assert density.moments == (25.0, -1.0)
+    assert density.observed(y[2:], torch.tensor([2.0]), axis).shares.tolist() == pytest.approx(
+        [0.05 + 0.9 * 5 / 7, 0.05 + 0.9 * 2 / 7]
+    )
 
 
 @pytest.mark.parametrize(("make", "where"), [

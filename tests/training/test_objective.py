@@ -162,7 +162,7 @@ def test_offset_and_pyramid_noise_have_their_variances():
 
 
 def test_input_perturbation_is_seen_and_not_asked_for():
-    """Algorithm 1 of arXiv 2301.11706: the input has ε + γ·ξ, the target ε."""
+    """As in arXiv 2301.11706: the input has ε + γ·ξ, the target ε."""
     x0 = torch.zeros(2000, 4)
     objective = TrainingObjective(VPPath(), "epsilon", input_perturbation=0.5)
     batch = objective.prepare(x0, seed=0, step=0)
@@ -202,6 +202,8 @@ def test_conditions_are_dropped_at_the_rate_given():
     (lambda: TrainingObjective(FlowPath()).draw(4, seed=1, first_index=2, whole_batch=5), "whole_batch"),
     (lambda: TrainingObjective(FlowPath()).parts(X0, X0, torch.full((6,), 1001.0)), "t"),
     (lambda: TrainingObjective(FlowPath()).loss(lambda x, t: x, X0, {"labels": 1}), "condition['labels']"),
+    (lambda: TrainingObjective(FlowPath()).loss(network, X0, torch.ones(6)), "condition"),
+    (lambda: coupled_noise(X0, X0[:3]), "noise"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_with_its_place(make, where):
     with pytest.raises(ConfigurationError) as error:

@@ -7,11 +7,13 @@ import runpy
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from noise_scheduler_sampling_system import ConfigurationError
 from noise_scheduler_sampling_system.schedules import FlowPath
 from noise_scheduler_sampling_system.support import FileError
+from noise_scheduler_sampling_system.support.tensor_files import write_tensors
 from noise_scheduler_sampling_system.training import TrainingObjective, WeightAverage, load_state, save_state
 from places import ROOT
 
@@ -98,6 +100,58 @@ def test_a_state_that_is_not_plain_is_refused(tmp_path):
     with pytest.raises(FileError, match="odd/function"):
         save_state(tmp_path / "x.safetensors", 0, {"odd": Odd()})
     assert not list(tmp_path.iterdir())
+
+
+class Holder:
+    """An object whose state is whatever it holds."""
+
+    def __init__(self, state=None):
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+def test_states_of_any_names_come_back(tmp_path):
+    state = {"a/b": torch.zeros(1), "a": {"b": torch.ones(1)}, 0: torch.full((1,), 2.0), "0": torch.full((1,), 3.0)}
+    again = Holder()
+    save_state(tmp_path / "x.safetensors", 0, {"held": Holder(state)})
+    load_state(tmp_path / "x.safetensors", {"held": again})
+    assert again.state == state
+    for odd in ({(1, 2): 3.0}, {"x": torch.eye(2).to_sparse()}, {"x": torch.ones(1, device="meta")}):
+        with pytest.raises(FileError, match="held"):
+            save_state(tmp_path / "y.safetensors", 0, {"held": Holder(odd)})
+    with pytest.raises(FileError, match="step=-1"):
+        save_state(tmp_path / "y.safetensors", -1, {})
+
+
+@pytest.mark.parametrize("about", [
+    [1], {"version": 1}, {"version": 1, "facts": {}, "states": 3, "step": 1},
+    {"version": 1, "facts": {}, "states": {"held": {"tensor": "x"}}, "step": "soon"},
+    {"version": 1, "facts": {}, "states": {"held": {"tensor": "none"}}, "step": 1},
+    {"version": 1, "facts": {}, "states": {"held": {}}, "step": 1},
+])  # fmt: skip
+def test_a_header_that_says_something_else_is_refused(tmp_path, about):
+    write_tensors(tmp_path / "x.safetensors", "noise_sampling_training", about, save, {"x": torch.ones(1)})
+    with pytest.raises(FileError):
+        load_state(tmp_path / "x.safetensors", {"held": Holder()})
+
+
+def test_the_average_of_weights_that_are_no_numbers_and_of_another_network():
+    network = nn.Linear(2, 2)
+    network.places = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+    average = WeightAverage(network)
+    network.places += 5
+    average.update(network)
+    assert average.network.places.tolist() == [6, 7]
+    before = [each.clone() for each in average.network.parameters()]
+    with pytest.raises(ConfigurationError, match="weights of the averaged"):
+        average.update(nn.Linear(2, 3))
+    assert all(map(torch.equal, before, average.network.parameters()))
+    assert average.updates == 1
 
 
 def test_the_average_forgets_the_first_weights_early_and_then_keeps_to_its_decay():

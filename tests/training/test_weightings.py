@@ -142,7 +142,14 @@ def test_terminal_snr_is_checked():
     found = TrainingObjective(zero, weighting=MinSNR()).terminal
     assert (found.snr, found.signal, len(found.problems)) == (0.0, 0.0, 2)
     assert not TrainingObjective(FlowPath()).terminal.problems
-    assert "v_prediction" in check_terminal_snr(zero, "epsilon").problems[0]
+    assert "v_prediction" in check_terminal_snr(zero, "noise").problems[0]  # another name of ε
+    assert check_terminal_snr(zero, weighting="min_snr").weight == 0.0
+    for arguments, where in (
+        (("linear",), "path"), ((zero, "epsilonn"), "prediction_type"), ((zero, None, "min"), "weighting")
+    ):  # fmt: skip
+        with pytest.raises(ConfigurationError) as error:
+            check_terminal_snr(*arguments)
+        assert error.value.where == where
 
 
 def test_snr_is_public_on_every_path():

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..plans.plan import SamplingPlan
 from ..running.noise import NoiseSource, resolve_keys
 from ..running.noise_keys import Seed
-from ..support.argument_checks import checked_shape
+from ..support.argument_checks import checked_dtype, checked_shape
 from ..support.errors import ConfigurationError, shown
 from ..support.values import ByValue
 from .row_walk import Rows
-from .step_probabilities import Reduction, StepWalk
+from .step_probabilities import Reduction, StepWalk, checked_plan
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import DiffusionPipeline
@@ -86,7 +86,7 @@ def rollout(
         raise ConfigurationError(
             f"got {shown(store)}", where="store", suggestion="give torch.bfloat16 or torch.float32"
         )
-    plan = pipeline.plan(num_inference_steps) if plan is None else plan
+    plan = pipeline.plan(num_inference_steps) if plan is None else checked_plan(plan)
     if not plan.stochastic:
         raise ConfigurationError(
             "no step of this run draws noise",
@@ -94,7 +94,7 @@ def rollout(
             suggestion="use a stochastic sampler, such as 'flow_grpo', 'cps' or 'ancestral'",
         )
     sizes = checked_shape(shape)
-    source = NoiseSource(resolve_keys(seed, None, sizes[0]), sizes[1:], settings.get("dtype") or torch.float32)
+    source = NoiseSource(resolve_keys(seed, None, sizes[0]), sizes[1:], checked_dtype(settings.get("dtype"), None))
     start = source.initial() * plan.prior_scale
     walk = StepWalk(plan, Rows.of(pipeline, plan, model, start.to(store or start.dtype), seed=seed, **settings))
     states, log_probs, drawn = [walk.rows.start.to(store or walk.rows.start)], list[Tensor](), list[int]()

@@ -28,7 +28,7 @@ from .row_walk import Rows
 if TYPE_CHECKING:
     from ..pipeline.pipeline import DiffusionPipeline
 
-__all__ = ["StepDistribution", "step_distribution", "trajectory_log_probs"]
+__all__ = ["StepDistribution", "checked_plan", "step_distribution", "trajectory_log_probs"]
 
 Reduction = Literal["sum", "mean"]
 
@@ -162,13 +162,7 @@ def trajectory_log_probs(
         ConfigurationError: a number of states that does not fit the plan, a step that is not Gaussian (a model
             call on a state that has received noise in the same step), or what ``sample`` refuses.
     """
-    plan = pipeline.plan(len(states) - 1) if plan is None else plan
-    if not isinstance(plan, SamplingPlan):
-        raise ConfigurationError(
-            f"got {shown(plan)}",
-            where="plan",
-            suggestion="give a SamplingPlan: steps whose frames have levels of their own have no probabilities here",
-        )
+    plan = pipeline.plan(len(states) - 1) if plan is None else checked_plan(plan)
     wanted = range(plan.steps) if steps is None else steps
     if len(states) != plan.steps + 1 or not all(0 <= step < plan.steps for step in wanted):
         raise ConfigurationError(
@@ -186,6 +180,21 @@ def trajectory_log_probs(
             if step in wanted:
                 found[step] = after.new_zeros(len(after)) if drawn.deterministic else drawn.log_prob(after, reduction)
     return torch.stack([found[step].to(torch.promote_types(found[step].dtype, torch.float32)) for step in wanted])
+
+
+def checked_plan(plan: Any) -> SamplingPlan:
+    """A plan whose steps have probabilities.
+
+    Raises:
+        ConfigurationError: something else, or a plan of frames.
+    """
+    if not isinstance(plan, SamplingPlan):
+        raise ConfigurationError(
+            f"got {shown(plan)}",
+            where="plan",
+            suggestion="give a SamplingPlan: steps whose frames have levels of their own have no probabilities here",
+        )
+    return plan
 
 
 @final

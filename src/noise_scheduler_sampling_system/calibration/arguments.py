@@ -19,7 +19,7 @@ from ..pipeline.pipeline import DiffusionPipeline
 from ..running.model_adapter import map_tensors
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
-from ..support.argument_checks import checked_count, checked_number
+from ..support.argument_checks import checked_condition, checked_count, checked_number
 from ..support.errors import ConfigurationError
 from .search.search import STAGES
 from .student import PlanRunner
@@ -174,10 +174,7 @@ def in_turn(
     """
     if condition is None:
         return None
-    if not isinstance(condition, Mapping):
-        raise ConfigurationError(
-            f"got {type(condition).__name__}", where=where, suggestion="give a mapping of keywords for the model"
-        )
+    keywords = checked_condition(condition, where)
 
     def repeat(value: Tensor) -> Tensor:
         many = value.ndim and value.shape[0] > 1
@@ -185,5 +182,5 @@ def in_turn(
             logger.warning("%s has %d rows, of which %d trajectories see the first", where, value.shape[0], fitted)
         return value[torch.arange(count, device=value.device) % value.shape[0]] if many else value
 
-    repeated: Mapping[str, Any] = map_tensors(repeat, {key: as_rows(value) for key, value in condition.items()})
+    repeated: Mapping[str, Any] = map_tensors(repeat, {key: as_rows(value) for key, value in keywords.items()})
     return repeated

@@ -8,10 +8,13 @@ from typing import Any, Final, NamedTuple, TypeVar, final
 
 from torch import Tensor
 
-from ..support.errors import ConfigurationError
+from ..support.errors import ConfigurationError, shown
 from ..support.registry import did_you_mean
 
-__all__ = ["IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "Preconditioning", "conversion", "quantity"]
+__all__ = [
+    "IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "Preconditioning", "conversion", "prediction_named",
+    "quantity",
+]  # fmt: skip
 
 
 Real = TypeVar("Real", float, Tensor)
@@ -44,6 +47,20 @@ PREDICTION_ALIASES: Final = {
     "eps": "epsilon", "noise": "epsilon", "x0": "sample", "x_start": "sample", "denoised": "sample",
     "v": "v_prediction", "velocity": "v_prediction", "flow": "flow_prediction", "flow_matching": "flow_prediction",
 }  # fmt: skip
+
+
+def prediction_named(name: Any, where: str = "prediction_type") -> str:
+    """The prediction type with this name or alias.
+
+    Raises:
+        ConfigurationError: an unknown one.
+    """
+    kind = PREDICTION_ALIASES.get(name, name) if isinstance(name, str) else name
+    if kind not in PREDICTION_TYPES:
+        raise ConfigurationError(
+            f"got {shown(name)}", where=where, suggestion=did_you_mean(str(name), PREDICTION_TYPES)
+        )
+    return str(kind)
 
 
 def quantity(name: str, alpha: float, sigma: float) -> tuple[float, float]:

@@ -73,5 +73,5 @@ def checked_quantity(name: Any, where: str, *more: str) -> str:
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """One number for each sample, reshaped so that it multiplies a batch."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    """One number for each sample, with the shape and type that multiply a batch."""
+    return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)

@@ -18,7 +18,7 @@ from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
 from .base import Guidance, checked_quantity, per_sample
 from .formula import Formula
-from .parts import checked_terms, projection, square, towards
+from .parts import checked_terms, dot, projection, square, towards
 from .scales import Scale, checked_scale, scale_at
 
 __all__ = ["FrequencyDecoupled", "MagnitudeAware", "PerpNeg", "Tangential"]
@@ -118,8 +118,7 @@ class Tangential(Guidance):
 
 def _along_main_direction(c: Tensor, u: Tensor) -> Tensor:
     """u, projected on the first right singular vector of the rows c and u: the main axis of their 2 × 2 Gram matrix."""
-    flat_c, flat_u = c.flatten(1), u.flatten(1)
-    angle = 0.5 * torch.atan2(2.0 * (flat_c * flat_u).sum(1), square(flat_c) - square(flat_u))
+    angle = 0.5 * torch.atan2(2.0 * dot(c, u), square(c) - square(u))
     return projection(c * per_sample(angle.cos(), c) + u * per_sample(angle.sin(), u), u)
 
 
@@ -162,7 +161,7 @@ class MagnitudeAware(Guidance):
 
 
 def _damped(damping: float, delta: Tensor, u: Tensor) -> Tensor:
-    ratio = (square(delta.flatten(1)) / square(u.flatten(1))).sqrt()
+    ratio = (square(delta) / square(u)).sqrt()
     return delta * per_sample(torch.exp(-damping * ratio), delta)
 
 

@@ -22,7 +22,7 @@ from ..support.argument_checks import checked_number
 from ..support.errors import ConfigurationError
 from .base import Guidance, checked_quantity, per_sample
 from .formula import Formula
-from .parts import checked_terms, projection, square, towards
+from .parts import checked_terms, dot, projection, square, towards
 from .scales import Scale, checked_scale, scale_at
 
 __all__ = ["AdaptiveProjected", "AutoGuidance", "CFGZeroStar", "ClassifierFree", "Composed"]
@@ -162,15 +162,10 @@ def _with_past(momentum: float, past: Tensor | None, delta: Tensor) -> tuple[Ten
 
 def _projected(eta: float, norm_threshold: float, delta: Tensor, clean: Tensor) -> Tensor:
     """Δ, no longer than the threshold, with its part along the clean sample scaled by η."""
-    flat, along = delta.flatten(1), clean.flatten(1)
-    factor = torch.ones_like(flat[:, 0])
-    if norm_threshold < math.inf:
-        factor = (
-            norm_threshold / torch.linalg.vector_norm(flat, dim=1).clamp_min(torch.finfo(flat.dtype).tiny)
-        ).clamp_max(1.0)
+    factor = (norm_threshold / square(delta).sqrt()).clamp_max(1.0)
     if eta == 1.0:
         return delta * per_sample(factor, delta)
-    parallel = factor * (flat * along).sum(1) / square(along)
+    parallel = factor * dot(delta, clean) / square(clean)
     return (delta * per_sample(factor, delta)).addcmul_(clean, per_sample((eta - 1.0) * parallel, clean))
 
 

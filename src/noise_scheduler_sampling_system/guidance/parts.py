@@ -14,7 +14,7 @@ from .base import per_sample
 from .formula import Formula
 from .scales import Scale, checked_scale
 
-__all__ = ["checked_terms", "projection", "square", "towards"]
+__all__ = ["checked_terms", "dot", "projection", "square", "towards"]
 
 
 def towards(formula: Formula, better: Form, worse: Form, scale: float) -> Form:
@@ -24,14 +24,20 @@ def towards(formula: Formula, better: Form, worse: Form, scale: float) -> Form:
 
 def projection(u: Tensor, c: Tensor) -> Tensor:
     """⟨c, u⟩/‖u‖²·u, the projection of c on u, for each sample."""
-    flat_u, flat_c = u.flatten(1), c.flatten(1)
-    return u * per_sample((flat_u * flat_c).sum(1) / square(flat_u), u)
+    return u * per_sample(dot(u, c) / square(u), u)
 
 
-def square(flat: Tensor) -> Tensor:
-    """‖·‖² for each sample; where it is 0, the smallest normal number, so that a division is finite."""
-    square: Tensor = torch.linalg.vector_norm(flat, dim=1).square()
-    return square.clamp_min(torch.finfo(flat.dtype).tiny)
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """⟨a, b⟩ for each sample, shape (B,), in float32 at least: the sums of large images overflow float16."""
+    wide = torch.promote_types(torch.float32, a.dtype)
+    return (a.flatten(1).to(wide) * b.flatten(1).to(wide)).sum(1)
+
+
+def square(a: Tensor) -> Tensor:
+    """‖a‖² for each sample, as :func:`dot`; where it is 0, the smallest normal number, so that a division is finite."""
+    wide = torch.promote_types(torch.float32, a.dtype)
+    square: Tensor = torch.linalg.vector_norm(a.flatten(1), dim=1, dtype=wide).square()
+    return square.clamp_min(torch.finfo(wide).tiny)
 
 
 def checked_terms(terms: Any, where: str) -> tuple[tuple[Mapping[str, Any], Scale], ...]:

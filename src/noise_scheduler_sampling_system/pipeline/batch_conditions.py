@@ -13,7 +13,7 @@ from torch import Tensor
 from ..guidance.conditions import merged, null_counterpart, numbers_as_rows, placed, refuse_foreign_labels
 from ..guidance.formula import Branch
 from ..running.model_adapter import ModelAdapter, map_tensors, resolve_device
-from ..support.argument_checks import as_array, refuse_special
+from ..support.argument_checks import as_array, checked_condition, refuse_special
 from ..support.errors import ConfigurationError, shown
 
 __all__ = ["BatchConditions", "as_rows"]
@@ -40,20 +40,7 @@ class BatchConditions:
         Raises:
             ConfigurationError: not a mapping of texts, or a tensor with neither one row nor B.
         """
-        if condition is None:
-            return {}
-        if not isinstance(condition, Mapping):
-            raise ConfigurationError(
-                f"got {type(condition).__name__}", where=where, suggestion="give a mapping of keywords for the model"
-            )
-        for name in condition:
-            if not isinstance(name, str):
-                raise ConfigurationError(
-                    f"has the key {shown(name)}",
-                    where=where,
-                    why="its keys are keywords of the model",
-                    suggestion="give a mapping of text, e.g. {'class_labels': labels}",
-                )
+        given = checked_condition(condition, where)
 
         def fit(value: Tensor) -> Tensor:
             refuse_special(value, where)
@@ -67,7 +54,7 @@ class BatchConditions:
             value = value.to(self.device)
             return value.expand(self.batch, *value.shape[1:]) if value.ndim and len(value) != self.batch else value
 
-        rows = {name: as_rows(value, self.batch, f"{where}[{name!r}]") for name, value in condition.items()}
+        rows = {name: as_rows(value, self.batch, f"{where}[{name!r}]") for name, value in given.items()}
         return placed(map_tensors(fit, rows), self.device)
 
     def completed(self, condition: Mapping[str, Any]) -> dict[str, Any]:

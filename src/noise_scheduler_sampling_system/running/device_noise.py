@@ -2,7 +2,7 @@
 
 Each noise depends only on (seed, sample, step, stage), as on the host, so batch size, data type and a restart do not
 change it. Its algorithm is another, so its numbers are, too: number n of a sample is number n mod 4 of the block ⌊n/4⌋.
-A block is made by Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3):
+A block is made by Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"):
 
     key     (seed mod 2³², ⌊seed/2³²⌋)
     counter (⌊n/4⌋, index mod 2³², ⌊index/2³²⌋, 256·(step + 1) + stage)

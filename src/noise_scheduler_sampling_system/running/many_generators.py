@@ -2,7 +2,7 @@
 
 NumPy makes one generator in about 15 µs, which is longer than it needs for the numbers of a small sample. Here one
 array operation acts on all generators: first on the blocks of Philox-4x64-10 (Salmon et al. 2011, "Parallel random
-numbers: as easy as 1, 2, 3", section 3.3), then on the first try of the ziggurat (Marsaglia and Tsang 2000, "The
+numbers: as easy as 1, 2, 3"), then on the first try of the ziggurat (Marsaglia and Tsang 2000, "The
 ziggurat method for generating random variables"). About 1 % of the numbers need a second try; only their samples are
 continued number by number, and the few that reach the tail of the distribution are left to NumPy.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +15,8 @@ from torch import Tensor
 from .errors import ConfigurationError, OutOfMemoryError, shown
 
 __all__ = [
-    "STATE_TYPES", "as_array", "as_tensor", "checked_count", "checked_dtype", "checked_flag", "checked_number",
-    "checked_shape", "checked_times", "refuse_special", "refuse_too_large",
+    "STATE_TYPES", "as_array", "as_tensor", "checked_condition", "checked_count", "checked_dtype", "checked_flag",
+    "checked_number", "checked_shape", "checked_times", "refuse_special", "refuse_too_large",
 ]  # fmt: skip
 
 #: The types that a state may have. PyTorch has no arithmetic for narrower ones.
@@ -72,6 +73,29 @@ def checked_count(count: Any, where: str = "num_inference_steps", most: float = 
             f"got {shown(count)}", where=where, suggestion=f"give a whole number from 1 to {most:,}"
         )
     return int(count)
+
+
+def checked_condition(condition: Any, where: str = "condition") -> dict[str, Any]:
+    """The keywords of a model as a dict; None is an empty one.
+
+    Raises:
+        ConfigurationError: not a mapping of texts.
+    """
+    if condition is None:
+        return {}
+    if not isinstance(condition, Mapping):
+        raise ConfigurationError(
+            f"got {type(condition).__name__}", where=where, suggestion="give a mapping of keywords for the model"
+        )
+    for name in condition:
+        if not isinstance(name, str):
+            raise ConfigurationError(
+                f"has the key {shown(name)}",
+                where=where,
+                why="its keys are keywords of the model",
+                suggestion="give a mapping of text, e.g. {'class_labels': labels}",
+            )
+    return dict(condition)
 
 
 def checked_times(times: Any, where: str = "timesteps") -> tuple[float, ...]:

@@ -45,13 +45,25 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Move the average towards the weights of the trained network, after a step of its optimizer."""
+        """Move the average towards the weights of the trained network, after a step of its optimizer.
+
+        Raises:
+            ConfigurationError: a network with other weights.
+        """
+        ours, theirs = ([*each.parameters(), *each.buffers()] for each in (self.network, network))
+        if [each.shape for each in ours] != [each.shape for each in theirs]:
+            raise ConfigurationError(
+                "does not have the weights of the averaged one",
+                where="network",
+                suggestion="give the network that the average was made of",
+            )
         kept = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for mine, new in zip(self.network.parameters(), network.parameters(), strict=True):
-            mine.lerp_(new.to(mine.dtype), 1.0 - kept)
-        for buffer, latest in zip(self.network.buffers(), network.buffers(), strict=True):
-            buffer.copy_(latest)
+        for mine, latest in zip(ours, theirs, strict=True):
+            if isinstance(mine, nn.Parameter) and mine.is_floating_point():
+                mine.lerp_(latest.to(mine.dtype), 1.0 - kept)
+            else:
+                mine.copy_(latest)
 
     def state_dict(self) -> dict[str, Any]:
         """The average and the number of updates."""

@@ -16,7 +16,7 @@ COUPLINGS: Final = ("independent", "optimal")
 
 
 def coupled_noise(x0: Tensor, noise: Tensor) -> Tensor:
-    """The noises in the order that minimises Σ‖x₀ − ε‖² over the batch (Tong et al. 2023, arXiv 2302.00482, §3.2;
+    """The noises in the order that minimises Σ‖x₀ − ε‖² over the batch (Tong et al. 2023, arXiv 2302.00482;
     Pooladian et al. 2023, arXiv 2304.14775).
 
     Paths of flow matching then cross less, and the variance of the target is smaller. The noise of a sample depends on
@@ -28,8 +28,14 @@ def coupled_noise(x0: Tensor, noise: Tensor) -> Tensor:
         noise: of the same shape.
 
     Raises:
-        ConfigurationError: scipy is not installed, or the distances are not finite.
+        ConfigurationError: scipy is not installed, the shapes differ, or the distances are not finite.
     """
+    if noise.shape != x0.shape:
+        raise ConfigurationError(
+            f"has the shape {tuple(noise.shape)}, and x0 {tuple(x0.shape)}",
+            where="noise",
+            suggestion="draw it with torch.randn_like(x0)",
+        )
     assign = refuse_missing_scipy()
     distances = torch.cdist(double(x0.detach().flatten(1)), double(noise.flatten(1))).square()
     if not bool(torch.isfinite(distances).all()):

@@ -32,7 +32,7 @@ _LOG_HALF_2PI = math.log(2.0 * math.pi) / 2.0
 @DENSITIES.register("uniform")
 @dataclass(frozen=True, eq=False)
 class Uniform(Density):
-    """Even in the time of the path (Ho et al. 2020, arXiv 2006.11239, Algorithm 1); each whole timestep has 1/T."""
+    """Even in the time of the path (Ho et al. 2020, arXiv 2006.11239); each whole timestep has 1/T."""
 
     def _cdf(self, y: Tensor, axis: NoiseAxis) -> Tensor:
         return axis.fraction(y)
@@ -49,8 +49,8 @@ class Uniform(Density):
 @DENSITIES.register("log_normal")
 @dataclass(frozen=True, eq=False)
 class LogNormal(Density):
-    """log(σ/α) is normal: "lognormal" of EDM (Karras et al. 2022, arXiv 2206.00364, Table 1) and "logit-normal" of SD3
-    (Esser et al. 2024, arXiv 2403.03206, eq. 19), whose logit(σ) on the straight path is log(σ/α).
+    """log(σ/α) is normal: "lognormal" of EDM (Karras et al. 2022, arXiv 2206.00364) and "logit-normal" of SD3
+    (Esser et al. 2024, arXiv 2403.03206), whose logit(σ) on the straight path is log(σ/α).
 
     Attributes:
         mean, std: of log(σ/α). EDM: −1.2 and 1.2. SD3: 0 and 1, the defaults.
@@ -101,7 +101,7 @@ class LogLogistic(Density):
 @dataclass(frozen=True, eq=False)
 class Mode(Density):
     """σ/(α + σ) = u − s·(sin²(πu/2) − u) for uniform u: mode sampling with heavy tails (Esser et al. 2024,
-    arXiv 2403.03206, eq. 20, with 1 − u for u).
+    arXiv 2403.03206, with 1 − u for u).
 
     Attributes:
         scale: s, from −1 to 2/(π − 2); above 0 it prefers the middle, below 0 the ends, 0 is uniform in σ.
@@ -134,7 +134,7 @@ class Mode(Density):
 @dataclass(frozen=True, eq=False)
 class CosMap(Density):
     """arctan(σ/(α·s)) is uniform: the levels of the cosine schedule on any path (Esser et al. 2024, arXiv 2403.03206,
-    eq. 21, with s = 1; k-diffusion's "v-diffusion" with s = σ_data).
+    with s = 1; k-diffusion's "v-diffusion" with s = σ_data).
 
     Attributes:
         scale: s; the same as ``shift``, under k-diffusion's meaning.

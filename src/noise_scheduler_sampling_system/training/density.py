@@ -16,7 +16,7 @@ from ..schedules.path import NoisePath
 from ..support.errors import ConfigurationError
 from ..support.values import ByValue
 from .choice import Choice
-from .noise_axis import NoiseAxis
+from .noise_axis import NoiseAxis, checked_path
 
 __all__ = ["Density", "DensityOnPath"]
 
@@ -34,7 +34,7 @@ class Density(Choice):
 
     Attributes:
         shift: multiplies σ/α of every level, as σ ↦ s·σ/(1 + (s − 1)·σ) does on the straight path (Esser et al. 2024,
-            arXiv 2403.03206, eq. 23); :func:`~..schedules.resolution_shift` gives that of an image size. None: the
+            arXiv 2403.03206); :func:`~..schedules.resolution_shift` gives that of an image size. None: the
             shift of the path's own evenly spaced levels (``FlowPath(shift=3)``), so that training and sampling agree;
             1 on other paths.
     """
@@ -120,12 +120,7 @@ class DensityOnPath(ByValue):
     path: NoisePath
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, NoisePath):
-            raise ConfigurationError(
-                f"got {type(self.path).__name__}",
-                where="path",
-                suggestion="give a noise schedule: FlowPath(), pipeline.scheduler, NoiseSchedulerFactory.create(...)",
-            )
+        checked_path(self.path)
         self.density.refuse_path(self.axis)
 
     @functools.cached_property

@@ -26,7 +26,7 @@ _UNSEEN = -1.0
 @dataclass(frozen=True, eq=False)
 class Importance(Density):
     """A base density, times the root of the running mean of the squared loss in each of its bins (Nichol & Dhariwal
-    2021, arXiv 2102.09672, §3.3). The bins have equal probability under the base.
+    2021, arXiv 2102.09672). The bins have equal probability under the base.
 
     It is a value: :meth:`observed` returns the next one. Until every bin has a loss, it is the base. An objective
     with this density is one ``over`` the base: weights are divided by the ratio of the densities, so the expected
@@ -60,15 +60,17 @@ class Importance(Density):
         object.__setattr__(self, "moments", moments)
 
     def observed(self, y: Tensor, losses: Tensor, axis: NoiseAxis) -> Importance:
-        """The density after the losses of a step, each without the ratio of densities.
+        """The density after the losses of a step, each without the ratio of densities. NaN and infinity do not count.
 
         Args:
             y: log(σ/α) of the draws, any shape.
             losses: of the draws, of the same shape.
             axis: the levels of the path.
         """
-        bins = (self.base.cdf(y.flatten(), axis) * self.bins).long().clamp(0, self.bins - 1)
         squares, moments = losses.detach().double().flatten().cpu().square(), list(self.moments)
+        finite = squares.isfinite()
+        squares, y = squares[finite], y.flatten()[finite]
+        bins = (self.base.cdf(y, axis) * self.bins).long().clamp(0, self.bins - 1)
         for at in bins.unique().tolist():
             new = float(squares[bins == at].mean())
             moments[at] = new if moments[at] == _UNSEEN else self.decay * moments[at] + (1.0 - self.decay) * new

@@ -5,15 +5,31 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from ..schedules.path import NoisePath
+from ..support.errors import ConfigurationError
 from ..support.values import ByValue
 
-__all__ = ["NoiseAxis"]
+__all__ = ["NoiseAxis", "checked_path"]
+
+
+def checked_path(path: Any) -> NoisePath:
+    """A path, or an error that says what to give.
+
+    Raises:
+        ConfigurationError: not a path.
+    """
+    if not isinstance(path, NoisePath):
+        raise ConfigurationError(
+            f"got {type(path).__name__}",
+            where="path",
+            suggestion="give a noise schedule: FlowPath(), pipeline.scheduler, NoiseSchedulerFactory.create(...)",
+        )
+    return path
 
 
 @final

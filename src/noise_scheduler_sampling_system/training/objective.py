@@ -10,12 +10,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES
+from ..config.prediction import prediction_named
 from ..config.registries import DENSITIES, NOISES, WEIGHTINGS
 from ..running.model_adapter import ModelAdapter
 from ..schedules.path import NoisePath
 from ..schedules.times import as_times
-from ..support.argument_checks import checked_count, checked_flag, checked_number
+from ..support.argument_checks import checked_condition, checked_count, checked_flag, checked_number
 from ..support.errors import ConfigurationError, shown
 from ..support.registry import did_you_mean
 from ..support.values import ByValue
@@ -54,12 +54,12 @@ class TrainingObjective(ByValue):
             Otherwise the draws are importance samples of it: ``weight`` holds the ratio of the densities.
         noise: a name, a mapping or a :class:`.TrainingNoise`.
         input_perturbation: γ: the network sees α·x₀ + σ·(ε + γ·ξ), with more noise ξ, and its target is that of ε
-            (Ning et al. 2023, arXiv 2301.11706, Algorithm 1, with 0.1).
+            (Ning et al. 2023, arXiv 2301.11706, with 0.1).
         coupling: "independent", or "optimal": minibatch optimal transport (:func:`.coupled_noise`).
         condition_dropout: the part of the samples whose condition becomes the null condition; 0.1 is usual for
             classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
         stratified: whether the levels of a batch are spread evenly over the density (Kingma et al. 2021,
-            arXiv 2107.00630, appendix I), which lowers the variance of the loss; each level alone has the same law.
+            arXiv 2107.00630), which lowers the variance of the loss; each level alone has the same law.
         frame_dim: the dimension of the samples that counts the T frames of times (B, T).
 
     Raises:
@@ -192,7 +192,7 @@ class TrainingObjective(ByValue):
             noisy=self.path.add_noise(x0, seen, placed, frame_dim=self.frame_dim),
             t=placed if not placed.is_floating_point() else placed.to(wide),
             target=self.path.target(x0, noise, placed, frame_dim=self.frame_dim),
-            weight=self.weight(exact).to(x0.device, wide), noise=noise, condition=dict(condition or {}),
+            weight=self.weight(exact).to(x0.device, wide), noise=noise, condition=checked_condition(condition),
             frame_dim=self.frame_dim,
         )  # fmt: skip
 
@@ -227,7 +227,7 @@ class TrainingObjective(ByValue):
                 suggestion="give both, seed=0 and step=the number of the step, or neither",
             )
         draws = Draws.of(len(x0), seed, step or 0, first_index, whole_batch, x0.device, x0.dtype)
-        kept = dict(condition or {})
+        kept = checked_condition(condition)
         if self.condition_dropout and kept:
             dropped = draws.uniform((), Purpose.DROPOUT) < self.condition_dropout
             kept = with_dropped(kept, null_of(model, kept, null_condition), dropped)
@@ -255,7 +255,7 @@ class TrainingObjective(ByValue):
             ModelOutputError: an output of another shape than the samples'.
         """
         call = ModelAdapter(model, trains=True)
-        call.refuse_call(dict(condition or {}), "condition")
+        call.refuse_call(checked_condition(condition), "condition")
         batch = self.prepare(x0, condition, model=model, **keywords)
         return batch.loss(call(batch.noisy, batch.t, batch.condition))
 
@@ -317,20 +317,15 @@ def _checked_prediction(given: Any, path: NoisePath) -> str:
     Raises:
         ConfigurationError: an unknown one, or one that a level of the path does not determine.
     """
-    name = path.config.prediction_type if given is None else given
-    kind = PREDICTION_ALIASES.get(name, name) if isinstance(name, str) else name
-    if kind not in PREDICTION_TYPES:
-        raise ConfigurationError(
-            f"got {shown(name)}", where="prediction_type", suggestion=did_you_mean(str(name), PREDICTION_TYPES)
-        )
+    kind = prediction_named(path.config.prediction_type if given is None else given)
     if kind == "epsilon" and path.discrete and path.level(path.t_max).alpha == 0.0:
         raise ConfigurationError(
             "the last timestep has no signal, so ε does not determine x₀ there",
             where="prediction_type",
-            why="a network would learn to return its input (Lin et al. 2023, arXiv 2305.08891, §3.2)",
+            why="a network would learn to return its input (Lin et al. 2023, arXiv 2305.08891)",
             suggestion="train 'v_prediction' or 'sample', or leave rescale_betas_zero_snr out",
         )
-    return str(kind)
+    return kind
 
 
 def _exact_on(device: torch.device, t: Tensor) -> Tensor:

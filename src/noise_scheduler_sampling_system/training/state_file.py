@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,8 +43,10 @@ def save_state(
             a density "importance", as a list.
 
     Raises:
-        FileError: a state that holds something else, or a file that cannot be written.
+        FileError: a negative step, a state that holds something else, or a file that cannot be written.
     """
+    if not isinstance(step, int | np.integer) or step < 0:
+        raise FileError(f"got step={shown(step)}", where=str(path), suggestion="give the number of steps that are done")
     tensors: dict[str, Tensor] = {}
     states = {name: _packed(each.state_dict(), name, tensors, str(path)) for name, each in objects.items()}
     from safetensors.torch import save
@@ -66,16 +69,21 @@ def load_state(
         The number of steps that were done.
 
     Raises:
-        FileError: missing or malformed; of other objects or other facts.
+        FileError: missing or malformed; of other objects or other facts. Objects may then be filled in part.
     """
     from safetensors.torch import load
 
     tensors, about = read_tensors(path, _NAME, load)
-    if about.get("version") != _VERSION:
+    try:
+        version, saved, states, step = (about[name] for name in ("version", "facts", "states", "step"))
+        saved, states, step = dict(saved), dict(states), int(step)
+    except (TypeError, KeyError, ValueError) as error:
         raise FileError(
-            f"is of version {shown(about.get('version'))}", where=str(path), suggestion="use a newer release to read it"
-        )
-    saved, wanted = about["facts"], dict(facts or {})
+            "holds no state of a training", where=str(path), why=cut(error), suggestion="give a file of save_state"
+        ) from error
+    if version != _VERSION:
+        raise FileError(f"is of version {shown(version)}", where=str(path), suggestion="use a newer release to read it")
+    wanted = dict(facts or {})
     for name in sorted({*saved, *wanted}):
         if not same(saved.get(name), _plain(wanted.get(name))):
             raise FileError(
@@ -83,21 +91,21 @@ def load_state(
                 where=str(path),
                 suggestion="go on with the same settings, or begin a new training in another file",
             )
-    if sorted(about["states"]) != sorted(objects):
+    if sorted(states) != sorted(objects):
         raise FileError(
-            f"it holds {', '.join(sorted(about['states']))}",
+            f"it holds {', '.join(sorted(states))}",
             where=str(path),
             suggestion=f"give objects of these names instead of {', '.join(sorted(objects))}",
         )
     for name, each in objects.items():
-        _fill(each, _unpacked(about["states"][name], tensors), name, str(path))
-    return int(about["step"])
+        _fill(each, states[name], tensors, name, str(path))
+    return step
 
 
-def _fill(each: HasState, state: Any, name: str, path: str) -> None:
+def _fill(each: HasState, packed: Any, tensors: Mapping[str, Tensor], name: str, path: str) -> None:
     try:
-        each.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        each.load_state_dict(_unpacked(packed, tensors))
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
             f"its {name!r} does not fit", where=path, why=cut(error), suggestion="make the same objects"
         ) from error
@@ -105,10 +113,12 @@ def _fill(each: HasState, state: Any, name: str, path: str) -> None:
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor], path: str) -> Any:
     """A state as plain data, with its tensors in ``tensors``."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+        while name in tensors:  # {"a/b": ..., "a": {"b": ...}}
+            name += "'"
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
-    if isinstance(value, Mapping):  # keys may be whole numbers
+    if isinstance(value, Mapping) and all(isinstance(key, int | str) for key in value):
         return {"map": [[key, _packed(item, f"{name}/{key}", tensors, path)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         items = [_packed(item, f"{name}/{i}", tensors, path) for i, item in enumerate(value)]
@@ -118,7 +128,7 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor], path: str) -> Any
     raise FileError(
         f"the state of {name!r} holds {type(value).__name__}",
         where=path,
-        suggestion="a state holds tensors, numbers, texts, lists and mappings",
+        suggestion="a state holds tensors, numbers, texts, lists, and mappings with texts or whole numbers as keys",
     )
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 
+from ..config.prediction import prediction_named
+from ..config.registries import WEIGHTINGS
 from ..schedules.path import NoisePath
+from .choice import chosen
+from .noise_axis import checked_path
 from .weightings import Weighting, loss_weight
 
 __all__ = ["TerminalSNR", "check_terminal_snr"]
@@ -43,17 +48,22 @@ class TerminalSNR:
 
 
 def check_terminal_snr(
-    path: NoisePath, prediction_type: str | None = None, weighting: Weighting | None = None
+    path: NoisePath, prediction_type: str | None = None, weighting: Weighting | str | Mapping[str, Any] | None = None
 ) -> TerminalSNR:
     """Check the noisiest level of a path against what a network predicts and how it is trained (Lin et al. 2023,
-    arXiv 2305.08891, §2 and §3).
+    arXiv 2305.08891).
 
     Args:
         path: the forward process.
         prediction_type: of the network; None: that of the path's config.
-        weighting: of the loss; None: weight 1.
+        weighting: of the loss, as for an objective; None: weight 1.
+
+    Raises:
+        ConfigurationError: not a path, or an unknown name.
     """
-    kind = path.config.prediction_type if prediction_type is None else prediction_type
+    path = checked_path(path)
+    kind = prediction_named(path.config.prediction_type if prediction_type is None else prediction_type)
+    weighting = None if weighting is None else chosen(WEIGHTINGS, Weighting, weighting, "weighting")
     level = path.level(path.t_max)
     log_snr = torch.tensor(2.0 * level.half_log_snr, dtype=torch.float64)
     alpha, sigma = (torch.tensor(value, dtype=torch.float64) for value in (level.alpha, level.sigma))

@@ -54,7 +54,7 @@ class Constant(Weighting):
 @WEIGHTINGS.register("snr")
 @dataclass(frozen=True, eq=False)
 class SNR(Weighting):
-    """SNR: the plain loss of a network that predicts ε (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
+    """SNR: the plain loss of a network that predicts ε (Ho et al. 2020, arXiv 2006.11239)."""
 
     def log_weight(self, log_snr: Tensor) -> Tensor:
         return log_snr
@@ -64,8 +64,8 @@ class SNR(Weighting):
 @WEIGHTINGS.register("snr_plus_one")
 @dataclass(frozen=True, eq=False)
 class VelocityWeight(Weighting):
-    """SNR + 1: the plain loss of a network that predicts v where α² + σ² = 1 (Salimans & Ho 2022, arXiv 2202.00512,
-    §4)."""
+    """SNR + 1: the plain loss of a network that predicts v where α² + σ² = 1 (Salimans & Ho 2022,
+    arXiv 2202.00512)."""
 
     def log_weight(self, log_snr: Tensor) -> Tensor:
         return softplus(log_snr)
@@ -96,7 +96,7 @@ class SigmaSqrt(Weighting):
 @WEIGHTINGS.register("truncated_snr")
 @dataclass(frozen=True, eq=False)
 class TruncatedSNR(Weighting):
-    """max(SNR, 1) (Salimans & Ho 2022, arXiv 2202.00512, §4).
+    """max(SNR, 1) (Salimans & Ho 2022, arXiv 2202.00512).
 
     Attributes:
         minimum: in place of the 1.
@@ -112,7 +112,7 @@ class TruncatedSNR(Weighting):
 @WEIGHTINGS.register("min_snr")
 @dataclass(frozen=True, eq=False)
 class MinSNR(Weighting):
-    """min(SNR, γ) (Hang et al. 2023, arXiv 2303.09556, §3.4): for ε min(SNR, γ)/SNR, for v min(SNR, γ)/(SNR + 1).
+    """min(SNR, γ) (Hang et al. 2023, arXiv 2303.09556): for ε min(SNR, γ)/SNR, for v min(SNR, γ)/(SNR + 1).
 
     Attributes:
         gamma: γ.
@@ -144,7 +144,7 @@ class SoftMinSNR(Weighting):
 @WEIGHTINGS.register("p2")
 @dataclass(frozen=True, eq=False)
 class P2(Weighting):
-    """SNR/(k + SNR)^γ: for ε 1/(k + SNR)^γ (Choi et al. 2022, arXiv 2204.00227, eq. 8).
+    """SNR/(k + SNR)^γ: for ε 1/(k + SNR)^γ (Choi et al. 2022, arXiv 2204.00227).
 
     Attributes:
         k, gamma: k and γ.
@@ -172,7 +172,7 @@ class Debiased(Weighting):
 @dataclass(frozen=True, eq=False)
 class EDMWeight(Weighting):
     """SNR + 1/σ_data²: for D (σ² + σ_data²)/(σ·σ_data)², and 1 for the raw network F (Karras et al. 2022,
-    arXiv 2206.00364, Table 1).
+    arXiv 2206.00364).
 
     Attributes:
         sigma_data: the standard deviation of the data.
