@@ -52,9 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "docs/images")
     out = parser.parse_args().out
-    chromium = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-    )
+    chromium = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
     with tempfile.TemporaryDirectory() as name, sync_playwright() as driver:
         folder = Path(name)
         compare(SAMPLERS, nfe=BUDGETS, shape=(32, 1, 8, 8)).save(folder / "comparison.html")

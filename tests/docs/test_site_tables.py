@@ -15,7 +15,8 @@ SCRIPT = ROOT / "docs/assets/tables.js"
 NUMBERS = ["< 1e-6", "0.0227", "1.3 → 0.5", "±0.9", "2 steps", "−3", "1,200", "3e−4", "10.", "7 (9)", "–", "2.5"]
 RISING = ["−3", "< 1e-6", "3e−4", "0.0227", "1.3 → 0.5", "±0.9", "2 steps", "2.5", "7 (9)", "10.", "1,200"]
 NAMES = ["unipc", "ddim", "a1", "Heun", "b10", "b9", "deis", "x0", "edm", "s2", "lms", "m3"]
-CELLS = "(n) => [...document.querySelectorAll('table:not([class]) tbody tr:not([hidden])')].map(row => row.cells[n].textContent)"
+ROWS = "table:not([class]) tbody tr:not([hidden])"
+CELLS = f"(n) => [...document.querySelectorAll('{ROWS}')].map(row => row.cells[n].textContent)"
 
 
 @pytest.fixture

@@ -499,15 +499,15 @@ def test_close_with_a_timeout_hands_back_the_rest():
 
 def test_an_idle_batcher_has_no_thread(monkeypatch):
     monkeypatch.setattr("noise_scheduler_sampling_system.serving.batcher._IDLE_SECONDS", 0.01)
-    before = threading.active_count()
+    before = set(threading.enumerate())  # threads of other tests may still end
     batcher = Batcher(DDIM, 4, model=network)
     for _ in range(2):
         assert batcher.submit(shape=SHAPE, num_inference_steps=2, seed=1).result(30) is not None
         for _ in range(200):
-            if threading.active_count() == before:
+            if not set(threading.enumerate()) - before:
                 break
             time.sleep(0.01)
-        assert threading.active_count() == before
+        assert not set(threading.enumerate()) - before
 
 
 # --- arguments

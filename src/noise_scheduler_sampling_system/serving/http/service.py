@@ -137,18 +137,17 @@ class Service:
         return [file.stem for file in files]
 
     def _pipeline(self, body: SampleBody) -> DiffusionPipeline:
-        chosen = {
-            "method": self._method if body.sampler is None else body.sampler,
-            "settings": self._settings | ({} if body.spacing is None else {"timestep_spacing": body.spacing}),
-            "options": dict(body.options),
-        }
-        key = json.dumps([chosen["method"], body.spacing, sorted(body.options.items())])
+        method = self._method if body.sampler is None else body.sampler
+        settings = self._settings | ({} if body.spacing is None else {"timestep_spacing": body.spacing})
+        key = json.dumps([method, body.spacing, sorted(body.options.items())])
         with self._making:
             made = self._pipelines.pop(key, None)
             if made is None:
                 with _as_fields():
-                    refuse_options(chosen["method"] or (None if self.model.pipe is not None else "ddim"), body.options)
-                    made = self.model.pipeline(preset=self._preset, **chosen)  # type: ignore[arg-type]
+                    refuse_options(method or (None if self.model.pipe is not None else "ddim"), body.options)
+                    made = self.model.pipeline(
+                        preset=self._preset, method=method, settings=settings, options=dict(body.options)
+                    )
             self._pipelines[key] = made  # the last used is the last
             while len(self._pipelines) > _KEPT:
                 del self._pipelines[next(iter(self._pipelines))]
