@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +28,16 @@ def pytest_collection_finish() -> None:
     """Leave what imports made out of every later garbage collection, which would walk through all of it."""
     gc.collect(1)
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Put the library's log level back, which commands and benchmarks set."""
+    library = logging.getLogger("noise_scheduler_sampling_system")
+    before = library.level, library.manager.disable
+    yield
+    library.setLevel(before[0])
+    logging.disable(before[1])
 
 
 def _tables() -> list[tuple[Any, str, dict[str, Any]]]:

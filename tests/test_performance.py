@@ -180,3 +180,20 @@ def test_import_is_light():
         "typing_inspection",
     }
     assert set(eval(result.stdout)) <= allowed, result.stdout
+
+
+def test_a_call_does_not_walk_all_weights():
+    """A network of diffusers has thousands of modules: a walk takes milliseconds, several times a call."""
+    network = torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(500)).eval()
+    walked = []
+    named = network.named_parameters
+
+    def counting(*arguments, **options):
+        for each in named(*arguments, **options):
+            walked.append(each)
+            yield each
+
+    network.named_parameters = counting
+    network.forward = lambda x, t: x * 0.1
+    DiffusionPipeline().sample(network, (1, 1, 8, 8), 2, seed=0)
+    assert 0 < len(walked) < 50

@@ -67,7 +67,7 @@ class RunGuidance:
         parts = tuple((adapter, map_tensors(rows, condition)) for adapter, condition in self.branches)
         return replace(self, branches=parts)
 
-    @property
+    @functools.cached_property
     def evaluations(self) -> tuple[int, ...]:
         """The number of network evaluations for each sample, row by row."""
         return evaluations_of(self.rows, [adapter.model for adapter, _ in self.branches])

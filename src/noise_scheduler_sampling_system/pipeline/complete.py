@@ -31,7 +31,7 @@ def complete(
     Args:
         job: the batch.
         request: its callback and its early stopping.
-        bar: a progress bar.
+        bar: a progress bar, or None.
         watch: measures the time inside model, guidance and noise.
         checkpoint: holds the state that the job goes on from, and keeps those that it reaches.
 
@@ -85,7 +85,8 @@ def _outcome(
         state, memory = saved.placed(job)
     ending = Ending.of(job, request, memory)
     if isinstance(job.run, PlannedRun) and state.row == len(job.run.plan):  # a part that was done before
-        bar.update(job.run.plan.nfe)
+        if bar is not None:
+            bar.update(job.run.plan.nfe)
         return ending.outcome(Reached(job.run, state))
     with drawn_ahead(job.noise, job.run, state.row, request.noise_ahead) as noise:
         rows = job.run.steps(
@@ -102,7 +103,7 @@ def _outcome(
         for reached in rows:
             if not reached.ends_step:
                 continue
-            if not bar.disable:
+            if bar is not None:
                 calls = calls_made(reached)
                 bar.update(calls - counted)
                 counted = calls

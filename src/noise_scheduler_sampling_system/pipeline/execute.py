@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -47,11 +46,12 @@ def _executed(job: Job, request: Request, checkpoint: Checkpoint | None) -> Tens
     with (
         torch.set_grad_enabled(request.differentiable),
         measured(request.profile, device),
-        closing(tqdm(total=total, disable=not request.progress, unit=" calls")) as bar,
+        tqdm(total=total, unit=" calls") if request.progress else contextlib.nullcontext() as bar,
     ):
 
         def part(start: int, stop: int) -> None:
-            if run.planned and stop - start < min(size, batch - start):  # memory ran out: there are more parts
+            ran_out = stop - start < min(size, batch - start)  # of memory: there are more parts
+            if bar is not None and run.planned and ran_out:
                 bar.total = bar.n + run.plan.nfe * -(-(batch - start) // (stop - start))
             outcomes.append(complete(job.part(start, stop), request, bar, watch, checkpoint))
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..running.faults import is_finite
 from ..support.argument_checks import as_tensor, checked_shape
 from ..support.errors import ConfigurationError
 from .request import Request
@@ -78,8 +79,8 @@ class GivenStart(NamedTuple):
         if self.tensor is None:
             return self
         placed = self.tensor.to(device, dtype)
-        if not torch.isfinite(placed.detach()).all():
-            finite = bool(torch.isfinite(self.tensor.detach()).all())
+        if not is_finite(placed):
+            finite = is_finite(self.tensor)
             raise ConfigurationError(
                 f"holds values beyond {dtype}" if finite else "holds NaN or Inf",
                 where=self.name,

@@ -128,7 +128,7 @@ class NetworkCalls:
             return sent(torch.from_numpy(rounded), self.device, torch.int64)
         # a network in float64 would see another level if its time were rounded
         real = torch.float64 if (self.model.dtype or self.dtype) == torch.float64 else torch.float32
-        kind = torch.int64 if self.integral and (plan.time % 1 == 0).all() else real
+        kind = torch.int64 if self.integral and plan.has_whole_times else real
         return sent(torch.from_numpy(plan.time.copy()), self.device, kind)
 
 

@@ -79,7 +79,7 @@ class Plan(ABC):
     @property
     def nfe(self) -> int:
         """The number of model calls; guidance may evaluate several networks in one call."""
-        return sum(self.asked)
+        return self._calls[-1]
 
     def calls_before(self, row: int) -> int:
         """The number of model calls that the rows before this one make."""
@@ -88,6 +88,11 @@ class Plan(ABC):
     @functools.cached_property
     def _calls(self) -> tuple[int, ...]:
         return (0, *np.cumsum(self.asked).tolist())
+
+    @functools.cached_property
+    def has_whole_times(self) -> bool:
+        """Whether every time is a whole number."""
+        return bool((self.time % 1 == 0).all())
 
     @property
     def steps(self) -> int:

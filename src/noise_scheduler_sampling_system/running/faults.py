@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import final
 
@@ -67,9 +68,9 @@ class FiniteWatch:
         Args:
             last: the tensor that was noted last. Where it is the only one, its entries are checked too.
         """
-        if torch.isfinite(torch.stack([each.float() for each in self._sums])).all():
-            return True
-        return len(self._sums) == 1 and is_finite(last)
+        if len(self._sums) == 1:
+            return math.isfinite(self._sums[0].item()) or is_finite(last)
+        return bool(torch.isfinite(torch.stack([each.float() for each in self._sums])).all())
 
 
 def _sum(value: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import logging
 import weakref
 from collections.abc import Callable, Mapping
@@ -96,7 +97,8 @@ def resolve_device(device: str | torch.device, model: Any, tensor: Tensor | None
 def _first_float_parameter(model: Any) -> Tensor | None:
     if not isinstance(model, torch.nn.Module):
         return None
-    return next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), None)
+    held = itertools.chain(model.parameters(), model.buffers())  # lazily: a large network takes milliseconds to walk
+    return next((p for p in held if p.is_floating_point()), None)
 
 
 def _device_of(model: Any) -> torch.device | None:
@@ -219,19 +221,12 @@ class ModelAdapter:
         if signature is None:
             return
         try:
-            signature.bind_partial(*((None,) if self._time_by_name else (None, None)))
-        except TypeError as error:
-            raise ConfigurationError(
-                f"{shown(self.model)} cannot be called as model(x, t): {error}",
-                where="model",
-                suggestion="give a network or a function of (x, t, **condition)",
-            ) from None
-        try:
             if self._time_by_name:
                 signature.bind(None, timestep=None, **condition)
             else:
                 signature.bind(None, None, **condition)
         except TypeError as error:
+            self._refuse_no_time(signature)
             known = [name for name, p in signature.parameters.items() if p.kind in _BY_NAME]
             first = set(known[:1] if self._time_by_name else known[:2]) | ({"timestep"} & {*known})
             odd = next((name for name in condition if name not in known or name in first), None)
@@ -242,6 +237,17 @@ class ModelAdapter:
                 suggestion="give what the model requires in condition={...}"
                 if odd is None
                 else did_you_mean(odd, [name for name in known if name not in first]),
+            ) from None
+
+    def _refuse_no_time(self, signature: inspect.Signature) -> None:
+        """Raise where the signature does not accept x and t, whatever the condition is."""
+        try:
+            signature.bind_partial(*((None,) if self._time_by_name else (None, None)))
+        except TypeError as error:
+            raise ConfigurationError(
+                f"{shown(self.model)} cannot be called as model(x, t): {error}",
+                where="model",
+                suggestion="give a network or a function of (x, t, **condition)",
             ) from None
 
     @functools.cached_property
@@ -289,7 +295,10 @@ class ModelAdapter:
 
     def _null_text(self, batch: int) -> dict[str, Any]:
         """Zeros for each text input, of the shape in the model's config."""
-        config, parameters = getattr(self.model, "config", None), self._parameters
+        config = getattr(self.model, "config", None)
+        if config is None:  # it says the shapes
+            return {}
+        parameters = self._parameters
 
         def size(*names: str) -> Any:
             values = (getattr(config, name, None) for name in names)

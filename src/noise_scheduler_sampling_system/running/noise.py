@@ -86,13 +86,15 @@ class NoiseSource:
 
     def _fill(self, out: npt.NDArray[np.float32], stage: int, step: int) -> None:
         """Write the noise of the batch into ``out``, shape (B, d)."""
-        layout, size = self._layout, out.shape[1]
-        count = layout.most_rows * size
-        if len(layout.keys) >= _MANY and count <= _FEW_NUMBERS:
-            drawn = standard_normal(layout.keys, stage, step, count)
-            numbers = drawn.reshape(len(layout.keys), layout.most_rows, size)
-            out[layout.members] = numbers[layout.generators, layout.rows]
-            return
+        size = out.shape[1]
+        if len(self.keys) >= _MANY and size <= _FEW_NUMBERS:
+            layout = self._layout
+            count = layout.most_rows * size
+            if len(layout.keys) >= _MANY and count <= _FEW_NUMBERS:
+                drawn = standard_normal(layout.keys, stage, step, count)
+                numbers = drawn.reshape(len(layout.keys), layout.most_rows, size)
+                out[layout.members] = numbers[layout.generators, layout.rows]
+                return
 
         def fill(group: _Group) -> None:
             generator = np.random.Generator(philox(*group.key, stage, step))
@@ -109,10 +111,15 @@ class NoiseSource:
             for group in self._groups:
                 fill(group)
 
+    @property
+    def _group_size(self) -> int:
+        """g, the number of samples of a generator."""
+        return max(1, _GROUP // max(1, math.prod(self.shape)))
+
     @functools.cached_property
     def _layout(self) -> _Layout:
         """Which numbers of which generators the samples have."""
-        size = max(1, _GROUP // max(1, math.prod(self.shape)))
+        size = self._group_size
         seeds, indices = self.keys.array.T
         groups, rows = indices // np.uint64(size), (indices % np.uint64(size)).astype(np.int64)
         order = np.lexsort((groups, seeds))  # stable: within a generator as in the batch
@@ -125,6 +132,10 @@ class NoiseSource:
     @functools.cached_property
     def _groups(self) -> tuple[_Group, ...]:
         """The samples of the batch, grouped by generator."""
+        if len(self.keys) == 1:  # as below, which would take longer than a small noise
+            seed, index = self.keys[0]
+            group, row = divmod(index, self._group_size)
+            return (_Group((seed, group), np.zeros(1, np.int64), np.array([row])),)
         layout = self._layout
         starts = np.flatnonzero(np.diff(layout.generators)) + 1
         parts = zip(layout.keys.tolist(), np.split(layout.members, starts), np.split(layout.rows, starts), strict=True)
