@@ -34,8 +34,6 @@ __all__ = ["combination", "kernel"]
 
 logger = logging.getLogger(__name__)
 
-#: From this number of entries on, results are larger than the cache.
-_STREAMED: Final = 1 << 21
 _SECONDS: Final = 60
 _FLAGS: Final = ("-O3", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast")
 #: Flags that a compiler may lack, best first.
@@ -63,39 +61,22 @@ def _source() -> str:
     for keeps in (0, 1):
         names = ", ".join(f"loop_{keeps}_{terms}" for terms in range(2, MOST_TERMS + 3))
         lines.append(f"static const loop table_{keeps}[] = {{ {names} }};")
-    lines.append(_ENTRY.replace("$terms$", str(MOST_TERMS + 2)).replace("$large$", str(_STREAMED)))
+    lines.append(_ENTRY.replace("$terms$", str(MOST_TERMS + 2)))
     return "\n".join(lines)
 
 
-#: A block is computed in the cache. Large results then go to memory without being read first (streaming stores).
+#: Threads take blocks in order, each a share of them.
 _ENTRY: Final = """
-enum { BLOCK = 1024 };
-#ifdef __SSE__
-#include <xmmintrin.h>
-static void to_memory(ptrdiff_t n, const float *from, float *to) {
-  for (ptrdiff_t i = 0; i < n; i += 4) _mm_stream_ps(to + i, _mm_load_ps(from + i));
-  _mm_sfence();
-}
-static int can_stream(ptrdiff_t n, const float *to) { return n >= $large$ && ((size_t)to & 15) == 0; }
-#else
-static void to_memory(ptrdiff_t n, const float *from, float *to) { for (ptrdiff_t i = 0; i < n; i++) to[i] = from[i]; }
-static int can_stream(ptrdiff_t n, const float *to) { return 0; }
-#endif
+enum { BLOCK = 4096 };
 void combine(ptrdiff_t n, const float *const *p, const float *c, float *out, float *kept, int terms, int threads) {
   const loop run = (kept ? table_1 : table_0)[terms - 2];
   const ptrdiff_t blocks = (n + BLOCK - 1) / BLOCK;
-  const int streams = can_stream(n, out) && (!kept || can_stream(n, kept));
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (ptrdiff_t b = 0; b < blocks; b++) {
     const ptrdiff_t first = b * BLOCK, size = n - first < BLOCK ? n - first : BLOCK;
     const float *q[$terms$];
     for (int j = 0; j < terms; j++) q[j] = p[j] + first;
-    if (streams && size == BLOCK) {
-      float o[BLOCK] __attribute__((aligned(64))), k[BLOCK] __attribute__((aligned(64)));
-      run(BLOCK, q, c, o, kept ? k : 0);
-      to_memory(BLOCK, o, out + first);
-      if (kept) to_memory(BLOCK, k, kept + first);
-    } else run(size, q, c, out + first, kept ? kept + first : 0);
+    run(size, q, c, out + first, kept ? kept + first : 0);
   }
 }
 """
