@@ -240,6 +240,9 @@ def test_a_configuration_file_is_made_checked_converted_and_described():
     pipeline = AdvancedDiffusionSystem("a.yaml").get_pipeline("main")
     assert (pipeline.method, pipeline.config) == ("unipc", DiffusionPipeline(pipeline.config).config.preset("sd3"))
     assert all(f"{name}: " in Path("a.yaml").read_text() for name in type(pipeline.config).model_fields)
+    run("config new b.json --preset flux-2:1024 --method euler")
+    assert json.loads(Path("b.json").read_text())["main"]["spacing_options"] == {"tokens": 1024}
+    assert data("plan euler --preset flux-2:1024 --steps 3") != data("plan euler --preset flux-2 --steps 3")
     uncommented = yaml.safe_load(Path("a.yaml").read_text().replace("\n  # method", "\n"))
     assert set(uncommented["main"]) >= {"method", "beta_schedule"}
     run("config convert two.yaml two.json")
@@ -266,7 +269,7 @@ def test_the_shell_completes_names():
     assert completion.samplers("dpmpp_3") == ["dpmpp_3m", "dpmpp_3m_sde", "dpmpp_3s"]
     assert completion.spacings("kl") == ["kl_optimal"]
     assert completion.schedules("cos") == ["cosine"]
-    assert completion.presets("flux") == ["flux-dev", "flux-schnell"]
+    assert completion.presets("flux") == ["flux-2", "flux-2-klein", "flux-dev", "flux-schnell"]
     assert completion.models("m") == ["mnist"]
     assert {"bad.yaml"} <= set(completion.samplers_or_files("ba"))
 

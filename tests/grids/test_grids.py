@@ -33,8 +33,8 @@ from noise_scheduler_sampling_system.grids.spacings import AYS_SIGMAS
 from noise_scheduler_sampling_system.schedules import CLEAN, Level
 from places import ROOT
 
-OWN = [n for n in SPACINGS if SPACINGS.get(n).__module__ == "noise_scheduler_sampling_system.grids.spacings"]
-BY_TIMESTEP = ("leading", "leading_dpm", "trailing", "linspace", "sgm_uniform", "beta")
+OWN = [n for n in SPACINGS if SPACINGS.get(n).__module__.startswith("noise_scheduler_sampling_system.grids.")]
+BY_TIMESTEP = ("leading", "leading_dpm", "trailing", "linspace", "sgm_uniform", "beta", "beta57")
 V = {"prediction_type": "v_prediction"}
 SD = NoiseSchedulerFactory.create(NoiseSchedulerConfig.preset("sd15"))
 PATHS: dict[str, NoisePath] = {
@@ -316,6 +316,95 @@ def test_linear_quadratic_ends_at_the_cleanest_level_where_it_would_pass_below()
     made = sigmas(FlowPath(), grid(FlowPath(), "linear_quadratic", 6000))
     assert made[-1] == pytest.approx(1e-3)
     assert (np.diff(made) < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "published"),
+    [
+        (7, {}, [1.0, 0.95757091, 0.889653563, 0.766332269, 0.5, 0.20023641, 0.063372746]),
+        (12, {"pivot_1": 0.5, "pivot_2": 0.7, "slope_1": 0.3, "slope_2": 0.4, "middle": 0.6},
+         [1.0, 0.992345333, 0.981764078, 0.966237485, 0.941452563, 0.896723568, 0.80165118, 0.600000024, 0.368425012,
+          0.136849999, 0.053561375, 0.018601863]),
+    ],
+)  # fmt: skip
+def test_bong_tangent_has_the_numbers_of_res4lyf(steps, options, published):
+    """What bong_tangent_scheduler of RES4LYF 1.1.0 returns, in its float32; the last, 0, is the clean sample here."""
+    made = grid(FlowPath(), "bong_tangent", steps, **options)
+    np.testing.assert_allclose(sigmas(FlowPath(), made), published, rtol=0, atol=4e-8)
+
+
+def test_bong_tangent_of_one_step_begins_at_the_noise_and_ends_inside_the_path():
+    assert grid(FlowPath(), "bong_tangent", 1).levels[0].sigma == 1.0
+    low = grid(FlowPath(sigma_min=0.2), "bong_tangent", 10)
+    assert low.levels[-2].sigma == pytest.approx(0.2)
+
+
+def test_beta57_is_beta_with_its_options():
+    for path in (SD, FlowPath(shift=3.0)):
+        assert grid(path, "beta57", 9) == grid(path, "beta", 9, a=0.5, b=0.7)
+
+
+def test_logit_normal_has_even_quantiles_of_the_normal_distribution_of_log_sigma():
+    from scipy.stats import norm
+
+    made = np.log(ratios(grid(SD, "logit_normal", 20, mu=0.3, std=0.7))[:-1])
+    shares = np.diff(norm.cdf(made, 0.3, 0.7))
+    np.testing.assert_allclose(shares, shares.mean(), rtol=1e-9)
+    cut = grid(FlowPath(), "logit_normal", 5, log_snr_min=-6.0, log_snr_max=4.0)
+    assert cut.levels[0].half_log_snr == pytest.approx(-3.0)
+    assert cut.levels[-2].half_log_snr < 2.0
+    assert grid(FlowPath(), "logit_normal", 5).levels[0].sigma == 1.0
+
+
+def test_scm_is_even_in_the_angle_and_two_steps_meet_at_middle():
+    path = NoiseSchedulerFactory.create("trigflow")
+    np.testing.assert_allclose(grid(path, "scm", 5).times, math.pi / 2 * np.arange(5, 0, -1) / 5)
+    np.testing.assert_allclose(grid(path, "scm", 2).times, [math.pi / 2, 1.3])
+    np.testing.assert_allclose(grid(path, "scm", 2, middle=0.9).times, [math.pi / 2, 0.9])
+    np.testing.assert_allclose(grid(path, "scm", 2, start=1.2).times, [1.2, 0.6])
+
+
+def test_log_snr_max_and_what_a_level_without_signal_counts_as():
+    made = grid(FlowPath(), "log_snr", 5, log_snr_max=4.0, noisiest=-12.0)
+    assert made.levels[0].sigma == 1.0
+    np.testing.assert_allclose([2 * level.half_log_snr for level in made.levels[1:-1]], [-8.0, -4.0, 0.0, 4.0])
+
+
+@pytest.mark.parametrize("spacing", OWN)
+def test_shift_terminal_is_an_option_of_every_spacing(spacing):
+    """It stretches σ/(α + σ) linearly, to end there; the first level stays as it is."""
+    for path in (FlowPath(shift=3.0), PATHS["linear"], EDMPath()):
+        plain, made = grid(path, spacing, 9), grid(path, spacing, 9, shift_terminal=0.3)
+        before, after = (np.array([v.sigma / (v.alpha + v.sigma) for v in g.levels[:-1]]) for g in (plain, made))
+        assert made.levels[0] == plain.levels[0]
+        assert made.steps == 9
+        assert after[-1] == pytest.approx(0.3, rel=1e-12)
+        scale = (after[0] - after[-1]) / (before[0] - before[-1])
+        np.testing.assert_allclose(np.diff(after), scale * np.diff(before), rtol=1e-8, atol=1e-13)
+
+
+def test_shift_terminal_is_that_of_diffusers_and_goes_with_the_other_common_options():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    theirs = FlowMatchEulerDiscreteScheduler(shift=2.0, shift_terminal=0.1)
+    theirs.set_timesteps(sigmas=np.linspace(1, 1 / 12, 12))
+    path = FlowPath(shift=2.0)
+    np.testing.assert_allclose(
+        sigmas(path, grid(path, "trailing", 12, shift_terminal=0.1)), theirs.sigmas[:-1], atol=1e-6
+    )
+    both = grid(path, "trailing", 12, shift_terminal=0.1, end="lowest", discard_penultimate=True)
+    assert both.steps == 12
+    assert (both.levels[-2].sigma, both.levels[-1].sigma) == pytest.approx((0.1, 1e-3))
+    assert grid(path, "trailing", 1, shift_terminal=0.1) == grid(path, "trailing", 1)
+    later = grid(path, "trailing", 4, start=path.level(500.0), shift_terminal=0.1)
+    assert (later.levels[0], later.levels[-2].sigma) == (path.level(500.0), pytest.approx(0.1))
+
+
+@pytest.mark.parametrize("terminal", [1e-4, 0.6, 0.5])
+def test_a_shift_terminal_outside_the_run_is_refused(terminal):
+    with pytest.raises(ConfigurationError, match=r"from 0\.5 to 0\.001") as caught:
+        grid(FlowPath(), "trailing", 4, start=FlowPath().level(500.0), shift_terminal=terminal)
+    assert caught.value.where == "spacing_options.shift_terminal"
 
 
 @pytest.mark.parametrize(("model", "key"), [("sd15", "StableDiffusion"), ("sdxl", "StableDiffusionXL")])

@@ -78,7 +78,8 @@ Spacing = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="Settings of a published model, e.g. sdxl. 'noise-sampling presets' lists them.",
+        help="Settings of a published model, e.g. sdxl, or with the number of tokens that its levels depend on, e.g. "
+        "flux-2:4096. 'noise-sampling presets' lists them.",
         autocompletion=completion.presets,
         rich_help_panel=_PATH,
     ),

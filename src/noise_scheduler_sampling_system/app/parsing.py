@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import yaml
 
-from ..support.errors import ConfigurationError
+from ..support.errors import ConfigurationError, cut
 
-__all__ = ["check_output", "integers", "key_values", "labels_of", "settings_of"]
+__all__ = ["check_output", "integers", "key_values", "labels_of", "preset_of", "settings_of"]
 
 #: Characters of a text that an error quotes.
 _QUOTED: Final = 300
@@ -26,16 +26,28 @@ def settings_of(
     spacing_options: list[str] | None,
     prediction: str | None = None,
 ) -> dict[str, Any]:
-    """The fields of the config that the options set, and the preset."""
+    """The fields of the config that the options set, and the preset with its number of tokens."""
+    chosen = preset_of(preset) if preset else {}
     given = {
-        "preset": preset,
         "beta_schedule": schedule,
         "timestep_spacing": spacing,
         "schedule_options": key_values(schedule_options or []),
         "spacing_options": key_values(spacing_options or []),
         "prediction_type": prediction,
     }
-    return {key: value for key, value in given.items() if value}
+    return chosen | {key: value for key, value in given.items() if value}
+
+
+def preset_of(text: str) -> dict[str, Any]:
+    """NAME or NAME:TOKENS as arguments ``preset`` and ``tokens`` of :meth:`NoiseSchedulerConfig.preset`."""
+    name, colon, tokens = text.partition(":")
+    if not colon:
+        return {"preset": name}
+    if not (tokens.isdecimal() and len(tokens) < 10):
+        raise ConfigurationError(
+            f"got {cut(text)!r}", where="preset", suggestion="write NAME, or NAME:TOKENS, e.g. qwen-image:4096"
+        )
+    return {"preset": name, "tokens": int(tokens)}
 
 
 def key_values(pairs: list[str]) -> dict[str, Any]:

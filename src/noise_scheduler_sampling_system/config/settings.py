@@ -189,17 +189,21 @@ class NoiseSchedulerConfig(BaseModel):
         return cls.from_dict(obj)
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> NoiseSchedulerConfig:
+    def preset(cls, name: str, *, tokens: int | None = None, **changes: Any) -> NoiseSchedulerConfig:
         """The settings of a published model, e.g. "sdxl" or "edm-cifar10"; see :mod:`..schedules.presets`.
 
         Args:
             name: the preset's name or an alias.
+            tokens: the length of the sequence that the network makes of an image or video, for models whose levels
+                depend on it (FLUX, Qwen-Image, LTX-2, ...): (height/16)·(width/16) for images. Default: that of
+                1024×1024, or what the preset says.
             changes: fields to set differently, as in :meth:`replace`.
 
         Raises:
-            ConfigurationError: an unknown preset; the message suggests the nearest ones.
+            ConfigurationError: an unknown preset (the message suggests the nearest ones), or ``tokens`` for a model
+                whose levels do not depend on them.
         """
-        config = cls(**PRESETS.get(name, "preset").fields)
+        config = cls(**PRESETS.get(name, "preset").fields_for(tokens))
         return config.replace(**changes) if changes else config
 
     @classmethod

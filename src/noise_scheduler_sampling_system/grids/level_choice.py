@@ -12,9 +12,12 @@ from ..support.errors import ConfigurationError
 
 __all__ = [
     "levels_of_ratios",
+    "levels_of_shares",
     "levels_of_sigmas",
     "log_ratios",
+    "noise_share",
     "sigma_span",
+    "stretched",
     "times_at",
     "timesteps_left",
     "with_ends",
@@ -79,12 +82,30 @@ def levels_of_sigmas(path: NoisePath, sigmas: Array, *, from_top: bool = True) -
     return with_ends(path, [path.level_of_sigma(float(s)) for s in np.clip(sigmas, low, high)], from_top)
 
 
-def levels_of_ratios(path: NoisePath, ratios: Array) -> list[Level]:
-    """The levels with these σ/α, clamped to the path."""
+def levels_of_ratios(path: NoisePath, ratios: Array, *, from_top: bool = True) -> list[Level]:
+    """The levels with these σ/α, clamped to the path. ``from_top`` as for :func:`levels_of_sigmas`."""
     top, bottom = log_ratios(path)
     with np.errstate(divide="ignore"):
         inside = np.clip(np.log(ratios), bottom, top)
-    return with_ends(path, [path.level_at(-2.0 * value) for value in inside.tolist()])
+    return with_ends(path, [path.level_at(-2.0 * value) for value in inside.tolist()], from_top)
+
+
+def noise_share(level: Level) -> float:
+    """The noise's share σ/(α + σ) of a level: σ itself on the straight path."""
+    return level.sigma / (level.alpha + level.sigma)
+
+
+def levels_of_shares(path: NoisePath, shares: Array) -> list[Level]:
+    """The levels with these shares of noise; where they fall below the cleanest level, stretched to end there."""
+    lowest = noise_share(path.level(path.t_min))
+    inside = stretched(shares, lowest) if len(shares) > 1 and shares[-1] < lowest else shares
+    with np.errstate(divide="ignore"):
+        return levels_of_ratios(path, inside / (1.0 - inside))
+
+
+def stretched(shares: Array, last: float) -> Array:
+    """Shares that begin as these do and end at ``last``, by a linear map."""
+    return shares[0] - (shares[0] - shares) * ((shares[0] - last) / (shares[0] - shares[-1]))
 
 
 def with_ends(path: NoisePath, levels: list[Level], from_top: bool = True) -> list[Level]:

@@ -40,6 +40,8 @@ Choice = Array | Sequence[Level]
 #: ρ of the power laws, and an end of the levels in σ; None: the end of the schedule.
 Rho = Annotated[float, Option(minimum=0.1, maximum=100.0)]
 Sigma = Annotated[float | None, Option(kind=float, above=0.0)]
+#: An end of the levels in log SNR; None: the end of the schedule.
+LogSNR = Annotated[float | None, Option(kind=float, minimum=-1000.0, maximum=1000.0)]
 #: A parameter of the Beta distribution.
 Shape = Annotated[float, Option(minimum=0.01, maximum=20.0)]
 
@@ -163,19 +165,23 @@ def polyexponential(
 @SPACINGS.register("log_snr")
 def log_snr(
     path: NoisePath, steps: int, *,
-    log_snr_min: Annotated[float | None, Option(kind=float, minimum=-1000.0, maximum=1000.0)] = None,
+    log_snr_min: LogSNR = None, log_snr_max: LogSNR = None,
+    noisiest: Annotated[float, Option(minimum=-1000.0, maximum=1000.0)] = -10.0,
 ) -> Choice:  # fmt: skip
     """log(α²/σ²) evenly spaced (Lu et al. 2022, arXiv 2206.00927, §3.4).
 
     The run begins at ``log_snr_min`` (twice the ``lambda_min_clipped`` of diffusers), by default at the noisiest
-    level. Where that has no signal, −10 replaces its log SNR.
+    level. Where that has no signal, ``noisiest`` replaces its log SNR. It ends at ``log_snr_max``, by default at the
+    cleanest level.
 
     Options:
-        log_snr_min: the log SNR of the first level; default: the noisiest of the path.
+        log_snr_min, log_snr_max: the log SNR of the first and of the last level; default: the ends of the path.
+        noisiest: the log SNR that a noisiest level without signal counts as.
     """
     first, last = path.level(path.t_max), path.level(path.t_min)
     top, bottom = 2.0 * first.half_log_snr, 2.0 * last.half_log_snr
-    finite = top if first.alpha > 0.0 else min(-10.0, bottom - 1.0)
+    bottom = bottom if log_snr_max is None else min(bottom, log_snr_max)
+    finite = top if first.alpha > 0.0 else min(noisiest, bottom - 1.0)
     low = finite if log_snr_min is None else max(top, log_snr_min)
     if not low < bottom:
         raise ConfigurationError(

@@ -18,6 +18,7 @@ from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.argument_checks import checked_count, checked_times
 from ..support.drawn import Drawn
 from ..support.errors import ConfigurationError, shown
+from .level_choice import levels_of_shares, noise_share, stretched
 
 __all__ = ["TimeGrid", "make_grid", "refuse_clean_start", "refuse_other_grid"]
 
@@ -178,7 +179,7 @@ def make_grid(
     shorter = path if first is None else path.up_to(first.t)
     spacing = SPACINGS.get(name, "timestep_spacing")
     options = _checked_options(spacing, name, config.spacing_options)
-    discard, end = options.pop("discard_penultimate"), options.pop("end")
+    discard, end, last = (options.pop(name) for name in COMMON_OPTIONS)
 
     def choose(count: int) -> list[Level]:
         chosen = [v if isinstance(v, Level) else path.level(float(v)) for v in spacing(shorter, count, **options)]
@@ -200,6 +201,8 @@ def make_grid(
         levels = choose(steps + discard + 1)
     if discard:
         del levels[-2]
+    if last is not None:
+        levels[:-1] = _ending_at(last, levels[:-1], shorter)
     grid = TimeGrid(tuple(levels))
     if first is None:
         refuse_clean_start(*grid.levels[0])
@@ -207,7 +210,26 @@ def make_grid(
 
 
 #: The options of every spacing.
-COMMON_OPTIONS = {"discard_penultimate": Option(False), "end": Option("clean", choices=("clean", "lowest"))}
+COMMON_OPTIONS = {
+    "discard_penultimate": Option(False),
+    "end": Option("clean", choices=("clean", "lowest")),
+    "shift_terminal": Option(None, kind=float, above=0.0, below=1.0),
+}
+
+
+def _ending_at(share: float, levels: list[Level], path: NoisePath) -> list[Level]:
+    """Levels stretched to end at this share of noise, as ``shift_terminal`` of diffusers; the first stays as it is."""
+    if len(levels) == 1:
+        return levels  # there is nothing to stretch
+    shares = np.array([noise_share(level) for level in levels])
+    lowest = noise_share(path.level(path.t_min))
+    if not lowest < share < shares[0]:
+        raise ConfigurationError(
+            f"got {share:g}, and the run has shares of noise σ/(α + σ) from {shares[0]:.6g} to {lowest:.6g}",
+            where="spacing_options.shift_terminal",
+            suggestion="give a number between them",
+        )
+    return [levels[0], *levels_of_shares(path, stretched(shares, share))[1:]]
 
 
 def _checked_options(spacing: Callable[..., Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:

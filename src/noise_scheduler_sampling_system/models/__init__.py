@@ -14,6 +14,7 @@ from .exact import ExactModel
 from .gaussian import GaussianModel
 from .mixture import GaussianMixtureModel, KernelDensityModel
 from .mnist import DigitClassifier, FeatureStatistics, frechet_distance, load_mnist, mnist_classifier, mnist_unet
+from .towards_data import TowardsData
 
 __all__ = [
     "DigitClassifier",
@@ -24,6 +25,7 @@ __all__ = [
     "GaussianMixtureModel",
     "GaussianModel",
     "KernelDensityModel",
+    "TowardsData",
     "frechet_distance",
     "load_digits",
     "load_mnist",

@@ -4,7 +4,7 @@ With the factory that makes them from a config, modifiers that change their sign
 published models.
 """
 
-from . import presets
+from . import flow_presets, presets
 from .base import BaseNoiseScheduler
 from .betas import (
     CosineNoiseScheduler,
@@ -27,6 +27,7 @@ from .continuous import (
     VDiffusionPath,
     VEPath,
     VPPath,
+    flux2_shift,
     resolution_shift,
 )
 from .factory import NoiseSchedulerFactory
@@ -59,6 +60,8 @@ __all__ = [
     "VEPath",
     "VPPath",
     "ZeroTerminalSNR",
+    "flow_presets",
+    "flux2_shift",
     "presets",
     "resolution_shift",
 ]

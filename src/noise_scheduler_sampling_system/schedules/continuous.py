@@ -25,6 +25,7 @@ __all__ = [
     "VDiffusionPath",
     "VEPath",
     "VPPath",
+    "flux2_shift",
     "resolution_shift",
 ]
 
@@ -276,13 +277,14 @@ class FlowPath(NoisePath):
 
     Options:
         shift: s above; 1 leaves the levels even, 3 is that of SD3 for 1024×1024.
-        sigma_min: σ at the cleanest level.
+        sigma_min, sigma_max: σ at the cleanest and at the noisiest level; 1 is pure noise.
         time_scale: the network is told ``time_scale``·σ: 1000 for most, 1 for FLUX.
     """
 
     declared_options = {
         "shift": Option(1.0, minimum=1e-4, maximum=1e4),
         "sigma_min": Option(1e-3, minimum=1e-8, below=1.0),
+        "sigma_max": Option(1.0, above=0.0, maximum=1.0),
         "time_scale": _TIME_SCALE.at(1000.0),
     }
     defaults = {"prediction_type": "flow_prediction", "timestep_spacing": "trailing"}
@@ -292,7 +294,8 @@ class FlowPath(NoisePath):
     def __init__(self, config: NoiseSchedulerConfig | None = None, **fields: Any) -> None:
         super().__init__(config, **fields)
         self._scale, self._shift = self.option("time_scale"), self.option("shift")
-        self.t_min, self.t_max = self._scale * self.option("sigma_min", high=1.0), self._scale
+        self.t_max = self._scale * self.option("sigma_max")
+        self.t_min = self._scale * self.option("sigma_min", high=self.options["sigma_max"])
 
     def _log_snr(self, t: Tensor) -> Tensor:
         return 2.0 * (torch.log((self._scale - t) / self._scale) - torch.log(t / self._scale))
@@ -353,6 +356,28 @@ def resolution_shift(
         )
     mu = base + (maximum - base) * (tokens - base_tokens) / (max_tokens - base_tokens)
     return math.exp(mu) if kind == "exponential" else mu
+
+
+def flux2_shift(tokens: int, steps: int) -> float:
+    """The ``shift`` of :class:`FlowPath` for FLUX.2: e^μ, with μ fitted to the number of tokens and of steps.
+
+    μ is linear in the tokens for 10 and for 200 steps, linear in the steps between, and for more than 4,300 tokens that
+    of 200 steps (Black Forest Labs, the published code of FLUX.2; ``compute_empirical_mu`` of diffusers). The spacing
+    "flux2" uses it.
+
+    Args:
+        tokens: length of the image's sequence: (height/16)·(width/16).
+        steps: the number of steps of the run.
+
+    Raises:
+        ConfigurationError: a number below 1.
+    """
+    if tokens < 1 or steps < 1:
+        raise ConfigurationError(
+            f"got {tokens!r} tokens and {steps!r} steps", where="flux2_shift", suggestion="give numbers ≥ 1"
+        )
+    few, many = 8.73809524e-05 * tokens + 1.89833333, 0.00016927 * tokens + 0.45666666
+    return math.exp(many if tokens > 4300 else few + (many - few) * (steps - 10) / 190)
 
 
 SCHEDULES.alias("karras_ve", "k_diffusion", of="edm")

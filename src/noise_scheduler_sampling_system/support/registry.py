@@ -178,7 +178,8 @@ class Registry(Generic[T]):
 
     def nearest(self, name: object, further: Iterable[str] = ()) -> str:
         """A suggestion for an unknown name: the nearest names, ``further`` ones included, and what lists all."""
-        aliases = [] if further else list(self._aliases)
+        own = {folded(entry) for entry in self._entries}  # an entry is suggested as it is written
+        aliases = [] if further else [alias for alias in self._aliases if alias not in own]
         return did_you_mean(name, self._entries, further or aliases, self.listing)
 
     @staticmethod

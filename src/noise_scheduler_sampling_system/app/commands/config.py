@@ -13,7 +13,7 @@ from .. import completion
 from ..exit_codes import ExitCode
 from ..options import Preset
 from ..output import Json, Output, Quiet
-from ..parsing import check_output
+from ..parsing import check_output, preset_of
 from ..pipelines import CONFIG_ENDINGS, schedule_of
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def new(
     check_output(file, *CONFIG_ENDINGS)
     if file.exists() and not force:
         raise FileError("exists", where=str(file), suggestion="name another file, or give --force to replace it")
-    config = NoiseSchedulerConfig() if preset is None else NoiseSchedulerConfig.preset(preset)
+    chosen = preset_of(preset) if preset else {}
+    config = NoiseSchedulerConfig.preset(chosen.pop("preset"), **chosen) if chosen else NoiseSchedulerConfig()
     DiffusionPipeline(config, method)  # refuses what does not go together
     default = NoiseSchedulerConfig().to_dict()
     fields = {key: value for key, value in config.to_dict().items() if value != default[key]}
