@@ -1,10 +1,10 @@
-"""Write the tables of docs/migration.md: what diffusers' schedulers, and other libraries' names, are here.
+"""Write the tables of docs/migration.md and docs/diffusers.md: what diffusers' schedulers, and others' names, are here.
 
     python benchmarks/migration_table.py [--check]
 
-The text before the mark is kept. Nothing after it is written by hand: every class is read
-(``integrations.diffusers.read``) as it is and with every notable setting that it accepts, and what changes is
-listed. --check fails where the file is out of date.
+The text before the mark of the first page is kept, and that around the marks of the second. Nothing else is written by
+hand: every class is read (``integrations.diffusers.read``) as it is and with every notable setting that it accepts, and
+what changes is listed. --check fails where the file is out of date.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ from noise_scheduler_sampling_system.config.registries import SPACINGS
 from noise_scheduler_sampling_system.config.sampler_aliases import NAMES, Resolved, resolve
 from noise_scheduler_sampling_system.integrations.diffusers import Reading, read
 from noise_scheduler_sampling_system.integrations.diffusers.reading.diffusers_classes import scheduler_class
+from noise_scheduler_sampling_system.integrations.diffusers.reading.refusals import NO_PATH, NO_TWIN
 
 OUT = Path(__file__).parents[1] / "docs" / "migration.md"
 MARK = "<!-- Made by python benchmarks/migration_table.py from here on; do not edit. -->\n"
+DIFFUSERS = OUT.parent / "diffusers.md"
+BEGIN = "<!-- Made by python benchmarks/migration_table.py; do not edit. -->\n"
+END = "<!-- End of the made table. -->\n"
 
 FLOW_SIGMAS = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
 DYNAMIC = {"use_dynamic_shifting": True}
@@ -144,11 +148,11 @@ def classes_section() -> str:
         reading = read({"_class_name": name})
         notes = "; ".join(reading.notes)
         rows.append([f"`{name}`", meant(reading), f"`{shown(settings(reading))}`" if settings(reading) else "", notes])
-    refused = [[f"`{name}`", refusal({"_class_name": name})] for name in classes() if name not in known()]
+    refused = [[f"`{name}`", why.reason, why.instead] for name, why in sorted(NO_PATH.items())]
     return (
         "## Classes of diffusers, with their defaults\n\n"
         + table(["class", "sampler", "settings that are not `NoiseSchedulerConfig`'s defaults", "notes"], rows)
-        + "\n\nNot read, with the reason:\n\n" + table(["class", "reason"], refused) + "\n\n"
+        + "\n\nNot read, with the reason:\n\n" + table(["class", "reason", "instead"], refused) + "\n\n"
     )  # fmt: skip
 
 
@@ -181,7 +185,7 @@ def change(name: str, flags: Mapping[str, Any]) -> tuple[str, str, str]:
     if changed.get("beta_schedule", "linear") not in ("linear", "scaled_linear", "sigmoid"):
         changed = {k: v for k, v in changed.items() if k not in ("beta_start", "beta_end")}  # which it does not read
     notes = [note for note in after.notes if note not in before.notes]
-    if after.preconditioning != before.preconditioning:
+    if after.terms.preconditioning != before.terms.preconditioning:
         notes.append("another sign in EDM's conversion, which `PlanScheduler` does")
     if after.needs_mu:
         notes.append("give `mu`, or `PlanScheduler` takes the pipeline's")
@@ -228,6 +232,25 @@ def names_section() -> str:
     )  # fmt: skip
 
 
+def replacement(name: str) -> list[str]:
+    """A class, what runs in its place, and where nothing does: why not, and what to do instead."""
+    refused = {**NO_PATH, **NO_TWIN}.get(name)
+    if refused is not None:
+        return [f"`{name}`", "refused", refused.reason, refused.instead]
+    reading = read({"_class_name": name})
+    return [f"`{name}`", "its traced plan" if reading.sampler is None else f"`{reading.sampler}`", "", ""]
+
+
+def written_diffusers() -> str:
+    """docs/diffusers.md with the table of all classes."""
+    head, _, rest = DIFFUSERS.read_text(encoding="utf-8").partition(BEGIN)
+    _, mark, tail = rest.partition(END)
+    if not mark:
+        sys.exit(f"{DIFFUSERS.name} has lost the line {BEGIN!r} or {END!r}")
+    rows = [replacement(name) for name in sorted({*classes(), *NO_PATH})]
+    return head + BEGIN + "\n" + table(["class", "`PlanScheduler`", "why not", "instead"], rows) + "\n\n" + END + tail
+
+
 def written() -> str:
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     head, mark, _ = OUT.read_text(encoding="utf-8").partition(MARK)
@@ -239,12 +262,13 @@ def written() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    if parser.parse_args().check:
-        if OUT.read_text(encoding="utf-8") != written():
-            sys.exit(f"{OUT.name} is out of date: run {Path(__file__).name}")
-        return
-    OUT.write_text(written(), encoding="utf-8")
-    print(f"wrote {OUT}")
+    check = parser.parse_args().check
+    for page, text in ((OUT, written()), (DIFFUSERS, written_diffusers())):
+        if not check:
+            page.write_text(text, encoding="utf-8")
+            print(f"wrote {page}")
+        elif page.read_text(encoding="utf-8") != text:
+            sys.exit(f"{page.name} is out of date: run {Path(__file__).name}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
 from noise_scheduler_sampling_system.config.sampler_aliases import NAMES
 from noise_scheduler_sampling_system.integrations.diffusers import read
-from noise_scheduler_sampling_system.integrations.diffusers.reading.class_table import NO_PATH, READERS
+from noise_scheduler_sampling_system.integrations.diffusers.reading.class_table import READERS
+from noise_scheduler_sampling_system.integrations.diffusers.reading.refusals import NO_PATH
 
 PAGE = made.OUT.read_text(encoding="utf-8")
 
@@ -27,20 +28,22 @@ def rows(heading: str) -> list[list[str]]:
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_the_page_is_what_its_command_writes():
     assert made.written() == PAGE, "run python benchmarks/migration_table.py"
+    assert made.written_diffusers() == made.DIFFUSERS.read_text(encoding="utf-8"), "the same"
 
 
 def test_every_class_of_diffusers_is_read_traced_or_refused_with_the_reason():
     found = {cells[0].strip("`"): cells[1] for cells in rows("Classes of diffusers, with their defaults")}
     for name in made.classes():
         if name in NO_PATH:
-            assert found[name] == NO_PATH[name]
+            assert found[name] == NO_PATH[name].reason
             continue
         reading = read({"_class_name": name})
         if reading.sampler is not None:
             assert found[name].startswith(f"`{reading.sampler}`")
         else:
             assert found[name] == f"{'traced' if reading.traceable else 'none'}: {reading.refusal}"
-    assert set(found) - {"class"} == set(made.classes()) >= set(READERS)
+    assert set(found) - {"class"} == set(made.classes()) | set(NO_PATH)
+    assert set(made.classes()) >= set(READERS)
     tour = (made.OUT.parent / "tour.md").read_text(encoding="utf-8")
     assert f"the settings of {len(READERS)} of its schedulers" in tour
 

@@ -96,12 +96,12 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("CMStochasticIterativeScheduler", {"clip_denoised": False}, {}),
     *(("FlowMatchEulerDiscreteScheduler", more, {}) for more in (
         {}, {"shift": 3.0}, {"use_karras_sigmas": True}, {"stochastic_sampling": True}, {"shift_terminal": 0.1},
-        {"invert_sigmas": False, "use_beta_sigmas": True},
+        {"invert_sigmas": False, "use_beta_sigmas": True}, {"invert_sigmas": True, "shift": 3.0},
     )),
     ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, {"mu": 0.8}),
     ("FlowMatchHeunDiscreteScheduler", {"shift": 2.0}, {}),
     ("FlowMatchLCMScheduler", {}, {}),
-    ("FlowMapEulerDiscreteScheduler", {}, {}),
+    *(("FlowMapEulerDiscreteScheduler", more, {}) for more in ({}, {"shift": 5.0})),
     ("LTXEulerAncestralRFScheduler", {}, {}),
     ("MiniMaxH3Scheduler", {}, {}),
     ("IPNDMScheduler", {}, {}),
@@ -109,9 +109,13 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("SCMScheduler", {}, {"num_inference_steps": 2}),
     ("UnCLIPScheduler", NO_CLIP, {}),
     *(("CogVideoXDDIMScheduler", {**NO_CLIP, "timestep_spacing": "trailing", **more}, {}) for more in ({}, V)),
-    ("CogVideoXDPMScheduler", {**NO_CLIP, "timestep_spacing": "trailing", **V}, {}),
-    ("DDIMInverseScheduler", NO_CLIP, {}),
-    ("DPMSolverMultistepInverseScheduler", LATENT, {}),
+    *(("CogVideoXDPMScheduler", {**NO_CLIP, "timestep_spacing": "trailing", **more}, {}) for more in (
+        {}, V, X0, {"rescale_betas_zero_snr": True, **V},
+    )),
+    *(("DDIMInverseScheduler", {**NO_CLIP, **more}, {}) for more in (
+        {}, V, {"set_alpha_to_one": False, "steps_offset": 1, **X0},
+    )),
+    *(("DPMSolverMultistepInverseScheduler", {**LATENT, **more}, {}) for more in ({}, V, {"solver_order": 3})),
 ]  # fmt: skip
 
 #: Classes that are no table of numbers, how to make one, and what the refusal says.
@@ -260,7 +264,7 @@ def test_a_traced_plan_gives_the_schedulers_own_result(case, monkeypatch):
     quantity, model = quantity_of(scheduler), network
     if quantity == "sample" and getattr(scheduler.config, "prediction_type", None) != "sample":
         model = preconditioned(scheduler, name, [float(t) for t in scheduler.timesteps])
-    if name == "MiniMaxH3Scheduler":  # its velocity points to the data
+    if name == "MiniMaxH3Scheduler" or config.get("invert_sigmas"):  # their velocity points to the data
         model = lambda x, t: -network(x, t)  # noqa: E731
     got = ours(plan, model, quantity, x, draws)
     assert plan.nfe == len(scheduler.timesteps) - (name in ("SCMScheduler", "DDPMWuerstchenScheduler"))

@@ -13,7 +13,7 @@ from ..support.registry import did_you_mean
 
 __all__ = [
     "IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "Preconditioning", "conversion", "prediction_named",
-    "quantity",
+    "quantity", "row_space",
 ]  # fmt: skip
 
 
@@ -61,6 +61,13 @@ def prediction_named(name: Any, where: str = "prediction_type") -> str:
             f"got {shown(name)}", where=where, suggestion=did_you_mean(str(name), PREDICTION_TYPES)
         )
     return str(kind)
+
+
+def row_space(space: str, alpha: float, sigma: float) -> str:
+    """The quantity that a plan in this space keeps at a level: ε says nothing without signal, and x₀ without noise."""
+    if alpha == 0.0 and space == "epsilon":
+        return "sample"
+    return "epsilon" if sigma == 0.0 and space == "sample" else space
 
 
 def quantity(name: str, alpha: float, sigma: float) -> tuple[float, float]:
@@ -112,25 +119,28 @@ class Preconditioning:
     """EDM's preconditioning (Karras et al. 2022, arXiv 2206.00364, eq. 7): x₀ = c_skip·x + c_out·F(c_in·x, c_noise).
 
     With s the ``sigma_data``: c_skip = s²/(σ² + s²), c_out = σ·s/√(σ² + s²) and c_in = 1/√(σ² + s²) (Table 1). Each
-    is a method of σ, a number or a tensor, and returns the same kind.
+    is a method of σ, a number or a tensor, and returns the same kind. Consistency models have σ − σ_min in place of σ
+    in c_skip and in the numerator of c_out, so that x₀ = x at σ_min (Song et al. 2023, arXiv 2303.01469, appendix C).
 
     Attributes:
         sigma_data: s, the standard deviation of the data.
         sign: the sign of c_out; −1 for networks that predict v in the terms of diffusers.
+        sigma_min: the σ at which x₀ = x.
     """
 
     sigma_data: float
     sign: float = 1.0
+    sigma_min: float = 0.0
 
     def c_in(self, sigma: Real) -> Real:
         width: Real = (sigma**2 + self.sigma_data**2) ** 0.5
         return 1.0 / width
 
     def c_skip(self, sigma: Real) -> Real:
-        return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
+        return self.sigma_data**2 / ((sigma - self.sigma_min) ** 2 + self.sigma_data**2)
 
     def c_out(self, sigma: Real) -> Real:
-        return self.sign * sigma * self.sigma_data * self.c_in(sigma)
+        return self.sign * (sigma - self.sigma_min) * self.sigma_data * self.c_in(sigma)
 
     def output_of(self, clean: Any, x: Any, sigma: float) -> Any:
         """The network's output that stands for this clean sample."""

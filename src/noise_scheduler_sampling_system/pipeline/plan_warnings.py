@@ -25,8 +25,12 @@ _AMPLIFICATION = 50.0
 
 
 def warn_of_amplification(plan: SamplingPlan) -> None:
-    """Log a warning where a plan multiplies errors of the predictions by more than ``_AMPLIFICATION``."""
-    if plan.amplification > _AMPLIFICATION:
+    """Log a warning where a plan multiplies errors of the predictions by more than ``_AMPLIFICATION``.
+
+    The result of an inverse run is noise, of which the factor says nothing.
+    """
+    inverse = plan.sigma[-1] * plan.alpha[0] > plan.sigma[0] * plan.alpha[-1]
+    if plan.amplification > _AMPLIFICATION and not inverse:
         logger.warning(
             "%s in %d steps multiplies errors of the predicted clean sample by up to %.0f (plan.amplification): its "
             "first interval spans too much noise; take more steps, the 'leading' spacing, or a first-order sampler",

@@ -22,7 +22,7 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
-from ..config.prediction import conversion, quantity
+from ..config.prediction import conversion, quantity, row_space
 from ..schedules.path import Level
 from ..support.errors import ConfigurationError, NumericsError, shown
 from .linear_form import Form, Symbol
@@ -152,8 +152,7 @@ class PlanBuilder:
             self._rows.append(_WrittenRow(level, step, evaluates=False, terms=dict(self._state.terms)))
             self._split_noises(level)
         i = len(self._rows)
-        # without signal ε does not determine the clean sample
-        space = "sample" if self.space == "epsilon" and level.alpha == 0.0 else self.space
+        space = row_space(self.space, level.alpha, level.sigma)
         if self._guard is not None:
             self._guard.predicted(i, self._state, level, space)
         self._state = x = Form({("x", i): 1.0})

@@ -10,7 +10,7 @@ from typing import Any, final
 
 import numpy as np
 
-from ..config.prediction import conversion
+from ..config.prediction import conversion, row_space
 from ..schedules.level import Level
 from ..support.drawn import Drawn
 from ..support.errors import NumericsError
@@ -146,7 +146,7 @@ class SamplingPlan(Plan, Drawn):
 
     def space_of(self, row: int) -> str:
         """The quantity y of this row."""
-        return "sample" if self.space == "epsilon" and self.alpha[row] == 0.0 else self.space
+        return row_space(self.space, self.alpha[row], self.sigma[row])
 
     @property
     def stochastic(self) -> bool:
@@ -179,9 +179,12 @@ class SamplingPlan(Plan, Drawn):
 
     @functools.cached_property
     def gains(self) -> Array:
-        """For each row, the factor by which it multiplies an error of the predicted clean sample, shape (M,)."""
+        """For each row, the factor by which it multiplies an error of the predicted clean sample, shape (M,).
+
+        A row without noise has 0: its clean sample is x, which has no error.
+        """
         rows = zip(map(self.space_of, range(len(self))), self.alpha, self.sigma, strict=False)
-        per_clean = np.abs([conversion("sample", *row).y_factor for row in rows])
+        per_clean = np.abs([conversion("sample", *row).y_factor if row[2] > 0.0 else 0.0 for row in rows])
         factors: Array = np.abs(self.raw) * per_clean
         for k in range(self.b.shape[1]):
             factors[k:] += np.abs(self.b[k:, k]) * per_clean[: len(self) - k]

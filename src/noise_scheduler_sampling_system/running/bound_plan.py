@@ -265,6 +265,8 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         )  # fmt: skip
     alpha, sigma = float(plan.alpha[i]), float(plan.sigma[i])
     space, keep = plan.space_of(i), plan.last_use[i] > i
+    # without noise the clean sample is x: there is nothing to clip
+    clips = clips and (sigma > 0.0 or keep)
     from_output = conversion(prediction_type, space, alpha, sigma)
     from_clean = conversion("sample", space, alpha, sigma) if clips else from_output
     b, raw = float(plan.b[i, 0]), float(plan.raw[i])

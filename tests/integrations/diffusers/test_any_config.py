@@ -110,7 +110,7 @@ def test_thresholds_are_theirs(name, threshold):
     torch.testing.assert_close(driven(PlanScheduler.from_config(theirs), 5), driven(theirs, 5), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["UnCLIPScheduler", "DDPMWuerstchenScheduler", "KarrasVeScheduler"])
+@pytest.mark.parametrize("name", ["UnCLIPScheduler", "KarrasVeScheduler"])
 def test_what_their_own_code_cannot_do_is_said(name):
     scheduler = PlanScheduler.from_config(getattr(diffusers, name)(), method="ddim")
     with pytest.raises(ConfigurationError, match="timestep_spacing"):

@@ -19,7 +19,8 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
 )
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler, read
-from noise_scheduler_sampling_system.integrations.diffusers.reading.class_table import NO_PATH, READERS
+from noise_scheduler_sampling_system.integrations.diffusers.reading.class_table import READERS
+from noise_scheduler_sampling_system.integrations.diffusers.reading.refusals import NO_PATH, NO_TWIN
 from noise_scheduler_sampling_system.support.registry import Registry
 from twins import (
     KARRAS,
@@ -36,14 +37,49 @@ CLASSES = sorted(
 )
 
 
+#: Classes with steps that the package does not export.
+HIDDEN = {"ConsistencyDecoderScheduler", "ScoreSdeVpScheduler"}
+
+
 def test_every_scheduler_of_diffusers_is_read_or_refused():
-    assert set(CLASSES) == (set(READERS) | set(NO_PATH)) - {"ConsistencyDecoderScheduler"}  # which is not exported
+    assert set(CLASSES) | HIDDEN == set(READERS) | set(NO_PATH)
+    assert set(READERS).isdisjoint(NO_PATH)
+    assert set(NO_TWIN) <= set(READERS)
+    assert all(refusal.reason and refusal.instead for refusal in (*NO_PATH.values(), *NO_TWIN.values()))
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name in READERS])
+def test_every_class_that_is_read_is_replaced_or_refused_with_the_way_out(name):
+    if name not in NO_TWIN:
+        assert PlanScheduler.from_config(scheduler_of(name, bare=True)).order >= 1
+        return
+    with pytest.raises(ConfigurationError) as refused:
+        PlanScheduler.from_config(scheduler_of(name, bare=True))
+    assert NO_TWIN[name].reason in str(refused.value)
+    assert NO_TWIN[name].instead in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "choice"),
+    [
+        ("KarrasVeScheduler", 9, {"method": "edm", "s_churn": 40.0, "timestep_spacing": "karras"}),
+        ("RePaintScheduler", 5, {"method": "ddim", "timestep_spacing": "leading"}),
+        ("ScoreSdeVeScheduler", 9, {"method": "predictor_corrector", "timestep_spacing": "log_snr"}),
+    ],
+)
+def test_the_ways_out_that_refusals_name_run(name, steps, choice):
+    scheduler = PlanScheduler.from_config(scheduler_of(name, bare=True), **choice)
+    scheduler.set_timesteps(5)
+    assert (scheduler.plan.sampler, len(scheduler.timesteps)) == (choice["method"], steps)
+    for word in choice:
+        assert word in NO_TWIN[name].instead
 
 
 @pytest.mark.parametrize("name", sorted(NO_PATH))
 def test_those_without_a_path_are_refused_with_the_reason(name):
-    with pytest.raises(ConfigurationError, match=f"{name} is not read: "):
+    with pytest.raises(ConfigurationError, match=f"{name} is not read: ") as refused:
         NoiseSchedulerConfig.from_diffusers({"_class_name": name})
+    assert NO_PATH[name].instead in str(refused.value)
 
 
 def their_levels(scheduler: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -68,12 +104,15 @@ def their_levels(scheduler: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         scheduler.set_timesteps(20)
         sigma = scheduler.schedule.double().sqrt().numpy()[1:-1]
         return sigma, np.ones_like(sigma), sigma
-    if type(scheduler).__name__ == "LTXEulerAncestralRFScheduler":
+    if type(scheduler).__name__ == "SCMScheduler":
+        angle = np.linspace(0.01, 1.57, 20)
+        return angle, np.cos(angle), np.sin(angle)
+    if type(scheduler).__name__ in ("LTXEulerAncestralRFScheduler", "MiniMaxH3Scheduler"):
         scheduler.set_timesteps(20, device="cpu")
     sigma = scheduler.sigmas.double().numpy()
     sigma = sigma[sigma > 0][5:-5]
     if scheduler.config.get("shift") is not None or "RF" in type(scheduler).__name__:
-        return sigma * 1000, 1.0 - sigma, sigma
+        return sigma * (1 if type(scheduler).__name__ == "MiniMaxH3Scheduler" else 1000), 1.0 - sigma, sigma
     return sigma, np.ones_like(sigma), sigma
 
 
@@ -122,7 +161,7 @@ def test_what_is_read_makes_a_sampler_or_says_why_not(name):
     ("name", "flags", "message"),
     [
         ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, "depends on the image's size"),
-        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas is on"),
+        ("SCMScheduler", {"prediction_type": "epsilon"}, "got 'epsilon'"),
         ("FlowMatchLCMScheduler", {"scale_factors": [0.5, 1.0]}, "scale_factors is given"),
         ("IPNDMScheduler", {"trained_betas": [0.5, 0.1]}, "trained_betas is given"),
         ("DDPMWuerstchenScheduler", {"scaler": 2.0}, "got 2.0"),
@@ -141,6 +180,9 @@ def test_fields_that_cannot_be_honoured_are_refused(name, flags, message):
         ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, "shift_terminal"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous", **V}, "to be told"),
         ("ScoreSdeVeScheduler", {}, "the score"),
+        ("MiniMaxH3Scheduler", {}, "share of the signal"),
+        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "share of the signal"),
+        ("SCMScheduler", {}, "0.5 times those of the path"),
         ("IPNDMScheduler", {}, "not a spacing here"),
     ],
 )  # fmt: skip

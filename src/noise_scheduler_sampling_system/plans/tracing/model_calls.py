@@ -69,6 +69,8 @@ def model_call_of(scheduler: Any, index: int, timestep: Tensor, input_scale: flo
     betas_known = hasattr(scheduler, "alphas_cumprod")
     if hasattr(scheduler, "get_scalings_for_boundary_condition") and sigma is not None and not betas_known:
         skip, out = map(float, scheduler.get_scalings_for_boundary_condition(sigma))
+        if out == 0.0:  # at σ_min the clean sample is x, whatever the network returns
+            return ModelCall(Level(sigma, 1.0, sigma), "sample")
         return ModelCall(Level(sigma, 1.0, sigma), "sample", 1.0, -skip / out, 1.0 / out)
     if quantity == "trigflow":  # TrigFlow's v with the sign of Salimans & Ho
         return ModelCall(Level(t, math.cos(t), math.sin(t)), "v_prediction")
@@ -84,9 +86,15 @@ def model_call_of(scheduler: Any, index: int, timestep: Tensor, input_scale: flo
     if sigma is not None and hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         alpha, noise = map(float, scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma)))
         return ModelCall(Level(t, alpha, noise), quantity or "epsilon")
+    if hasattr(scheduler, "initial_alpha_cumprod"):  # DDIM from data to noise: it is told where its step goes
+        before = round(t) - setting(scheduler, "num_train_timesteps") // scheduler.num_inference_steps
+        cumulative = float(scheduler.alphas_cumprod[before] if before >= 0 else scheduler.initial_alpha_cumprod)
+        return ModelCall(Level(t, math.sqrt(cumulative), math.sqrt(1.0 - cumulative)), quantity or "epsilon")
     if betas_known:
         cumulative = float(scheduler.alphas_cumprod[round(t)])
         return ModelCall(Level(t, math.sqrt(cumulative), math.sqrt(1.0 - cumulative)), quantity or "epsilon")
+    if sigma is not None and setting(scheduler, "invert_sigmas"):  # its list has 1 − σ, and v runs to the data
+        return ModelCall(Level(t, sigma, 1.0 - sigma), "flow_prediction", 1.0, 0.0, -1.0)
     if sigma is not None:
         return _flow(t, sigma, quantity)
     if hasattr(scheduler, "betas") and len(scheduler.betas) == len(scheduler.timesteps) + 1:  # IPNDM
@@ -137,10 +145,15 @@ def end_of(scheduler: Any, last: ModelCall) -> Level:
         last: its last model call.
     """
     sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is None and hasattr(scheduler, "initial_alpha_cumprod"):
+        cumulative = float(scheduler.alphas_cumprod[int(scheduler.timesteps[-1])])
+        return Level(float(scheduler.timesteps[-1]), math.sqrt(cumulative), math.sqrt(1.0 - cumulative))
     if sigmas is None:
         cumulative = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
         return Level(math.nan, math.sqrt(cumulative), math.sqrt(1.0 - cumulative))
     sigma = float(sigmas[-1])
+    if setting(scheduler, "invert_sigmas"):
+        return Level(math.nan, sigma, 1.0 - sigma)
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t") and last.state_factor == 1.0:
         return Level(math.nan, *map(float, scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma))))
     straight = last.quantity == "flow_prediction" and last.level.alpha < 1.0

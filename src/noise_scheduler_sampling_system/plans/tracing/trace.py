@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ...config.prediction import PREDICTION_TYPES, conversion
+from ...config.prediction import PREDICTION_TYPES, conversion, row_space
 from ...support.errors import ConfigurationError, NumericsError
 from ..plan import TRACE, SamplingPlan
 from ..plan_rows import Array
@@ -163,8 +163,7 @@ def _by_predictions(states: Array, calls: Sequence[ModelCall], space: str) -> Ar
     # output j = share[j]·x̃[j] + factor[j]·y[j], so x̃ = rest + B·(share·x̃ + factor·y), with B strictly lower
     share, factor = np.zeros(count + 1), np.zeros(count)
     for j, (level, quantity, of_path, of_state, of_quantity) in enumerate(calls):
-        target = "sample" if space == "epsilon" and level.alpha == 0.0 else space
-        of_x, of_y = conversion(target, quantity, level.alpha, level.sigma)
+        of_x, of_y = conversion(row_space(space, level.alpha, level.sigma), quantity, level.alpha, level.sigma)
         share[j], factor[j] = of_state + of_quantity * of_x * of_path, of_quantity * of_y
     outputs = np.concatenate([states[:, 1 : 1 + count], np.zeros((count + 1, 1))], axis=1)
     known = states.copy()

@@ -9,6 +9,12 @@ export function noiseOf(noise, step, stage) {
   return noise.values.subarray(at * noise.size, (at + 1) * noise.size);
 }
 
+/** The quantity that a plan keeps at a level: ε says nothing without signal, and the clean sample without noise. */
+function rowSpace(space, level) {
+  if (level.alpha === 0 && space === "epsilon") return "sample";
+  return level.sigma === 0 && space === "sample" ? "epsilon" : space;
+}
+
 /**
  * Run a plan; yields after each row.
  * @yields {{row, calls, x, clean}} the state after the row, and the clean sample that the row predicted.
@@ -20,7 +26,7 @@ export function* rowsOf(plan, model, noise, labels, scale) {
     const level = { alpha: plan.alpha[i], sigma: plan.sigma[i] }, next = new Float64Array(x.length);
     let free = null;
     if (plan.asks[i]) {
-      const space = plan.space === "epsilon" && level.alpha === 0 ? "sample" : plan.space;
+      const space = rowSpace(plan.space, level);
       const made = predict(model, x, level, space, labels, scale, withNull);
       predictions[i] = made.y;
       clean = made.clean;

@@ -202,7 +202,7 @@ def generator_of(pipe: Any, method: Any, options: Mapping[str, Any]) -> tuple[Im
         ConfigurationError: an unknown pipeline or scheduler, or settings that do not go together.
     """
     backbone, reading = backbone_of(pipe), read(pipe.scheduler)
-    if reading.preconditioning is not None or reading.clock is not None:
+    if reading.terms.converts:
         raise ConfigurationError(
             f"{reading.class_name} converts what its network is told and returns",
             where="from_diffusers",

@@ -10,15 +10,20 @@ from ....config.prediction import Preconditioning
 from ....config.registries import SAMPLERS
 from ....config.settings import NoiseSchedulerConfig
 from ....support.errors import ConfigurationError
-from .clock import Clock
 from .field_settings import SIGMA_FLAGS, beta_path, flow_path, has_sigma_flag, model_settings, spacing_settings
+from .pipeline_terms import Clock, PipelineTerms
+from .refusals import refusal_of
 from .scheduler_reading import ClassReader, Fields, LevelList, Reading, Twin
 from .twins import TRACEABLE, TwinReader, named
 
 __all__ = [
-    "consistency", "edm_reader", "flow_reader", "ipndm", "karras_ve", "multistep_reader", "ratio_reader",
-    "score_sde_ve", "timestep_reader", "unclip", "wuerstchen",
+    "consistency", "edm_reader", "flow_reader", "ipndm", "karras_ve", "minimax", "multistep_reader", "ratio_reader",
+    "score_sde_ve", "timestep_reader", "trigflow", "unclip", "wuerstchen",
 ]  # fmt: skip
+
+
+_PLAIN = PipelineTerms()
+_DATA_WARD = "its network is told the share of the signal, and predicts x₀ − ε: turn both round"
 
 
 def _reading(
@@ -34,7 +39,7 @@ def _reading(
 
 def timestep_reader(
     twin: TwinReader = named, *, clips: bool = True, ends_clean: bool | None = None, ends_lowest: bool = False,
-    level_list: LevelList = "times",
+    level_list: LevelList = "times", terms: PipelineTerms = _PLAIN,
 ) -> ClassReader:  # fmt: skip
     """Reads classes that list whole timesteps: DDIM and its like.
 
@@ -44,6 +49,7 @@ def timestep_reader(
         ends_clean: whether its run ends at the clean sample; None: as its field ``set_alpha_to_one`` says.
         ends_lowest: whether its run ends at the path's lowest level in any case.
         level_list: how it lists its levels.
+        terms: what it does beside its steps.
     """
 
     def reader(name: str, f: dict[str, Any], mu: float | None) -> Reading:
@@ -52,7 +58,8 @@ def timestep_reader(
         model = model_settings(f, clips)
         if "ddim" in name.lower() and (model.get("clip_sample") or model.get("thresholding")):
             model["use_clipped_model_output"] = False  # the default of the class's step()
-        return _reading(name, f, {**beta_path(f), **model, **spacing}, level_list, twin(name, f), notes=tuple(notes))
+        config = {**beta_path(f), **model, **spacing}
+        return _reading(name, f, config, level_list, twin(name, f), terms=terms, notes=tuple(notes))
 
     return reader
 
@@ -73,16 +80,17 @@ def ratio_reader(twin: TwinReader = named, *, stride: int = 1) -> ClassReader:
         config = {**beta_path(f), **model_settings(f), **spacing}
         level_list: LevelList = "ratios" if stride == 1 else "ratios, twice"
         continuous = f.get("timestep_type") == "continuous" and f["prediction_type"] == "v_prediction"
-        clock: Clock | None = "log" if continuous else None
+        terms = PipelineTerms(clock="log" if continuous else None)
         if continuous:
             notes.append("timestep_type='continuous': the network is to be told ¼·ln(σ/α), not the path's time")
-        return _reading(name, f, config, level_list, twin(name, f), clock=clock, notes=tuple(notes))
+        return _reading(name, f, config, level_list, twin(name, f), terms=terms, notes=tuple(notes))
 
     return reader
 
 
 def multistep_reader(
-    twin: TwinReader, *, ends: str = "final_sigmas_type", lowers_below: int | None = None
+    twin: TwinReader, *, ends: str = "final_sigmas_type", lowers_below: int | None = None,
+    terms: PipelineTerms = _PLAIN,
 ) -> ClassReader:  # fmt: skip
     """Reads the DPM-Solver family: x in the path's coordinates, levels by σ/α, or by σ on the straight path.
 
@@ -90,6 +98,7 @@ def multistep_reader(
         twin: reads the sampler.
         ends: the field that says where the run ends; "lowest": at the path's lowest level.
         lowers_below: see :class:`Reading`.
+        terms: what it does beside its steps.
     """
 
     def reader(name: str, f: dict[str, Any], mu: float | None) -> Reading:
@@ -110,34 +119,35 @@ def multistep_reader(
         else:
             config = {**beta_path(f), **model, **spacing}
         return _reading(
-            name, f, config, "dpm", twin(name, f), lowers_below=lowers_below, needs_mu=needs_mu, notes=tuple(notes)
+            name, f, config, "dpm", twin(name, f), lowers_below=lowers_below, departs=_departs(f), needs_mu=needs_mu,
+            terms=terms, notes=tuple(notes),
         )  # fmt: skip
 
     return reader
 
 
-def flow_reader(twin: TwinReader = named, *, stride: int = 1) -> ClassReader:
+def _departs(f: Fields) -> bool:
+    """Whether the second step of a run of order 3, which is of order 2, has the midpoint's weight; ours is exact."""
+    return bool(f.get("solver_order") == 3 and f.get("solver_type") == "midpoint")
+
+
+def flow_reader(twin: TwinReader = named, *, stride: int = 1, shifts_twice: bool = True) -> ClassReader:
     """Reads flow-matching classes: the straight path, levels by σ.
 
     Args:
         twin: reads the sampler.
         stride: how many entries of its list belong to one step.
+        shifts_twice: whether the class shifts its smallest σ, and then every σ again.
     """
 
     def reader(name: str, f: dict[str, Any], mu: float | None) -> Reading:
-        if f.get("invert_sigmas"):
-            raise ConfigurationError(
-                "invert_sigmas is on", where="scheduler.invert_sigmas",
-                why="its time runs from noise at 0 to data at 1; that of the straight path here runs the other way",
-                suggestion="use invert_sigmas=False with a network that is told the amount of noise",
-            )  # fmt: skip
         if f.get("scale_factors"):
             raise ConfigurationError(
                 "scale_factors is given", where="scheduler.scale_factors",
                 why="it changes the size of x during the run, which no plan does", suggestion="leave it out",
             )  # fmt: skip
-        path, needs_mu = flow_path(f, f.get("shift", 1.0), mu, shifts_twice=True)
-        spacing, notes = "linspace", []
+        path, needs_mu = flow_path(f, f.get("shift", 1.0), mu, shifts_twice=shifts_twice)
+        spacing, notes, terms = "linspace", list[str](), _PLAIN
         options: dict[str, Any] = {}
         for flag, (flagged, given) in SIGMA_FLAGS.items():
             if f.get(flag):
@@ -146,7 +156,10 @@ def flow_reader(twin: TwinReader = named, *, stride: int = 1) -> ClassReader:
             notes.append("shift_terminal, which moves the last level, is not part of the spacing")
         config = {**path, "timestep_spacing": spacing, "spacing_options": options}
         level_list: LevelList = "flow" if stride == 1 else "flow, twice"
-        return _reading(name, f, config, level_list, twin(name, f), needs_mu=needs_mu, notes=tuple(notes))
+        if f.get("invert_sigmas"):
+            level_list, terms = "flow, inverted", PipelineTerms("signal", float(f["num_train_timesteps"]), sign=-1.0)
+            notes.append(_DATA_WARD)
+        return _reading(name, f, config, level_list, twin(name, f), needs_mu=needs_mu, terms=terms, notes=tuple(notes))
 
     return reader
 
@@ -175,11 +188,36 @@ def edm_reader(twin: TwinReader, clock: Clock = "log") -> ClassReader:
         }  # fmt: skip
         sign = 1.0 if prediction == "epsilon" else -1.0
         return _reading(
-            name, f, config, "edm", twin(name, f), lowers_below=15, clock=clock,
-            preconditioning=Preconditioning(float(f["sigma_data"]), sign),
+            name, f, config, "edm", twin(name, f), lowers_below=15, departs=_departs(f),
+            terms=PipelineTerms(clock, preconditioning=Preconditioning(float(f["sigma_data"]), sign)),
         )  # fmt: skip
 
     return reader
+
+
+def minimax(name: str, f: dict[str, Any], mu: float | None) -> Reading:
+    path, _ = flow_path({"num_train_timesteps": 1000}, f["shift"], None, shifts_twice=False)
+    path["schedule_options"]["time_scale"] = 1.0
+    config = {**path, "timestep_spacing": "linspace"}
+    terms = PipelineTerms("signal", sign=-1.0)
+    twin = named("FlowMatchEulerDiscreteScheduler", f)
+    return _reading(name, f, config, "flow", twin, terms=terms, counts_end=True, notes=(_DATA_WARD,))
+
+
+def trigflow(name: str, f: dict[str, Any], mu: float | None) -> Reading:
+    if f["prediction_type"] != "trigflow":
+        raise ConfigurationError(
+            f"got {f['prediction_type']!r}", where="scheduler.prediction_type", suggestion="give 'trigflow'"
+        )
+    scale = float(f["sigma_data"])
+    config = {
+        "beta_schedule": "trigflow", "prediction_type": "v_prediction", "timestep_spacing": "linspace",
+        "num_train_timesteps": f["num_train_timesteps"],
+    }  # fmt: skip
+    terms = PipelineTerms(state_scale=scale, lists_end=True, unused_noise="silent")
+    note = f"its state, and the network's output, are {scale:g} times those of the path"
+    notes = () if scale == 1.0 else (note,)
+    return _reading(name, f, config, "angles", ("lcm", {}), terms=terms, notes=notes)
 
 
 def _sigma_range(f: Fields) -> dict[str, float]:
@@ -201,8 +239,11 @@ def consistency(name: str, f: dict[str, Any], mu: float | None) -> Reading:
         "beta_schedule": "edm", "schedule_options": _sigma_range(f), "spacing_options": {"rho": float(f["rho"])},
         "clip_sample": bool(f["clip_denoised"]),
     }  # fmt: skip
-    why = "the boundary condition of consistency models is the network's part here: sampler 'lcm', prediction 'sample'"
-    return _reading(name, f, config, "edm", why, notes=("the network is its raw output with the boundary condition",))
+    conversion = Preconditioning(float(f["sigma_data"]), sigma_min=float(f["sigma_min"]))
+    terms = PipelineTerms("log_1000", preconditioning=conversion, unused_noise="silent, not alone")
+    why = "its noise is √(σ² − σ_min²) where that of 'lcm' is σ; it runs as a traced plan"
+    note = "the network is its raw output with the boundary condition"
+    return _reading(name, f, config, "edm", why, terms=terms, notes=(note,))
 
 
 def wuerstchen(name: str, f: dict[str, Any], mu: float | None) -> Reading:
@@ -212,18 +253,20 @@ def wuerstchen(name: str, f: dict[str, Any], mu: float | None) -> Reading:
             suggestion="use scaler=1.0",
         )  # fmt: skip
     config = {"beta_schedule": "wuerstchen", "schedule_options": {"s": float(f["s"])}}
-    return _reading(name, f, config, "own", "its pipelines hand it batches of times, one of which is not a model call")
+    why = "its last step leaves out the noise of 'ddpm', and ends at the lowest level; it runs as a traced plan"
+    terms = PipelineTerms(lists_end=True, unused_noise="silent")
+    return _reading(name, f, config, "fractions", why, terms=terms)
 
 
 def karras_ve(name: str, f: dict[str, Any], mu: float | None) -> Reading:
     config = {"beta_schedule": "edm", "schedule_options": _sigma_range(f)}
-    return _reading(name, f, config, "own", "its pipeline adds the noise itself, by add_noise_to_input")
+    return _reading(name, f, config, "own", refusal_of(name).sentence)
 
 
 def score_sde_ve(name: str, f: dict[str, Any], mu: float | None) -> Reading:
     config = {"beta_schedule": "ve", "schedule_options": _sigma_range(f)}
     note = "its networks return the score, −ε/σ: multiply by −σ"
-    return _reading(name, f, config, "own", "its pipeline calls step_pred and step_correct, not step", notes=(note,))
+    return _reading(name, f, config, "own", refusal_of(name).sentence, notes=(note,))
 
 
 def unclip(name: str, f: dict[str, Any], mu: float | None) -> Reading:

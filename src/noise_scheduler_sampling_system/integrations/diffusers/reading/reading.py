@@ -13,8 +13,9 @@ from typing import Any
 from ....config.settings import FROM_DIFFUSERS, NoiseSchedulerConfig
 from ....support.errors import ConfigurationError
 from ....support.registry import did_you_mean
-from .class_table import NO_PATH, READERS
+from .class_table import READERS
 from .diffusers_classes import default_fields
+from .refusals import NO_PATH
 from .scheduler_fields import class_and_fields
 from .scheduler_reading import Reading
 
@@ -34,10 +35,11 @@ def read(scheduler: Any, *, mu: float | None = None) -> Reading:
     """
     name, given = class_and_fields(scheduler)
     if name not in READERS:
+        known = NO_PATH.get(name)
         raise ConfigurationError(
-            f"diffusers' {name} is not read: {NO_PATH.get(name, 'this library does not know it')}",
+            f"diffusers' {name} is not read: {known.reason if known else 'this library does not know it'}",
             where="scheduler",
-            suggestion="use a scheduler of a Gaussian path" if name in NO_PATH else did_you_mean(name, READERS),
+            suggestion=known.instead if known else did_you_mean(name, READERS),
         )
     fields = {key: given.get(key, default) for key, default in default_fields(name).items()}
     return READERS[name](name, fields, mu)

@@ -31,7 +31,7 @@ class SchedulerLevels:
         scale: the factor of unit noise in its pipelines, in the path's coordinates.
         dtype: of its timesteps.
         idle: the numbers of the intervals that lead from a level to the same one; the grid leaves them out.
-        times: its list of timesteps.
+        times: its list of timesteps, without the end.
     """
 
     grid: TimeGrid
@@ -72,7 +72,8 @@ def levels_of(
     """
     scheduler = new_scheduler(reading)
     accepted = inspect.signature(scheduler.set_timesteps).parameters
-    given = {name: value for name, value in arguments.items() if value is not None}
+    unset = {name: None for name in arguments if name not in accepted or accepted[name].default is None}
+    given = {name: value for name, value in arguments.items() if value is not None or name not in unset}
     if "shift" in given:
         scheduler.set_shift(given.pop("shift"))
     for name in ("timesteps", "sigmas"):
@@ -83,6 +84,8 @@ def levels_of(
     if "mu" in given and "mu" not in accepted:
         del given["mu"]
     levels, scale = _listed(scheduler, path, reading, given)
+    if reading.level_list == "inverse times" and not own_sampler:
+        levels = _told_their_own_time(levels, path)
     _mend_end(levels)
     idle = tuple(i for i, (now, after) in enumerate(itertools.pairwise(levels)) if now[1:] == after[1:])
     kept = [level for i, level in enumerate(levels) if i - 1 not in idle]
@@ -98,6 +101,7 @@ def levels_of(
     elif end.sigma > 0.0 and math.isnan(end.t):  # samplers with two model calls in a step make one there
         kept[-1] = end._replace(t=min(max(_time(path, end), path.t_min), path.t_max))
     times = tuple(map(float, scheduler.timesteps.tolist()))
+    times = times[:-1] if reading.terms.lists_end else times
     return SchedulerLevels(TimeGrid(tuple(kept)), scale, scheduler.timesteps.dtype, idle, times)
 
 
@@ -125,9 +129,16 @@ def _listed(scheduler: Any, path: NoisePath, reading: Reading, arguments: Mappin
         ) from error
 
 
+def _told_their_own_time(levels: Sequence[Level], path: NoisePath) -> list[Level]:
+    """Levels of an inverse run with their own times, where the class tells the network the time of the level after."""
+    own = [path.level(path.t_min) if level.sigma == 0.0 else level for level in levels]
+    own = own[1:] if own[0][1:] == own[1][1:] else own  # the path may end where the list begins
+    return [level._replace(t=_time(path, level)) for level in own]
+
+
 def _mend_end(levels: list[Level]) -> None:
-    """Remove, in-place, a level before the end that the end does not lie below."""
-    if len(levels) > 2:
+    """Remove, in-place, a level before the end of a falling list that the end does not lie below."""
+    if len(levels) > 2 and levels[0].noise_to_signal > levels[1].noise_to_signal:
         before, last = levels[-2].noise_to_signal, levels[-1].noise_to_signal
         if last > before:
             del levels[-2]
@@ -171,6 +182,15 @@ def _times(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
     return [*path.levels(scheduler.timesteps.tolist()), _end(path, reading)], 1.0
 
 
+def _inverse_times(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
+    """Of DDIM from data to noise: its list has the times of the levels that the steps lead to."""
+    times = scheduler.timesteps.tolist()
+    first = CLEAN if reading.fields["set_alpha_to_one"] else path.level(path.t_min)
+    after = path.levels(times)
+    before = [first, *after[:-1]]
+    return [*(level._replace(t=float(t)) for t, level in zip(times, before, strict=True)), after[-1]], 1.0
+
+
 def _pndm(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
     return [*path.levels(scheduler._timesteps[::-1].copy()), _end(path, reading)], 1.0
 
@@ -193,7 +213,7 @@ def _ratios(scheduler: Any, path: NoisePath, reading: Reading, stride: int = 1) 
     for t, ratio in zip(times, ratios, strict=False):
         width = math.hypot(1.0, ratio)
         level = Level(t, 1.0 / width, ratio / width)
-        levels.append(level if reading.clock is None else level._replace(t=_time(path, level)))
+        levels.append(level if reading.terms.clock is None else level._replace(t=_time(path, level)))
     scale = float(scheduler.init_noise_sigma) * levels[0].alpha
     return [*levels, _last(ratios[-1], 1.0)], scale
 
@@ -227,6 +247,27 @@ def _flow(scheduler: Any, path: NoisePath, reading: Reading, stride: int = 1) ->
     return [*levels, _last(sigmas[-1], 1.0 - sigmas[-1])], 1.0
 
 
+def _flow_inverted(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
+    """Of Mochi's flow: its list has 1 − σ."""
+    times, signals = _times_and_sigmas(scheduler, 1)
+    levels = [Level(t, signal, 1.0 - signal) for t, signal in zip(times, signals, strict=False)]
+    return [*levels, _last(1.0 - signals[-1], signals[-1])], 1.0
+
+
+def _angles(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
+    """Of sCM: its list has the angles of all levels, the end included."""
+    *times, end = scheduler.timesteps.double().tolist()
+    # the first angle may be past π/2 by rounding
+    levels = [Level(t, max(math.cos(t), 0.0), math.sin(t)) for t in times]
+    return [*levels, CLEAN if end == 0.0 else Level(end, math.cos(end), math.sin(end))], 1.0
+
+
+def _fractions(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
+    """Of Würstchen: its list has the times of all levels, from 1 to 0, of which the path ends a little before."""
+    times = scheduler.timesteps.double().tolist()
+    return [path.level(min(max(t, path.t_min), path.t_max))._replace(t=t) for t in times], 1.0
+
+
 def _edm(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
     sigmas = scheduler.sigmas.double().tolist()
     return [*(Level(s, 1.0, s) for s in sigmas[:-1]), _last(sigmas[-1], 1.0)], float(scheduler.init_noise_sigma)
@@ -240,12 +281,16 @@ def _own(scheduler: Any, path: NoisePath, reading: Reading) -> _Levels:
 
 _READ_LEVELS: dict[LevelList, Callable[[Any, NoisePath, Reading], _Levels]] = {
     "times": _times,
+    "inverse times": _inverse_times,
     "pndm": _pndm,
     "ratios": _ratios,
     "ratios, twice": lambda scheduler, path, reading: _ratios(scheduler, path, reading, 2),
     "dpm": _dpm,
     "flow": _flow,
     "flow, twice": lambda scheduler, path, reading: _flow(scheduler, path, reading, 2),
+    "flow, inverted": _flow_inverted,
+    "angles": _angles,
+    "fractions": _fractions,
     "edm": _edm,
     "own": _own,
 }

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
-from ....config.prediction import Preconditioning
 from ....config.registries import SAMPLERS
 from ....config.settings import NoiseSchedulerConfig
-from .clock import Clock
+from .pipeline_terms import PipelineTerms
 
 __all__ = ["ClassReader", "Fields", "LevelList", "Reading", "Twin"]
 
@@ -18,7 +17,10 @@ Fields = Mapping[str, Any]
 #: (sampler, options), or the reason why no sampler is the same.
 Twin = tuple[str, dict[str, Any]] | str
 #: How a class lists the levels that it visits; scheduler_levels.py reads each kind.
-LevelList = Literal["times", "pndm", "ratios", "ratios, twice", "dpm", "flow", "flow, twice", "edm", "own"]
+LevelList = Literal[
+    "times", "inverse times", "pndm", "ratios", "ratios, twice", "dpm", "flow", "flow, twice", "flow, inverted",
+    "angles", "fractions", "edm", "own",
+]  # fmt: skip
 
 
 @final
@@ -34,8 +36,9 @@ class Reading:
         level_list: how the class lists its levels.
         sampler, options: the sampler that equals the class, or None with a :attr:`refusal`.
         lowers_below: the class ignores ``lower_order_final`` in runs of this number of steps or more; None: never.
-        preconditioning: the conversion of EDM's networks, which diffusers leaves to the scheduler.
-        clock: what the network is told, where that is not the path's time.
+        departs: whether the class departs from the sampler after its first step, so that its plans are traced.
+        terms: what the scheduler does between its pipeline and a plan.
+        counts_end: whether the class's N counts the end of the run, so that it calls the model N − 1 times.
         needs_mu: whether the shift depends on the image's size and ``mu`` was not given.
         refusal: why no sampler equals the class.
         traceable: whether the class can be traced although no sampler equals it.
@@ -49,8 +52,9 @@ class Reading:
     sampler: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     lowers_below: int | None = None
-    preconditioning: Preconditioning | None = None
-    clock: Clock | None = None
+    departs: bool = False
+    terms: PipelineTerms = field(default_factory=PipelineTerms)
+    counts_end: bool = False
     needs_mu: bool = False
     refusal: str = ""
     traceable: bool = False

@@ -10,8 +10,8 @@ from ....support.errors import ConfigurationError
 from .scheduler_reading import Fields, Twin
 
 __all__ = [
-    "TRACEABLE", "TwinReader", "cosine_multistep", "deis", "flow_euler", "lcm", "multistep", "named", "no_twin", "pndm",
-    "sa_solver", "unipc",
+    "TRACEABLE", "TwinReader", "cogvideox_dpm", "cosine_multistep", "deis", "flow_euler", "inverse_multistep", "lcm",
+    "multistep", "named", "no_twin", "pndm", "sa_solver", "unipc",
 ]  # fmt: skip
 
 #: (class name, fields) → the twin.
@@ -20,7 +20,8 @@ TwinReader = Callable[[str, Fields], Twin]
 #: Classes that can be traced where no sampler is the same: their ``step`` takes the usual arguments.
 TRACEABLE = {
     "DPMSolverSinglestepScheduler", "DPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler",
-    "UniPCMultistepScheduler", "SASolverScheduler", "LTXEulerAncestralRFScheduler",
+    "UniPCMultistepScheduler", "SASolverScheduler", "LTXEulerAncestralRFScheduler", "CMStochasticIterativeScheduler",
+    "DDPMWuerstchenScheduler",
 }  # fmt: skip
 
 
@@ -65,6 +66,18 @@ def multistep(name: str, f: Fields) -> Twin:
 
 def _final(f: Fields) -> dict[str, Any]:
     return {"lower_order_final": bool(f.get("lower_order_final") or f.get("euler_at_final"))}
+
+
+def inverse_multistep(name: str, f: Fields) -> Twin:
+    """The same from data to noise."""
+    if str(f["algorithm_type"]).startswith("sde"):
+        return f"algorithm_type={f['algorithm_type']!r} has noise of a negative variance from data to noise"
+    return multistep(name, f)
+
+
+def cogvideox_dpm(name: str, f: Fields) -> Twin:
+    """CogVideoX's class: the SDE of DPM-Solver++, of order 2."""
+    return "dpmpp_2m_sde", {"solver_type": "midpoint", "lower_order_final": True}
 
 
 def cosine_multistep(name: str, f: Fields) -> Twin:

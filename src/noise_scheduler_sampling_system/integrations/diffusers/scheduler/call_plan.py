@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +22,13 @@ from ....running.kernels import pair
 from ....running.loop import Noise, RowState
 from ....samplers.base import BaseSampler
 from ....support.errors import ConfigurationError
-from ..reading.clock import Clock, network_time
+from ..reading.pipeline_terms import PipelineTerms
 from .given_plans import refuse_second_branch
 
 __all__ = ["CallPlan", "ModelCall"]
 
 _NOTHING = torch.empty(0)
+_PLAIN = PipelineTerms()
 #: Traces the plan of a class of diffusers from the call ``begin`` on.
 Retrace = Callable[..., SamplingPlan]
 
@@ -40,8 +42,8 @@ class ModelCall(NamedTuple):
         time: what the network is told.
         alpha, sigma: the level of the state.
         input_scale: the factor of the network's input.
-        skip, out: EDM's conversion, x₀ = skip·x + out·output, where x₀ is clipped. (0, 1) elsewhere: without clipping
-            the conversion is part of the plan's numbers.
+        skip, out: EDM's conversion, x₀ = skip·x + out·output, where x₀ is clipped. (0, ±1) elsewhere: without clipping
+            the conversion is part of the plan's numbers. −1 is for outputs of the other sign.
         as_is: whether the row takes output and state unchanged: there is nothing to convert, to split off or to copy,
             and the next row calls the model.
         copies: whether later rows read the tensor that the network returns, so that it must be copied.
@@ -70,7 +72,7 @@ class CallPlan:
         scale: the factor of unit noise before the first call.
         dtype: of the timesteps.
         config: of the path and the network.
-        preconditioning, clock: as for :class:`~..reading.scheduler_reading.Reading`.
+        terms: what the pipeline expects beside the plan's states.
         sampler, grid: what wrote the plan, and on which levels; None for a given plan.
         retrace: traces the plan again from any of its calls on; None for a plan that was not traced.
     """
@@ -80,8 +82,7 @@ class CallPlan:
     scale: float
     dtype: torch.dtype
     config: NoiseSchedulerConfig
-    preconditioning: Preconditioning | None = None
-    clock: Clock | None = None
+    terms: PipelineTerms = _PLAIN
     sampler: BaseSampler | None = None
     grid: TimeGrid | None = None
     retrace: Retrace | None = None
@@ -89,15 +90,14 @@ class CallPlan:
     @classmethod
     def of(
         cls, plan: SamplingPlan, config: NoiseSchedulerConfig, *, scale: float | None = None,
-        dtype: torch.dtype | None = None, preconditioning: Preconditioning | None = None, clock: Clock | None = None,
-        sampler: BaseSampler | None = None, grid: TimeGrid | None = None, retrace: Retrace | None = None,
-        idle: Sequence[int] = (),
+        dtype: torch.dtype | None = None, terms: PipelineTerms = _PLAIN, sampler: BaseSampler | None = None,
+        grid: TimeGrid | None = None, retrace: Retrace | None = None, idle: Sequence[int] = (),
     ) -> CallPlan:  # fmt: skip
         """Bind a plan and list its model calls.
 
         Args:
             plan: the plan.
-            config, preconditioning, clock, sampler, grid, retrace: as for the class.
+            config, terms, sampler, grid, retrace: as for the class.
             scale: the factor of unit noise before the first row; None: the plan's.
             dtype: of the timesteps; None: whole numbers where all times are whole.
             idle: the numbers of the steps that stay at their level; diffusers calls the model there, too.
@@ -110,8 +110,8 @@ class CallPlan:
         learned = config.variance_type.startswith("learned")
         splits = plan.log_variance is not None or not learned
         bound = bind_for(plan, config if splits else config.replace(variance_type="fixed_small"))
-        if preconditioning is not None and bound.clip is None:
-            bound = _preconditioned(bound, preconditioning)
+        if terms.preconditioning is not None and bound.clip is None:
+            bound = _preconditioned(bound, terms.preconditioning)
         rows = tuple(i for i in range(len(plan)) if plan.asked[i])
         first = plan.prior_scale if scale is None else scale
         scale = _scale_after(bound, rows[0], first)
@@ -122,11 +122,11 @@ class CallPlan:
                 why="pipelines of flow models do not multiply their noise by init_noise_sigma",
                 suggestion='use afs=False, and begin at pure noise; for calibrate() give first="noisiest"',
             )
-        calls = [_call(bound, row, preconditioning, clock, learned) for row in rows]
+        calls = [_call(bound, row, terms, learned) for row in rows]
         _insert_idle(calls, idle, plan, math.nan if grid is None else float(grid.levels[-1].t))
         whole = all(call.time.is_integer() for call in calls) and dtype in (None, torch.int64)
         kind = torch.int64 if whole else torch.float32
-        return cls(bound, tuple(calls), scale, kind, config, preconditioning, clock, sampler, grid, retrace)
+        return cls(bound, tuple(calls), scale, kind, config, terms, sampler, grid, retrace)
 
     @property
     def plan(self) -> SamplingPlan:
@@ -135,8 +135,12 @@ class CallPlan:
 
     @functools.cached_property
     def timesteps(self) -> Tensor:
-        """The time of every model call, on the host. Copy it before you hand it out."""
-        return torch.tensor([call.time for call in self.calls], dtype=self.dtype)
+        """The time of every model call, and of the end where the pipeline expects it; on the host.
+
+        Copy it before you hand it out.
+        """
+        end = [0.0] if self.terms.lists_end else []
+        return torch.tensor([*(call.time for call in self.calls), *end], dtype=self.dtype)
 
     @functools.cached_property
     def rounded_times(self) -> list[float]:
@@ -164,11 +168,20 @@ class CallPlan:
         return self.plan.c.shape[1] > 1
 
     @functools.cached_property
-    def draws_unused_noise(self) -> tuple[bool, ...] | None:
-        """For every call, whether diffusers' class draws noise and multiplies it by 0 (SA-Solver, where τ = 0)."""
-        if self.plan.sampler not in ("sa_solver", "SASolverScheduler"):  # the second name is that of a traced plan
+    def unused_noises(self) -> tuple[tuple[int, int], ...] | None:
+        """For every call, the number of noises that diffusers' class draws and does not use, before and after its own.
+
+        None: it uses every noise.
+        """
+        kind = self.terms.unused_noise
+        if kind is None:
             return None
-        return tuple(call.row not in self._noisy for call in self.calls)
+        if kind == "silent, not alone" and len(self.calls) == 1:
+            return None
+        inner = range(1, len(self.calls) - 1) if kind == "silent, twice" else range(0)
+        begins = [*(call.row for call in self.calls), len(self.plan)]
+        silent = [self._noisy.isdisjoint(range(row, after)) for row, after in itertools.pairwise(begins)]
+        return tuple((int(i in inner), int(quiet)) for i, quiet in enumerate(silent))
 
     @functools.cached_property
     def _noisy(self) -> frozenset[int]:
@@ -212,7 +225,9 @@ class CallPlan:
         """The network's output without a variance that the plan does not read, after EDM's conversion."""
         if self.splits_variance and not self.bound.split and output.shape != x.shape:
             output = output[:, : x.shape[1]]
-        return pair(x, call.skip, output, call.out) if call.out != 1.0 else output
+        if call.out == 1.0:
+            return output
+        return pair(x, call.skip, output, call.out) if call.skip else output * call.out
 
     def clean_sample(self, call: int, x: Tensor, output: Tensor) -> Tensor:
         """The clean sample that the network predicts in a call, clipped."""
@@ -281,14 +296,13 @@ def _scale_after(bound: BoundPlan, count: int, scale: float) -> float:
 
 
 def _call(
-    bound: BoundPlan, row: int, preconditioning: Preconditioning | None, clock: Clock | None, learned: bool
+    bound: BoundPlan, row: int, terms: PipelineTerms, learned: bool
 ) -> ModelCall:  # fmt: skip
     plan = bound.plan
-    alpha, sigma, time = float(plan.alpha[row]), float(plan.sigma[row]), float(plan.time[row])
-    if clock is not None and alpha > 0.0:
-        time = network_time(clock, sigma / alpha)
+    alpha, sigma = float(plan.alpha[row]), float(plan.sigma[row])
+    time, preconditioning = terms.time(alpha, sigma, float(plan.time[row])), terms.preconditioning
     scale = 1.0 if plan.input_scale is None else float(plan.input_scale[row])
-    skip, out = 0.0, 1.0
+    skip, out = 0.0, terms.sign
     if preconditioning is not None:
         scale *= preconditioning.c_in(sigma)
         if bound.clip is not None:

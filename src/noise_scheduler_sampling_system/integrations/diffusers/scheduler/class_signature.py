@@ -14,9 +14,11 @@ from ....support.errors import ConfigurationError
 from ....support.registry import did_you_mean
 from ..reading.diffusers_classes import scheduler_class
 
-__all__ = ["ClassSignature", "signature_of"]
+__all__ = ["FOLLOWING", "ClassSignature", "signature_of"]
 
 _STATE = ("model_output", "timestep", "sample")
+#: Arguments that say where a step goes: of unCLIP's and Kandinsky's classes, and of flow maps.
+FOLLOWING = ("prev_timestep", "r_timestep")
 #: Arguments of every class's step, with their defaults.
 _STEP = {"generator": None, "return_dict": True}
 #: Arguments of the step of samplers whose η the pipeline gives.
@@ -89,7 +91,9 @@ class ClassSignature:
                     f"{self.class_name}.set_timesteps takes no {name!r}", where=name,
                     suggestion=did_you_mean(name, self.set_timesteps),
                 )  # fmt: skip
-        return {name: value for name, value in given.items() if value is not None and value != self.set_timesteps[name]}
+        defaults = self.set_timesteps
+        known = {name: value for name, value in given.items() if name in defaults}
+        return {name: value for name, value in known.items() if value is not defaults[name] and value != defaults[name]}
 
     def step_signature(self, takes_eta: bool) -> inspect.Signature:
         """The signature of ``step``; pipelines inspect it for the arguments that they may give.
@@ -137,7 +141,7 @@ def signature_of(class_name: str) -> ClassSignature:
     own = tuple(step)[:3] == _STATE
     further = {name: value for name, value in step.items() if name not in _STATE} if own else {}
     set_timesteps = _parameters(getattr(cls, "set_timesteps", None))
-    if tuple(set_timesteps)[:2] != tuple(_SET_TIMESTEPS)[:2]:
+    if tuple(set_timesteps)[:1] != tuple(_SET_TIMESTEPS)[:1]:
         set_timesteps = {}
     return ClassSignature(
         class_name,

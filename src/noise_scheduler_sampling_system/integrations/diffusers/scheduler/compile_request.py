@@ -38,4 +38,6 @@ class CompileRequest:
             "num_inference_steps": self.num_inference_steps, "timesteps": self.timesteps, "sigmas": self.sigmas,
             "mu": self.mu,
         }  # fmt: skip
-        return {**{name: value for name, value in usual.items() if value is not None}, **dict(self.further)}
+        given = {**{name: value for name, value in usual.items() if value is not None}, **dict(self.further)}
+        # some classes take lists, and no tuples
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}

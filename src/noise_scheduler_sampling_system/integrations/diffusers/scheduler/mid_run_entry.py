@@ -80,10 +80,7 @@ def _substitutes(sampler: BaseSampler, plan: SamplingPlan) -> Sequence[BaseSampl
 
 
 def _of_same_network(whole: CallPlan, plan: SamplingPlan, **made: Any) -> CallPlan:
-    return CallPlan.of(
-        plan, whole.config, scale=1.0, dtype=whole.dtype, preconditioning=whole.preconditioning, clock=whole.clock,
-        **made,
-    )  # fmt: skip
+    return CallPlan.of(plan, whole.config, scale=1.0, dtype=whole.dtype, terms=whole.terms, **made)
 
 
 def _in_place(whole: CallPlan, call: int, other: CallPlan) -> CallPlan:

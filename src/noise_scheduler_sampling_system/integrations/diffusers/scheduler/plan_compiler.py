@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, final
 
 from ....config.sampler_aliases import Resolved, resolve
@@ -72,7 +74,7 @@ class PlanCompiler:
             self.order = self._given.calls_per_step
         else:
             self.order = int(getattr(scheduler_class(self.class_name), "order", 1))
-        self.scales = self._given.scale_input or self.reading.preconditioning is not None
+        self.scales = self._given.scale_input or self.reading.terms.preconditioning is not None
         by_step = self._sampler is not None and self._sampler.sampler in _ETA_BY_STEP
         self.eta_by_step = by_step and "eta" not in self._choice.get("options", {})
 
@@ -101,6 +103,15 @@ class PlanCompiler:
         """Whether the scheduler does what the replaced class does, at its levels."""
         choice = self._choice
         return not self._given and choice.get("method") is None and choice.get("timestep_spacing") is None
+
+    def level_told(self, time: float) -> tuple[float, float]:
+        """α and σ at a time that the network is told."""
+        ratio, path = self.reading.terms.noise_to_signal(time), self.path
+        if ratio is None:
+            return path.level(time)[1:]
+        if ratio in (0.0, math.inf):
+            return (1.0, 0.0) if ratio == 0.0 else path.level(path.t_max)[1:]
+        return path.level_of_sigma(ratio / (1.0 + ratio) if path.sigma_is_absolute else ratio)[1:]
 
     def refuse_ignored(self, request: CompileRequest) -> None:
         """Raise for arguments about the levels of the replaced class where other levels are used.
@@ -201,13 +212,15 @@ class PlanCompiler:
 
     def _compiled(self, request: CompileRequest) -> CallPlan:
         reading, path = self._read_with(request.mu)
-        more: dict[str, Any] = {"preconditioning": reading.preconditioning, "clock": reading.clock}
+        # another sampler draws the noise that it uses
+        foreign = replace(reading.terms, unused_noise=None)
         if self._given:
-            return CallPlan.of(self._given.plan_for(request, path), path.config, **more)
+            return CallPlan.of(self._given.plan_for(request, path), path.config, terms=foreign)
         if self._sampler is None:
             retrace = functools.partial(self._traced, reading, request)
-            return CallPlan.of(retrace(), path.config, retrace=retrace, **more)
+            return CallPlan.of(retrace(), path.config, terms=reading.terms, retrace=retrace)
         own = self._choice.get("method") is None
+        more: dict[str, Any] = {"terms": reading.terms if own else foreign}
         grid, theirs = self._grid(request, reading, path, own)
         options = self._sampler_options(reading, grid.steps)
         if theirs is not None and own and theirs.last_is_idle and options.get("lower_order_final"):
@@ -233,7 +246,7 @@ class PlanCompiler:
         pipelines_own = sigmas is None or are_evenly_spaced(sigmas)
         if self._spacing()[0] is not None and request.timesteps is None and pipelines_own:
             steps = request.num_inference_steps or len(sigmas or ())
-            return make_grid(path, steps), None
+            return make_grid(path, steps - 1 if reading.counts_end else steps), None
         theirs = levels_of(reading, path, request.arguments, own_sampler=own)
         _refuse_noise_prediction_without_signal(theirs.grid, path)
         return theirs.grid, theirs
@@ -256,8 +269,10 @@ class PlanCompiler:
         # PNDM makes one call in a run of one step; next to pure noise Heun, KDPM2 and PNDM use their formulas
         near_noise = from_noise(*theirs.grid.levels[:2])
         differs = len(times) > len(theirs.times) or (near_noise and times != theirs.times)
+        # CogVideoX's class leaves the prediction at a level without signal out of its second step
+        extrapolates = theirs.grid.levels[0].alpha == 0.0 and plan.history > 0 and bool(plan.b[1:, 1:].any())
         # the last call does not move the state, it corrects the step before
-        if differs or (corrects and theirs.last_is_idle):
+        if differs or extrapolates or reading.departs or (corrects and theirs.last_is_idle):
             # the traced plan may be not finite or out of range, or the class may not know the prediction type
             with suppress(ConfigurationError, NumericsError):
                 return self._traced(reading, request)
@@ -265,7 +280,8 @@ class PlanCompiler:
 
     def _traced(self, reading: Reading, request: CompileRequest, begin: int = 0) -> SamplingPlan:
         """The plan of a class without its clipping, which :class:`CallPlan` does."""
-        linear = {name: False for name in ("clip_sample", "thresholding") if reading.fields.get(name)}
+        clips = ("clip_sample", "thresholding", "clip_denoised")
+        linear = {name: False for name in clips if reading.fields.get(name)}
         given = request.arguments
         return trace(new_scheduler(reading, **linear), given.pop("num_inference_steps", None), begin=begin, **given)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ....plans.plan import SamplingPlan
 from ....support.argument_checks import checked_count
 from ....support.errors import ConfigurationError
-from .class_signature import signature_of
+from .class_signature import FOLLOWING, signature_of
 from .compile_request import CompileRequest
 from .given_plans import Plans
 from .per_token_times import step_of_each_token
@@ -131,12 +131,14 @@ class PlanScheduler(SchedulerAttributes, SchedulerMixin, ConfigMixin):  # type: 
         Raises:
             ConfigurationError: the replaced class, the spacing or the sampler cannot do what the arguments say.
         """
-        signature, first = self._class_signature, (num_inference_steps, device)
+        signature = self._class_signature
         given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu, **further}
-        if positional:
+        # in some classes the device is not the second argument
+        if positional or not isinstance(device, str | torch.device | int | None):
             named = {name: value for name, value in given.items() if value is not None}
-            all_named = signature.by_name(signature.set_timesteps, (*first, *positional), named)
-            given |= dict(list(all_named.items())[len(first) :])
+            placed = (num_inference_steps, device, *positional)
+            given |= signature.by_name(signature.set_timesteps, placed, named)
+            num_inference_steps, device = given.pop("num_inference_steps"), given.pop("device", None)
         steps = None if num_inference_steps is None else checked_count(num_inference_steps)
         times, levels, mu = _numbers(given.pop("timesteps")), _numbers(given.pop("sigmas")), given.pop("mu")
         if steps is None and times is None and levels is None:
@@ -293,11 +295,12 @@ class PlanScheduler(SchedulerAttributes, SchedulerMixin, ConfigMixin):  # type: 
         self, times: TimestepList, call: int, output: Tensor, sample: Tensor, named: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]]:  # fmt: skip
         """The output and the options of :meth:`TimestepList.step` for arguments that few pipelines give."""
-        following, noise = named.pop("prev_timestep", None), named.pop("variance_noise", None)
+        followings, noise = [named.pop(name, None) for name in FOLLOWING], named.pop("variance_noise", None)
         token_times, clean = named.pop("per_token_timesteps", None), named.pop("pred_original_sample", None)
         self._class_signature.refuse_ignored(named)
-        if following is not None:
-            times.refuse_other_end(call, following)
+        for name, following in zip(FOLLOWING, followings, strict=True):
+            if following is not None:
+                times.refuse_other_end(call, following, name)
         if clean is not None:  # Cosmos hands over the denoised sample of an EDM network
             output = self._preconditioning().output_of(clean, sample, times.plan.calls[call].sigma)
         edit = None
@@ -328,12 +331,12 @@ class PlanScheduler(SchedulerAttributes, SchedulerMixin, ConfigMixin):  # type: 
 
     def _factors(self, like: Tensor, timesteps: Any) -> tuple[Tensor, Tensor]:
         times = list(timesteps.reshape(-1)) if isinstance(timesteps, Tensor) else [timesteps]
-        current, path = self._lists.current, self._compiler.path
-        pairs = []
+        current, pairs = self._lists.current, []
         for t in times:
             level = None if current is None else current.level_of(t)
-            pairs.append(path.level(float(t))[1:] if level is None else level)
+            pairs.append(self._compiler.level_told(float(t)) if level is None else level)
         both = torch.tensor(pairs, dtype=torch.float64).to(like.device, like.dtype)
+        both[:, 1] *= self._compiler.reading.terms.state_scale
         shape = (-1, *[1] * (like.ndim - 1))
         return both[:, 0].reshape(shape), both[:, 1].reshape(shape)
 

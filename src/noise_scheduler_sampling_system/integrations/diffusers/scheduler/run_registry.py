@@ -74,8 +74,21 @@ class RunRegistry:
             single_step: makes a list of one step from a time that is in no list, or returns None.
 
         Raises:
-            ConfigurationError: no list has this time.
+            ConfigurationError: no list has this time, or it is the time of the end.
         """
+        times, call = self._found(timestep, sample, single_step)
+        if call == len(times.plan.calls):
+            raise ConfigurationError(
+                "the last entry of timesteps is the end of the run, where the network is not called",
+                where="timestep",
+                suggestion="loop over scheduler.timesteps[:-1], as the pipelines of the replaced class do",
+            )
+        return times, call
+
+    def _found(
+        self, timestep: Any, sample: Tensor | None, single_step: Callable[[float], TimestepList | None] | None
+    ) -> tuple[TimestepList, int]:
+        """:meth:`find`, where the end of a run counts as a call."""
         current = self.current_or_default
         call = current.call_at(timestep)
         if call is not None:

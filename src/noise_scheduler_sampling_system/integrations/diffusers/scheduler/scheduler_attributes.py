@@ -156,17 +156,17 @@ class SchedulerAttributes:
         """What EDM networks are told: ¼·ln σ, or (2/π)·arctan σ."""
         self._preconditioning()
         ratio = torch.as_tensor(sigma)
-        return 0.25 * ratio.log() if self._compiler.reading.clock == "log" else ratio.atan() / math.pi * 2
+        return 0.25 * ratio.log() if self._compiler.reading.terms.clock == "log" else ratio.atan() / math.pi * 2
 
     def _preconditioning(self) -> Preconditioning:
         reading = self._compiler.reading
-        if reading.preconditioning is None:
+        if reading.terms.preconditioning is None:
             raise ConfigurationError(
                 f"{reading.class_name} has no preconditioning",
                 where="scheduler",
                 suggestion="it is for networks of EDM: EDMEulerScheduler and its like",
             )
-        return reading.preconditioning
+        return reading.terms.preconditioning
 
     # other attributes
 

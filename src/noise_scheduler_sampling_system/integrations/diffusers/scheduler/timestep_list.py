@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any, final
@@ -93,6 +94,8 @@ class TimestepList:
             if not found:
                 return None
             exact = next((i for i in (self.last, self.begin) if i in found), found[0])
+        if exact == len(calls):  # the end of the run
+            return float(self.plan.plan.alpha[-1]), float(self.plan.plan.sigma[-1])
         return calls[exact].alpha, calls[exact].sigma
 
     def step(
@@ -121,10 +124,13 @@ class TimestepList:
             raise _wrong_shape(output, sample)
         x = sample.float() if kind in _HALF else sample
         now = plan.calls[call]
+        before, unused = (0, 0) if plan.unused_noises is None else plan.unused_noises[call]
+        for _ in range(before):
+            _unit_noise(output, sample, generator)
         draw = _noise(run, output, sample, generator, noise) if plan.stochastic else _no_noise
         state = plan.step(RowState(now.row, x, run.history), now, output, draw)
-        if plan.draws_unused_noise is not None and plan.draws_unused_noise[call]:
-            randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=output.dtype)
+        for _ in range(unused):
+            _unit_noise(output, sample, generator)
         after = state.x if state.x.dtype == kind else state.x.to(kind)
         if edit is not None:
             after = edit(after)
@@ -162,19 +168,26 @@ class TimestepList:
             self._runs.remove(run)
         self.last = index
 
-    def refuse_other_end(self, call: int, timestep: Any) -> None:
-        """Raise unless this is the time of the next call: UnCLIP's and Kandinsky's pipelines say where a step goes.
+    def refuse_other_end(self, call: int, timestep: Any, name: str) -> None:
+        """Raise unless this is the time of the next call, or 0 at the end: some pipelines say where a step goes.
+
+        Args:
+            call: the number of the call.
+            timestep: where its step goes.
+            name: of the argument.
 
         Raises:
             ConfigurationError: the time is another one.
         """
         calls = self.plan.calls
-        due = calls[call + 1].time if call + 1 < len(calls) else None
-        if self.call_at(timestep) != call + 1 and float(timestep) != due:
+        due = calls[call + 1].time if call + 1 < len(calls) else 0.0
+        if self.call_at(timestep) != call + 1 and not math.isclose(float(timestep), due, rel_tol=1e-6, abs_tol=1e-6):
             raise ConfigurationError(
-                f"got {float(timestep):g}, and the next time of the run is {due}",
-                where="prev_timestep",
-                suggestion="leave it out, or give the next entry of scheduler.timesteps",
+                f"got {float(timestep):g}, and the next time of the run is {due:g}",
+                where=name,
+                why="the steps of a run are compiled before it begins",
+                suggestion="leave it out, or give the next entry of scheduler.timesteps; a run through other times is "
+                "set_timesteps(timesteps=[...])",
             )
 
     def _run_of(self, call: int, sample: Tensor) -> SchedulerRun:
@@ -237,7 +250,7 @@ class TimestepList:
 
     def _calls_at(self, time: float) -> list[int]:
         # the time may be the plan's, or an entry of ``timesteps``, which is rounded to single precision
-        pairs = zip(self.plan.calls, self.plan.rounded_times, strict=True)
+        pairs = zip(self.plan.calls, self.plan.rounded_times, strict=False)  # the end has a time and no call
         return [i for i, (call, rounded) in enumerate(pairs) if time in (call.time, rounded)]
 
     def _out_of_turn(self, call: int, due: int) -> ConfigurationError:
@@ -255,7 +268,7 @@ def _noise(
     run: SchedulerRun, output: Tensor, sample: Tensor, generator: Generators | None, given: Tensor | None
 ) -> Noise:  # fmt: skip
     """Unit noise, drawn as diffusers draws it, or given. Noise that a later row reads is kept in the run."""
-    kept = run.drawn if run.plan.rereads_noise else None
+    kept, scale = run.drawn if run.plan.rereads_noise else None, run.plan.terms.state_scale
     count = 0
 
     def draw(step: int, stage: int) -> Tensor:
@@ -264,7 +277,7 @@ def _noise(
         if noise is not None:
             return noise
         if given is None:
-            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=output.dtype)
+            noise = _unit_noise(output, sample, generator)
         else:
             count += 1
             if count > 1:
@@ -274,11 +287,19 @@ def _noise(
                     suggestion="give a generator, or use a sampler with one noise a step",
                 )
             noise = given.to(sample)
+        if scale != 1.0:
+            noise = noise * scale
         if kept is not None:
             kept[step, stage] = noise
         return noise
 
     return draw
+
+
+def _unit_noise(output: Tensor, sample: Tensor, generator: Generators | None) -> Tensor:
+    """Unit noise of the sample's shape, drawn as diffusers draws it."""
+    drawn: Tensor = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=output.dtype)
+    return drawn
 
 
 def _no_noise(step: int, stage: int) -> Tensor:
