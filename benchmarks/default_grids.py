@@ -1,12 +1,12 @@
-"""Which spacing suits each multistep sampler on trained networks.
+"""Which spacing suits each multistep sampler, on trained networks and on exact models.
 
-    python benchmarks/default_grids.py [--networks galaxies galaxies-linear unet-1 unet-2] [--samples 16]
+    python benchmarks/default_grids.py [--networks galaxies galaxies-linear unet-1 ...] [--samples 16]
         [--calls 4 6 8 10 15 20] [--samplers unipc ...] [--grids kl_optimal ...] [--json grids.json]
 
 Two trained networks that have nothing in common: the galaxies of ``benchmarks/galaxy_network.py``, which says how to
 install them, and the embedded U-Net of MNIST with guidance 1 and 2. The galaxies are on their own path, whose β is
 constant, and ("galaxies-linear") on the linear betas of most published networks: the levels decide what a
-variance-preserving network predicts, and the times are only their names.
+variance-preserving network predicts, and the times are only their names. The exact models are those of digits.
 
 Every sampler runs on every spacing with exactly the given numbers of model calls, from the same noise. An error is the
 root mean square per pixel to the network's own fine solution, over the root mean square of this solution. The spacing
@@ -55,7 +55,7 @@ GRIDS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "exponential": ("exponential", {}),
     "log_snr": ("log_snr", {}),
     "beta": ("beta", {}),
-    "beta a=0.5 b=0.7": ("beta", {"a": 0.5, "b": 0.7}),
+    "beta57": ("beta57", {}),
     "linear_quadratic": ("linear_quadratic", {}),
     "kl_optimal": ("kl_optimal", {}),
     "kl_optimal end=lowest": ("kl_optimal", {"end": "lowest"}),
@@ -105,6 +105,14 @@ def unet(count: int, scale: float) -> Problem:
     return Problem(config, _runner(DiffusionPipeline(config), model, (1, 28, 28), count, told))
 
 
+def digits(count: int, **settings: Any) -> Problem:
+    config = NoiseSchedulerConfig(**settings)
+    pipeline = DiffusionPipeline(config)
+    told = {"condition": {"class_labels": torch.arange(count) % 10}, "guidance_scale": 1.0}
+    model = models.DigitsModel(pipeline.scheduler)
+    return Problem(config, _runner(pipeline, model, (1, 8, 8), count, told))
+
+
 def _runner(
     pipeline: DiffusionPipeline, model: Any, shape: Sequence[int], count: int, told: Mapping[str, Any]
 ) -> Callable[[SamplingPlan], Tensor]:
@@ -122,7 +130,11 @@ NETWORKS: Final[Mapping[str, Callable[[int], Problem]]] = {
     "galaxies-linear": galaxies_on_betas,
     "unet-1": lambda count: unet(count, 1.0),
     "unet-2": lambda count: unet(count, 2.0),
+    "digits-linear": digits,
+    "digits-cosine": lambda count: digits(count, **_SCHEDULES["digits-cosine"]),
 }
+
+_SCHEDULES: Final = {"digits-cosine": {"beta_schedule": "cosine"}}
 
 
 @dataclass(frozen=True)
@@ -198,7 +210,7 @@ def measure(
 
 def report(found: Mapping[str, Sequence[float]], name: str, choice: Choice) -> str:
     """The tables of one network."""
-    config = galaxy_config() if name == "galaxies" else NoiseSchedulerConfig()
+    config = galaxy_config() if name == "galaxies" else NoiseSchedulerConfig(**_SCHEDULES.get(name, {}))
     parts, best = [], {sampler: [sampler] for sampler in choice.samplers}
     over: dict[tuple[str, str], list[float]] = {}  # by grid and sampler: the logarithm of error over best error
     for calls in choice.calls:
@@ -222,11 +234,12 @@ def report(found: Mapping[str, Sequence[float]], name: str, choice: Choice) -> s
         parts.append(f"{name}, {calls} calls\n\n{table(('spacing', *choice.samplers), list(cells.values()))}")
     heads = ("sampler", *(f"{calls} calls" for calls in choice.calls))
     parts.append(f"{name}, best spacings\n\n{table(heads, list(best.values()))}")
-    means = [
-        (grid, *(_mean_ratio(over.get((grid, sampler), [])) for sampler in choice.samplers)) for grid in choice.grids
-    ]
+    means = []
+    for grid in choice.grids:
+        each = [over.get((grid, sampler), []) for sampler in choice.samplers]
+        means.append((grid, *map(_mean_ratio, each), _mean_ratio([ratio for ratios in each for ratio in ratios])))
     title = f"{name}, error over that of the sampler's best spacing, geometric mean over calls"
-    parts.append(f"{title}\n\n{table(('spacing', *choice.samplers), means)}")
+    parts.append(f"{title}\n\n{table(('spacing', *choice.samplers, 'all'), means)}")
     return "\n\n".join(parts)
 
 

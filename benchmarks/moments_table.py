@@ -24,7 +24,7 @@ from noise_scheduler_sampling_system.config.registries import SAMPLERS
 
 OUT = Path(__file__).parents[1] / "docs" / "samplers.md"
 CONFIG = NoiseSchedulerConfig(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-SPACINGS = ("leading", "trailing", "linspace", "karras", "log_snr", "kl_optimal")
+SPACINGS = ("leading", "trailing", "linspace", "karras", "log_snr", "kl_optimal", "beta57")
 STEPS, WIDTH = (10, 50), 0.3
 TITLE = "## Which grid suits which sampler"
 INTRO = f"""{TITLE}

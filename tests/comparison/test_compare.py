@@ -53,7 +53,7 @@ def test_the_error_is_the_distance_to_the_solution_from_the_same_noise(compariso
         noise = NoiseSource(resolve_keys(seed, None, 16), SHAPE[1:], torch.float32, torch.device("cpu")).initial()
         solution = model.reference_solution(noise.double() * pipeline.scheduler.prior_std)
         errors.append((samples.double() - solution).flatten(1).square().mean(1).sqrt())
-    cell = comparison.cell("dpmpp_2m, kl_optimal", 8)
+    cell = comparison.cell("dpmpp_2m, beta57", 8)
     assert cell.rms == pytest.approx(torch.cat(errors).square().mean().sqrt().item(), rel=1e-6)
     assert cell.median == pytest.approx(torch.cat(errors).median().item(), rel=1e-6)
     assert cell.by_seed == pytest.approx([e.square().mean().sqrt().item() for e in errors], rel=1e-6)

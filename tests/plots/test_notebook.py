@@ -27,7 +27,7 @@ ARGUMENTS = {"shape": (2, 1, 8, 8), "num_inference_steps": 5, "seed": 0}
 
 def test_the_repr_of_a_pipeline_names_what_it_is_made_of():
     text = repr(PIPELINE)
-    for part in ("'unipc'", "LinearNoiseScheduler", "'v_prediction'", "'kl_optimal'", "order=2"):
+    for part in ("'unipc'", "LinearNoiseScheduler", "'v_prediction'", "'beta57'", "order=2"):
         assert part in text
     assert "\n" not in text
 

@@ -57,11 +57,11 @@ def test_every_foreign_name_makes_a_plan():
         ("DPM++ 2M Karras", "dpmpp_2m", "karras"), ("dpm++ 2m sde karras", "dpmpp_2m_sde", "karras"),
         ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde", "exponential"), ("Euler a", "ancestral", "leading"),
         ("LMS Karras", "lms", "karras"), ("DPM2 a Karras", "dpm2_ancestral", "karras"),
-        ("UniPC", "unipc", "kl_optimal"),
+        ("UniPC", "unipc", "beta57"),
         ("DPMSolverMultistepScheduler", "dpmpp_2m", "leading_dpm"), ("DPM++ 2M KL Optimal", "dpmpp_2m", "kl_optimal"),
         ("LCMScheduler", "lcm", "trailing"), ("k_euler_a", "ancestral", "leading"),
         ("Euler Simple", "euler", "trailing"),
-        ("dpmpp-3m", "dpmpp_3m", "kl_optimal"),
+        ("dpmpp-3m", "dpmpp_3m", "beta57"),
         ("Heun", "heun", "leading"), ("DPM++ 2M SGM Uniform", "dpmpp_2m", "sgm_uniform"), ("heun beta", "heun", "beta"),
     ],
 )  # fmt: skip

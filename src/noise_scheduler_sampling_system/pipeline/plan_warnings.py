@@ -19,7 +19,7 @@ _LEAST_SPREAD, _LARGEST_SPREAD = 0.55, 1.15
 #: Plans of fewer steps need no warning about their spread.
 _ENOUGH_STEPS = 10
 #: The spacings that are compared.
-_OTHER_SPACINGS = ("leading", "kl_optimal", "karras", "log_snr")
+_OTHER_SPACINGS = ("leading", "beta57", "kl_optimal", "karras", "log_snr")
 #: Ordinary plans stay below this; second-order ones from the top of the cosine schedule reach 60 to 1,600.
 _AMPLIFICATION = 50.0
 

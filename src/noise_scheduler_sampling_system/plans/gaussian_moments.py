@@ -66,7 +66,7 @@ def gaussian_moments(plan: PlanRows, std: Any, mean: Any = 0.0) -> GaussianMomen
         >>> from noise_scheduler_sampling_system import DiffusionPipeline
         >>> moments = DiffusionPipeline(None, "dpmpp_2m").plan(20).gaussian_moments(0.3)
         >>> f"{moments.std / 0.3:.2f}"
-        '1.09'
+        '1.04'
     """
     widths, means = np.broadcast_arrays(_finite("std", std), _finite("mean", mean))
     if not (widths > 0.0).all():

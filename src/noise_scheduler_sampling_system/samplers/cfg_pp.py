@@ -65,7 +65,7 @@ class DPMpp2MCFGppSampler(BaseSampler):
     """
 
     order = 2
-    guards, spacing = True, "kl_optimal"
+    guards, spacing = True, "beta57"
 
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         past: tuple[float, Form] | None = None

@@ -387,16 +387,20 @@ class NoisePath(ByValue, Drawn, metaclass=_CheckedWhenMade):
     def _forward_times(self, t: Tensor) -> Tensor:
         """Times of the forward process in float64, with times that rounding put outside the range moved inside."""
         wide = double(t)
-        slack = torch.finfo(t.dtype).eps if t.is_floating_point() and t.dtype != torch.float64 else 0.0
-        self._in_range(wide, self.t_clean, slack * self.t_max)
-        return wide.clamp(self.t_clean, self.t_max) if slack else wide
+        if not t.is_floating_point():
+            return self._in_range(wide, self.t_clean)
+        slack = torch.finfo(t.dtype).eps if t.dtype != torch.float64 else 0.0
+        # a time in float64 may have been rounded to float32 before, as that of pure noise at π/2
+        above = max(slack, torch.finfo(torch.float32).eps)
+        self._in_range(wide, self.t_clean, slack * self.t_max, above * self.t_max)
+        return wide.clamp(self.t_clean, self.t_max)
 
-    def _in_range(self, t: Tensor, low: float | None = None, slack: float = 0.0) -> Tensor:
+    def _in_range(self, t: Tensor, low: float | None = None, below: float = 0.0, above: float = 0.0) -> Tensor:
         low, high = self.t_min if low is None else low, self.t_max
         if t.device.type == "cpu" and t.numel() and not traced():
             least, most = (value.item() for value in t.aminmax())
-            if not (low - slack <= least and most <= high + slack):  # NaN fails, too
-                bad = most if least >= low - slack else least
+            if not (low - below <= least and most <= high + above):  # NaN fails, too
+                bad = most if least >= low - below else least
                 raise ConfigurationError(
                     f"time {bad} is outside [{low:g}, {high:g}]",
                     where="t",

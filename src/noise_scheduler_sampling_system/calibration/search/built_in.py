@@ -31,6 +31,7 @@ _SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("kl_optimal", {}),
     ("kl_optimal", {"end": "lowest"}),
     ("beta", {"a": 0.5, "b": 0.7}),
+    ("trailing", {}),
     ("karras", {}),
     ("ays", {}),
     ("leading_dpm", {"end": "lowest"}),

@@ -57,7 +57,7 @@ class MultistepSampler(BaseSampler, ABC):
             order, and the method at most of second.
     """
 
-    guards, spacing = True, "kl_optimal"
+    guards, spacing = True, "beta57"
     variable: ClassVar[str] = "log_snr"
     declared_options = {"order": ORDER}
 

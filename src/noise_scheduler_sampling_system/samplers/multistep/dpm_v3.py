@@ -52,7 +52,7 @@ class DPMv3Sampler(BaseSampler):
     """
 
     order = 3
-    guards, spacing = True, "kl_optimal"
+    guards, spacing = True, "beta57"
     declared_options = {
         "statistics": Option(None, kind=ModelStatistics | str | os.PathLike),
         "order": ORDER.at(3),
