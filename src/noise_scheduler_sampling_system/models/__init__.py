@@ -11,6 +11,7 @@ Examples:
 from .digits import DigitsModel, load_digits
 from .edm import EDMPreconditioned
 from .exact import ExactModel
+from .experts import Experts, ScaleOfExperts
 from .gaussian import GaussianModel
 from .mixture import GaussianMixtureModel, KernelDensityModel
 from .mnist import DigitClassifier, FeatureStatistics, frechet_distance, load_mnist, mnist_classifier, mnist_unet
@@ -21,10 +22,12 @@ __all__ = [
     "DigitsModel",
     "EDMPreconditioned",
     "ExactModel",
+    "Experts",
     "FeatureStatistics",
     "GaussianMixtureModel",
     "GaussianModel",
     "KernelDensityModel",
+    "ScaleOfExperts",
     "TowardsData",
     "frechet_distance",
     "load_digits",

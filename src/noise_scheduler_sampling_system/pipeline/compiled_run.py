@@ -14,6 +14,7 @@ from torch import Tensor
 from ..guidance.conditions import unwrapped
 from ..guidance.evaluate import Memory
 from ..guidance.rows import RowGuidance
+from ..models.experts import Experts
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan
 from ..running.captured_loop import Buffers, run_captured
@@ -28,7 +29,7 @@ from ..running.tabled_plan import form_of, table_of
 from ..support.errors import ConfigurationError, NumericsError, shown
 from .first_state import GivenStart
 from .job import Job
-from .network_calls import RowInputs
+from .network_calls import RowInputs, by_row
 from .request import Request
 
 __all__ = ["BACKENDS", "CompiledRun", "compiled_run"]
@@ -199,6 +200,7 @@ class CompiledRun:
             and times.dtype == self._buffers.times.dtype
             and (bound.plan.input_scale is None) == (self._buffers.input_scales is None)
             and form_of(bound) == form_of(self._bound)
+            and all(_networks(each, bound) == _networks(each, self._bound) for each, _ in job.guidance.branches)
         )
 
     def __repr__(self) -> str:
@@ -235,6 +237,9 @@ class CompiledRun:
         """A network as a function of (x, row) that reads times and conditions from fixed memory."""
         kept = map_tensors(torch.clone, unwrapped(condition))
         self._conditions.append(kept)
+        return by_row(adapter, self._bound.plan, lambda network: self._of_network(network, kept, copies))
+
+    def _of_network(self, adapter: ModelAdapter, kept: Mapping[str, Any], copies: int) -> Model:
         inputs = RowInputs(self._buffers.input_scales, self._buffers.times)
         wanted, network = self._job.calls.dtype_of(adapter), adapter.unchecked()
         times = inputs.times(copies * self._job.batch)
@@ -285,7 +290,9 @@ def compiled_run(
             f"the run is on {job.noise.device}", where="backend", suggestion="use 'network', or move the model to CUDA"
         )
     if chosen == "network":
-        model = torch.compile(job.calls.model.model, fullgraph=True, dynamic=False, **(options or {}))
+        compiled = functools.partial(torch.compile, fullgraph=True, dynamic=False, **(options or {}))
+        network = job.calls.model.model
+        model = network.with_networks(compiled) if isinstance(network, Experts) else compiled(network)
         request = replace(request, model=model)
         job = setup_job(request)
     return CompiledRun(job, request, setup_job, chosen, options)
@@ -364,6 +371,12 @@ def _described(value: Any) -> str:
 
 def _remembers(row: RowGuidance | None) -> bool:
     return row is not None and any(each.memory is not None for each in row.functions)
+
+
+def _networks(adapter: ModelAdapter, bound: BoundPlan) -> list[int] | None:
+    """The network of each row, for a model of two."""
+    networks = adapter.of_rows(bound.plan.time)
+    return None if networks is None else [id(network.model) for network in networks]
 
 
 def _never(x: Tensor, row: int) -> Tensor:

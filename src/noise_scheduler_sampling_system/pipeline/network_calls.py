@@ -21,7 +21,7 @@ from ..running.model_adapter import ModelAdapter
 from ..running.output_check import Look
 from ..running.profiling import Stopwatch
 
-__all__ = ["NetworkCalls", "RowInputs", "explaining"]
+__all__ = ["NetworkCalls", "RowInputs", "by_row", "explaining"]
 
 #: How PyTorch says that a real time cannot index a table.
 _OF_A_TABLE = ("scalar types: Long, Int", "must be long", "must be integers", "used as indices", "for embedding")
@@ -85,6 +85,12 @@ class NetworkCalls:
         inputs = self.inputs(plan)
 
         def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
+            call = by_row(adapter, plan, lambda network: of_network(network, condition, copies))
+            if self.look is None or adapter is not self.model:
+                return call
+            return self.look.around(call, plan.level)
+
+        def of_network(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
             network: Callable[..., Tensor] = adapter.__call__
             network = watch.wrap("model", network) if watch else network
             network = explaining(network) if inputs.real_times else network
@@ -104,9 +110,7 @@ class NetworkCalls:
                     x = inputs.state(x, row, wanted)
                     return network(x if copies == 1 else torch.cat([x] * copies), rows[row], condition)
 
-            if self.look is None or adapter is not self.model:
-                return call
-            return self.look.around(call, plan.level)
+            return call
 
         return caller
 
@@ -130,6 +134,22 @@ class NetworkCalls:
         real = torch.float64 if (self.model.dtype or self.dtype) == torch.float64 else torch.float32
         kind = torch.int64 if self.integral and plan.has_whole_times else real
         return sent(torch.from_numpy(plan.time.copy()), self.device, kind)
+
+
+def by_row(adapter: ModelAdapter, plan: Plan, made: Callable[[ModelAdapter], Model]) -> Model:
+    """A model as a function of (x, row); of two networks, each row calls the one of its time, without a look at x.
+
+    Args:
+        adapter: the model.
+        plan: the rows.
+        made: makes the function of one network.
+    """
+    networks = adapter.of_rows(plan.time)
+    if networks is None:
+        return made(adapter)
+    calls = {id(network): made(network) for network in {id(each): each for each in networks}.values()}
+    rows = tuple(calls[id(network)] for network in networks)
+    return lambda x, row: rows[row](x, row)
 
 
 def explaining(network: Callable[..., Tensor]) -> Callable[..., Tensor]:

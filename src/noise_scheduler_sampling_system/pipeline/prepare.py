@@ -11,6 +11,7 @@ import torch
 from ..grids.image_start import grid_of_start
 from ..grids.time_grid import refuse_clean_start
 from ..guidance.cached import CachedGuidance
+from ..models.experts import Experts
 from ..plans.base import Plan
 from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
@@ -56,6 +57,8 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     shape = given.batch_shape(request.shape)
     device = resolve_device(request.device, request.model, given.tensor)
     model = ModelAdapter(embedded_model(path) if request.model is None else request.model)
+    if isinstance(model.model, Experts):
+        model.model.refuse_path(path)
     stated = refuse_other_prediction(model.model, kind, beside=not own_model)
     run, request = _with_guidance_in_plan(setup, request, _run(setup, request))
     dtype = checked_dtype(request.dtype, model.dtype)

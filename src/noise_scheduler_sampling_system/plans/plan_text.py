@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,9 +11,16 @@ from .plan_rows import Array, PlanRows
 __all__ = ["plan_columns", "plan_table"]
 
 
-def plan_table(plan: PlanRows, max_rows: int) -> str:
-    """The columns of a plan under each other, one line a row; the middle of a longer plan is left out."""
+def plan_table(plan: PlanRows, max_rows: int, marks: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The columns of a plan side by side, one line a row; the middle of a longer plan is left out.
+
+    Args:
+        plan: the plan.
+        max_rows: the most rows that are shown.
+        marks: further columns, which follow the time, with a text for each row.
+    """
     columns = plan_columns(plan, "{:.5g}".format)
+    columns[3:3] = [(name, list(cells)) for name, cells in (marks or {}).items()]
     widths = [max(len(name), *map(len, cells)) for name, cells in columns]
     lines = ["  ".join(name.rjust(w) for (name, _), w in zip(columns, widths, strict=True))]
     keep = max_rows // 2

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..models.experts import Experts
 from ..support.argument_checks import STATE_TYPES
 from ..support.errors import ConfigurationError, DeviceError, ModelOutputError, shown
 from ..support.registry import did_you_mean
@@ -155,6 +158,8 @@ class ModelAdapter:
                 where="model",
                 suggestion="give a network (an instance, not its class) or a function of (x, t, **condition)",
             )
+        if self._experts is not None:
+            return  # each of the two was checked
         if (
             not self.trains
             and getattr(self.model, "training", False)
@@ -162,6 +167,33 @@ class ModelAdapter:
             and _first_time(self.model)
         ):
             logger.warning("the model is in training mode (dropout and batch statistics are on); call model.eval()")
+
+    @functools.cached_property
+    def _experts(self) -> tuple[ModelAdapter, ModelAdapter] | None:
+        """The two networks of :class:`Experts`; None for every other model."""
+        if not isinstance(self.model, Experts):
+            return None
+        high, low = (ModelAdapter(network, self.trains) for network in self.model.networks)
+        return high, low
+
+    def at(self, time: float | npt.NDArray[np.float64]) -> ModelAdapter:
+        """The network that is called at the time of a row, or at the times of its frames: itself, unless there are two.
+
+        Raises:
+            ConfigurationError: frames of one row belong to different networks.
+        """
+        if self._experts is None:
+            return self
+        high, low = self._experts
+        return high if self.model.is_high(time) else low  # type: ignore[attr-defined]
+
+    def of_rows(self, times: npt.NDArray[np.float64]) -> tuple[ModelAdapter, ...] | None:
+        """The network of each row of a plan, for a model of two networks; None for other models.
+
+        Args:
+            times: of the rows, shape (M,) or (M, T).
+        """
+        return None if self._experts is None else tuple(self.at(time) for time in times)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -176,6 +208,9 @@ class ModelAdapter:
         Raises:
             ModelOutputError: the output holds no tensor, or one of another batch, type, layout or device.
         """
+        if self._experts is not None:
+            high, low = self._experts
+            return (high if self.model.is_high(t) else low)(x, t, condition)  # type: ignore[attr-defined]
         answer = self.model(x, timestep=t, **condition) if self._time_by_name else self.model(x, t, **condition)
         output = _tensor_in(answer)
         if not isinstance(output, Tensor):
@@ -217,6 +252,8 @@ class ModelAdapter:
         Raises:
             ConfigurationError: the model does not take (x, t), does not take these keywords, or requires others.
         """
+        for expert in self._experts or ():
+            expert.refuse_call(condition, where)
         signature = self._signature
         if signature is None:
             return
@@ -281,6 +318,8 @@ class ModelAdapter:
             batch: B.
             device: of the zeros.
         """
+        if self._experts is not None:
+            return self._experts[0].completed(condition, batch, device)
         given = dict(condition)
         missing = {name: value for name, value in self._null_text(batch).items() if name not in given}
         if missing:

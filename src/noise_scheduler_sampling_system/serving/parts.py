@@ -95,7 +95,7 @@ class PlannedPart(Part):
         self._state = start
         self._inputs = job.calls.inputs(self._run.plan)
         self._times = self._inputs.times(job.batch)
-        self._asked: dict[int, Asked] = {}
+        self._asked: dict[tuple[int, int], Asked] = {}
         self._tracking: Model | None = None
         self._look = job.calls.look
 
@@ -141,11 +141,13 @@ class PlannedPart(Part):
         return guidance
 
     def _question(self, branch: int, state: RowState) -> Question:
-        calls, (adapter, condition) = self.job.calls, self.job.guidance.branches[branch]
+        calls, (model, condition) = self.job.calls, self.job.guidance.branches[branch]
+        adapter = model.at(self._run.plan.time[state.row])  # one of two, for a model of two networks
         dtype = calls.dtype_of(adapter)
-        asked = self._asked.get(branch)
+        asked = self._asked.get((branch, id(adapter)))
         if asked is None:
-            asked = self._asked[branch] = Asked(adapter, condition, self._keys[branch])
+            key = self._keys[branch] if adapter is model else (self._keys[branch], id(adapter.model), dtype)
+            asked = self._asked[branch, id(adapter)] = Asked(adapter, condition, key)
         x = self._inputs.state(state.x, state.row, dtype)
         return Question(asked, x, self._times[state.row], self._run.plan, state.row, owns_input=x is not state.x)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..guidance.evaluate import Caller, Memory
 from ..pipeline.ending import Ending, Outcome
 from ..pipeline.job import Job
+from ..pipeline.network_calls import by_row
 from ..pipeline.request import Request
 from ..pipeline.step_view import view
 from ..plans.base import Plan
@@ -104,6 +105,9 @@ class ThreadedPart(Part):
         inputs = calls.inputs(plan)
 
         def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
+            return by_row(adapter, plan, lambda network: of_network(network, condition, copies))
+
+        def of_network(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
             times, dtype = inputs.times(copies * batch), calls.dtype_of(adapter)
             asked: Asked | None = None
 
