@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..models.experts import Experts
 from ..plans.plan import SamplingPlan
 from ..support.errors import ConfigurationError, shown
 from .style import new_axes
@@ -18,8 +21,12 @@ Array = npt.NDArray[np.float64]
 _NUMBERED = 24
 
 
-def plot_plan(plan: SamplingPlan) -> Any:
+def plot_plan(plan: SamplingPlan, experts: Experts | None = None) -> Any:
     """The coefficients of a plan's rows as a heat map: of the state, of predictions, and of noise.
+
+    Args:
+        plan: the plan.
+        experts: a model of two networks. A line between two rows shows where it switches from one to the other.
 
     Raises:
         ConfigurationError: matplotlib is not installed, or not a plan.
@@ -27,7 +34,22 @@ def plot_plan(plan: SamplingPlan) -> Any:
     _check(plan, "plan")
     values, names = _table(plan, _width(plan.b), _width(plan.c))
     title = f"{plan.sampler}: {plan.steps} steps, {plan.nfe} model calls, amplification {plan.amplification:.3g}"
-    return _heat_map(values, names, title)
+    figure = _heat_map(values, names, title)
+    if experts is not None:
+        _mark_switch(figure.axes[0], experts.rows(plan), experts.switch_time)
+    return figure
+
+
+def _mark_switch(axes: Any, networks: Sequence[str], time: float) -> None:
+    """Draw a line between the last row of one network and the first of the other, with their names."""
+    called = [(i, name) for i, name in enumerate(networks) if name]
+    for (_, before), (i, name) in itertools.pairwise(called):
+        if name != before:
+            axes.axhline(i - 0.5, color="black", linewidth=1.5)
+            axes.annotate(
+                f"↑ {before}\n↓ {name}\nt = {time:g}", (1.01, i - 0.5), xycoords=axes.get_yaxis_transform(),
+                va="center", fontsize=8,
+            )  # fmt: skip
 
 
 def plot_plan_difference(plan: SamplingPlan, other: SamplingPlan) -> Any:

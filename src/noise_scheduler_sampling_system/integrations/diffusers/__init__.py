@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .experts import experts_of
 from .pipelines import Backbone, DiffusersPipeline, Prompt, WrappedNetwork, register_backbone
 from .reading import Preconditioning, Reading, config_of, read
 from .reading.diffusers_classes import require_diffusers
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backbone", "DiffusersPipeline", "PlanScheduler", "PlanSchedulerOutput", "Preconditioning", "Prompt", "Reading",
-    "WrappedNetwork", "config_of", "read", "register_backbone",
+    "WrappedNetwork", "config_of", "experts_of", "read", "register_backbone",
 ]  # fmt: skip
 
 
