@@ -222,10 +222,8 @@ def report(found: Mapping[str, Sequence[float]], name: str, choice: Choice) -> s
                 for grid in choice.grids
                 if (value := found.get(f"{name}|{sampler}|{grid}|{calls}")) is not None
             }
-            if not errors:
-                continue
-            leader = min(errors, key=lambda grid: errors[grid])
-            best[sampler].append(f"{leader} {errors[leader]:.3g}")
+            leader = min(errors, key=lambda grid: errors[grid], default="")
+            best[sampler].append(f"{leader} {errors[leader]:.3g}" if leader else "")
             for grid in choice.grids:
                 star = "*" if grid == own else ""
                 cells[grid].append(f"{errors[grid]:.3g}{star}" if grid in errors else "")

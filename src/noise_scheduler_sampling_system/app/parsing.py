@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import yaml
 
 from ..support.errors import ConfigurationError, cut
 
-__all__ = ["check_output", "integers", "key_values", "labels_of", "preset_of", "settings_of"]
+__all__ = ["check_output", "integers", "key_values", "labels_of", "numbers", "preset_of", "settings_of"]
 
 #: Characters of a text that an error quotes.
 _QUOTED: Final = 300
@@ -80,6 +81,19 @@ def integers(text: str, where: str) -> list[int]:
             where=where,
             suggestion="give whole numbers with commas between, e.g. 4,1,8,8; 0..9 is 0,1,2,3,4,5,6,7,8,9",
         ) from None
+
+
+def numbers(text: str, where: str) -> list[float]:
+    """Finite numbers with commas between."""
+    try:
+        found = [float(part) for part in text.split(",")]
+        if not all(map(math.isfinite, found)):
+            raise ValueError
+    except ValueError:
+        raise ConfigurationError(
+            f"got {text[:_QUOTED]!r}", where=where, suggestion="give numbers with commas between, e.g. 1,2.5,4"
+        ) from None
+    return found
 
 
 def labels_of(text: str | None) -> list[int] | None:

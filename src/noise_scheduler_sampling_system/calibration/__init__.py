@@ -3,5 +3,18 @@
 from .calibrate import calibrate
 from .design import Design, Spectrum, design_plan, design_table
 from .table import LevelRange, Table
+from .trust import Measurement, PlanVerification, StatedFigure, verify_plan
 
-__all__ = ["Design", "LevelRange", "Spectrum", "Table", "calibrate", "design_plan", "design_table"]
+__all__ = [
+    "Design",
+    "LevelRange",
+    "Measurement",
+    "PlanVerification",
+    "Spectrum",
+    "StatedFigure",
+    "Table",
+    "calibrate",
+    "design_plan",
+    "design_table",
+    "verify_plan",
+]  # fmt: skip

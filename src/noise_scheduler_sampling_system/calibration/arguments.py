@@ -119,7 +119,7 @@ def budgets_of(nfe: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(budgets))
 
 
-def shape_of(shape: Any) -> tuple[int, ...]:
+def shape_of(shape: Any, where: str = "shape") -> tuple[int, ...]:
     """Return the shape of one sample."""
     try:
         size = tuple(int(n) for n in shape)
@@ -129,7 +129,7 @@ def shape_of(shape: Any) -> tuple[int, ...]:
     if not valid:
         raise ConfigurationError(
             f"got {shape!r}",
-            where="shape",
+            where=where,
             suggestion="give the shape of one sample without the batch, e.g. (3, 32, 32)",
         )
     return size

@@ -47,6 +47,8 @@ from .search.budget import Limits
 from .search.search import Found, search
 from .student import CallCounter, Student
 from .trajectories import Errors, Trajectories, teach
+from .trust.elsewhere import SHARE, elsewhere_of
+from .trust.measurement import Measurement
 
 if TYPE_CHECKING:
     from ..config.settings import NoiseSchedulerConfig
@@ -90,6 +92,9 @@ def calibrate(
     dtype: torch.dtype | None = None,
     max_batch_size: int | None = None,
     round_timesteps: bool = False,
+    scales: Sequence[float] | None = None,
+    other_condition: Mapping[str, Any] | None = None,
+    other_shape: Sequence[int] | None = None,
     **unknown: Any,
 ) -> Any:
     """Fit the levels and all coefficients of a few-step plan to a model, so that its runs end where fine runs end.
@@ -140,10 +145,17 @@ def calibrate(
         progress: whether to show a bar with the present held-out error.
         checkpoint: a ``.safetensors`` file that is written on the way. The same call continues from it.
         device, dtype, max_batch_size, round_timesteps: as for ``sample``.
+        scales: other guidance scales at which the finished plans are measured, on up to 64 held-out trajectories.
+            None: 1, (1 + s)/2, 1.5·s and 2·s for a scale s > 1, if 5 % of ``budget_seconds`` is enough for that;
+            (): none.
+        other_condition: a condition, e.g. other classes, under which the finished plans are measured, too.
+        other_shape: the shape of samples of another size, on which they are measured, too.
 
     Returns:
         A plan for ``pipeline.sample(plan=...)``, or a :class:`PlanSet`. ``plan.provenance`` holds its errors, those of
         the teacher and of the best built-in samplers, the seed, settings, versions, and the model's fingerprint.
+        ``provenance["measured"]`` holds standard errors and the share of trajectories that change their basin
+        (:class:`Measurement`), also of the other places; :func:`verify_plan` measures a plan again.
         ``provenance["calibrated"]`` is False if a built-in sampler's plan is returned, which is logged as a warning.
 
     Raises:
@@ -190,6 +202,9 @@ def calibrate(
     )  # fmt: skip
     place = resolve_device(device, model)
     noise = NoiseSource(keys, size, torch.float32, place).initial()
+    elsewhere = elsewhere_of(student, scales, other_condition, other_shape, keys, trajectories, place)
+    if budget_seconds is not None and elsewhere and not elsewhere.asked:
+        deadline -= SHARE * budget_seconds
     by_default = condition is not None and guidance_scale is None and guidance is None
     about = {
         "seed": int(seed), "shape": list(size), "trajectories": trajectories, "held_out": count - trajectories,
@@ -233,7 +248,9 @@ def calibrate(
             except KeyboardInterrupt:  # before or after the fit, which handles it itself
                 logger.warning("interrupted: returning the plans that are done")
                 break
-            facts = {**about, **_facts(found, stored.teacher_error), "versions": _versions()}
+            ends = student.run(found.plan, unseen.noise, unseen.rows)
+            measured = {"held_out": Measurement.of(ends, unseen.solution).to_dict()}
+            facts = {**about, **_facts(found, stored.teacher_error), "measured": measured, "versions": _versions()}
             plan = replace(found.plan, provenance=facts)
             if found.held_out.median < _TAUGHT_ENOUGH * stored.teacher_error:
                 logger.warning(
@@ -247,6 +264,14 @@ def calibrate(
             stored.finish(budget, plan, found.table, budget_seconds)
             logger.info("%d calls: %s", budget, _sentence(found))
             gauge.finish(budget)
+        else:
+            spare = math.inf
+            if budget_seconds is not None and student.calls.samples:
+                spare = SHARE * budget_seconds * student.calls.samples / (time.monotonic() - began)
+            wanted = {n: plan for n, plan in stored.plans.items() if n in budgets}
+            bar.set_description("other guidance, conditions or shapes" if elsewhere else "")
+            for budget, plan in elsewhere.stated(student, wanted, unseen, teacher_calls, spare).items():
+                stored.finish(budget, plan, stored.tables.get(budget), budget_seconds)
     made = stored.plans | made
     if not any(budget in made for budget in budgets):
         raise KeyboardInterrupt

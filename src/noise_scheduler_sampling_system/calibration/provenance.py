@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..guidance.base import Guidance
+from ..models.exact import ExactModel
 
 __all__ = ["described", "fingerprint", "guidance_named"]
 
@@ -61,6 +62,7 @@ def _held(thing: Any, depth: int) -> Iterator[bytes]:
             inner = _of_function(thing)
             inner |= {"self": thing.__self__} if hasattr(thing, "__self__") else {}
             inner |= getattr(thing, "__dict__", {}) if not isinstance(thing, type) else {}
+            inner |= {"fingerprint": thing.fingerprint} if isinstance(thing, ExactModel) else {}
         for key in sorted(inner):
             found = list(_held(inner[key], depth - 1))
             if found:

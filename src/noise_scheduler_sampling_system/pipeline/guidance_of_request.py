@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -21,6 +20,7 @@ from ..plans.frame_plan import FramePlan
 from ..running.loop import Run
 from ..support.errors import ConfigurationError
 from .batch_conditions import BatchConditions
+from .calibrated_scale import warn_of_other_scale
 from .request import DEFAULT_SCALE, Request
 
 __all__ = ["guidance_of", "refuse_scale_without_condition"]
@@ -92,7 +92,7 @@ def _sequence(request: Request, plan: Plan, conditional: bool) -> tuple[Guidance
             if classifier_free:
                 refuse_scale_without_condition(request.guidance_scale)
             return ()
-        _warn_of_other_scale(plan, scale if classifier_free else 1.0)
+        warn_of_other_scale(plan, scale if classifier_free else 1.0)
         return (ClassifierFree(scale),) if classifier_free else ()
     sequence = checked_sequence(request.guidance)
     for name, given in {
@@ -146,17 +146,6 @@ def _scale_for(plan: Plan, scale: float) -> float:
     if scale > 1.0:
         logger.warning("CFG++ takes guidance_scale as λ from 0 to 1; %g goes far beyond the condition", scale)
     return scale
-
-
-def _warn_of_other_scale(plan: Plan, scale: float) -> None:
-    """Warn where a calibrated plan runs at another scale than its own (docs/calibration.md)."""
-    tuned = plan.provenance.get("guidance_scale")
-    if isinstance(tuned, int | float) and not math.isclose(tuned, scale):
-        logger.warning(
-            "the plan was calibrated at guidance_scale=%g, this run has %g: its errors are larger, and some samples "
-            "may diverge; give guidance_scale=%g, or calibrate at %g",
-            tuned, scale, tuned, scale,
-        )  # fmt: skip
 
 
 def _refuse_overflow(rows: Sequence[RowGuidance | None], dtype: torch.dtype, model_dtype: torch.dtype | None) -> None:

@@ -23,7 +23,7 @@ from ..options import (
     Seed,
 )
 from ..output import Json, Output, Quiet, complain
-from ..parsing import check_output, integers, labels_of, settings_of
+from ..parsing import check_output, integers, labels_of, numbers, settings_of
 
 if TYPE_CHECKING:
     from ...plans.plan_set import PlanSet
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate"]
 
 _FIT = "Fit"
+_ELSEWHERE = "Measured elsewhere"
 
 
 def calibrate(
@@ -78,6 +79,27 @@ def calibrate(
     max_gain: Annotated[
         float, typer.Option(help="Limit on how errors of predictions are multiplied.", rich_help_panel=_FIT)
     ] = 30.0,
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            help="Other guidance scales at which the plans are measured, e.g. 1,4; default: four around their own; "
+            "'none' for none.",
+            rich_help_panel=_ELSEWHERE,
+        ),
+    ] = None,
+    other_labels: Annotated[
+        str | None,
+        typer.Option(
+            help="class_labels under which the plans are measured, too, e.g. classes that --labels leaves out.",
+            rich_help_panel=_ELSEWHERE,
+        ),
+    ] = None,
+    other_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Of samples of another size, on which the plans are measured, too.", rich_help_panel=_ELSEWHERE
+        ),
+    ] = None,
     seed: Seed = 0,
     checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors file to go on from.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw errors and levels to this .png file.")] = None,
@@ -110,6 +132,7 @@ def calibrate(
         "stages": None if stages is None else stages.split(","), "history": history, "max_gain": max_gain,
         "max_batch_size": max_batch_size, "seed": seed, "checkpoint": checkpoint, "progress": output.progress,
         **_conditions(labels_of(labels), prompt, negative_prompt, own=known.pipe is not None),
+        **_elsewhere(scales, labels_of(other_labels), other_shape),
         **({} if first == "free" and known.pipe is not None else {"first": first}),
         **({} if device == "auto" or known.pipe is not None else {"device": device}),
     }  # fmt: skip
@@ -122,7 +145,14 @@ def calibrate(
     })  # fmt: skip
     rows = _comparison(plans)
     output.table(rows, numbers=(0, 2, 3, 5, 6), folds=(4,))
-    output.say("errors: root mean square over held-out trajectories, by which plans and built-in samplers are chosen")
+    output.say(
+        "errors: root mean square over held-out trajectories, by which plans and built-in samplers are chosen; ±: its "
+        "standard error"
+    )
+    places = _places(plans)
+    if len(places) > 1:
+        output.table(places, numbers=(0,), folds=(1,))
+        output.say("basin changes: trajectories that end nearer to another one's reference end than to their own")
     output.say(f"wrote {out}")
     if plot is not None:
         draw(plans, pipeline.scheduler, plot)
@@ -148,24 +178,69 @@ def _conditions(
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _elsewhere(scales: str | None, other_labels: list[int] | None, other_shape: str | None) -> dict[str, Any]:
+    """Where else the plans are measured, as arguments of ``calibrate``."""
+    import torch
+
+    given: dict[str, Any] = {}
+    if scales is not None:
+        given["scales"] = () if scales == "none" else numbers(scales, "scales")
+    if other_labels is not None:
+        given["other_condition"] = {"class_labels": torch.tensor(other_labels)}
+    if other_shape is not None:
+        given["other_shape"] = integers(other_shape, "other_shape")
+    return given
+
+
 def _found(plan: Any) -> dict[str, Any]:
     """What a calibration found for one number of calls."""
     from ...calibration.plot import is_calibrated
 
-    keys = ("held_out_error", "teacher_error", "kind")
-    return {"calibrated": is_calibrated(plan), **{key: plan.provenance[key] for key in keys},
+    keys = ("held_out_error", "teacher_error", "kind", "measured")
+    return {"calibrated": is_calibrated(plan), **{key: plan.provenance.get(key) for key in keys},
             "built_in": plan.provenance["built_in"][0]}  # fmt: skip
 
 
 def _comparison(plans: PlanSet) -> list[tuple[str, ...]]:
     """A table: each plan with its error and the error of the best built-in sampler."""
     from ...calibration.plot import is_calibrated
+    from ...calibration.trust.measurement import Measurement, measured_of
+    from ...calibration.trust.verification import with_error
 
     rows: list[tuple[str, ...]] = [("calls", "plan", "held-out error", "median", "best built-in", "error", "median")]
     for budget, plan in plans.items():
         ours, best = plan.provenance["held_out_error"], plan.provenance["built_in"][0]
         theirs = best["held_out_error"]
-        figures = [f"{errors[key]:.3g}" for errors in (ours, theirs) for key in ("rms", "median")]
         kind = plan.provenance["kind"] if is_calibrated(plan) else "built-in"
-        rows.append((str(budget), kind, *figures[:2], best["name"], *figures[2:]))
+        own = Measurement.from_dict(measured_of(plan).get("held_out"))
+        error = f"{ours['rms']:.3g}" if own is None else with_error(own.rms, own.rms_error)
+        rows.append((
+            str(budget), kind, error, f"{ours['median']:.3g}", best["name"], f"{theirs['rms']:.3g}",
+            f"{theirs['median']:.3g}",
+        ))  # fmt: skip
+    return rows
+
+
+def _places(plans: PlanSet) -> list[tuple[str, ...]]:
+    """A table: the errors of each plan at other guidance scales, under another condition and on another shape."""
+    from ...calibration.trust.measurement import Measurement, measured_of
+    from ...calibration.trust.verification import with_error
+
+    rows: list[tuple[str, ...]] = [("calls", "measured at", "error", "median", "basin changes", "best built-in")]
+    for budget, plan in plans.items():
+        for kind in ("guidance", "condition", "shape"):
+            for entry in measured_of(plan).get(kind, ()):
+                where = {
+                    "guidance": f"guidance {entry.get('guidance_scale')}", "condition": "the other labels",
+                    "shape": f"shape {','.join(map(str, entry.get('shape', ())))}",
+                }[kind]  # fmt: skip
+                found = Measurement.from_dict(entry)
+                if found is None:
+                    rows.append((str(budget), where, "failed", "", "", ""))
+                    continue
+                rows.append((
+                    str(budget), where, with_error(found.rms, found.rms_error),
+                    with_error(found.median, found.median_error), f"{found.moved:.1%}",
+                    f"{entry['built_in']['rms']:.3g}" if "built_in" in entry else "",
+                ))  # fmt: skip
     return rows

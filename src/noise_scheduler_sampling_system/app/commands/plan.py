@@ -1,4 +1,4 @@
-"""The commands ``plan show``, ``diff``, ``trace`` and ``export``: the table of a sampler."""
+"""The commands ``plan show``, ``diff``, ``trace``, ``export`` and ``verify``: the table of a sampler."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..output import Json, Output, Quiet
 from ..parsing import check_output, integers, key_values, settings_of
 from ..pipelines import pipeline_of
 from ..plans import PLAN_ENDINGS, in_file, plan_of
+from .plan_verify import verify
 
 if TYPE_CHECKING:
     from ...plans.plan import SamplingPlan
@@ -24,8 +25,9 @@ __all__ = ["diff", "export", "plan_app", "show", "trace"]
 plan_app = typer.Typer(
     cls=ShowByDefault,
     no_args_is_help=True,
-    help="The table that a sampler follows: print, compare, trace, export. 'plan heun' is 'plan show heun'.",
+    help="The table that a sampler follows: print, compare, trace, export, verify. 'plan heun' is 'plan show heun'.",
 )
+plan_app.command()(verify)
 
 #: More rows than any plan is printed with.
 _ALL = 1_000_000

@@ -33,6 +33,8 @@ __all__ = ["DiffusersPipeline", "from_diffusers"]
 _INPUTS: Final = frozenset(each.name for each in fields(ImageRequest)) - {
     "image", "mask_image", "strength", "keep_known", "output_type"
 }  # fmt: skip
+#: What a plan is calibrated for.
+_CALIBRATED_FOR: Final = (*PROMPT_KEYWORDS, "guidance_scale", "guidance")
 
 
 @final
@@ -214,12 +216,29 @@ class DiffusersPipeline(DiffusionPipeline):
                 raise _of_the_pipeline(name, "give prompt or class_labels")
         if shape is not None:
             raise _of_the_pipeline("shape", "give height and width in pixels, or leave them out")
-        given = {name: settings.pop(name, None) for name in (*PROMPT_KEYWORDS, "guidance_scale", "guidance")}
-        arguments = {**settings, **self._generator.calibration_arguments(self, ImageRequest(**given))}
+        given = {name: settings.pop(name, None) for name in _CALIBRATED_FOR}
+        arguments = {**settings, **self.calibration_arguments(**given)}
         if self.config.beta_schedule == "flow":  # diffusers' flow pipelines cannot scale the noise to another level
             arguments.setdefault("first", "noisiest")
         found: SamplingPlan | PlanSet = CALIBRATE.function(arguments.pop("model"), nfe=nfe, **arguments)
         return found
+
+    def calibration_arguments(self, **request: Any) -> dict[str, Any]:
+        """A request as arguments of :func:`.calibration.calibrate` and :func:`.calibration.verify_plan`.
+
+        Args:
+            request: ``prompt``, ``negative_prompt``, ``class_labels``, ``height``, ``width``, ``guidance_scale`` and
+                ``guidance`` as for :meth:`generate`.
+
+        Returns:
+            The arguments ``model``, ``scheduler``, ``shape`` (of one sample), ``condition``, ``null_condition``,
+            ``device``, and ``guidance_scale`` or ``guidance``.
+
+        Raises:
+            ConfigurationError: an argument that cannot work.
+        """
+        refuse_unknown([name for name in request if name not in _CALIBRATED_FOR], _CALIBRATED_FOR)
+        return self._generator.calibration_arguments(self, ImageRequest(**request))
 
 
 @FROM_DIFFUSERS.provide
