@@ -69,6 +69,7 @@ class SamplingMethod(str, Enum):
     EXPONENTIAL_RK = "exponential_rk"
     FLOW_GRPO = "flow_grpo"
     FLOW_HEUN = "flow_heun"
+    FLOW_MAP = "flow_map"
     GRADIENT_ESTIMATION = "gradient_estimation"
     IPNDM = "ipndm"
     IPNDM_V = "ipndm_v"

@@ -12,8 +12,8 @@ from ..support.errors import ConfigurationError, shown
 from ..support.registry import did_you_mean
 
 __all__ = [
-    "IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "Affine", "Preconditioning", "conversion", "prediction_named",
-    "quantity", "row_space",
+    "IDENTITY", "PREDICTION_ALIASES", "PREDICTION_TYPES", "TWO_TIME_TYPES", "Affine", "Preconditioning", "SecondLevel",
+    "conversion", "prediction_named", "quantity", "row_space",
 ]  # fmt: skip
 
 
@@ -28,6 +28,22 @@ class Affine(NamedTuple):
     y_factor: float
 
 
+@final
+class SecondLevel(NamedTuple):
+    """The level that a network of two times is asked for, beside the level of its input.
+
+    Attributes:
+        t: the second time r, as the network is told it.
+        alpha, sigma: the level at r.
+        elapsed: the time from r to the first time, in the path's own unit (``path.time_unit``).
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+    elapsed: float
+
+
 #: The conversion of a quantity to itself.
 IDENTITY = Affine(0.0, 1.0)
 
@@ -40,12 +56,23 @@ _OF_CLEAN_AND_NOISE: Final[dict[str, Callable[[float, float], tuple[float, float
 }
 
 
-#: What a network may predict.
+#: The same for quantities that only networks of two times predict, given the second level, too.
+_OF_TWO_TIMES: Final[dict[str, Callable[[float, float, SecondLevel], tuple[float, float]]]] = {
+    "state": lambda alpha, sigma, to: (to.alpha, to.sigma),
+    "average_velocity": lambda alpha, sigma, to: ((alpha - to.alpha) / to.elapsed, (sigma - to.sigma) / to.elapsed),
+}
+
+
+#: What a network may predict. A network of two times predicts them for the straight step from x_t to x_r: x_t =
+#: α·x₀ + σ·ε and x_r = α_r·x₀ + σ_r·ε have one solution x₀ and ε, and the others follow from these two.
 PREDICTION_TYPES: Final = tuple(_OF_CLEAN_AND_NOISE)
+#: What only a network of two times may predict: the state x_r, and (x_t − x_r)/(t − r).
+TWO_TIME_TYPES: Final = tuple(_OF_TWO_TIMES)
 #: Other names of these.
 PREDICTION_ALIASES: Final = {
     "eps": "epsilon", "noise": "epsilon", "x0": "sample", "x_start": "sample", "denoised": "sample",
     "v": "v_prediction", "velocity": "v_prediction", "flow": "flow_prediction", "flow_matching": "flow_prediction",
+    "mean_velocity": "average_velocity",
 }  # fmt: skip
 
 
@@ -70,26 +97,52 @@ def row_space(space: str, alpha: float, sigma: float) -> str:
     return "epsilon" if sigma == 0.0 and space == "sample" else space
 
 
-def quantity(name: str, alpha: float, sigma: float) -> tuple[float, float]:
+def quantity(name: str, alpha: float, sigma: float, to: SecondLevel | None = None) -> tuple[float, float]:
     """(of_clean, of_noise) with quantity = of_clean·x₀ + of_noise·ε.
 
+    Args:
+        name: of the quantity.
+        alpha, sigma: the level.
+        to: the level that a network of two times is asked for; None for other networks.
+
     Raises:
-        ConfigurationError: an unknown quantity.
+        ConfigurationError: an unknown quantity, or one that a network of one time does not predict.
     """
-    if name not in _OF_CLEAN_AND_NOISE:
+    if name in _OF_CLEAN_AND_NOISE:
+        return _OF_CLEAN_AND_NOISE[name](alpha, sigma)
+    if name not in _OF_TWO_TIMES:
         raise ConfigurationError(
             f"{name!r} is not a prediction type",
             where="prediction_type",
-            suggestion=did_you_mean(name, PREDICTION_TYPES),
+            suggestion=did_you_mean(name, (*PREDICTION_TYPES, *TWO_TIME_TYPES)),
         )
-    return _OF_CLEAN_AND_NOISE[name](alpha, sigma)
+    if to is None:
+        raise ConfigurationError(
+            f"{name!r} is what a network of two times predicts, and only one time is known here",
+            where="prediction_type",
+            suggestion="use the sampler 'flow_map', with no guidance or ClassifierFree; networks of one time predict "
+            f"{', '.join(PREDICTION_TYPES)}",
+        )
+    if to.elapsed == 0.0:
+        raise ConfigurationError(
+            f"{name!r} is asked from t to t",
+            where="prediction_type",
+            why="the state at t is the input itself, and the mean over an empty interval is not defined",
+            suggestion="use a grid whose last time is above the path's smallest (timestep_spacing='trailing')",
+        )
+    return _OF_TWO_TIMES[name](alpha, sigma, to)
 
 
-def conversion(source: str, target: str, alpha: float, sigma: float) -> Affine:
+def conversion(source: str, target: str, alpha: float, sigma: float, to: SecondLevel | None = None) -> Affine:
     """The map from x = α·x₀ + σ·ε and a source quantity to a target quantity.
 
     With x and q = p·x₀ + r·ε known, x₀ and ε solve a 2×2 linear system of determinant
     α·r − σ·p. ("v_prediction" for "sample" gives x₀ = (α·x − σ·v)/(α² + σ²).)
+
+    Args:
+        source, target: names of quantities.
+        alpha, sigma: the level of x.
+        to: as for :func:`quantity`.
 
     Raises:
         ConfigurationError: the source does not determine the target at this level: ε does not determine x₀ where
@@ -97,7 +150,7 @@ def conversion(source: str, target: str, alpha: float, sigma: float) -> Affine:
     """
     if source == target:
         return IDENTITY
-    p, r = quantity(source, alpha, sigma)
+    p, r = quantity(source, alpha, sigma, to)
     determinant = alpha * r - sigma * p
     if determinant == 0.0:
         raise ConfigurationError(
@@ -109,7 +162,7 @@ def conversion(source: str, target: str, alpha: float, sigma: float) -> Affine:
             if alpha == 0.0
             else "use a model with prediction_type='v_prediction', or avoid that level",
         )
-    of_clean, of_noise = quantity(target, alpha, sigma)
+    of_clean, of_noise = quantity(target, alpha, sigma, to)
     return Affine((of_clean * r - of_noise * p) / determinant, (of_noise * alpha - of_clean * sigma) / determinant)
 
 

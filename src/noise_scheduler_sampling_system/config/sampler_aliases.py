@@ -91,6 +91,7 @@ NAMES: dict[str, Resolved] = {
     "LCMScheduler": _r("lcm", "trailing", timestep_scaling=10.0),
     "CMStochasticIterativeScheduler": _r("lcm"),
     "TCDScheduler": _r("tcd", "trailing"),
+    "FlowMapEulerDiscreteScheduler": _r("flow_map"),
     # k-diffusion and ComfyUI
     "euler_ancestral": _r("ancestral"),
     "euler_a": _r("ancestral"),
@@ -144,6 +145,10 @@ NAMES: dict[str, Resolved] = {
     "dance_sde": _r("dance_grpo"),
     "mix_grpo": _r("flow_grpo", window_size=4),
     "flow_grpo_fast": _r("flow_grpo", window_size=2),
+    # networks of two times
+    "ctm": _r("flow_map"),
+    "mean_flow": _r("flow_map"),
+    "shortcut": _r("flow_map"),
     # web interfaces
     "Euler a": _r("ancestral"),
     "DPM2 a": _r("dpm2_ancestral"),

@@ -34,7 +34,7 @@ from .combinations import (
     refuse_two_limits,
 )
 from .options import Options
-from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES
+from .prediction import PREDICTION_ALIASES, PREDICTION_TYPES, TWO_TIME_TYPES
 from .pydantic_errors import configuration_error
 from .registries import PRESETS, SCHEDULES, SPACINGS, defaults_of_schedule
 
@@ -325,7 +325,8 @@ class NoiseSchedulerConfig(BaseModel):
         name = _spacing_name(value) if info.field_name == "timestep_spacing" else Registry.key(value)
         if info.field_name == "prediction_type":
             name = PREDICTION_ALIASES.get(name, name)
-        allowed = {"prediction_type": PREDICTION_TYPES, "variance_type": VARIANCE_TYPES}.get(info.field_name, SPACINGS)
+        predictions = (*PREDICTION_TYPES, *TWO_TIME_TYPES)
+        allowed = {"prediction_type": predictions, "variance_type": VARIANCE_TYPES}.get(info.field_name, SPACINGS)
         if (info.field_name, name) != ("timestep_spacing", _AUTO) and name not in allowed:
             raise ConfigurationError(
                 f"{shown(value)} is not a {info.field_name}",

@@ -10,11 +10,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from ..config.prediction import quantity
+from ..config.prediction import TWO_TIME_TYPES, quantity
 from ..schedules.path import CLEAN, Level, NoisePath
 from ..support.errors import ConfigurationError
 from .constants import tensor_of, working_dtype
 from .embedding import Embedding
+from .flow_map import two_time_prediction
 from .prior import Prior
 
 __all__ = ["ExactModel"]
@@ -33,15 +34,16 @@ class ExactModel(ABC):
     """A perfectly trained diffusion model of a known data distribution.
 
     It is called like a network and returns the exact conditional expectation. The error of a sampler against
-    :meth:`reference_solution` is therefore the sampler's alone. It computes in float64 (float32 on MPS), on the
+    :meth:`reference_solution` is therefore the sampler's alone. Called with a second time it is a network of two times
+    and returns the exact flow map of the probability-flow ODE (:mod:`.flow_map`). It computes in float64 (float32 on MPS), on the
     device of the samples, and is thread-safe.
 
     A subclass implements :meth:`_data`: the subspace of its data, and their distribution.
 
     Args:
         path: the forward process.
-        prediction_type: what a call returns: "epsilon", "sample", "v_prediction" or "flow_prediction"; default:
-            the prediction type of the path's config.
+        prediction_type: what a call returns: "epsilon", "sample", "v_prediction" or "flow_prediction"; with a second
+            time also "state" or "average_velocity". Default: the prediction type of the path's config.
         shape: the shape of one sample, or None where any is allowed.
         num_classes: number of classes, or None for an unconditional model.
 
@@ -62,7 +64,8 @@ class ExactModel(ABC):
     ) -> None:
         self.path = path
         self.prediction_type = path.config.prediction_type if prediction_type is None else prediction_type
-        quantity(self.prediction_type, 1.0, 0.0)  # raises for unknown names
+        if self.prediction_type not in TWO_TIME_TYPES:
+            quantity(self.prediction_type, 1.0, 0.0)  # raises for unknown names
         self.shape = None if shape is None else torch.Size(shape)
         self.num_classes = num_classes
         self.null_class = num_classes
@@ -86,13 +89,15 @@ class ExactModel(ABC):
     def _data(self, shape: torch.Size) -> tuple[Embedding, Prior]:
         """The subspace of the data among samples of a shape, and the law of the data in its coordinates."""
 
-    def __call__(self, x: Tensor, t: float | Tensor, **condition: Any) -> Tensor:
+    def __call__(self, x: Tensor, t: float | Tensor, r: float | Tensor | None = None, **condition: Any) -> Tensor:
         """The prediction of type ``prediction_type``.
 
         Args:
             x: noisy samples (B, ...), any floating dtype.
             t: the time of all samples, or a tensor of B times; for a :class:`GaussianModel` also (B, T) times, one
                 for each frame; integers or reals.
+            r: the second time, as t but without frames: the answer is that of the exact flow from t to r, computed
+                like :meth:`reference_solution` and without gradients. From ``t_clean`` on; it may be above t.
             condition: ``class_labels``, one integer or (B,) of them, for a model with classes. On a GPU their range
                 is not checked, because that would stall the device.
 
@@ -102,6 +107,8 @@ class ExactModel(ABC):
         Raises:
             ConfigurationError: shapes, times or a condition that do not fit.
         """
+        if r is not None:
+            return two_time_prediction(self, x, t, r, condition)
         return self._predict(self.prediction_type, x, t, condition)
 
     def denoise(self, x: Tensor, t: float | Tensor, **condition: Any) -> Tensor:
@@ -129,6 +136,11 @@ class ExactModel(ABC):
         """
         start = self.path.level(self.path.t_max if t is None else float(t))
         end = CLEAN if t_end is None else self.path.level(float(t_end))
+        return self.flow(x, start, end, **condition)
+
+    @torch.no_grad()
+    def flow(self, x: Tensor, start: Level, end: Level, **condition: Any) -> Tensor:
+        """The solution of the probability-flow ODE between two levels; see :meth:`reference_solution`."""
         device = x.device
         x = x.to("cpu" if device.type == "mps" else device)  # the CPU has float64
         embedding, prior, labels = self._resolve(x, condition)

@@ -103,7 +103,9 @@ class BatchConditions:
                 adapters.append(self.adapter)
                 continue
             resolve_device(self.device, branch.model)
-            adapters.append(others.setdefault(id(branch.model), ModelAdapter(branch.model)))
+            adapters.append(
+                others.setdefault(id(branch.model), ModelAdapter(branch.model, two_times=self.adapter.two_times))
+            )
         return adapters
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from ..config.field_notes import field_notes
-from ..config.prediction import PREDICTION_TYPES
+from ..config.prediction import PREDICTION_TYPES, TWO_TIME_TYPES
 from ..config.registries import SAMPLERS, SCHEDULES, SPACINGS
 from ..config.settings import VARIANCE_TYPES, NoiseSchedulerConfig
 from ..support.strict_yaml import StrictDumper
@@ -35,7 +35,7 @@ def config_schema() -> dict[str, Any]:
         fields[name]["description"] = note
     fields["beta_schedule"] = _name(SCHEDULES, fields["beta_schedule"])
     fields["timestep_spacing"] = _name(["auto", *SPACINGS], fields["timestep_spacing"])
-    fields["prediction_type"] = _name(PREDICTION_TYPES, fields["prediction_type"])
+    fields["prediction_type"] = _name((*PREDICTION_TYPES, *TWO_TIME_TYPES), fields["prediction_type"])
     fields["variance_type"] = {**fields["variance_type"], "enum": list(VARIANCE_TYPES)}
     fields["method"] = _name(SAMPLERS, {"description": _METHOD})
     fields["sampler_options"] = {"type": "object", "description": _OPTIONS}

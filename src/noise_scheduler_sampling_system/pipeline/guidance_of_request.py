@@ -64,6 +64,13 @@ def guidance_of(
         )
     opposed = bool(given) and request.classifier_free_guidance
     branches, rows = compile_guidance(sequence, run.plan, kind, opposed=opposed, learned=run.split)
+    if run.plan.two_times and any(row is not None and row.functions for row in rows):
+        raise ConfigurationError(
+            f"[{', '.join(type(each).__name__ for each in sequence)}] acts on the expected clean sample",
+            where="guidance",
+            why="a network of two times predicts a step, not the expected clean sample",
+            suggestion="use guidance_scale, or guidance=ClassifierFree(scale), which is linear",
+        )
     _refuse_overflow(rows, dtype, conditions.adapter.dtype)
     evaluated = {i for row in set(rows) if row is not None for i in row.evaluated}
     if not run.planned:  # further levels may evaluate further branches

@@ -34,7 +34,7 @@ class RowInputs:
 
     Attributes:
         factors: of the state by row, for networks that take a scaled one; a tensor (M,) in captured runs.
-        time_of_row: shape (M,), or (M, T) for T frames with times of their own.
+        time_of_row: shape (M,); (M, 2) for networks of two times; (M, T) for T frames with times of their own.
     """
 
     factors: tuple[float, ...] | Tensor | None
@@ -50,7 +50,7 @@ class RowInputs:
         return (x if self.factors is None else x * self.factors[row]).to(dtype)
 
     def times(self, size: int) -> tuple[Tensor, ...]:
-        """The times of a batch, shape (size,) or (size, T), for each row."""
+        """The times of a batch, shape (size,), (size, 2) or (size, T), for each row."""
         return self.time_of_row[:, None].expand(-1, size, *self.time_of_row.shape[1:]).unbind(0)
 
 
@@ -125,15 +125,18 @@ class NetworkCalls:
         return adapter.dtype or self.dtype
 
     def times(self, plan: Plan) -> Tensor:
-        """The time of each row as the networks are told it, shape (M,) or (M, T)."""
+        """The time of each row as the networks are told it, shape (M,), (M, 2) or (M, T)."""
+        time = plan.time
+        if isinstance(plan, SamplingPlan) and plan.to is not None:
+            time = np.stack([time, plan.to[:, 0]], axis=1)
         if self.last_timestep is not None:
             # a row without a model call may have no time (NaN)
-            rounded = np.rint(np.nan_to_num(plan.time)).clip(0, self.last_timestep)
+            rounded = np.rint(np.nan_to_num(time)).clip(0, self.last_timestep)
             return sent(torch.from_numpy(rounded), self.device, torch.int64)
         # a network in float64 would see another level if its time were rounded
         real = torch.float64 if (self.model.dtype or self.dtype) == torch.float64 else torch.float32
         kind = torch.int64 if self.integral and plan.has_whole_times else real
-        return sent(torch.from_numpy(plan.time.copy()), self.device, kind)
+        return sent(torch.from_numpy(time.copy()), self.device, kind)
 
 
 def by_row(adapter: ModelAdapter, plan: Plan, made: Callable[[ModelAdapter], Model]) -> Model:

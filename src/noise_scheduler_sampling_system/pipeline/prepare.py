@@ -61,6 +61,7 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
         model.model.refuse_path(path)
     stated = refuse_other_prediction(model.model, kind, beside=not own_model)
     run, request = _with_guidance_in_plan(setup, request, _run(setup, request))
+    model = replace(model, two_times=run.plan.two_times) if run.plan.two_times else model
     dtype = checked_dtype(request.dtype, model.dtype)
     refuse_too_large(shape, dtype, device)
     given = with_context_of(given.placed(device, dtype), request, run.plan, shape, dtype, device)
@@ -86,7 +87,9 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
             device,
             integral=path.discrete and run.planned,
             last_timestep=_last_timestep(path) if request.round_timesteps else None,
-            look=None if stated or not _one_level(run.plan) else Look(model.model, kind, path.sigma_is_absolute),
+            look=None
+            if stated or not _one_level(run.plan) or run.plan.two_times
+            else Look(model.model, kind, path.sigma_is_absolute),
         ),
         noise=noise,
         given=given,

@@ -41,6 +41,11 @@ class Plan(ABC):
         """For each row, whether it needs the unconditional branch's prediction."""
 
     @property
+    def two_times(self) -> bool:
+        """Whether the rows ask a network of two times."""
+        return False
+
+    @property
     @abstractmethod
     def asked(self) -> tuple[bool, ...]:
         """For each row, whether it evaluates the model."""

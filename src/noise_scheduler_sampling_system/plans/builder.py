@@ -22,7 +22,7 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
-from ..config.prediction import conversion, quantity, row_space
+from ..config.prediction import SecondLevel, conversion, quantity, row_space
 from ..schedules.path import Level
 from ..support.errors import ConfigurationError, NumericsError, shown
 from .linear_form import Form, Symbol
@@ -93,6 +93,7 @@ class _WrittenRow:
 
     level: Level
     step: int
+    to: SecondLevel | None = None
     evaluates: bool = True
     terms: dict[Symbol, float] = field(default_factory=dict)
     log_variance: tuple[float, float] = (0.0, 0.0)
@@ -139,12 +140,15 @@ class PlanBuilder:
         """The number of rows so far that evaluate the model."""
         return sum(row.evaluates for row in self._rows)
 
-    def predict(self, level: Level, step: int) -> Prediction:
+    def predict(self, level: Level, step: int, *, to: SecondLevel | None = None) -> Prediction:
         """Evaluate the model at the current state; this opens a row.
 
         Args:
             level: the noise level of the current state.
             step: the index of the call's interval of the grid.
+            to: the level that a network of two times is asked for (:meth:`NoisePath.second_level`). The prediction is
+                then that of the straight step to it: α_r·sample + σ_r·epsilon is the state x_r. None: the network has
+                one time; in a plan for networks of two times, the level itself, r = t.
         """
         self._close(level)
         fresh = self._state.terms == {("x", len(self._rows)): 1.0}
@@ -162,7 +166,7 @@ class PlanBuilder:
             of_clean, of_noise = quantity(space, level.alpha, level.sigma)
             y = x * ((of_clean * level.alpha + of_noise * level.sigma) / square)
             return Prediction(level, x, y, y, y, space)
-        self._rows.append(_WrittenRow(level, step))
+        self._rows.append(_WrittenRow(level, step, to))
         y, raw, null = (Form({(kind, i): 1.0}) for kind in ("y", "raw", "null"))
         return Prediction(level, x, y, raw, null, space)
 
@@ -349,6 +353,7 @@ class PlanBuilder:
             null=null if null.any() else None,
             noise_span=spans if spans.any() else None,
             log_variance=np.array([row.log_variance for row in rows]) if learned else None,
+            to=np.array([row.to or (*row.level, 0.0) for row in rows]) if any(row.to for row in rows) else None,
             prior_scale=prior_scale,
             **metadata,
         ).checked()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config.prediction import quantity
+from ..config.prediction import SecondLevel, quantity
 from ..schedules.path import Level
 from ..support.errors import ConfigurationError, shown
 from .plan_rows import Array, PlanRows
@@ -30,16 +30,24 @@ class GaussianMoments(NamedTuple):
     std: Array
 
 
-def response(space: str, level: Level, widths: Array) -> tuple[Array, Array]:
+def response(space: str, level: Level, widths: Array, to: SecondLevel | None = None) -> tuple[Array, Array]:
     """The exact prediction for data N(μ, s²) as (of_x, of_mean), where y = of_x·x + of_mean·μ.
 
     Args:
         space: the quantity y.
         level: of the evaluation; σ > 0.
         widths: the standard deviations s.
+        to: the level that a network of two times is asked for. The exact flow is then x_r = α_r·μ + (S_r/S)·(x − αμ).
     """
     of_clean, of_noise = quantity(space, level.alpha, level.sigma)
     square = level.alpha**2 * widths**2 + level.sigma**2
+    if to is not None and to.elapsed != 0.0:
+        shrink = np.sqrt((to.alpha**2 * widths**2 + to.sigma**2) / square)
+        determinant = level.alpha * to.sigma - level.sigma * to.alpha
+        # (x₀, ε) of the straight step from x to x_r, by Cramer's rule
+        clean, noise = (to.sigma - level.sigma * shrink) / determinant, (level.alpha * shrink - to.alpha) / determinant
+        of_x = of_clean * clean + of_noise * noise
+        return of_x, of_clean - level.alpha * of_x
     clean = level.alpha * widths**2 / square  # the coefficient of x in the predicted clean sample
     of_x = of_clean * clean + of_noise * level.sigma / square
     return of_x, of_clean - level.alpha * of_x
@@ -80,7 +88,7 @@ def gaussian_moments(plan: PlanRows, std: Any, mean: Any = 0.0) -> GaussianMomen
     for i in range(count):
         level = Level(float(plan.time[i]), float(plan.alpha[i]), float(plan.sigma[i]))
         if plan.asked[i]:
-            of_x, of_mean = response(plan.space_of(i), level, widths)
+            of_x, of_mean = response(plan.space_of(i), level, widths, plan.second_level(i))
             y = of_x[:, None] * state
             y[:, 0] += of_mean * means
         else:

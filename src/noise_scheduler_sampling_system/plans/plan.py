@@ -10,7 +10,7 @@ from typing import Any, final
 
 import numpy as np
 
-from ..config.prediction import conversion, row_space
+from ..config.prediction import SecondLevel, conversion, row_space
 from ..schedules.level import Level
 from ..support.drawn import Drawn
 from ..support.errors import NumericsError
@@ -76,6 +76,9 @@ class SamplingPlan(Plan, Drawn):
         delta: factors of this row's difference δ and of earlier ones, shape (M, history), or None for plans without
             guidance of their own.
         both: 1 where the row evaluates the unconditional branch, too, shape (M,); None where ``delta`` is.
+        to: for a network of two times, the level that each row asks it for: the second time r that it is told, α and σ
+            at r, and the time from r to ``time`` in the path's own unit (:class:`SecondLevel`). Shape (M, 4); None for
+            networks of one time.
         scale: the guidance scale that ``delta`` is for; None where ``delta`` is.
         prior_scale: the factor that turns unit noise into the first state.
         carries: those of "data" and "noise" whose constants the rows carry exactly, which is then checked. It is
@@ -113,6 +116,7 @@ class SamplingPlan(Plan, Drawn):
     log_variance: Array | None = None
     delta: Array | None = None
     both: Integers | None = None
+    to: Array | None = None
     scale: float | None = None
     prior_scale: float = 1.0
     carries: Sequence[str] = ("data", "noise")
@@ -129,6 +133,19 @@ class SamplingPlan(Plan, Drawn):
 
     def level(self, row: int) -> Level:
         return Level(float(self.time[row]), float(self.alpha[row]), float(self.sigma[row]))
+
+    def second_level(self, row: int) -> SecondLevel | None:
+        """The level that a row asks a network of two times for; None in a plan for networks of one time."""
+        return None if self.to is None else SecondLevel(*map(float, self.to[row]))
+
+    @property
+    def two_times(self) -> bool:
+        return self.to is not None
+
+    @functools.cached_property
+    def has_whole_times(self) -> bool:
+        times = (self.time,) if self.to is None else (self.time, self.to[:, 0])
+        return all(bool((each % 1 == 0).all()) for each in times)
 
     @functools.cached_property
     def reads_null(self) -> tuple[bool, ...]:
@@ -380,7 +397,8 @@ class SamplingPlan(Plan, Drawn):
         if self.scale is not None:
             calls += f" ({self.evaluations} evaluations, guidance {self.scale:g})"
         head = f"{self.sampler}{options}: {self.steps} steps, {calls}, order {self.order}, {kind}"
-        return f"{head}, y = {self.space}\n{self.table()}"
+        times = "" if self.to is None else ", for networks of two times"
+        return f"{head}, y = {self.space}{times}\n{self.table()}"
 
     def __repr__(self) -> str:
         return f"SamplingPlan({self.sampler!r}, steps={self.steps}, nfe={self.nfe}, fingerprint={self.fingerprint!r})"

@@ -128,6 +128,12 @@ def _contradictions(plan: PlanRows) -> Iterator[tuple[str, Flags, str, str]]:
     if (spans := plan.noise_span) is not None:
         outside = ((spans < 0.0) | (spans > 1.0)).any(axis=1)
         yield "noise_span", outside, "is outside [0, 1]", "give (2/π)·arctan(σ/α) of both ends"
+    if (to := plan.to) is not None:
+        yield "to", to[:, 1] < -_ROUNDED, "has a negative α", "give r, α and σ at r, and the time from r to t"
+        yield "to", to[:, 2] < 0.0, "has a negative σ", "give r, α and σ at r, and the time from r to t"
+        yield "to", np.hypot(to[:, 1], to[:, 2]) == 0.0, "has σ = 0 beside α = 0", "a level has signal, noise or both"
+        apart = (plan.time - to[:, 0] != 0.0) != (to[:, 3] != 0.0)
+        yield "to", apart, "has other times than its elapsed time says", "it is 0 where r is t, and only there"
     if plan.input_scale is not None:
         yield "input_scale", plan.input_scale <= 0.0, "is not positive", "give it > 0"
     if (bounds := plan.log_variance) is not None:

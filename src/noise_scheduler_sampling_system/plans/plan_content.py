@@ -17,19 +17,22 @@ import numpy.typing as npt
 from ..config.prediction import PREDICTION_TYPES
 from ..support.errors import NumericsError, shown
 
-__all__ = ["COLUMNS", "FOLDED", "checked_fields", "content_hash", "json_data"]
+__all__ = ["COLUMNS", "LEFT_OUT", "checked_fields", "content_hash", "json_data"]
 
 #: The table's columns and their number of dimensions; "time" comes first and determines the number of rows.
 COLUMNS = {
     "time": 1, "alpha": 1, "sigma": 1, "step": 1, "a": 1, "b": 2, "raw": 1, "c": 2, "noise_key": 2, "input_scale": 1,
-    "log_variance": 2, "asks": 1, "null": 1, "noise_span": 2, "delta": 2, "both": 1,
+    "log_variance": 2, "asks": 1, "null": 1, "noise_span": 2, "delta": 2, "both": 1, "to": 2,
 }  # fmt: skip
 #: Columns that may be None.
-_OPTIONAL = frozenset({"asks", "null", "noise_span", "input_scale", "log_variance", "delta", "both"})
-#: Fields that plans without folded guidance do not have; left out where they are None, also of the hash.
-FOLDED = ("delta", "both", "scale")
+_OPTIONAL = frozenset({"asks", "null", "noise_span", "input_scale", "log_variance", "delta", "both", "to"})
+#: Fields that plans without folded guidance do not have.
+_FOLDED = ("delta", "both", "scale")
+#: Fields that older plans do not have; left out where they are None, also of the hash.
+LEFT_OUT = (*_FOLDED, "to")
 _INTEGER = frozenset({"step", "noise_key", "asks", "both"})
-_PAIRS = frozenset({"noise_key", "noise_span", "log_variance"})
+#: Columns of which each row has this number of entries.
+_WIDTHS = {"noise_key": 2, "noise_span": 2, "log_variance": 2, "to": 4}
 
 
 def _is_number(value: Any, kind: type = float) -> bool:
@@ -72,10 +75,10 @@ def checked_fields(values: Mapping[str, Any]) -> dict[str, Any]:
             raise NumericsError(
                 f"got {shown(values[name])}", where=f"plan field {name!r}", suggestion=f"give {allowed}"
             )
-    if len({values[name] is None for name in FOLDED}) > 1:
+    if len({values[name] is None for name in _FOLDED}) > 1:
         raise NumericsError(
             "some are given and some are not",
-            where=f"plan fields {', '.join(map(repr, FOLDED))}",
+            where=f"plan fields {', '.join(map(repr, _FOLDED))}",
             suggestion="give all three, or none",
         )
     return {
@@ -117,7 +120,8 @@ def _column(name: str, value: Any, rows: int | None) -> npt.NDArray[Any] | None:
         raise NumericsError(f"got {shown(value)}", where=where, suggestion=f"give an array of {kind}")
     expected = None if rows is None else rows + 1 if name in ("alpha", "sigma") else rows
     fits = array.ndim == COLUMNS[name] and array.shape[0] == (array.shape[0] if expected is None else expected)
-    if not fits or (name in _PAIRS and array.shape[1] != 2) or (name in ("b", "c", "delta") and not array.shape[1]):
+    fits = fits and (name not in _WIDTHS or array.shape[1] == _WIDTHS[name])
+    if not fits or (name in ("b", "c", "delta") and not array.shape[1]):
         raise NumericsError(
             f"has shape {array.shape}, expected {expected} rows and {COLUMNS[name]} dimension(s)",
             where=where,
@@ -134,7 +138,7 @@ def content_hash(fields: Mapping[str, Any]) -> str:
     their names: the name and shape as JSON, and the numbers as little-endian int64 or float64, where −0 is 0.
     """
     columns = {name: fields[name] for name in sorted(COLUMNS) if fields[name] is not None}
-    left_out = {*COLUMNS, *(name for name in FOLDED if fields[name] is None)}
+    left_out = {*COLUMNS, *(name for name in LEFT_OUT if fields[name] is None)}
     rest = {name: _normalised(value) for name, value in fields.items() if name not in left_out}
     digest = hashlib.sha256(_compact(rest))
     for name, column in columns.items():

@@ -13,7 +13,7 @@ from ..support.errors import FileError, NumericsError, cut, shown
 from ..support.files import checked_path
 from ..support.tensor_files import read_tensors, write_tensors
 from .plan_checks import refuse_other_scale, refuse_unusable
-from .plan_content import COLUMNS, FOLDED, content_hash, json_data
+from .plan_content import COLUMNS, LEFT_OUT, content_hash, json_data
 from .plan_rows import PlanRows
 
 __all__ = ["plan_data", "plan_fields", "read_plan_data", "refuse_changed", "write_plan_data"]
@@ -26,7 +26,7 @@ _FORMAT_OF_VERSION_1_3, _FORMAT_WITHOUT_HASH = 2, 3
 def plan_data(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a plan as plain data, with the hash of their content."""
     content = {name: json_data(value) for name, value in fields.items()}
-    written = {name: value for name, value in content.items() if name not in FOLDED or value is not None}
+    written = {name: value for name, value in content.items() if name not in LEFT_OUT or value is not None}
     return {"format": _FORMAT, **written, "content_hash": content_hash(content)}
 
 
@@ -49,7 +49,7 @@ def plan_fields(data: Any, names: Collection[str]) -> tuple[dict[str, Any], Any]
         rest = {"provenance": {}, **rest, "carries": carries}
     elif version not in (_FORMAT_WITHOUT_HASH, _FORMAT) or isinstance(version, float | bool):
         raise FileError("is not a sampling plan of this format", where="plan", suggestion="save it again")
-    rest = {**dict.fromkeys(FOLDED), **rest}
+    rest = {**dict.fromkeys(LEFT_OUT), **rest}
     if set(rest) != set(names):
         odd = cut(", ".join(sorted(map(str, set(rest) ^ set(names)))), 200)
         raise FileError(f"missing or unknown columns: {odd}", where="plan", suggestion="save it again")

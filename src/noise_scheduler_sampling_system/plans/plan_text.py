@@ -33,6 +33,12 @@ def plan_table(plan: PlanRows, max_rows: int, marks: Mapping[str, Sequence[str]]
     return "\n".join(lines)
 
 
+def _second_times(plan: PlanRows) -> list[str]:
+    """The second time of each row that evaluates the model."""
+    assert plan.to is not None
+    return [f"{r:g}" if asks else "-" for r, asks in zip(np.round(plan.to[:, 0], 3), plan.asked, strict=True)]
+
+
 def plan_columns(plan: PlanRows, number: Callable[[float], str]) -> list[tuple[str, list[str]]]:
     """The columns of a plan, each with its name and a cell for each row.
 
@@ -53,6 +59,7 @@ def plan_columns(plan: PlanRows, number: Callable[[float], str]) -> list[tuple[s
         ("row", [str(i) for i in range(len(plan))]),
         ("step", [str(i) for i in plan.step]),
         ("t", [f"{t:g}" if evaluates else "-" for t, evaluates in times]),
+        *([] if plan.to is None else [("r", _second_times(plan))]),
         *([] if plan.both is None else [("branches", ["c+u" if both else "c" for both in plan.both])]),
         *((name, _cells(values)) for name, values in (("α", plan.alpha[:-1]), ("σ", plan.sigma[:-1]))),
         ("a", _cells(plan.a)),

@@ -240,6 +240,13 @@ def bind(
             where="clip_sample",
             suggestion="set clip_sample=False and thresholding=False, or guide the run by ClassifierFree",
         )
+    if plan.to is not None and clip is not None:
+        raise ConfigurationError(
+            "the plan asks a network of two times, and clipping limits a predicted clean sample",
+            where="clip_sample",
+            why="such a network predicts a state between noise and data, whose values may lie outside any range",
+            suggestion="set clip_sample=False and thresholding=False",
+        )
     rows = tuple(_bind_row(plan, i, prediction_type, clip is not None, learned_variance) for i in range(len(plan)))
     return BoundPlan(plan, rows, clip, learned_variance)
 
@@ -267,7 +274,8 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
     space, keep = plan.space_of(i), plan.last_use[i] > i
     # without noise the clean sample is x: there is nothing to clip
     clips = clips and (sigma > 0.0 or keep)
-    from_output = conversion(prediction_type, space, alpha, sigma)
+    to = plan.second_level(i)
+    from_output = conversion(prediction_type, space, alpha, sigma, to)
     from_clean = conversion("sample", space, alpha, sigma) if clips else from_output
     b, raw = float(plan.b[i, 0]), float(plan.raw[i])
     # y is a combination of x and output (or clean), so its coefficients are folded in
@@ -281,7 +289,7 @@ def _bind_row(plan: SamplingPlan, i: int, prediction_type: str, clips: bool, lea
         of_clean=of_clean * from_clean.y_factor,
         history=history,
         noise=noise,
-        to_clean=conversion(prediction_type, "sample", alpha, sigma),
+        to_clean=conversion(prediction_type, "sample", alpha, sigma, to),
         to_y=from_clean,
         keep=keep,
         forget=forget,
@@ -304,7 +312,8 @@ def _deltas_of(plan: SamplingPlan, i: int, prediction_type: str) -> tuple[tuple[
         return ()
     found = []
     for j in (i - k for k in range(min(i + 1, plan.delta.shape[1])) if plan.delta[i, k]):
-        to_y = conversion(prediction_type, plan.space_of(j), float(plan.alpha[j]), float(plan.sigma[j]))
+        level = float(plan.alpha[j]), float(plan.sigma[j])
+        to_y = conversion(prediction_type, plan.space_of(j), *level, plan.second_level(j))
         found.append((j, float(plan.delta[i, i - j]) * to_y.y_factor))
     return tuple(found)
 

@@ -22,6 +22,7 @@ from ..models.experts import Experts
 from ..support.argument_checks import STATE_TYPES
 from ..support.errors import ConfigurationError, DeviceError, ModelOutputError, shown
 from ..support.registry import did_you_mean
+from .second_time import SECOND_TIMES, at_two_times, refuse_one_time, refuse_two_times
 
 __all__ = ["ModelAdapter", "map_tensors", "map_values", "resolve_device"]
 
@@ -142,6 +143,8 @@ class ModelAdapter:
         model: any callable (x, t, **condition) that returns a tensor, a tuple that starts with one, or an object or
             mapping with ``sample``.
         trains: whether the model is called in order to be trained, so that training mode is meant.
+        two_times: whether the run asks at two times. The model is then called as (x, t, r=r, **condition), or with
+            the name that its second time has (:data:`~.second_time.SECOND_TIMES`).
 
     Raises:
         ConfigurationError: the model is not callable.
@@ -149,6 +152,7 @@ class ModelAdapter:
 
     model: Callable[..., Any]
     trains: bool = False
+    two_times: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.model) or isinstance(self.model, type):
@@ -173,7 +177,7 @@ class ModelAdapter:
         """The two networks of :class:`Experts`; None for every other model."""
         if not isinstance(self.model, Experts):
             return None
-        high, low = (ModelAdapter(network, self.trains) for network in self.model.networks)
+        high, low = (ModelAdapter(network, self.trains, self.two_times) for network in self.model.networks)
         return high, low
 
     def at(self, time: float | npt.NDArray[np.float64]) -> ModelAdapter:
@@ -203,15 +207,21 @@ class ModelAdapter:
         return None if parameter is None or parameter.element_size() < 2 else parameter.dtype
 
     def __call__(self, x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
-        """The network's raw output for states x, shape (B, ...), at times t, shape (B,).
+        """The network's raw output for states x, shape (B, ...).
+
+        Args:
+            x: the states.
+            t: the times, shape (B,); (B, 2) where the run asks at two times, t and r; (B, T) for T frames.
+            condition: keywords of the network.
 
         Raises:
             ModelOutputError: the output holds no tensor, or one of another batch, type, layout or device.
         """
         if self._experts is not None:
             high, low = self._experts
-            return (high if self.model.is_high(t) else low)(x, t, condition)  # type: ignore[attr-defined]
-        answer = self.model(x, timestep=t, **condition) if self._time_by_name else self.model(x, t, **condition)
+            is_high = self.model.is_high(t[:, 0] if self.two_times else t)  # type: ignore[attr-defined]
+            return (high if is_high else low)(x, t, condition)
+        answer = self._call(x, t, condition)
         output = _tensor_in(answer)
         if not isinstance(output, Tensor):
             raise ModelOutputError(
@@ -237,10 +247,23 @@ class ModelAdapter:
 
     def unchecked(self) -> Callable[[Tensor, Tensor, Mapping[str, Any]], Tensor]:
         """(x, t, condition) ↦ the network's raw output, without a check, for captured runs."""
+        call = self._call
+        return lambda x, t, condition: _tensor_in(call(x, t, condition))
+
+    @functools.cached_property
+    def _call(self) -> Callable[[Tensor, Tensor, Mapping[str, Any]], Any]:
+        """(x, times, condition) ↦ what the model returns."""
         model = self.model
+        if self.two_times:
+            return at_two_times(model, self._second_time or SECOND_TIMES[0], time_by_name=self._time_by_name)
         if self._time_by_name:
-            return lambda x, t, condition: _tensor_in(model(x, timestep=t, **condition))
-        return lambda x, t, condition: _tensor_in(model(x, t, **condition))
+            return lambda x, t, condition: model(x, timestep=t, **condition)
+        return lambda x, t, condition: model(x, t, **condition)
+
+    @functools.cached_property
+    def _second_time(self) -> str | None:
+        """The name of the model's second time, if it has one."""
+        return next((name for name in SECOND_TIMES if name in self._parameters), None)
 
     def refuse_call(self, condition: Mapping[str, Any], where: str) -> None:
         """Raise where the model's signature does not accept this condition.
@@ -250,13 +273,19 @@ class ModelAdapter:
             where: the place of the error.
 
         Raises:
-            ConfigurationError: the model does not take (x, t), does not take these keywords, or requires others.
+            ConfigurationError: the model does not take (x, t), does not take these keywords, or requires others; or
+                it has another number of times than the run.
         """
         for expert in self._experts or ():
             expert.refuse_call(condition, where)
         signature = self._signature
         if signature is None:
             return
+        if self.two_times:
+            refuse_one_time(shown(self.model), self._second_time, condition, where)
+            condition = {**condition, str(self._second_time): None}
+        else:
+            refuse_two_times(shown(self.model), signature, condition)
         try:
             if self._time_by_name:
                 signature.bind(None, timestep=None, **condition)

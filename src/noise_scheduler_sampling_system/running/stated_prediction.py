@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES
+from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES, TWO_TIME_TYPES
 from ..support.data_files import read_json
 from ..support.errors import ConfigurationError
 
@@ -55,7 +55,8 @@ def stated_prediction(model: Any, *, beside: bool = True) -> Statement | None:
     own = getattr(inner, "prediction_type", None)
     if isinstance(own, str):
         kind = PREDICTION_ALIASES.get(own, own)
-        return Statement(kind, f"{type(inner).__name__}.prediction_type") if kind in PREDICTION_TYPES else None
+        known = kind in (*PREDICTION_TYPES, *TWO_TIME_TYPES)
+        return Statement(kind, f"{type(inner).__name__}.prediction_type") if known else None
     place = _origin(inner) if beside else None
     return None if place is None else _of_scheduler_beside(place)
 

@@ -8,6 +8,7 @@ adaptive.py       step sizes that a tolerance determines
 stochastic/       noise that is part of the method
 cfg_pp.py         CFG++
 reversible.py     steps with an exact inverse
+two_times.py      networks of two times
 """
 
 from .adaptive import AdaptiveSampler
@@ -70,6 +71,7 @@ from .stochastic import (
     SEEDSSampler,
     TCDSampler,
 )
+from .two_times import FlowMapSampler
 
 __all__ = [
     "AdamsSampler",
@@ -107,6 +109,7 @@ __all__ = [
     "ExponentialRKSampler",
     "FlowGRPOSampler",
     "FlowHeunSampler",
+    "FlowMapSampler",
     "GradientEstimationSampler",
     "HeunSampler",
     "IPNDMSampler",

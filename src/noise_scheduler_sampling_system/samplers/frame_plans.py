@@ -51,6 +51,13 @@ def plan_frames(sampler: BaseSampler, grid: FrameGrid) -> FramePlan:
         moves = [moving[frame] for moving in grid.moving]
         frames.append(_Frame(own, None if own is None else plans[own], grid.levels[0][frame], tuple(moves), time))
     distinct = list(plans.values())
+    if any(plan.two_times for plan in distinct):
+        raise ConfigurationError(
+            f"the sampler {distinct[0].sampler!r} asks at two times, and frames have one time each",
+            where="grid",
+            why="a network of two times is asked for one step of a whole sample",
+            suggestion="give a TimeGrid, or a sampler for networks of one time",
+        )
     rows, step = _aligned(frames, grid.steps)
     plan_of = [-1 if f.plan is None else next(i for i, p in enumerate(distinct) if p is f.plan) for f in frames]
     row_of = np.array(rows)

@@ -93,6 +93,10 @@ class BaseNoiseScheduler(NoisePath):
         return log_snr
 
     @property
+    def time_unit(self) -> float:
+        return float(self.num_train_timesteps)
+
+    @property
     def num_train_timesteps(self) -> int:
         """T, the number of noise levels."""
         return self.config.num_train_timesteps

@@ -98,6 +98,10 @@ class _Modified(NoisePath, ABC):
     def t_clean(self) -> float:
         return self.path.t_clean
 
+    @property
+    def time_unit(self) -> float:
+        return self.path.time_unit
+
     @abstractmethod
     def _around(self, path: NoisePath) -> NoisePath:
         """This modifier on another path."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config.options import Option, checked_options, declared_by
-from ..config.prediction import quantity
+from ..config.prediction import SecondLevel, quantity
 from ..config.settings import SCHEDULE_FIELDS, NoiseSchedulerConfig
 from ..support.drawn import Drawn
 from ..support.errors import ConfigurationError
@@ -187,6 +187,31 @@ class NoisePath(ByValue, Drawn, metaclass=_CheckedWhenMade):
     def spacing_shift(self) -> float:
         """The factor by which :meth:`time_at` multiplies σ/α of evenly spaced times; 1 on most paths."""
         return 1.0
+
+    @property
+    def time_unit(self) -> float:
+        """The path's own unit of time, in the numbers that the network is told.
+
+        The average velocity of a network of two times is (x_t − x_r)/(t − r) in this unit. It is the option
+        ``time_scale`` where the path has one, so that time is σ on the straight path; ``num_train_timesteps`` on a
+        discrete path; and 1 on all others.
+        """
+        return float(self.options.get("time_scale", 1.0))
+
+    @property
+    def clean_level(self) -> Level | None:
+        """The level of clean data at the time that a network of two times is told, or None.
+
+        None: the path reaches clean data at no time. The cleanest level that a network knows is then that of
+        ``t_min``.
+        """
+        t = self.t_clean
+        level = Level(t, float(self.alpha(t)), float(self.sigma(t)))
+        return level if level.sigma == 0.0 else None
+
+    def second_level(self, now: Level, to: Level) -> SecondLevel:
+        """A level as a network of two times is asked for it, at an input of the level ``now``."""
+        return SecondLevel(to.t, to.alpha, to.sigma, (now.t - to.t) / self.time_unit)
 
     def up_to(self, t: float) -> NoisePath:
         """A copy of the path without the levels noisier than this time, for image-to-image.

@@ -52,7 +52,7 @@ def sharing_key(
         device: of the state.
         frames: (T,) for samples whose T frames have times of their own.
     """
-    return id(adapter.model), tuple(shape), dtype, device, frames, _kind(condition)
+    return id(adapter.model), adapter.two_times, tuple(shape), dtype, device, frames, _kind(condition)
 
 
 @final
@@ -63,7 +63,7 @@ class Question:
     Attributes:
         asked: the network and the condition, of R rows.
         x: the network's input, shape (R, ...).
-        t: its times, shape (R,), or (R, T) for T frames with times of their own.
+        t: its times, shape (R,); (R, 2) for a network of two times; (R, T) for T frames with times of their own.
         plan, row: what the evaluation is for.
         owns_input: whether nothing else reads x, so that the network may change it.
         is_suspect: whether the input or the output may hold NaN or Inf.

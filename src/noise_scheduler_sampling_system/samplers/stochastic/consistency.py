@@ -13,7 +13,7 @@ from ...schedules.path import Level, NoisePath
 from ..base import BaseSampler
 from ..steps import first_order, renoised
 
-__all__ = ["LCMSampler", "TCDSampler"]
+__all__ = ["LCMSampler", "TCDSampler", "lower_level"]
 
 
 @final
@@ -62,16 +62,16 @@ class TCDSampler(BaseSampler):
     def write(self, build: PlanBuilder, grid: TimeGrid) -> None:
         for i, now, after in grid.intervals():
             p = build.predict(now, i)
-            low = self._lower(after)
+            low = lower_level(self.scheduler, after, self.options["eta"])
             build.advance(first_order(p, low))
             if after.sigma > low.sigma:
                 build.advance(renoised(build.x, build.noise(i), low, after))
 
-    def _lower(self, after: Level) -> Level:
-        """The level at (1 − γ) times the next level's time."""
-        if after.sigma == 0.0 or self.options["eta"] == 0.0:
-            return after
-        path = self.scheduler
-        t = (1.0 - self.options["eta"]) * after.t
-        t = math.floor(t) if path.discrete else t
-        return path.level(t) if t >= path.t_min and self.options["eta"] < 1.0 else Level(after.t, 1.0, 0.0)
+
+def lower_level(path: NoisePath, after: Level, gamma: float) -> Level:
+    """The level at (1 − γ) times the time of ``after``, as TCD chooses it; a clean one below the path's times."""
+    if after.sigma == 0.0 or gamma == 0.0:
+        return after
+    t = (1.0 - gamma) * after.t
+    t = math.floor(t) if path.discrete else t
+    return path.level(t) if t >= path.t_min and gamma < 1.0 else Level(after.t, 1.0, 0.0)
