@@ -35,8 +35,8 @@ class ExactModel(ABC):
 
     It is called like a network and returns the exact conditional expectation. The error of a sampler against
     :meth:`reference_solution` is therefore the sampler's alone. Called with a second time it is a network of two times
-    and returns the exact flow map of the probability-flow ODE (:mod:`.flow_map`). It computes in float64 (float32 on MPS), on the
-    device of the samples, and is thread-safe.
+    and returns the exact flow map of the probability-flow ODE (:mod:`.flow_map`). It computes in float64 (float32 on
+    MPS), on the device of the samples, and is thread-safe.
 
     A subclass implements :meth:`_data`: the subspace of its data, and their distribution.
 
