@@ -91,7 +91,6 @@ NAMES: dict[str, Resolved] = {
     "LCMScheduler": _r("lcm", "trailing", timestep_scaling=10.0),
     "CMStochasticIterativeScheduler": _r("lcm"),
     "TCDScheduler": _r("tcd", "trailing"),
-    "FlowMapEulerDiscreteScheduler": _r("flow_map"),
     # k-diffusion and ComfyUI
     "euler_ancestral": _r("ancestral"),
     "euler_a": _r("ancestral"),

@@ -89,7 +89,8 @@ def _level(path: NoisePath, t: float) -> Level:
 
 def _each(time: float | Tensor, batch: int, where: str) -> Tensor:
     """A time of each sample, on the CPU in float64."""
-    value = torch.as_tensor(time).detach().to("cpu", torch.float64)
+    given = time.detach() if isinstance(time, Tensor) else torch.tensor(time, dtype=torch.float64)
+    value = given.to("cpu", torch.float64)
     if value.ndim > 1 or value.numel() not in (1, batch):
         raise ConfigurationError(
             f"{where} has shape {tuple(value.shape)} for a batch of {batch}",

@@ -51,14 +51,15 @@ def catalog(
 
 
 def samplers_with_plans() -> list[str]:
-    """The samplers that can be compiled without more data than a path."""
+    """The samplers for networks of one time that can be compiled without more data than a path."""
     found = []
     for name in sorted(SAMPLERS):
         try:
-            SamplerFactory.create(name).plan(4)
+            plan = SamplerFactory.create(name).plan(4)
         except ConfigurationError:  # it has only step(), or needs statistics of a model
             continue
-        found.append(name)
+        if not plan.two_times:  # the page's model has one time
+            found.append(name)
     return found
 
 

@@ -87,7 +87,9 @@ def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> tuple[
             grid = grid_of(steps)
         except (NoiseSamplingError, ArithmeticError, ValueError):  # impossible on this path or with N calls
             continue
-        if plan.stochastic or plan.null is not None or plan.delta is not None or plan.fingerprint in found:
+        if plan.stochastic or plan.two_times or plan.null is not None or plan.delta is not None:
+            continue
+        if plan.fingerprint in found:
             continue
         try:
             table = Table.of_plan(plan, start=grid.levels[0]) if plan.nfe == nfe else None

@@ -40,11 +40,21 @@ def plans_as_data(plan: Plans) -> dict[str, Any]:
 
 
 def refuse_second_branch(plan: SamplingPlan) -> None:
-    """Raise for a plan that reads the unconditional prediction: that of CFG++, or one that holds its guidance.
+    """Raise for a plan that asks for more than pipelines of diffusers hand over.
+
+    That is the unconditional prediction (CFG++, and plans that hold their guidance), and a second time.
 
     Raises:
         ConfigurationError: it does; the error says what to use instead.
     """
+    if plan.two_times:
+        raise ConfigurationError(
+            f"{plan.sampler!r} asks a network of two times, and a pipeline chooses what its network is told",
+            where="method",
+            why="a scheduler cannot give the second time",
+            suggestion="use method='euler': in pipelines for flow maps (AnyFlow) its step with the average velocity is "
+            "the step of the flow map; or DiffusionPipeline.sample with a function of (x, t, r, **condition)",
+        )
     if plan.scale is None and not any(plan.reads_null):
         return
     holds = "" if plan.scale is None else f", for the guidance of scale {plan.scale:g} that the plan holds"
