@@ -34,7 +34,8 @@ Made by `python benchmarks/moments_table.py`. A cell is the standard deviation o
 exact model. It is computed exactly from the plan (`plan.gaussian_moments({WIDTH})`). 1 is right. Above 1, noise is left
 in; below 1, detail is lost. A guarded step gives up order where it would widen or narrow the data (`guarded=True`, the
 default of every sampler with an order above 1). The last column is the largest value of the row without the guard.
-`lcm` and `tcd` are for distilled models, whose output differs from that of the exact model.
+`lcm` and `tcd` are for distilled models, whose output differs from that of the exact model; `flow_map` is for networks
+of two times, and its row is that of an exact one.
 
 """
 

@@ -64,6 +64,8 @@ INTRO = """Every sampler except `adaptive` writes a plan. The numbers are measur
 - **error**: RMS per pixel to the exact solution for the digits (linear schedule) within N model calls, with the best of
   the spacings {spacings}. A dash: the sampler is stochastic, or cannot use between 80 and 100 % of
   the calls.
+- `flow_map` is for networks of two times, which make it exact ([two-times.md](two-times.md)). Here it runs one of one
+  time, with which it is Euler's method.
 
 """
 

@@ -299,6 +299,23 @@ def test_plans_without_a_second_time_are_what_they_were():
     assert "to" not in plan.to_dict()
 
 
+def test_differences_say_what_a_network_is_asked():
+    flow_map, euler, fast = pipeline_of("flow"), pipeline_of("flow", method="euler"), pipeline_of("flow", gamma=1.0)
+    apart = flow_map.plan(3).diff(euler.plan(3))
+    assert not apart.same_numbers
+    assert "times of the network: 2 and 1" in str(apart)
+    assert flow_map.plan(3).diff(flow_map.plan(3)).same_numbers
+    assert flow_map.plan(3).diff(fast.plan(3)).levels == (0, 1)
+
+
+def test_figures_name_both_times():
+    pytest.importorskip("matplotlib")
+    from noise_scheduler_sampling_system.plots import plot_plan
+
+    figure = plot_plan(pipeline_of("flow", gamma=0.5).plan(2))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["1000 → 464.1", "500 → 0"]
+
+
 @pytest.mark.parametrize(
     ("column", "change", "match"),
     [

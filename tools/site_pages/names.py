@@ -53,9 +53,9 @@ def _samplers() -> str:
         'Give a sampler by its name, and its options as keywords: `DiffusionPipeline(config, "ddim", eta=0.5)`, or in '
         "a file `sampler_options: {eta: 0.5}`. " + _MADE + "[Samplers, measured](../samplers.md) has the orders and "
         "errors, [Choose a sampler](../choose.md) says which to take.\n",
-        "Every sampler that writes plans also has `afs=True`, the analytic first step, which saves the first model "
-        "call. Every sampler whose order is above 1 has `guarded`: it lowers the order of a step that would widen or "
-        "narrow the data ([methods](../methods.md)).\n",
+        "Every sampler that writes plans but `flow_map` also has `afs=True`, the analytic first step, which saves the "
+        "first model call. Every sampler whose order is above 1 has `guarded`: it lowers the order of a step that "
+        "would widen or narrow the data ([methods](../methods.md)).\n",
     ]
     rows = [
         [f"[`{name}`](#{name})", str(cls.order), str(cls.calls_per_step), "yes" if cls.stochastic else "no",

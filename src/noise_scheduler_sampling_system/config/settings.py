@@ -72,7 +72,8 @@ class NoiseSchedulerConfig(BaseModel):
             (Lin et al. 2023, arXiv 2305.08891, Algorithm 1).
         prediction_type: what the model returns: "epsilon" (the noise ε), "sample" (the
             clean x₀), "v_prediction" (v = α·ε − σ·x₀) or "flow_prediction" (ε − x₀). The default of "flow" is
-            "flow_prediction", that of "edm" is "sample".
+            "flow_prediction", that of "edm" is "sample". A network of two times (x, t, r) predicts one of these for
+            the straight step from t to r, "state" (x_r) or "average_velocity" ((x_t − x_r)/(t − r)).
         clip_sample: clip the predicted clean sample to ±``clip_sample_range``. For data
             with that range only. Off by default, because it destroys latents.
         clip_sample_range: the largest absolute value of the data; above 0.

@@ -40,13 +40,17 @@ def difference(a: SamplingPlan, b: SamplingPlan) -> PlanDifference:
         for name in ("sampler", "space", "order")
         if getattr(a, name) != getattr(b, name)
     ]
+    if a.two_times != b.two_times:
+        settings.append(("times of the network", *(2 if plan.two_times else 1 for plan in (a, b))))
     for name in sorted({*a.options, *b.options}):
         one, other = a.options.get(name, "not set"), b.options.get(name, "not set")
         if one != other:
             settings.append((f"option {name}", one, other))
     shared = min(len(a), len(b))
-    apart = np.abs(_log_snr(a)[:shared] - _log_snr(b)[:shared])
-    apart = np.where(np.isnan(apart), 0.0, apart)  # both without signal, or both without noise
+    apart = _apart(_log_snr(a)[:shared], _log_snr(b)[:shared])
+    if a.to is not None and b.to is not None:
+        second = (_log_snr_of(plan.to[:shared, 1], plan.to[:shared, 2]) for plan in (a, b))
+        apart = np.maximum(apart, _apart(*second))
     levels = tuple(int(i) for i in np.flatnonzero(apart > _SAME_LEVEL))
     stds = (0.1, 0.3, 1.0)
     moments = zip(stds, a.gaussian_moments(np.array(stds)).std, b.gaussian_moments(np.array(stds)).std, strict=True)
@@ -57,14 +61,25 @@ def difference(a: SamplingPlan, b: SamplingPlan) -> PlanDifference:
 
 
 def _log_snr(plan: SamplingPlan) -> Array:
+    return _log_snr_of(plan.alpha[:-1], plan.sigma[:-1])
+
+
+def _log_snr_of(alpha: Array, sigma: Array) -> Array:
     with np.errstate(divide="ignore"):
-        result: Array = 2.0 * (np.log(plan.alpha[:-1]) - np.log(plan.sigma[:-1]))
+        result: Array = 2.0 * (np.log(alpha) - np.log(sigma))
     return result
+
+
+def _apart(one: Array, other: Array) -> Array:
+    """The differences of log SNR; 0 where both have no signal, or both no noise."""
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(one - other)
+    return np.where(np.isnan(apart), 0.0, apart)
 
 
 def _coefficients(a: SamplingPlan, b: SamplingPlan) -> float:
     """The largest difference of a state's coefficients, over the state's largest one."""
-    if len(a) != len(b) or a.space != b.space:
+    if len(a) != len(b) or a.space != b.space or a.two_times != b.two_times:
         return math.nan
     one, other = _states(a), _states(b)
     largest = np.maximum(np.abs(one).max(axis=1), np.abs(other).max(axis=1))

@@ -20,10 +20,12 @@ class PlanDifference:
     Attributes:
         counts: (name, of a, of b) of each count that differs: model calls, steps, rows, history.
         settings: (name, of a, of b) of each field that differs: sampler, options, space, order.
-        levels: the rows whose level differs, of the rows that both have.
+        levels: the rows whose level differs, of the rows that both have; in plans for networks of two times also
+            those whose second level does.
         log_snr: the largest difference of log SNR over rows that both have, infinite where one has no signal or noise.
         coefficients: the largest difference of a coefficient of the canonical form, as a fraction of its state's
-            largest coefficient; NaN where the plans have other numbers of rows, or combine another quantity.
+            largest coefficient; NaN where the plans have other numbers of rows, combine another quantity, or are for
+            networks of another number of times.
         noise: the standard deviation of the noise that a row adds, as a fraction of σ of the next level, root mean
             square over rows: of a and of b.
         moments: (standard deviation of the data, of a's result, of b's) for Gaussian data and the exact model.

@@ -24,6 +24,8 @@ _NUMBERED = 24
 def plot_plan(plan: SamplingPlan, experts: Experts | None = None) -> Any:
     """The coefficients of a plan's rows as a heat map: of the state, of predictions, and of noise.
 
+    Rows of a plan for networks of two times are named by both times.
+
     Args:
         plan: the plan.
         experts: a model of two networks. A line between two rows shows where it switches from one to the other.
@@ -34,7 +36,7 @@ def plot_plan(plan: SamplingPlan, experts: Experts | None = None) -> Any:
     _check(plan, "plan")
     values, names = _table(plan, _width(plan.b), _width(plan.c))
     title = f"{plan.sampler}: {plan.steps} steps, {plan.nfe} model calls, amplification {plan.amplification:.3g}"
-    figure = _heat_map(values, names, title)
+    figure = _heat_map(values, names, title, _times(plan))
     if experts is not None:
         _mark_switch(figure.axes[0], experts.rows(plan), experts.switch_time)
     return figure
@@ -104,7 +106,14 @@ def _table(plan: SamplingPlan, width: int, noise: int) -> tuple[Array, list[str]
     return np.concatenate(parts, axis=1), names
 
 
-def _heat_map(values: Array, names: list[str], title: str) -> Any:
+def _times(plan: SamplingPlan) -> list[str] | None:
+    """The times of each row, in a plan for networks of two times."""
+    if plan.to is None:
+        return None
+    return [f"{t:.4g} → {r:.4g}" for t, r in zip(plan.time, plan.to[:, 0], strict=True)]
+
+
+def _heat_map(values: Array, names: list[str], title: str, times: list[str] | None = None) -> Any:
     rows, columns = values.shape
     figure, (axes,) = new_axes(1.6 + 0.95 * columns, 1.2 + 0.26 * min(rows, 60))
     largest = float(np.abs(values).max()) or 1.0
@@ -114,7 +123,9 @@ def _heat_map(values: Array, names: list[str], title: str) -> Any:
     axes.grid(False)
     axes.set_xticks(range(columns), names)
     axes.xaxis.tick_top()
-    axes.set(ylabel="row", title=title)
+    axes.set(ylabel="row" if times is None else "t → r", title=title)
+    if times is not None and rows <= _NUMBERED:
+        axes.set_yticks(range(rows), times)
     axes.title.set_fontsize(9)
     if rows <= _NUMBERED:
         for (i, k), value in np.ndenumerate(values):

@@ -46,7 +46,8 @@ class BaseSampler(ByValue, ABC):
         stochastic: whether noise is added with the default options.
         declared_options: the sampler's own options, each with its default, type and range
             (:class:`~.config.options.Option`). A class that declares none has those of its base. Every sampler that
-            writes plans also has ``afs``, the analytic first step, which saves the first model call.
+            writes plans for networks of one time also has ``afs``, the analytic first step, which saves the first model
+            call.
         option_defaults: the defaults of the options. A class may write them instead of ``declared_options``. The type
             of a plain value then says what is allowed: True or False, a whole number ≥ 1, a number ≥ 0, or one of
             ``choices``.
