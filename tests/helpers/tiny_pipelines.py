@@ -17,12 +17,14 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
 
-__all__ = ["BUILDERS", "FLOW", "LATENT", "SIDE", "arguments", "build", "image", "mask"]
+__all__ = ["BUILDERS", "CHAT", "FLOW", "LATENT", "SIDE", "arguments", "build", "image", "mask"]
 
 #: Height and width of images; latents have half of it.
 SIDE = 16
@@ -229,6 +231,71 @@ def wan_vae() -> diffusers.AutoencoderKLWan:
     )
 
 
+@_seeded
+def chat_tokenizer() -> T5Tokenizer:
+    """A tokenizer with a template for chats, as those of language models have."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    made = T5Tokenizer(vocab=[*special, *((letter, -3.0) for letter in _LETTERS)], extra_ids=0, model_max_length=512)
+    made.chat_template = (
+        "{% set said = messages[-1].content %}{% if said is string %}{{ said }}{% else %}{{ said[0].text }}{% endif %}"
+    )
+    return made
+
+
+@_seeded
+def language_model() -> Qwen3ForCausalLM:
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(t5_tokenizer()), hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+        )
+    )  # fmt: skip
+
+
+@_seeded
+def flux2_transformer() -> diffusers.Flux2Transformer2DModel:
+    return _flux2_transformer(guidance_embeds=True)
+
+
+@_seeded
+def klein_transformer() -> diffusers.Flux2Transformer2DModel:
+    return _flux2_transformer(guidance_embeds=False)
+
+
+def _flux2_transformer(**more: Any) -> diffusers.Flux2Transformer2DModel:
+    return diffusers.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4), **more,
+    )  # fmt: skip
+
+
+@_seeded
+def flux2_vae() -> diffusers.AutoencoderKLFlux2:
+    made = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(16, 16), norm_num_groups=8, latent_channels=4, sample_size=SIDE,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    made.bn.running_mean.uniform_(-1.0, 1.0)
+    made.bn.running_var.uniform_(0.5, 2.0)
+    return made
+
+
+@_seeded
+def qwen_transformer() -> diffusers.QwenImageTransformer2DModel:
+    return diffusers.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
+    )  # fmt: skip
+
+
+@_seeded
+def qwen_vae() -> diffusers.AutoencoderKLQwenImage:
+    return diffusers.AutoencoderKLQwenImage(
+        base_dim=3, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.0, 2.0, 0.5, 1.5],
+    )  # fmt: skip
+
+
 def _beta_scheduler(scheduler: Any) -> Any:
     return diffusers.DDIMScheduler(**LATENT, clip_sample=False) if scheduler is None else scheduler
 
@@ -337,6 +404,34 @@ def wan(scheduler: Any = None) -> diffusers.WanPipeline:
     )
 
 
+def _chat_parts() -> dict[str, Any]:
+    return {"tokenizer": chat_tokenizer(), "text_encoder": language_model()}
+
+
+def _dynamic(scheduler: Any) -> Any:
+    return scheduler or diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+
+
+def flux2(scheduler: Any = None) -> diffusers.Flux2Pipeline:
+    return diffusers.Flux2Pipeline(
+        **_chat_parts(), vae=flux2_vae(), transformer=flux2_transformer(), scheduler=_dynamic(scheduler)
+    )
+
+
+def flux2_klein(scheduler: Any = None) -> diffusers.Flux2KleinPipeline:
+    return diffusers.Flux2KleinPipeline(
+        **_chat_parts(), vae=flux2_vae(), transformer=klein_transformer(), scheduler=_dynamic(scheduler)
+    )
+
+
+def qwen_image(scheduler: Any = None) -> diffusers.QwenImagePipeline:
+    made = diffusers.QwenImagePipeline(
+        **_chat_parts(), vae=qwen_vae(), transformer=qwen_transformer(), scheduler=_dynamic(scheduler)
+    )
+    made.prompt_template_encode, made.prompt_template_encode_start_idx = "{}", 0  # the letters of the prompt alone
+    return made
+
+
 #: Pipelines by kind; each builder takes a scheduler, or uses the one that is usual for the kind.
 BUILDERS: dict[str, Callable[..., Any]] = {
     "sd": stable_diffusion,
@@ -353,6 +448,14 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "cogvideox": cogvideox,
     "ltx": ltx,
     "wan": wan,
+    "flux2": flux2,
+    "flux2_klein": flux2_klein,
+    "qwen": qwen_image,
+}
+#: What every encode_prompt of the language models is told.
+CHAT: dict[str, dict[str, Any]] = {
+    **{kind: {"max_sequence_length": 16, "text_encoder_out_layers": (0, 1)} for kind in ("flux2", "flux2_klein")},
+    "qwen": {"max_sequence_length": 16},
 }
 #: Height and width in pixels and the number of frames, of those that make videos.
 _FRAMES = {"cogvideox": (16, 9), "ltx": (32, 9), "wan": (16, 5)}
@@ -392,6 +495,9 @@ def arguments(kind: str, *, steps: int = 5, seed: int | None = 0, batch: int = 1
         given |= {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 16}
     if kind in ("sd3", "flux", "auraflow", *_FRAMES):
         given["max_sequence_length"] = 16
+    if kind == "qwen":
+        given["true_cfg_scale"] = given.pop("guidance_scale")
+    given |= CHAT.get(kind, {})
     if kind in _FRAMES:
         size, frames = _FRAMES[kind]
         given |= {"height": size, "width": size, "num_frames": frames}

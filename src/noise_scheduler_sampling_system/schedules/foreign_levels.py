@@ -13,8 +13,10 @@ from .path import Level, NoisePath
 __all__ = ["refuse_foreign_levels"]
 
 _EXACT, _ROUNDED = 1e-6, 1e-3
-#: Half a timestep, and a little more.
-_HALF = 0.51
+#: Half a timestep, and a whole one, and a little more.
+_HALF, _WHOLE = 0.51, 1.01
+#: Networks of paths whose times reach this may be told whole times: diffusers' UniPC drops the fraction of 1000·σ.
+_COUNTS = 100.0
 
 
 def refuse_foreign_levels(
@@ -32,7 +34,8 @@ def refuse_foreign_levels(
         levels: each with a time.
         where: the argument that holds the levels.
         rounded: the levels come from tables of another library, in single precision and at whole timesteps. They may
-            differ from the path's by a factor of 1 ± 10⁻³ instead of 10⁻⁶, and by half a timestep.
+            differ from the path's by a factor of 1 ± 10⁻³ instead of 10⁻⁶, and by half a timestep; on continuous paths
+            by the fraction of a whole time.
         suggestion: what to do.
 
     Raises:
@@ -49,8 +52,9 @@ def refuse_foreign_levels(
             suggestion=suggestion,
         ) from None
     tolerance = _ROUNDED if rounded else _EXACT
-    if rounded and path.discrete:
-        ends += [_factors(path, np.clip(t + shift, path.t_min, path.t_max)) for shift in (-_HALF, _HALF)]
+    if rounded and (path.discrete or (path.t_max >= _COUNTS and bool((t == np.round(t)).all()))):
+        shifts = (-_HALF, _HALF if path.discrete else _WHOLE)
+        ends += [_factors(path, np.clip(t + shift, path.t_min, path.t_max)) for shift in shifts]
     low, high = np.min(ends, axis=0) * (1.0 - tolerance), np.max(ends, axis=0) * (1.0 + tolerance)
     if not ((low - 1e-9 <= given) & (given <= high + 1e-9)).all():
         raise ConfigurationError(

@@ -73,6 +73,7 @@ class DiffusersPipeline(DiffusionPipeline):
         keep_known: bool = True,
         output_type: str = "pil",
         encode_options: Mapping[str, Any] | None = None,
+        num_frames: int | None = None,
         **options: Any,
     ) -> Any:
         """Draw images from a prompt, a class or an image, with the network and the encoders of the pipeline.
@@ -95,6 +96,7 @@ class DiffusersPipeline(DiffusionPipeline):
                 :class:`~.guidance.KnownRegion`. False leaves it to networks for inpainting.
             output_type: "pil", "np", "pt" (both in [0, 1]) or "latent".
             encode_options: further keywords of the pipeline's ``encode_prompt`` ("clip_skip", "prompt_2").
+            num_frames: of each video, for Wan and LTX.
             options: further arguments of :meth:`sample`: ``seed``, ``generator``, ``initial_noise`` (diffusers calls
                 it latents; unit variance), ``callback``, ``early_stopping``, ``max_batch_size``, ``return_result``, ...
 
@@ -112,6 +114,7 @@ class DiffusersPipeline(DiffusionPipeline):
         request = ImageRequest(
             prompt, negative_prompt, class_labels, height, width, num_images_per_prompt, num_inference_steps,
             guidance_scale, guidance, image, mask_image, strength, keep_known, output_type, encode_options,
+            num_frames,
         )  # fmt: skip
         return self._generator.generate(self, request, options)
 
@@ -139,8 +142,9 @@ class DiffusersPipeline(DiffusionPipeline):
         return {**self._generator.inputs(given), **levels}
 
     def level_arguments(
-        self, num_inference_steps: int = 50, *, height: int | None = None, width: int | None = None
-    ) -> dict[str, Any]:
+        self, num_inference_steps: int = 50, *, height: int | None = None, width: int | None = None,
+        num_frames: int | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """The arguments of :meth:`sample` that make it visit the levels of :meth:`generate`.
 
         They are ``num_inference_steps``, and ``plan`` or ``grid`` where the levels are those of the pipeline's own
@@ -149,11 +153,14 @@ class DiffusersPipeline(DiffusionPipeline):
         Args:
             num_inference_steps: N.
             height, width: in pixels; default: the size that the network was trained on.
+            num_frames: of each video.
 
         Raises:
             ConfigurationError: an argument that cannot work.
         """
-        request = ImageRequest(num_inference_steps=num_inference_steps, height=height, width=width)
+        request = ImageRequest(
+            num_inference_steps=num_inference_steps, height=height, width=width, num_frames=num_frames
+        )
         return self._generator.level_arguments(self, request)
 
     def plan(  # type: ignore[override]  # the base has the overloads

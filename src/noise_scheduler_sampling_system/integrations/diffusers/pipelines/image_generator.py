@@ -23,7 +23,7 @@ from ....support.errors import ConfigurationError
 from ..reading.reading import read
 from ..reading.scheduler_reading import Reading
 from .backbones import Backbone, Conditions, Prompt, backbone_of
-from .image_request import ImageRequest, checked_run_options, prompt_of, refused_by_diffusers, size_of
+from .image_request import ImageRequest, checked_run_options, frames_of, prompt_of, refused_by_diffusers, size_of
 from .known_image import KnownImage
 from .run_start import RunStart, path_at, start_of_run
 
@@ -65,7 +65,10 @@ class ImageGenerator:
         known = KnownImage.of(request, prompt, backbone)
         runner, start = self._start(pipeline, request, prompt, options)
         condition, null = self._conditions(prompt, known)
-        guidance = _guidance(request, prompt, known, null is not None, options.pop("classifier_free_guidance", None))
+        wanted = options.pop("classifier_free_guidance", None)
+        own = backbone.guidance(prompt.scale) if null is not None and wanted is not False else ()
+        guided = replace(request, guidance=own) if request.guidance is None and own else request
+        guidance = _guidance(guided, prompt, known, null is not None, wanted)
         first_state = _first_state(start, known, options, shape, dtype, backbone.device)
         result = runner.sample(
             backbone.network, shape, steps, condition=condition or None, null_condition=null, device=backbone.device,
@@ -113,9 +116,10 @@ class ImageGenerator:
         request = request.checked(self.backbone)
         prompt = prompt_of(request, self.backbone)
         condition, null = self._conditions(prompt, None)
-        guidance: dict[str, Any] = {"guidance_scale": prompt.scale} if request.guidance is None else {}
-        if request.guidance is not None or null is None:
-            guidance = {"guidance": request.guidance or ()}
+        own = self.backbone.guidance(prompt.scale) if null is not None else ()
+        guidance: dict[str, Any] = {"guidance_scale": prompt.scale}
+        if request.guidance is not None or null is None or own:
+            guidance = {"guidance": request.guidance or own}
         return {
             "model": self.backbone.network, "shape": self.backbone.shape(prompt), "device": self.backbone.device,
             "condition": condition or None, "null_condition": null, **guidance,
@@ -131,7 +135,11 @@ class ImageGenerator:
 
     def _without_text(self, request: ImageRequest) -> Prompt:
         """What a request says about the size of its images."""
-        return Prompt(None, None, None, 1, False, self.backbone.default_scale, *size_of(request, self.backbone))
+        backbone = self.backbone
+        return Prompt(
+            None, None, None, 1, False, backbone.default_scale, *size_of(request, backbone),
+            frames=frames_of(request, backbone), steps=request.num_inference_steps,
+        )  # fmt: skip
 
     def _with_options_for(self, pipeline: DiffusionPipeline, steps: int) -> DiffusionPipeline:
         """The pipeline with the options that its scheduler has in a run of N = ``steps``."""

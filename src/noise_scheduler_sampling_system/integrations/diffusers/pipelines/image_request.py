@@ -28,7 +28,7 @@ from ....support.argument_checks import (
 from ....support.errors import ConfigurationError, NoiseSamplingError, shown
 from .backbones import Backbone, Prompt
 
-__all__ = ["ImageRequest", "checked_run_options", "prompt_of", "refused_by_diffusers", "size_of"]
+__all__ = ["ImageRequest", "checked_run_options", "frames_of", "prompt_of", "refused_by_diffusers", "size_of"]
 
 _OUTPUTS = ("pil", "np", "pt", "latent")
 
@@ -53,6 +53,7 @@ class ImageRequest:
     keep_known: bool = True
     output_type: str = "pil"
     encode_options: Mapping[str, Any] | None = None
+    num_frames: int | None = None
 
     def checked(self, backbone: Backbone) -> ImageRequest:
         """The request with every argument in the form that the run needs; each is checked on its own.
@@ -81,6 +82,7 @@ class ImageRequest:
             strength=None if strength is None else float(strength),
             keep_known=checked_flag(self.keep_known, "keep_known"),
             encode_options=_encode_options(self.encode_options, backbone),
+            num_frames=None if self.num_frames is None else checked_count(self.num_frames, "num_frames"),
         )
 
 
@@ -104,16 +106,24 @@ def prompt_of(request: ImageRequest, backbone: Backbone) -> Prompt:
         raise _refused("is given without an image", name, "give image=..., too")
     if request.guidance is not None and request.guidance_scale is not None and not backbone.scale_is_input:
         raise _refused("is given beside guidance", "guidance_scale", "put ClassifierFree(scale) into guidance")
+    if request.image is not None and not backbone.starts_from_image:
+        raise _refused(
+            f"{type(backbone).__name__} starts from text here", "image",
+            "run our sampler inside the pipeline that takes an image: PlanScheduler.from_config(pipe.scheduler)",
+        )  # fmt: skip
     height, width = size_of(request, backbone)
     texts = [request.prompt, request.negative_prompt]
     lengths = {len(text) for text in texts if text is not None and not isinstance(text, str)}
     if len(lengths) > 1:
         raise _refused("has another length than prompt", "negative_prompt", "give one text, or one a prompt")
     scale = backbone.default_scale if request.guidance_scale is None else request.guidance_scale
-    two_branches = request.guidance is not None or (scale != 1.0 and not backbone.scale_is_input)
+    guided = scale != 1.0 and not backbone.scale_is_input
+    guided = guided and (request.negative_prompt is not None or not backbone.needs_negative)
+    two_branches = request.guidance is not None or guided
     return Prompt(
         request.prompt, request.negative_prompt, labels, request.num_images_per_prompt,
         backbone.has_null_branch and two_branches, scale, height, width, dict(request.encode_options or {}),
+        frames_of(request, backbone), request.num_inference_steps,
     )  # fmt: skip
 
 
@@ -123,11 +133,30 @@ def size_of(request: ImageRequest, backbone: Backbone) -> tuple[int, int]:
     Raises:
         ConfigurationError: one of them is no whole number of the network's patches.
     """
-    height, width = request.height or backbone.default_size, request.width or backbone.default_size
+    height = request.height or backbone.default_height or backbone.default_size
+    width = request.width or backbone.default_width or backbone.default_size
     for name, pixels in {"height": height, "width": width}.items():
         if pixels % backbone.pixel_multiple:
             raise _refused(f"got {pixels}", name, f"give a multiple of {backbone.pixel_multiple}")
     return height, width
+
+
+def frames_of(request: ImageRequest, backbone: Backbone) -> int:
+    """The number of frames of the videos of a checked request; 1 for images.
+
+    Raises:
+        ConfigurationError: frames of an image, or a number that entries of x do not make.
+    """
+    frames = backbone.default_frames if request.num_frames is None else request.num_frames
+    if frames != 1 and backbone.default_frames == 1:
+        raise _refused(f"{type(backbone).__name__} makes images", "num_frames", "leave it out")
+    if (frames - 1) % backbone.frames_per_entry:
+        lower = frames - 1 - (frames - 1) % backbone.frames_per_entry
+        nearest = f"{lower + 1} or {lower + 1 + backbone.frames_per_entry}"
+        raise _refused(
+            f"got {frames}", "num_frames", f"give {nearest}: 1 and a multiple of {backbone.frames_per_entry}"
+        )
+    return frames
 
 
 def _refuse_missing_parts(pipe: Any) -> None:

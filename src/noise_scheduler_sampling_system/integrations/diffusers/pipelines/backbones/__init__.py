@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .....support.errors import ConfigurationError
-from . import transformers, unets  # noqa: F401  # they register their classes
+from . import flow_images, transformers, unets, videos  # noqa: F401  # they register their classes
 from .base import BACKBONES, Backbone, Conditions, Prompt, WrappedNetwork, register_backbone
 
 __all__ = ["BACKBONES", "Backbone", "Conditions", "Prompt", "WrappedNetwork", "backbone_of", "register_backbone"]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar, final
 import torch
 from torch import Tensor
 
+from .....guidance.base import Guidance
 from .....schedules.continuous import resolution_shift
 from .....support.registry import Registry
 
@@ -33,6 +34,8 @@ class Prompt:
         scale: the guidance scale, for networks that are told it.
         height, width: of the images, in pixels.
         encode_options: further keywords of the pipeline's ``encode_prompt``.
+        frames: of each video; 1 for images.
+        steps: N of the run.
     """
 
     text: str | Sequence[str] | None
@@ -44,6 +47,16 @@ class Prompt:
     height: int
     width: int
     encode_options: Mapping[str, Any] = field(default_factory=dict)
+    frames: int = 1
+    steps: int = 50
+
+    @property
+    def negatives(self) -> str | list[str]:
+        """The text of the unconditional branch, one for each prompt where there are several; "" where none is given."""
+        negative = self.negative if self.negative is not None else ""
+        if isinstance(negative, str) and not isinstance(self.text, str) and self.text is not None:
+            return [negative] * len(self.text)
+        return negative if isinstance(negative, str) else list(negative)
 
     @property
     def batch(self) -> int:
@@ -74,7 +87,11 @@ class Backbone(ABC):
         requires_condition: whether that argument must be given.
         has_null_branch: whether the network has an unconditional branch.
         scale_is_input: whether the network is told the guidance scale, which then does not make a second branch.
+        needs_negative: whether the unconditional branch runs only with a negative prompt.
         drops_variance: whether the network returns a variance that is not used.
+        starts_from_image: whether a run may start from an image.
+        default_frames: frames of a video where no number is given; 1: the pipeline makes images.
+        default_height, default_width: in pixels where none are given; None: :attr:`default_size`.
         max_shift: μ at the largest image size, where the scheduler's config does not say it.
     """
 
@@ -83,7 +100,12 @@ class Backbone(ABC):
     requires_condition: ClassVar[bool] = True
     has_null_branch: ClassVar[bool] = True
     scale_is_input: ClassVar[bool] = False
+    needs_negative: ClassVar[bool] = False
     drops_variance: ClassVar[bool] = False
+    starts_from_image: ClassVar[bool] = True
+    default_frames: ClassVar[int] = 1
+    default_height: ClassVar[int | None] = None
+    default_width: ClassVar[int | None] = None
     max_shift: ClassVar[float] = 1.15
 
     def __init__(self, pipe: Any) -> None:
@@ -121,6 +143,11 @@ class Backbone(ABC):
         return self.pixels_per_entry * int(self._inner.config.get("patch_size") or 1)
 
     @property
+    def frames_per_entry(self) -> int:
+        """The number of frames of one entry of x, after the first frame."""
+        return 1
+
+    @property
     def device(self) -> torch.device:
         """The device of the run."""
         found = getattr(self.pipe, "_execution_device", self.pipe.device)
@@ -135,13 +162,21 @@ class Backbone(ABC):
             prompt.width // self.pixels_per_entry,
         )
 
+    def tokens(self, prompt: Prompt) -> int:
+        """The length of the sequence that the network sees, on which a shift by resolution depends."""
+        return (prompt.height // self.pixel_multiple) * (prompt.width // self.pixel_multiple)
+
+    def guidance(self, scale: float) -> Sequence[Guidance]:
+        """The guidance of this scale in its pipeline; empty: classifier-free guidance."""
+        return ()
+
     def mu(self, prompt: Prompt) -> float | None:
         """μ of the shift by resolution, with the constants of the scheduler's config; None: it has no such shift."""
         config = self.pipe.scheduler.config
         if not config.get("use_dynamic_shifting"):
             return None
         return resolution_shift(
-            (prompt.height // self.pixel_multiple) * (prompt.width // self.pixel_multiple),
+            self.tokens(prompt),
             base_tokens=config.get("base_image_seq_len", 256),
             max_tokens=config.get("max_image_seq_len", 4096),
             base=config.get("base_shift", 0.5),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Backbone, Conditions, Prompt, WrappedNetwork, register_backbone
+from .tokens import from_tokens, places, to_tokens
 
 __all__ = ["DiT", "Flux", "PixArt", "StableDiffusion3"]
 
@@ -44,23 +45,17 @@ class _FluxNetwork(WrappedNetwork):
     def forward(
         self, x: Tensor, t: Tensor, *, text: Tensor, pooled: Tensor, scale: Tensor | None = None
     ) -> Tensor:  # fmt: skip
-        batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
-        cells = x.reshape(batch, channels, rows, 2, columns, 2)
-        tokens = cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, 4 * channels)
-        grid = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        places = torch.stack([torch.zeros_like(grid[0]), *grid], dim=-1).reshape(-1, 3)
         output: Tensor = self.inner(
-            hidden_states=tokens,
+            hidden_states=to_tokens(x),
             timestep=(t / 1000).to(x.dtype),
             guidance=scale,
             pooled_projections=pooled,
             encoder_hidden_states=text,
             txt_ids=torch.zeros(text.shape[1], 3, device=x.device, dtype=text.dtype),
-            img_ids=places.to(x.device, text.dtype),
+            img_ids=places(x.shape[-2] // 2, x.shape[-1] // 2, 3, 1).to(x.device, text.dtype),
             return_dict=False,
         )[0]
-        cells = output.reshape(batch, rows, columns, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
-        return cells.reshape(x.shape)
+        return from_tokens(output, x)
 
 
 @final
@@ -103,10 +98,7 @@ class Flux(Backbone):
         own = made(prompt.text)
         if not prompt.with_null:
             return own, None
-        negative = prompt.negative if prompt.negative is not None else ""
-        if isinstance(negative, str) and not isinstance(prompt.text, str) and prompt.text is not None:
-            negative = [negative] * len(prompt.text)
-        return own, made(negative)
+        return own, made(prompt.negatives)
 
     def set_timesteps_arguments(self, steps: int) -> dict[str, Any]:
         return {"num_inference_steps": steps, "sigmas": np.linspace(1.0, 1 / steps, steps)}
