@@ -105,7 +105,8 @@ def levels_of_shares(path: NoisePath, shares: Array) -> list[Level]:
 
 def stretched(shares: Array, last: float) -> Array:
     """Shares that begin as these do and end at ``last``, by a linear map."""
-    return shares[0] - (shares[0] - shares) * ((shares[0] - last) / (shares[0] - shares[-1]))
+    moved: Array = shares[0] - (shares[0] - shares) * ((shares[0] - last) / (shares[0] - shares[-1]))
+    return moved
 
 
 def with_ends(path: NoisePath, levels: list[Level], from_top: bool = True) -> list[Level]:

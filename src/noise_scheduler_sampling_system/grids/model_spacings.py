@@ -116,4 +116,5 @@ def _arc(count: int, slope: float, pivot: int, start: float, end: float) -> Arra
     """``count`` values of −arctan(slope·(i − pivot)), scaled to begin and end at these numbers."""
     values = -np.arctan(slope * (np.arange(count) - pivot))
     width = values[0] - values[-1] if count > 1 else 1.0
-    return end + (start - end) * (values - values[-1]) / width
+    arc: Array = end + (start - end) * (values - values[-1]) / width
+    return arc
