@@ -33,6 +33,7 @@ from noise_scheduler_sampling_system.calibration.fit import fit
 from noise_scheduler_sampling_system.calibration.search import search
 from noise_scheduler_sampling_system.calibration.search.budget import Limits
 from noise_scheduler_sampling_system.calibration.search.gate import Gate
+from noise_scheduler_sampling_system.calibration.search.goal import Goal
 from noise_scheduler_sampling_system.calibration.search.starts import Climb, best_first
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, errors_of, teach
@@ -53,6 +54,7 @@ class Problem:
         shape: of a sample.
         teacher_calls: model calls of a teacher's trajectory.
         tested: how many samples plans are judged on.
+        scale: the guidance that plans hold; their budgets are then evaluations. None: budgets are model calls.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Problem:
     shape: tuple[int, ...]
     teacher_calls: int
     tested: int
+    scale: float | None = None
 
     def trajectories(self, noise: Tensor) -> Trajectories:
         return teach(self.student, noise, self.teacher_calls, 1)[0]
@@ -177,7 +180,7 @@ def run(problem: Problem, rows: Sequence[Row], names: Sequence[str], seeds: int)
                 began = time.perf_counter()
                 with VARIANTS[name]():
                     taught, held_out = both.part(0, count), both.part(most, most + count)
-                    found = search.search(student, nfe, taught, held_out, limits, lambda *_: None)
+                    found = search.search(student, Goal(nfe, problem.scale), taught, held_out, limits, lambda *_: None)
                 spent = time.perf_counter() - began
                 seconds[name] += spent
                 now = errors_of(student.run(found.plan, test.noise, test.rows), test.solution)

@@ -31,6 +31,8 @@ def generate(pipeline: DiffusionPipeline, kind: str) -> None:
 def calibrate(pipeline: DiffusionPipeline, model: Any) -> None:
     assert_type(pipeline.calibrate(model, nfe=5, shape=(4,)), SamplingPlan)
     assert_type(pipeline.calibrate(model, nfe=[5, 8], shape=(4,)), PlanSet)
+    assert_type(pipeline.calibrate(model, evaluations=8, shape=(4,)), SamplingPlan)
+    assert_type(pipeline.calibrate(model, evaluations=[8, 12], shape=(4,)), PlanSet)
 
 
 def train(pipeline: DiffusionPipeline, model: Any, x0: Tensor) -> None:

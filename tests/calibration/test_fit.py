@@ -15,8 +15,9 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
 )
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
-from noise_scheduler_sampling_system.calibration.fit.fit import derivatives, fit
+from noise_scheduler_sampling_system.calibration.fit.fit import fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
+from noise_scheduler_sampling_system.calibration.fit.normal_equations import derivatives
 from noise_scheduler_sampling_system.calibration.fit.refine import refine
 from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss, informative
 from noise_scheduler_sampling_system.calibration.search.budget import Budget, Limits

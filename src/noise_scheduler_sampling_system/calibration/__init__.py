@@ -2,7 +2,8 @@
 
 from .calibrate import calibrate
 from .design import Design, Spectrum, design_plan, design_table
-from .table import LevelRange, Table
+from .level_range import LevelRange
+from .table import Table
 from .trust import Measurement, PlanVerification, StatedFigure, verify_plan
 
 __all__ = [

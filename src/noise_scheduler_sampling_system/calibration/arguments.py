@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ..config.settings import NoiseSchedulerConfig
 from ..guidance.base import Guidance
-from ..guidance.sequence import follows_the_run
+from ..guidance.directions import ClassifierFree
+from ..guidance.sequence import checked_sequence, follows_the_run
 from ..pipeline.batch_conditions import as_rows
 from ..pipeline.guidance_of_request import refuse_scale_without_condition
 from ..pipeline.pipeline import DiffusionPipeline
+from ..pipeline.request import DEFAULT_SCALE
 from ..running.model_adapter import map_tensors
 from ..schedules.factory import NoiseSchedulerFactory
 from ..schedules.path import NoisePath
@@ -28,7 +30,9 @@ from .table import check_history
 __all__ = [
     "budgets_of",
     "checked_history",
+    "folded_scale",
     "in_turn",
+    "no_other_scales",
     "pipeline_of",
     "positive",
     "refuse_guidance_along_a_run",
@@ -107,16 +111,75 @@ def scale_of(scale: Any, condition: Any) -> float | None:
     return number
 
 
-def budgets_of(nfe: Any) -> tuple[int, ...]:
-    """Return the different numbers of model calls, in the given order."""
-    given = [nfe] if isinstance(nfe, int | np.integer) else nfe
+def budgets_of(nfe: Any, evaluations: Any) -> tuple[int, ...]:
+    """Return the different numbers of model calls or of evaluations, in the given order."""
+    if (nfe is None) == (evaluations is None):
+        raise ConfigurationError(
+            "are both missing" if nfe is None else "are both given", where="nfe and evaluations",
+            suggestion="give one of them: nfe counts model calls, evaluations counts the branches of guidance, too",
+        )  # fmt: skip
+    where, number, least = ("nfe", nfe, 1) if evaluations is None else ("evaluations", evaluations, 2)
+    given = [number] if isinstance(number, int | np.integer) else number
     try:
-        budgets = tuple(checked_count(each, "nfe") for each in given)
+        budgets = tuple(checked_count(each, where) for each in given)
     except TypeError:
         budgets = ()
-    if not budgets:
-        raise ConfigurationError(f"got {nfe!r}", where="nfe", suggestion="give a whole number ≥ 1, or several")
+    if not budgets or min(budgets) < least:
+        raise ConfigurationError(
+            f"got {number!r}", where=where, suggestion=f"give a whole number ≥ {least}, or several"
+        )
     return tuple(dict.fromkeys(budgets))
+
+
+def folded_scale(
+    scale: float | None, guidance: Any, condition: Any, stages: Sequence[str], pipeline: PlanRunner
+) -> float:
+    """Return the guidance scale of plans that count evaluations, which hold classifier-free guidance."""
+    sequence = () if guidance is None else checked_sequence(guidance)
+    if not condition:
+        raise ConfigurationError(
+            "counts the branches of guidance, and there is no condition", where="evaluations",
+            suggestion="give condition={...}, or nfe instead",
+        )  # fmt: skip
+    if len(sequence) > 1 or not all(isinstance(each, ClassifierFree) for each in sequence):
+        raise ConfigurationError(
+            f"got {', '.join(map(repr, sequence))}", where="guidance",
+            why="a plan that counts evaluations holds classifier-free guidance of one scale",
+            suggestion="give guidance_scale, or nfe instead of evaluations",
+        )  # fmt: skip
+    number = scale if scale is not None else DEFAULT_SCALE
+    for each in sequence:
+        number = checked_number(getattr(each, "scale", None), "guidance.scale")
+    if number in (0.0, 1.0):
+        raise ConfigurationError(
+            f"a scale of {number:g} has one branch only", where="guidance_scale", suggestion="give nfe, not evaluations"
+        )
+    for name in ("clip_sample", "thresholding"):
+        if getattr(pipeline.config, name):
+            raise ConfigurationError(
+                "clips guided predictions, which a plan that holds its guidance does not make", where=name,
+                suggestion="give a pipeline without it, or nfe instead of evaluations",
+            )  # fmt: skip
+    if "refine" in stages:
+        raise ConfigurationError(
+            "refines plans that count calls only", where="stages", suggestion="leave out 'refine', or give nfe"
+        )
+    return number
+
+
+def no_other_scales(scales: Any) -> tuple[float, ...]:
+    """Return the other scales at which plans that hold their guidance are measured: none.
+
+    Raises:
+        ConfigurationError: scales are given.
+    """
+    if scales is not None and scales != ():
+        raise ConfigurationError(
+            f"got {scales!r}", where="scales",
+            why="plans that count evaluations hold their guidance and run at no other scale",
+            suggestion="leave it out, or give nfe instead of evaluations",
+        )  # fmt: skip
+    return ()
 
 
 def shape_of(shape: Any, where: str = "shape") -> tuple[int, ...]:

@@ -30,7 +30,9 @@ from ..support.version import __version__
 from .arguments import (
     budgets_of,
     checked_history,
+    folded_scale,
     in_turn,
+    no_other_scales,
     pipeline_of,
     positive,
     refuse_guidance_along_a_run,
@@ -44,6 +46,7 @@ from .design import FIRST
 from .progress import BAR, FitReport, WorkGauge
 from .provenance import described, fingerprint, guidance_named
 from .search.budget import Limits
+from .search.goal import Goal
 from .search.search import Found, search
 from .student import CallCounter, Student
 from .trajectories import Errors, Trajectories, teach
@@ -71,7 +74,8 @@ def calibrate(
     scheduler: DiffusionPipeline | NoisePath | NoiseSchedulerConfig | Mapping[str, Any] | str | None = None,
     *,
     shape: Sequence[int],
-    nfe: int | Iterable[int],
+    nfe: int | Iterable[int] | None = None,
+    evaluations: int | Iterable[int] | None = None,
     condition: Mapping[str, Any] | None = None,
     null_condition: Mapping[str, Any] | None = None,
     guidance_scale: float | None = None,
@@ -124,10 +128,14 @@ def calibrate(
         shape: of one sample, without the batch.
         nfe: N ≥ 1, the number of model calls of the plan. Several numbers make a :class:`PlanSet` from the same
             trajectories.
+        evaluations: in place of ``nfe``: the most evaluations of the network for each sample, ≥ 2, where a call under
+            guidance counts as two. The plan then holds its guidance, ``plan.scale``, and evaluates the unconditional
+            branch in some rows only, which pays for more levels. Several numbers make a set by evaluations.
         condition, null_condition: keywords for the model, tensors with any number of rows, which the trajectories
             take in turn. Give the ones that the plan is to be used with, e.g. all classes.
         guidance_scale, guidance: as for ``sample``; the plan is fitted to them. The guidance may depend on the noise
             level, but not on the step or on earlier calls, because the fit evaluates the model outside of a run.
+            With ``evaluations`` it is classifier-free guidance of one scale.
         trajectories: the number to fit to, ≥ 1. With few of them, the ones that are about to end in another basin
             decide too much.
         held_out: the number to choose by, ≥ 1. The default is ``trajectories``.
@@ -174,13 +182,14 @@ def calibrate(
     """
     refuse_unknown(unknown, keywords_of(calibrate))
     pipeline = pipeline_of(model, scheduler)
-    budgets = budgets_of(nfe)
+    budgets = budgets_of(nfe, evaluations)
     size = shape_of(shape)
     stages = stages_of(stages, history)
     trajectories = checked_count(trajectories, "trajectories")
     count = trajectories + (trajectories if held_out is None else checked_count(held_out, "held_out"))
     keys = calibration_keys(seed, count)
-    teacher_calls = teacher_calls_of(teacher_calls, max(budgets))
+    by_calls = evaluations is None
+    teacher_calls = teacher_calls_of(teacher_calls, max(budgets) if by_calls else max(budgets) // 2)
     history = checked_history(history)
     passes, max_gain = positive(passes, "passes"), positive(max_gain, "max_gain")
     budget_seconds = None if budget_seconds is None else positive(budget_seconds, "budget_seconds")
@@ -189,6 +198,10 @@ def calibrate(
     if guidance is not None:
         refuse_guidance_along_a_run(checked_sequence(guidance), pipeline)
     guidance_scale = scale_of(guidance_scale, condition)
+    folded = None
+    if not by_calls:
+        folded = guidance_scale = folded_scale(guidance_scale, guidance, condition, stages, pipeline)
+        guidance, scales = None, no_other_scales(scales)
     began = time.monotonic()
     deadline = began + budget_seconds if budget_seconds is not None else math.inf
     request: dict[str, Any] = {"device": device, "dtype": dtype, "max_batch_size": max_batch_size, "guidance": guidance}
@@ -198,7 +211,7 @@ def calibrate(
         request["guidance_scale"] = guidance_scale
     student = Student(
         pipeline, model, in_turn(condition, trajectories, count),
-        in_turn(null_condition, trajectories, count, "null_condition"), request,
+        in_turn(null_condition, trajectories, count, "null_condition"), request, branches=1 if by_calls else 2,
     )  # fmt: skip
     place = resolve_device(device, model)
     noise = NoiseSource(keys, size, torch.float32, place).initial()
@@ -215,10 +228,12 @@ def calibrate(
         "dtype": None if dtype is None else str(dtype),
         "stages": list(stages), "history": history, "first": first, "max_gain": max_gain, "passes": passes,
         "teacher_calls": teacher_calls, **({"round_timesteps": True} if round_timesteps else {}),
+        **({} if by_calls else {"counts": "evaluations"}),
     }  # fmt: skip
     stored = Checkpoint.open(checkpoint, about)
     made: dict[int, SamplingPlan] = {}
-    work = {} if stored.solution is not None else {0: float(count * teacher_calls)}  # part 0 is the teacher
+    of_teacher = float(count * teacher_calls * student.branches)
+    work = {} if stored.solution is not None else {0: of_teacher}  # part 0 is the teacher
     work |= {b: passes * trajectories * b for b in sorted(budgets) if not stored.done(b, budget_seconds)}
     with closing(tqdm(total=100, disable=not progress, bar_format=BAR)) as bar:
         gauge = WorkGauge(bar, student.calls, work, budget_seconds)
@@ -236,7 +251,8 @@ def calibrate(
                 continue
             left = [each for each in budgets if not stored.done(each, budget_seconds)]
             # the error that is shown costs model calls, which must not count: without the bar the plan is the same
-            shown = FitReport(bar, gauge, replace(student, calls=CallCounter()), unseen, budget, stored)
+            goal = Goal(budget, folded)
+            shown = FitReport(bar, gauge, replace(student, calls=CallCounter()), unseen, goal, stored)
             now = time.monotonic()
             share = budget**1.5 / sum(each**1.5 for each in left)  # an iteration costs about N^1.5
             until = now + share * (deadline - now)
@@ -244,7 +260,7 @@ def calibrate(
             smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))
             resume, before = stored.fits.get(budget), stored.before(budget)
             try:
-                found = search(student, budget, taught, unseen, limits, shown, resume, smaller, before)
+                found = search(student, goal, taught, unseen, limits, shown, resume, smaller, before)
             except KeyboardInterrupt:  # before or after the fit, which handles it itself
                 logger.warning("interrupted: returning the plans that are done")
                 break
@@ -254,15 +270,15 @@ def calibrate(
             plan = replace(found.plan, provenance=facts)
             if found.held_out.median < _TAUGHT_ENOUGH * stored.teacher_error:
                 logger.warning(
-                    "%d calls: the plan's error %.2g is not much above the teacher's own %.2g; give more teacher_calls",
-                    budget, found.held_out.median, stored.teacher_error,
+                    "%s: the plan's error %.2g is not much above the teacher's own %.2g; give more teacher_calls",
+                    goal, found.held_out.median, stored.teacher_error,
                 )  # fmt: skip
-            _warn_of_built_in(budget, found)
+            _warn_of_built_in(goal, found)
             if found.interrupted:  # the file keeps it as unfinished
                 made[budget] = plan
                 break
             stored.finish(budget, plan, found.table, budget_seconds)
-            logger.info("%d calls: %s", budget, _sentence(found))
+            logger.info("%s: %s", goal, _sentence(found))
             gauge.finish(budget)
         else:
             spare = math.inf
@@ -275,8 +291,9 @@ def calibrate(
     made = stored.plans | made
     if not any(budget in made for budget in budgets):
         raise KeyboardInterrupt
-    plans = PlanSet({budget: made[budget] for budget in budgets if budget in made})
-    return plans[budgets[0]] if isinstance(nfe, int | np.integer) else plans
+    kept = {budget: made[budget] for budget in budgets if budget in made}
+    single = isinstance(nfe if by_calls else evaluations, int | np.integer)
+    return kept[budgets[0]] if single else PlanSet(kept, "nfe" if by_calls else "evaluations")
 
 
 def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
@@ -306,16 +323,16 @@ def _sentence(found: Found) -> str:
     return f"{found.kind}, held-out error {_both(found.held_out)}, best built-in {name} {_both(of_baseline)}"
 
 
-def _warn_of_built_in(budget: int, found: Found) -> None:
+def _warn_of_built_in(goal: Goal, found: Found) -> None:
     """Warn that a built-in sampler is returned, and say why: the bar may have shown a smaller median."""
     if found.table is not None:
         return
     rival = "" if found.fitted is None else f"; the best table found, {found.fitted[0]}, has {_both(found.fitted[1])}"
     logger.warning(
-        "%d calls: the built-in sampler %s is returned, nothing calibrated: its error on held-out noise, root mean "
+        "%s: the built-in sampler %s is returned, nothing calibrated: its error on held-out noise, root mean "
         "square over trajectories, is %s%s. The root mean square decides: a few samples that end elsewhere do not "
         "show in the median; more trajectories, passes or teacher_calls may help",
-        budget, found.kind, _both(found.held_out), rival,
+        goal, found.kind, _both(found.held_out), rival,
     )  # fmt: skip
 
 

@@ -155,7 +155,7 @@ def _parts(stored: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             raise ValueError(f"{name!r} is not a mapping by number of calls")
         parts[name] = {int(nfe): read(value) for nfe, value in kept.items()}
     for name, of_calls in (("plans", parts["plans"]), ("tables", parts["tables"])):
-        if any(each.nfe != nfe for nfe, each in of_calls.items()):
+        if any(nfe not in (each.nfe, each.evaluations, each.evaluations + 1) for nfe, each in of_calls.items()):
             raise ValueError(f"an entry of {name!r} has another number of calls than its key")
     if set(parts["tables"]) - set(parts["plans"]) or not all(
         isinstance(parts["plans"][nfe].provenance.get("kind"), str) for nfe in parts["tables"]
@@ -190,11 +190,13 @@ def _table_to(table: Table) -> dict[str, Any]:
         "end": list(table.end),
         "rows": table.rows.tolist(),
         "history": table.history,
+        **({} if table.scale is None else {"scale": table.scale, "both": list(table.both)}),
     }
 
 
 def _table_from(kept: Any) -> Table:
-    if not isinstance(kept, dict) or set(kept) != {"levels", "start", "end", "rows", "history"}:
+    of_guidance = {"scale", "both"} & set(kept if isinstance(kept, dict) else ())
+    if not isinstance(kept, dict) or set(kept) - of_guidance != {"levels", "start", "end", "rows", "history"}:
         raise ValueError(f"a table is {shown(kept)}")
     if not isinstance(kept["levels"], list) or not isinstance(kept["rows"], list):
         raise ValueError("a table lacks a list of levels or rows")
@@ -203,7 +205,14 @@ def _table_from(kept: Any) -> Table:
         rows = np.array(kept["rows"], dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError("the rows of a table are not numbers") from None
-    return Table(_level_from(kept["start"]), levels, rows, _level_from(kept["end"]), kept["history"])
+    scale, both = kept.get("scale"), kept.get("both", [])
+    if scale is not None:
+        _refuse_number(scale, "scale")
+    if not isinstance(both, list) or any(type(query) is not int for query in both):
+        raise ValueError("'both' of a table is not a list of queries")
+    return Table(
+        _level_from(kept["start"]), levels, rows, _level_from(kept["end"]), kept["history"], scale, tuple(both)
+    )
 
 
 def _fit_to(fit: Fit) -> dict[str, Any]:

@@ -78,18 +78,18 @@ def _errors(axes: Any, plans: PlanSet) -> None:
         )  # fmt: skip
     axes.set_yscale("log")
     axes.set_xticks(budgets)
-    axes.set_xlabel("model calls", fontsize=9)
+    axes.set_xlabel("model calls" if plans.counts == "nfe" else plans.counts_in_words, fontsize=9)
     axes.set_ylabel("error to the fine solution, held-out noise", fontsize=9)
     axes.legend(fontsize=7.5, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 def _levels(axes: Any, plans: PlanSet, schedule: NoisePath) -> None:
-    nfe, plan = max(plans.items())
+    number, plan = max(plans.items())
     asked = [i for i in range(len(plan)) if plan.asked[i]]
     name = "calibrated" if is_calibrated(plan) else str(plan.provenance["kind"])
-    rows = [(f"{name}, {nfe} calls", plan.sigma[asked] / plan.alpha[asked], _OURS)]
+    rows = [(f"{name}, {number} {plans.counts_in_words}", plan.sigma[asked] / plan.alpha[asked], _OURS)]
     for spacing, name in _GRIDS:
-        grid = make_grid(schedule.spaced(spacing), nfe)
+        grid = make_grid(schedule.spaced(spacing), plan.nfe)
         rows.append((name, np.array([v.noise_to_signal for v in grid.levels[:-1]]), _GREY))
     for y, (_, noise, color) in enumerate(rows):
         axes.plot(noise, np.full(len(noise), -y), "o", color=color, markersize=5)

@@ -10,6 +10,7 @@ from typing import Any, Final, final
 from ..support.errors import NoiseSamplingError
 from .checkpoint import Checkpoint
 from .fit.fit import Fit
+from .search.goal import Goal
 from .student import CallCounter, Student
 from .table import Table
 from .trajectories import Errors, Trajectories
@@ -69,23 +70,23 @@ class FitReport:
         gauge: moves it.
         student: the model, to compute the error that is shown.
         unseen: the held-out trajectories of that error.
-        nfe: the number of model calls of the plan.
+        goal: the budget of the plan.
         stored: the checkpoint.
     """
 
     def __init__(
-        self, bar: Any, gauge: WorkGauge, student: Student, unseen: Trajectories, nfe: int, stored: Checkpoint
+        self, bar: Any, gauge: WorkGauge, student: Student, unseen: Trajectories, goal: Goal, stored: Checkpoint
     ) -> None:
         self._bar, self._gauge, self._student = bar, gauge, student
-        self._unseen, self._nfe, self._stored = unseen, nfe, stored
+        self._unseen, self._goal, self._stored = unseen, goal, stored
         self._next = -math.inf
 
     def __call__(self, stage: str, fit: Fit) -> None:
         if stage != "climb":  # a climb fits tables of fewer calls
-            self._stored.keep(self._nfe, fit)
+            self._stored.keep(self._goal.budget, fit)
         if self._bar.disable:
             return
-        self._bar.set_description(f"{self._nfe} calls, {stage}")
+        self._bar.set_description(f"{self._goal}, {stage}")
         began = time.monotonic()
         if began >= self._next:
             self._bar.set_postfix_str(self._held_out_error(fit.table))

@@ -48,7 +48,7 @@ class CallCounter:
     """Counts the work of a model.
 
     Attributes:
-        samples: the number of evaluations of one sample at one level. Guidance may double the work of each.
+        samples: the number of evaluations of one sample at one level (:attr:`Student.branches`).
     """
 
     samples: int = 0
@@ -65,6 +65,7 @@ class Student:
         condition, null_condition: the conditions, one row for each trajectory.
         request: further arguments of ``sample``: ``guidance_scale``, ``guidance``, ``dtype``, ``max_batch_size``, ...
         calls: counts the evaluations.
+        branches: the evaluations that a call counts as where the table holds no guidance of its own.
     """
 
     pipeline: PlanRunner
@@ -73,6 +74,7 @@ class Student:
     null_condition: Mapping[str, Any] | None
     request: Mapping[str, Any]
     calls: CallCounter = field(default_factory=CallCounter)
+    branches: int = 1
 
     @functools.cached_property
     def _one_step(self) -> BaseSampler:
@@ -90,23 +92,43 @@ class Student:
 
     def run(self, plan: SamplingPlan, noise: Tensor, rows: Tensor) -> Tensor:
         """Run a plan from unit noise of shape (n, ...); return the samples."""
-        self.calls.samples += plan.nfe * len(noise)
+        cost = plan.nfe * self.branches if plan.scale is None else plan.evaluations
+        self.calls.samples += cost * len(noise)
         sample: Tensor = self.pipeline.sample(
             self.model, initial_noise=noise, plan=plan, seed=0, **self.arguments(rows)
         )
         return sample
 
-    def denoise(self, x: Tensor, level: Level, rows: Tensor, *, differentiable: bool = False) -> Tensor:
-        """Predict the clean samples from x, shape (n, ...), at a level, guided and clipped as in a run."""
-        self.calls.samples += len(x)
+    def denoise(
+        self, x: Tensor, level: Level, rows: Tensor, *, scale: float | None = None, differentiable: bool = False
+    ) -> Tensor:
+        """Predict the clean samples from x, shape (n, ...), at a level, guided and clipped as in a run.
+
+        Args:
+            x: the states.
+            level: of the states.
+            rows: the rows of the conditions, shape (n,).
+            scale: another guidance scale than the request's: 1 for the branch under the condition, 0 for the
+                unconditional one.
+            differentiable: whether gradients flow.
+        """
+        self.calls.samples += len(x) * (self.branches if scale is None else 1)
         plan = self._one_step.plan(grid=TimeGrid((level, CLEAN)))
+        arguments = self.arguments(rows) | ({} if scale is None else {"guidance_scale": scale})
         clean: Tensor = self.pipeline.sample(
-            self.model, initial_sample=x, plan=plan, seed=0, differentiable=differentiable, **self.arguments(rows)
+            self.model, initial_sample=x, plan=plan, seed=0, differentiable=differentiable, **arguments
         )
         return clean
 
+    def query(self, table: Table, i: int, x: Tensor, rows: Tensor) -> list[Tensor]:
+        """Return the columns that query i of a table makes at the states x: D_i, and δ_i if it evaluates both."""
+        if table.scale is None:
+            return [self.denoise(x, table.levels[i], rows)]
+        clean = self.denoise(x, table.levels[i], rows, scale=1.0)
+        return [clean, clean - self.denoise(x, table.levels[i], rows, scale=0.0)] if i in table.both else [clean]
+
     def columns(self, table: Table, noise: Tensor, rows: Tensor) -> list[Tensor]:
-        """Run a table; return u_T and the predictions D_0 … D_{N−1}, which its rows combine.
+        """Run a table; return the columns that its rows combine: u_T and the predictions, in the order of the run.
 
         Args:
             table: the table.
@@ -114,16 +136,16 @@ class Student:
             rows: the rows of the conditions, shape (n,).
         """
         columns = [noise]
-        for i, level in enumerate(table.levels):
-            x = combined(table.rows[i, : i + 1] * table.radii[i], columns)
-            columns.append(self.denoise(x, level, rows))
+        for i in range(table.nfe):
+            x = combined(table.rows[i, : table.made[i]] * table.radii[i], columns)
+            columns += self.query(table, i, x, rows)
         return columns
 
     def ends(self, tables: Sequence[Table], columns: Sequence[Tensor], rows: Tensor) -> Tensor:
         """Run several tables with the same levels in one batch; return the samples, shape (tables, n, ...).
 
         Args:
-            tables: tables with the same first rows.
+            tables: tables with the same first rows, and the same queries of both branches.
             columns: the columns that these first rows give, each of shape (n, ...).
             rows: the rows of the conditions, shape (n,).
         """
@@ -131,16 +153,17 @@ class Student:
         held = [column.expand(count, *column.shape) for column in columns]
 
         def mixed(i: int) -> Tensor:
-            weights = torch.from_numpy(np.stack([table.rows[i, : 1 + i] for table in tables]) * like.radii[i])
-            each = weights.to(held[0]).reshape(count, 1 + i, *[1] * columns[0].ndim)
+            made = like.made[i]
+            weights = torch.from_numpy(np.stack([table.rows[i, :made] for table in tables]) * like.radii[i])
+            each = weights.to(held[0]).reshape(count, made, *[1] * columns[0].ndim)
             total = each[:, 0] * held[0]
-            for j in range(1, 1 + i):
+            for j in range(1, made):
                 total.addcmul_(each[:, j], held[j])
             return total
 
-        for i in range(len(columns) - 1, like.nfe):
-            clean = self.denoise(mixed(i).flatten(0, 1), like.levels[i], rows.repeat(count))
-            held.append(clean.reshape(held[0].shape))
+        for i in range(like.made.index(len(columns)), like.nfe):
+            made = self.query(like, i, mixed(i).flatten(0, 1), rows.repeat(count))
+            held += [each.reshape(held[0].shape) for each in made]
         return mixed(like.nfe)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
@@ -12,18 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config.prediction import conversion
+from ..plans.canonical_form import execution_form
 from ..plans.plan import SamplingPlan
-from ..schedules.path import CLEAN, Level, NoisePath
+from ..schedules.path import CLEAN, Level
 from ..support.errors import ConfigurationError
 
-__all__ = ["Frame", "LevelRange", "Table", "check_history"]
+__all__ = ["Frame", "Table", "check_history"]
 
 Array = npt.NDArray[np.float64]
 
-#: A query above this σ/α tells nothing about data of unit size. A path that starts without signal has no other limit.
-_NOISIEST = 1e3
-#: The least gap between two queries, as a share of the range of log(σ/α), so that gaps have a logarithm.
-_LEAST_GAP = 1e-6
+#: A coefficient below this fraction of its row's largest one is rounding.
+_ROUNDING = 1e-12
 
 
 def check_history(history: int | None) -> None:
@@ -38,15 +37,15 @@ class Frame(NamedTuple):
     """All rows that a table may have at one place: offset + weights @ directions.
 
     Attributes:
-        offset: shape (1 + N,).
-        directions: shape (number of weights, 1 + N).
+        offset: shape (columns,).
+        directions: shape (number of weights, columns).
     """
 
     offset: Array
     directions: Array
 
     def row(self, weights: Array) -> Array:
-        """Return the row with these weights, shape (1 + N,)."""
+        """Return the row with these weights, shape (columns,)."""
         row: Array = self.offset + weights @ self.directions
         return row
 
@@ -76,13 +75,20 @@ class Table:
     means rows[i, 0]·α_T/r_T + Σ_j rows[i, 1 + j] = α_i/r_i ("rows sum to one" in x/α). Row 0 cannot be consistent,
     unless the first query is at the start's level.
 
+    A table may hold guidance. D_j is then the prediction under the condition, and δ_j, its difference from the
+    unconditional prediction, is a column of its own for each query in ``both``, which evaluates both branches. Columns
+    are in the order in which a run makes them: u_T, D_0, (δ_0,) D_1, (δ_1,) … Constant data have δ = 0, so the factors
+    of δ are free. Without guidance of its own D_j is the guided prediction.
+
     Attributes:
         start: the level of x_T, the path's noisiest.
         levels: the levels of the N queries.
-        rows: shape (N + 1, N + 1), zero where 1 + j > i.
+        rows: shape (N + 1, columns), zero in the columns that are made at row i or later.
         end: the level at which the run ends, usually the clean sample.
         history: the number of earlier predictions that a row of the execution form may read beside the newest one.
             It limits the memory of a run. None: all of them.
+        scale: the guidance scale that the rows hold, or None.
+        both: the queries that evaluate the unconditional branch, too, in order; none without ``scale``.
 
     Raises:
         ConfigurationError: the rows have another shape, read predictions not yet made, or are not finite.
@@ -93,19 +99,28 @@ class Table:
     rows: Array
     end: Level = CLEAN
     history: int | None = None
+    scale: float | None = None
+    both: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         rows = np.array(self.rows, dtype=np.float64)
         rows.flags.writeable = False
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "levels", tuple(Level(*level) for level in self.levels))
-        size = 1 + self.nfe
-        if self.nfe < 1 or rows.shape != (size, size) or not np.isfinite(rows).all() or np.triu(rows, 1).any():
+        calls = range(self.nfe if self.scale is not None else 0)
+        if list(self.both) != [j for j in calls if j in self.both]:
+            raise ConfigurationError(
+                f"got {self.both} for {self.nfe} queries and scale {self.scale}", where="table.both",
+                suggestion="give rising numbers of queries, and the scale",
+            )  # fmt: skip
+        shape = (1 + self.nfe, self.made[-1])
+        too_early = rows.shape == shape and any(row[known:].any() for row, known in zip(rows, self.made, strict=True))
+        if self.nfe < 1 or rows.shape != shape or not np.isfinite(rows).all() or too_early:
             raise ConfigurationError(
                 f"rows of shape {rows.shape} for {self.nfe} queries",
                 where="table",
                 why="every state has a row, and reads x_T and the predictions made before it",
-                suggestion=f"give a finite lower-triangular matrix of shape ({size}, {size})",
+                suggestion=f"give finite rows of shape {shape}, each 0 in the columns that are made later",
             )
         check_history(self.history)
 
@@ -113,6 +128,20 @@ class Table:
     def nfe(self) -> int:
         """N, the number of model calls."""
         return len(self.levels)
+
+    @property
+    def evaluations(self) -> int:
+        """The evaluations of the model for each sample; without guidance of its own a guided call counts as one."""
+        return self.nfe + len(self.both)
+
+    @functools.cached_property
+    def made(self) -> tuple[int, ...]:
+        """The number of columns that a run has made before each query and at the end, N + 1 numbers."""
+        return tuple(1 + i + sum(j < i for j in self.both) for i in range(1 + self.nfe))
+
+    def column(self, query: int, *, delta: bool = False) -> int:
+        """The number of the column of a query's D, or of its δ."""
+        return self.made[query] + delta
 
     @functools.cached_property
     def radii(self) -> Array:
@@ -136,8 +165,10 @@ class Table:
 
     @functools.cached_property
     def of_constant(self) -> Array:
-        """u_T and the D_j for constant data 1: (α_T/r_T, 1, …, 1), shape (N + 1,)."""
-        return np.array([self.start.alpha / self.start_radius, *[1.0] * self.nfe])
+        """The columns for constant data 1: u_T is α_T/r_T, D_j is 1, δ_j is 0. Shape (columns,)."""
+        values = np.zeros(self.made[-1])
+        values[0], values[list(self.made[:-1])] = self.start.alpha / self.start_radius, 1.0
+        return values
 
     @property
     def constant_residual(self) -> Array:
@@ -147,19 +178,26 @@ class Table:
 
     @property
     def gain(self) -> float:
-        """The largest factor by which a row multiplies errors of the predictions: max_i Σ_j |rows[i, 1 + j]|/(α_i/r_i).
+        """The largest factor by which a row multiplies errors of predictions: max_i Σ_j |rows[i, 1 + j]|/(α_i/r_i).
 
-        It is 1 where all weights are positive and the rows are consistent.
+        It is 1 where all weights are positive and the rows are consistent. In a table that holds guidance of scale s,
+        the errors of the two branches count: of D_j by the factors of D_j and δ_j together, of the unconditional branch
+        by the factor of δ_j. The sum is divided by |s| + |s − 1|, what guidance itself makes of such errors.
         """
-        scale = np.maximum(self.signals, 1e-3)
-        return float((np.abs(self.rows[:, 1:]).sum(axis=1) / scale).max())
+        signals = np.maximum(self.signals, 1e-3)
+        factors = np.array(self.rows[:, list(self.made[:-1])])
+        deltas = self.rows[:, [self.column(j, delta=True) for j in self.both]]
+        factors[:, list(self.both)] += deltas
+        total = np.abs(factors).sum(axis=1) + np.abs(deltas).sum(axis=1)
+        own = 1.0 if self.scale is None else abs(self.scale) + abs(self.scale - 1.0)
+        return float((total / signals).max()) / own
 
     def frame(self, i: int, *, consistent: bool = True, rows: Array | None = None) -> Frame:
         """Return the frame of row i, given the rows before it.
 
         Row i combines u_T (with limited history: the state before) and the predictions that it may read, from the
         oldest to the newest. In a consistent row the weight of the newest prediction D_new follows from the other
-        weights. The directions are then u_T − (α_T/r_T)·D_new and D_j − D_new.
+        weights. The directions are then u_T − (α_T/r_T)·D_new and D_j − D_new, and the δ_j themselves.
 
         Args:
             i: 0 … N. Row 0 has one weight, the factor of u_T, or none where the first query is at the start.
@@ -167,16 +205,17 @@ class Table:
             rows: rows to use in place of the table's own; the ones before i are read.
         """
         given = self.rows if rows is None else rows
-        unit = np.eye(1 + self.nfe)
+        unit = np.eye(self.made[-1])
         if i == 0:
-            return Frame(np.zeros(1 + self.nfe), unit[:1]) if self.moves_first else Frame(unit[0], unit[:0])
+            return Frame(0.0 * unit[0], unit[:1]) if self.moves_first else Frame(unit[0], unit[:0])
         oldest, head = 0, unit[0]
         if self.history is not None and i - 1 > self.history:
             oldest, head = i - 1 - self.history, given[i - 1]
-        columns = np.stack([head, *unit[1 + oldest : 1 + i]])
+        columns = np.stack([head, *unit[self.made[oldest] : self.made[i]]])
         if not consistent:
-            return Frame(np.zeros(1 + self.nfe), columns)
-        newest, others = columns[-1], columns[:-1]
+            return Frame(0.0 * unit[0], columns)
+        last = len(columns) - (self.made[i] - self.made[i - 1])  # D of the query before; its δ may follow
+        newest, others = columns[last], np.delete(columns, last, axis=0)
         return Frame(self.signals[i] * newest, others - np.outer(others @ self.of_constant, newest))
 
     def with_row(self, i: int, row: Array) -> Table:
@@ -231,10 +270,10 @@ class Table:
             history: the table's :attr:`history`. The rows are then the nearest ones that it allows.
 
         Raises:
-            ConfigurationError: the plan adds noise, reads unconditional predictions, or scales the network's input;
-                or its first state is not at the start's level.
+            ConfigurationError: the plan adds noise, reads unconditional predictions (CFG++), or scales the network's
+                input; or its first state is not at the start's level.
         """
-        if plan.stochastic or plan.null is not None or plan.delta is not None or plan.input_scale is not None:
+        if plan.stochastic or plan.null is not None or plan.input_scale is not None:
             raise ConfigurationError(
                 f"the plan of {plan.sampler!r} has more than states and predictions",
                 where="plan",
@@ -242,19 +281,24 @@ class Table:
                 suggestion="give a deterministic plan without CFG++, e.g. of 'dpmpp_2m', 'ipndm' or 'unipc'",
             )
         asked = [i for i in range(len(plan)) if plan.asked[i]]
-        column = {row: 1 + j for j, row in enumerate(asked)}
-        state, ys, rows = np.eye(1 + plan.nfe)[0], [], []
+        both = tuple(j for j, i in enumerate(asked) if plan.both is not None and plan.both[i])
+        made = np.cumsum([1, *(1 + (j in both) for j in range(plan.nfe))])
+        column = dict(zip(asked, made, strict=False))
+        state, rows = np.eye(made[-1])[0], []
+        ys, deltas = np.zeros((2, len(plan), made[-1]))
         for i in range(len(plan)):
-            y, after = np.zeros(1 + plan.nfe), plan.a[i] * state
+            after = plan.a[i] * state
             if i in column:
                 rows.append(state)
                 of_x, of_clean = conversion("sample", plan.space_of(i), float(plan.alpha[i]), float(plan.sigma[i]))
-                y = of_x * state
-                y[column[i]] += of_clean
-            ys.append(y)
-            after = after + plan.raw[i] * y
-            for k in range(min(i + 1, plan.b.shape[1])):
-                after = after + plan.b[i, k] * ys[i - k]
+                ys[i] = of_x * state
+                ys[i, column[i]] += of_clean
+                if plan.both is not None and plan.both[i]:
+                    deltas[i, column[i] + 1] = of_clean
+            after = after + plan.raw[i] * ys[i]
+            for factors, values in ((plan.b, ys), (plan.delta, deltas)):
+                for k in range(0 if factors is None else min(i + 1, factors.shape[1])):
+                    after = after + factors[i, k] * values[i - k]
             state = after
         level = [Level(*map(float, at)) for at in zip(plan.time, plan.alpha, plan.sigma, strict=False)]
         end = Level(math.nan, float(plan.alpha[-1]), float(plan.sigma[-1]))
@@ -266,7 +310,9 @@ class Table:
                 why="a plan with an analytic first step does not hold the level that it starts from",
                 suggestion="give start=sampler.grid(...).levels[0]",
             )
-        empty = cls(begin, tuple(level[i] for i in asked), np.zeros((1 + plan.nfe,) * 2), end)
+        empty = cls(
+            begin, tuple(level[i] for i in asked), np.zeros((1 + plan.nfe, made[-1])), end, scale=plan.scale, both=both
+        )
         table = np.array([*rows, state]) / empty.radii[:, None]
         table[:, 0] *= empty.start_radius
         table[np.abs(table) <= 1e-14 * np.abs(table).max(axis=1, keepdims=True)] = 0.0
@@ -298,16 +344,17 @@ class Table:
             raise ConfigurationError(f"got {start!r}", where="start", suggestion="give 'noisiest' or 'query'")
         rows = self.rows * self.radii[:, None]
         rows[:, 0] /= self.start_radius
-        leads = self.moves_first and start == "noisiest"
+        leads = int(self.moves_first and start == "noisiest")
         scale = self.start_radius
         if self.moves_first and not leads:
             scale, rows[:, 0] = scale * rows[0, 0], rows[:, 0] / rows[0, 0]
         asked = list(self.levels)
         levels = [self.start, *asked] if leads else asked
         count = len(levels)
-        state, of_y = np.zeros(count + 1), np.zeros((count + 1, count))
-        state[0] = 1.0
-        state[leads:], of_y[leads:, leads:] = rows[:, 0], rows[:, 1:]
+        of_y, of_delta = np.zeros((2, count + 1, count))
+        state = np.append(np.ones(leads), rows[:, 0])
+        of_y[leads:, leads:] = rows[:, list(self.made[:-1])]
+        of_delta[leads:, [leads + j for j in self.both]] = rows[:, [self.column(j, delta=True) for j in self.both]]
         times, alphas, sigmas = (np.array(column) for column in zip(*levels, strict=True))
         empty = SamplingPlan(
             space="sample",
@@ -327,69 +374,8 @@ class Table:
             options=options or {},
             provenance=provenance or {},
         )
-        return empty.with_canonical(state, of_y, np.zeros((count + 1, count)))
-
-
-@final
-@dataclass(frozen=True)
-class LevelRange:
-    """The levels of a path at which the model may be evaluated, and query levels as free numbers.
-
-    Any vector of real numbers stands for strictly falling levels inside the trained range. N queries leave N + 1 gaps
-    of log(σ/α): from the noisiest level to the first query, between queries, and from the last query to the cleanest
-    level. With z = (vector, 0), gap_j/Σ gap = exp(z_j)/Σ exp(z).
-
-    Attributes:
-        path: the noise schedule.
-        first_fixed: whether the first query stays at the path's noisiest level and has no number.
-    """
-
-    path: NoisePath
-    first_fixed: bool = False
-
-    @functools.cached_property
-    def ends(self) -> tuple[float, float]:
-        """log(σ/α) of the noisiest and of the cleanest level of the range."""
-        low, high = (level.noise_to_signal for level in self.path.levels([self.path.t_min, self.path.t_max]))
-        return math.log(min(high, max(_NOISIEST, 10.0 * low))), math.log(low)
-
-    def level(self, log_noise: float) -> Level:
-        """Return the path's level with this log(σ/α), or the nearest level of the range."""
-        top, bottom = self.ends
-        inside = min(max(log_noise, bottom), top)
-        if inside == bottom:
-            return self.path.level(self.path.t_min)
-        if inside == top and math.exp(top) < _NOISIEST:
-            return self.path.level(self.path.t_max)
-        return self.path.level_at(-2.0 * inside)
-
-    def levels(self, vector: Array) -> tuple[Level, ...]:
-        """Return the N levels of a vector of shape (N,), or (N − 1,) with the first level fixed."""
-        top, bottom = self.ends
-        z = np.append(np.asarray(vector, dtype=np.float64), 0.0)
-        gaps = np.exp(z - z.max())
-        places = top + (bottom - top) * np.cumsum(gaps / gaps.sum())[:-1]
-        inner = tuple(self.level(float(place)) for place in places)
-        return (self.path.level(self.path.t_max), *inner) if self.first_fixed else inner
-
-    def vector(self, levels: Sequence[Level]) -> Array:
-        """Return the vector of these N levels, shape (N,), or (N − 1,) with the first level fixed.
-
-        Levels that coincide or lie at the range's ends have no vector; the result is then that of levels very near.
-
-        Raises:
-            ConfigurationError: the levels rise.
-        """
-        top, bottom = self.ends
-        places = [math.log(level.noise_to_signal) for level in levels[self.first_fixed :]]
-        gaps = -np.diff([top, *np.clip(places, bottom, top), bottom])
-        if gaps.min() < 0.0:
-            raise ConfigurationError(
-                "the query levels rise",
-                where="levels",
-                why="free levels are numbered from the noisiest to the cleanest",
-                suggestion="start from a sampler with one query a step, e.g. 'dpmpp_2m', 'ipndm' or 'unipc'",
-            )
-        shares = np.log(np.maximum(gaps / (top - bottom), _LEAST_GAP))
-        vector: Array = shares[:-1] - shares[-1]
-        return vector
+        if self.scale is None:
+            return empty.with_canonical(state, of_y, 0.0 * of_y)
+        a, b, delta = execution_form(state, of_y, of_delta, _ROUNDING)
+        both = np.isin(np.arange(count) - leads, self.both).astype(np.int64)
+        return replace(empty, a=a, b=b, delta=delta, both=both, scale=self.scale).checked()

@@ -86,13 +86,21 @@ class Trajectories:
         there = numbers.to(self.noise.device)
         return Trajectories(self.noise[there], self.solution[there], self.rows[numbers])
 
+    def ends(self, student: Student, table: Table) -> Tensor:
+        """Run a table from the noise and return the samples, shape (n, ...).
+
+        Raises:
+            NoiseSamplingError: a run overflows.
+        """
+        return end_of(table, student.columns(table, self.noise, self.rows))
+
     def errors(self, student: Student, table: Table) -> Tensor:
         """Run a table from the noise and return each run's error, shape (n,), on the CPU.
 
         Raises:
             NoiseSamplingError: a run overflows.
         """
-        return each_error(end_of(table, student.columns(table, self.noise, self.rows)), self.solution)
+        return each_error(self.ends(student, table), self.solution)
 
 
 def teach(student: Student, noise: Tensor, calls: int, checked: int) -> tuple[Trajectories, float]:

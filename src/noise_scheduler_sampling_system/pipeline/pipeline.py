@@ -449,11 +449,22 @@ class DiffusionPipeline(ByValue, Drawn):
         self, model: Callable[..., Any] | None = ..., *, nfe: Sequence[int], **settings: Any
     ) -> PlanSet: ...  # fmt: skip
 
+    @overload
+    def calibrate(
+        self, model: Callable[..., Any] | None = ..., *, evaluations: int, **settings: Any
+    ) -> SamplingPlan: ...  # fmt: skip
+
+    @overload
+    def calibrate(
+        self, model: Callable[..., Any] | None = ..., *, evaluations: Sequence[int], **settings: Any
+    ) -> PlanSet: ...  # fmt: skip
+
     def calibrate(
         self,
         model: Callable[..., Any] | None = None,
         *,
-        nfe: int | Sequence[int],
+        nfe: int | Sequence[int] | None = None,
+        evaluations: int | Sequence[int] | None = None,
         shape: Sequence[int] | None = None,
         **settings: Any,
     ) -> SamplingPlan | PlanSet:
@@ -462,6 +473,7 @@ class DiffusionPipeline(ByValue, Drawn):
         Args:
             model: as for :meth:`sample`.
             nfe: model calls of the plan; several numbers make a :class:`PlanSet`.
+            evaluations: in place of ``nfe``: the evaluations of both branches of guidance, which the plan then holds.
             shape: of one sample, without the batch.
             settings: ``condition``, ``guidance_scale``, ``trajectories``, ``budget_seconds``, ... of ``calibrate``.
                 Pipelines made by :meth:`from_diffusers` take prompts here instead of a model and a shape.
@@ -484,7 +496,9 @@ class DiffusionPipeline(ByValue, Drawn):
             raise ConfigurationError(
                 "is missing", where="shape", suggestion="give that of one sample, e.g. (3, 64, 64)"
             )
-        found: SamplingPlan | PlanSet = CALIBRATE.function(model, self, shape=shape, nfe=nfe, **settings)
+        found: SamplingPlan | PlanSet = CALIBRATE.function(
+            model, self, shape=shape, nfe=nfe, evaluations=evaluations, **settings
+        )
         return found
 
     @staticmethod

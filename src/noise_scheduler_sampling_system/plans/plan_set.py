@@ -1,4 +1,4 @@
-"""Plans for several numbers of model calls, in one file."""
+"""Plans for several numbers of model calls or of evaluations, in one file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, Final, final
 
 from ..support.data_files import read_json, write_json
 from ..support.drawn import Drawn
@@ -17,37 +17,53 @@ from .plan import SamplingPlan
 __all__ = ["PlanSet"]
 
 _FORMAT = "sampling plans 1"
+#: What the keys of a set may count.
+_COUNTS: Final = ("nfe", "evaluations")
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class PlanSet(Mapping[int, SamplingPlan], Drawn):
-    """Plans by their number of model calls; immutable.
+    """Plans by their number of model calls, or by the evaluations that they may spend; immutable.
 
     ``pipeline.sample(plan=...)`` takes the plan with ``num_inference_steps`` model calls.
 
     Attributes:
-        plans: the plans by number of calls, in rising order.
+        plans: the plans by number, in rising order.
+        counts: what the numbers count: "nfe", the model calls of each plan, or "evaluations", the most evaluations for
+            each sample of plans that hold their guidance.
 
     Raises:
-        ConfigurationError: there is no plan, or a plan makes another number of calls than its key says.
+        ConfigurationError: there is no plan, or a plan makes another number of calls than its key says, or more
+            evaluations.
     """
 
     plans: Mapping[int, SamplingPlan]
+    counts: str = "nfe"
 
     def __post_init__(self) -> None:
         given = dict(self.plans)
-        wrong = [key for key, plan in given.items() if not isinstance(plan, SamplingPlan) or plan.nfe != key]
-        if not given or wrong:
+        if self.counts not in _COUNTS:
             raise ConfigurationError(
-                f"the plan under {wrong[0]!r} does not make that number of model calls" if wrong else "holds no plan",
+                f"got {self.counts!r}", where="counts", suggestion=f"give one of {', '.join(_COUNTS)}"
+            )
+        wrong = [key for key, plan in given.items() if not isinstance(plan, SamplingPlan) or not self._fits(key, plan)]
+        if not given or wrong:
+            number = f"does not make that number of {'model calls' if self.counts == 'nfe' else self.counts}"
+            raise ConfigurationError(
+                f"the plan under {wrong[0]!r} {number}" if wrong else "holds no plan",
                 where="plans",
-                suggestion="give {plan.nfe: plan, ...}",
+                suggestion=f"give {{plan.{self.counts}: plan, ...}}",
             )
         object.__setattr__(self, "plans", MappingProxyType(dict(sorted(given.items()))))
 
-    def __getitem__(self, nfe: int) -> SamplingPlan:
-        return self.plans[nfe]
+    def _fits(self, key: Any, plan: SamplingPlan) -> bool:
+        if self.counts == "nfe":
+            return plan.nfe == key
+        return isinstance(key, int) and plan.scale is not None and plan.evaluations <= key
+
+    def __getitem__(self, number: int) -> SamplingPlan:
+        return self.plans[number]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.plans)
@@ -55,23 +71,30 @@ class PlanSet(Mapping[int, SamplingPlan], Drawn):
     def __len__(self) -> int:
         return len(self.plans)
 
+    @property
+    def counts_in_words(self) -> str:
+        """What the numbers count, for people: "calls" or "evaluations"."""
+        return "calls" if self.counts == "nfe" else self.counts
+
     def pick(self, num_inference_steps: int) -> SamplingPlan:
-        """The plan with this number of model calls.
+        """The plan with this number of model calls; of several, the one with the most evaluations.
 
         Raises:
             ConfigurationError: there is none; the message lists the numbers that there are.
         """
-        if num_inference_steps not in self.plans:
+        found = [plan for plan in self.plans.values() if plan.nfe == num_inference_steps]
+        if not found:
             raise ConfigurationError(
                 f"there is no plan with {num_inference_steps!r} model calls",
                 where="num_inference_steps",
-                suggestion=f"give one of {', '.join(map(str, self.plans))}, or calibrate one",
+                suggestion=f"give one of {', '.join(str(plan.nfe) for plan in self.plans.values())}, or calibrate one",
             )
-        return self.plans[num_inference_steps]
+        return found[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """All plans as plain data."""
-        return {"format": _FORMAT, "plans": {str(nfe): plan.to_dict() for nfe, plan in self.plans.items()}}
+        counts = {} if self.counts == "nfe" else {"counts": self.counts}
+        return {"format": _FORMAT, **counts, "plans": {str(key): plan.to_dict() for key, plan in self.plans.items()}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlanSet:
@@ -82,7 +105,8 @@ class PlanSet(Mapping[int, SamplingPlan], Drawn):
         """
         if not isinstance(data, Mapping) or data.get("format") != _FORMAT or not isinstance(data.get("plans"), Mapping):
             raise FileError("holds no sampling plans", where="plans", suggestion="give a file of PlanSet.save")
-        return cls({_calls(key): SamplingPlan.from_dict(plan) for key, plan in data["plans"].items()})
+        plans = {_calls(key): SamplingPlan.from_dict(plan) for key, plan in data["plans"].items()}
+        return cls(plans, data.get("counts", "nfe"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all plans as ``.json``, whole or not at all.
@@ -109,16 +133,16 @@ class PlanSet(Mapping[int, SamplingPlan], Drawn):
             return cls.from_dict(data)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PlanSet) and self.plans == other.plans
+        return isinstance(other, PlanSet) and (self.plans, self.counts) == (other.plans, other.counts)
 
     def __hash__(self) -> int:
         return hash(tuple(self.plans.values()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PlanSet, (dict(self.plans),)
+        return PlanSet, (dict(self.plans), self.counts)
 
     def __repr__(self) -> str:
-        return f"PlanSet({', '.join(map(str, self.plans))} model calls)"
+        return f"PlanSet({', '.join(map(str, self.plans))} {self.counts_in_words})"
 
 
 def _calls(key: Any) -> int:

@@ -53,7 +53,7 @@ plot.register(FramePlan)(plot_frames)
 
 @plot.register(PlanSet)
 def _plan_set(plans: PlanSet) -> Any:
-    return plot_grids({f"{calls} calls": plans[calls] for calls in plans})
+    return plot_grids({f"{number} {plans.counts_in_words}": plan for number, plan in plans.items()})
 
 
 @plot.register(DiffusionPipeline)

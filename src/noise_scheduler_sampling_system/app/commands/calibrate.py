@@ -32,11 +32,19 @@ __all__ = ["calibrate"]
 
 _FIT = "Fit"
 _ELSEWHERE = "Measured elsewhere"
+#: The numbers of model calls where none are given.
+_BUDGETS = "5,6,8,10"
 
 
 def calibrate(
     out: Annotated[Path, typer.Option(help="The plans, a .json file.")],
-    nfe: Annotated[str, typer.Option(help="Model calls of the plans, e.g. 4,6,8.")] = "5,6,8,10",
+    nfe: Annotated[
+        str | None, typer.Option(help="Model calls of the plans, e.g. 4,6,8; default 5,6,8,10.", show_default=False)
+    ] = None,
+    evaluations: Annotated[
+        str | None,
+        typer.Option(help="Instead of --nfe: evaluations of both branches of guidance, which the plans hold, e.g. 8."),
+    ] = None,
     model: Model = "digits",
     shape: Annotated[
         str | None, typer.Option(help="Of one sample, e.g. 3,64,64; default the model's own.", rich_help_panel="Model")
@@ -125,9 +133,10 @@ def calibrate(
         chosen = chosen if chosen is not None else None if known.shape is None else list(known.shape)
         if chosen is None:
             raise ConfigurationError("is missing", where="shape", suggestion="give that of one sample, e.g. 3,64,64")
-    budgets = integers(nfe, "nfe")
+    given = {"nfe": _BUDGETS if nfe is evaluations is None else nfe, "evaluations": evaluations}
+    wanted = {name: integers(text, name) for name, text in given.items() if text is not None}
     fit: dict[str, Any] = {
-        "shape": chosen, "nfe": budgets, "guidance_scale": guidance_scale, "trajectories": trajectories,
+        "shape": chosen, **wanted, "guidance_scale": guidance_scale, "trajectories": trajectories,
         "held_out": held_out, "budget_seconds": budget_seconds, "passes": passes, "teacher_calls": teacher_calls,
         "stages": None if stages is None else stages.split(","), "history": history, "max_gain": max_gain,
         "max_batch_size": max_batch_size, "seed": seed, "checkpoint": checkpoint, "progress": output.progress,
@@ -138,10 +147,16 @@ def calibrate(
     }  # fmt: skip
     plans = pipeline.calibrate(known.model, **fit)
     plans.save(out)
-    missing = [n for n in budgets if n not in plans or plans[n].provenance.get("interrupted")]
+    missing = [
+        n for budgets in wanted.values() for n in budgets if n not in plans or plans[n].provenance.get("interrupted")
+    ]
     output.result({
         "file": str(out), "model": model, "interrupted": bool(missing),
-        "plans": [{"nfe": n, "hash": plan.content_hash, **_found(plan)} for n, plan in plans.items()],
+        "plans": [
+            {"nfe": plan.nfe, **({} if plan.scale is None else {"evaluations": plan.evaluations}),
+             "hash": plan.content_hash, **_found(plan)}
+            for plan in plans.values()
+        ],
     })  # fmt: skip
     rows = _comparison(plans)
     output.table(rows, numbers=(0, 2, 3, 5, 6), folds=(4,))
@@ -158,7 +173,8 @@ def calibrate(
         draw(plans, pipeline.scheduler, plot)
         output.say(f"wrote {plot}")
     if missing:
-        complain(f"interrupted: the plans of {', '.join(map(str, missing))} calls are missing or not fitted to the end")
+        unfinished = f"{', '.join(map(str, missing))} {plans.counts_in_words}"
+        complain(f"interrupted: the plans of {unfinished} are missing or not fitted to the end")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
@@ -207,7 +223,9 @@ def _comparison(plans: PlanSet) -> list[tuple[str, ...]]:
     from ...calibration.trust.measurement import Measurement, measured_of
     from ...calibration.trust.verification import with_error
 
-    rows: list[tuple[str, ...]] = [("calls", "plan", "held-out error", "median", "best built-in", "error", "median")]
+    rows: list[tuple[str, ...]] = [
+        (plans.counts_in_words, "plan", "held-out error", "median", "best built-in", "error", "median")
+    ]
     for budget, plan in plans.items():
         ours, best = plan.provenance["held_out_error"], plan.provenance["built_in"][0]
         theirs = best["held_out_error"]

@@ -16,7 +16,8 @@ from ...schedules.factory import NoiseSchedulerFactory
 from ...schedules.path import NoisePath
 from ...support.argument_checks import checked_count
 from ...support.errors import ConfigurationError
-from ..table import LevelRange, Table
+from ..level_range import LevelRange
+from ..table import Table
 from .gaussian_problem import GaussianProblem, resolved_interval
 from .spectrum import Spectrum
 from .zolotarev import best_root

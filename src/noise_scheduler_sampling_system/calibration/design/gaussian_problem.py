@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from ...schedules.path import CLEAN, Level, NoisePath
 from ..fit.damped_steps import damped_step
-from ..table import LevelRange, Table
+from ..level_range import LevelRange
+from ..table import Table
 from .spectrum import Spectrum
 
 __all__ = ["GaussianProblem", "resolved_interval"]

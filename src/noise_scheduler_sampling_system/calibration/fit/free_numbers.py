@@ -9,7 +9,8 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from ..table import LevelRange, Table
+from ..level_range import LevelRange
+from ..table import Table
 
 __all__ = ["FreeNumbers"]
 
@@ -64,7 +65,9 @@ class FreeNumbers:
     @property
     def runs(self) -> float:
         """The cost of the derivatives of one trajectory's end by all numbers, in runs of that trajectory."""
-        return 1.0 + sum(self.table.nfe - i for i, _ in self.stages) / self.table.nfe
+        table = self.table
+        left = [table.evaluations - (i + sum(j < i for j in table.both)) for i, _ in self.stages]
+        return 1.0 + sum(left) / table.evaluations
 
     def nudged(self, stage: tuple[int, int], step: float) -> tuple[Table, float]:
         """Change one number only.

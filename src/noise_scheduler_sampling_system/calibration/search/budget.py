@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from ...schedules.path import NoisePath
+from ..level_range import LevelRange
 from ..student import Student
-from ..table import LevelRange
 
 __all__ = ["Budget", "Limits"]
 

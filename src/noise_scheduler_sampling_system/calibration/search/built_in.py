@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -40,10 +40,11 @@ _SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 _STRONG = ("res_2s", "gradient_estimation", "dpmpp_2m", "dpmpp_3m", "adams", "ipndm", "unipc", "sa_solver")
 #: Options that make a sampler deterministic if they are 0.
 _SILENT = ("eta", "tau", "s_churn")
-#: The rounds of the ranking of built-in samplers: the number of trajectories, and of samplers that stay.
-_ROUNDS = ((4, 48), (32, 24))
-#: The ranking ends after this share of the budget, but not before this number of samplers.
-_FOR_RANKING, _AT_LEAST = 0.15, 12
+#: The rounds of the ranking of built-in samplers: the number of trajectories, of samplers that stay, and of samplers
+#: that are run whatever the budget.
+_ROUNDS = ((4, 48, 12), (32, 24, 4))
+#: The ranking ends after this share of the budget.
+_FOR_RANKING = 0.15
 
 
 @final
@@ -62,21 +63,25 @@ class Baseline:
     table: Table | None
 
 
-def baselines(path: NoisePath, nfe: int) -> list[Baseline]:
+def baselines(path: NoisePath, nfe: int, names: Sequence[str] = ()) -> list[Baseline]:
     """Return the plans of all deterministic built-in samplers with N model calls, or with fewer where N is impossible.
 
     Args:
         path: the noise schedule.
         nfe: N.
+        names: the names of those that are wanted, in this order; empty: all.
     """
-    return list(_baselines(path, nfe, tuple(SAMPLERS)))
+    found = _baselines(path, nfe, tuple(SAMPLERS), frozenset(names))
+    return sorted(found, key=lambda each: names.index(each.name)) if names else list(found)
 
 
 @functools.lru_cache(maxsize=16)  # making some hundred plans takes seconds
-def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> tuple[Baseline, ...]:
+def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...], names: frozenset[str]) -> tuple[Baseline, ...]:
     found: dict[str, Baseline] = {}
     most: dict[tuple[str, Any], int] = {}  # the number of steps depends on the grid's end and no other option
     for sampler, grid_of, spacing, name in _samplers(path):
+        if names and f"{name}, {spacing}" not in names:
+            continue
         try:
             alike = (name, sampler.scheduler.config.spacing_options.get("end"))
             if alike in most and (plan := sampler.plan(grid=grid_of(most[alike]))).nfe <= nfe:
@@ -147,22 +152,22 @@ def ranked(student: Student, nfe: int, taught: Trajectories, budget: Budget) -> 
     if budget.limits.first != "free":
         left = [b for b in left if b.plan.asked[0] and b.plan.time[0] == top]
     try:
-        for count, kept in _ROUNDS:
-            left = _ordered(student, left, taught.part(0, min(count, len(taught))), budget)[:kept]
+        for count, kept, least in _ROUNDS:
+            left = _ordered(student, left, taught.part(0, min(count, len(taught))), budget, least)[:kept]
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the built-in samplers")
         return left, True
     return left, False
 
 
-def _ordered(student: Student, known: list[Baseline], few: Trajectories, budget: Budget) -> list[Baseline]:
+def _ordered(student: Student, known: list[Baseline], few: Trajectories, budget: Budget, least: int) -> list[Baseline]:
     """Return the samplers that do not overflow: the best by score and the best by root mean square, in turns.
 
     Few trajectories do not tell which of these is better on many.
     """
     scored: list[tuple[Errors, Baseline]] = []
     for baseline in known:
-        if len(scored) >= _AT_LEAST and budget.spent(_FOR_RANKING):
+        if len(scored) >= least and budget.spent(_FOR_RANKING):
             break
         try:
             end = student.run(baseline.plan, few.noise, few.rows)

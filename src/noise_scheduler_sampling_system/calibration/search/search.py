@@ -10,13 +10,16 @@ from ...plans.plan import SamplingPlan
 from ...support.errors import NoiseSamplingError
 from ..fit.fit import Fit, cost_of_iteration, enough, fit
 from ..fit.refine import refine
+from ..level_range import LevelRange
 from ..student import Student
-from ..table import LevelRange, Table
+from ..table import Table
 from ..trajectories import Errors, Trajectories
 from .budget import Budget, Limits
 from .built_in import ranked
 from .gate import Gate
-from .starts import Climb, best_first, designed, grown
+from .goal import Goal
+from .masks import MaskSearch, cached
+from .starts import Climb, Trial, best_first, designed, grown
 
 __all__ = ["STAGES", "Found", "search"]
 
@@ -32,6 +35,8 @@ _FOR_GATE = 0.1
 _BUILT_IN = 4
 #: Starts are made and compared on this part of the trajectories.
 _PART = 0.25
+#: The trials of masks run on this number of trajectories at most, and end after this share of the budget.
+_FEW, _FOR_MASKS = 32, 0.45
 
 #: Called after every iteration with the stage and the state of the fit.
 Report = Callable[[str, Fit], None]
@@ -41,7 +46,7 @@ class Found(NamedTuple):
     """The result of a search.
 
     Attributes:
-        plan: the plan, without provenance.
+        plan: the plan, without provenance. With a goal in evaluations it holds its guidance.
         kind: "fit", "refine", "design", "grown" (the plan of fewer calls with more queries), or the name of the
             built-in sampler that nothing beat.
         training: the plan's errors on the trajectories of the fit.
@@ -69,7 +74,7 @@ class Found(NamedTuple):
 
 def search(
     student: Student,
-    nfe: int,
+    goal: Goal,
     taught: Trajectories,
     held_out: Trajectories,
     limits: Limits,
@@ -78,11 +83,11 @@ def search(
     smaller: Table | None = None,
     before: tuple[str, Table] | None = None,
 ) -> Found:
-    """Find the plan of N model calls whose runs end nearest to where the trajectories end.
+    """Find the plan of a number of model calls or evaluations whose runs end nearest to where the trajectories end.
 
     Args:
         student: the model.
-        nfe: N.
+        goal: the number of calls or evaluations.
         taught: the trajectories to fit to.
         held_out: other trajectories, to choose by.
         limits: what the search may spend.
@@ -91,13 +96,13 @@ def search(
         smaller: the table that was found for fewer calls, another start.
         before: the kind and the table of the plan of as many calls that was found within a smaller budget.
     """
-    budget = Budget.start(student, len(taught) * nfe, limits)
+    budget, nfe = Budget.start(student, len(taught) * goal.budget, limits), goal.calls
     span = limits.levels(student.pipeline.scheduler)
     known, interrupted = ranked(student, nfe, taught, budget)
     designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
     starts = designs + [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
-    tables = [("design", table) for table in designs]
-    tables += [] if smaller is None else [("grown", grown(smaller, nfe, span))]
+    tables = [("design", goal.folded(table)) for table in designs]
+    tables += [] if smaller is None or goal.scale is not None else [("grown", grown(smaller, nfe, span))]
     tables += [] if before is None else [before]
     ends: dict[tuple[int, int], Fit] = {}  # by the number of the start and the phase
     refined: Fit | None = None
@@ -105,8 +110,14 @@ def search(
         if "fit" in limits.stages and not interrupted:
             if resume is None:
                 few = taught.part(0, max(enough(taught), int(_PART * len(taught))))
-                starts += Climb(student, few, span, budget, report).to(nfe, smaller)
-                starts = best_first(student, starts, few, span, limits.max_gain)
+                if goal.scale is None:
+                    starts += Climb(student, few, span, budget, report).to(nfe, smaller)
+                    starts = best_first(student, starts, few, span, limits.max_gain)
+                else:
+                    few = few.part(0, _FEW)
+                    scalar = best_first(student, starts, few, span, limits.max_gain)
+                    trial = Trial(student, few, span, budget, _FOR_MASKS, report)
+                    starts = MaskSearch(trial, goal, known).starts(scalar, smaller)
             for number, now in _fits(student, starts, taught, span, budget, resume):
                 ends[number, now.phase] = now
                 report("fit", now)
@@ -123,15 +134,16 @@ def search(
     iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())
     iterations += 0 if refined is None else refined.iterations
     gate = Gate(student, taught, held_out)
-    built_in = gate.built_in(known, budget.another(_FOR_GATE))
+    built_in = gate.built_in((*known[:1], *cached(known, student, goal), *known[1:]), budget.another(_FOR_GATE))
     ours = gate.found(tables)
     best, training = gate.best(built_in, ours)
     nearest = min(ours, key=lambda each: each.errors.rms, default=None)
     fitted = None if nearest is None else (nearest.kind, nearest.errors)
     leaders = tuple((each.kind, each.errors) for each in built_in)
     return Found(
-        best.plan, best.kind, training, best.errors, leaders, fitted, best.table, budget.passes, iterations, interrupted
-    )
+        goal.holding(best.plan), best.kind, training, best.errors, leaders, fitted, best.table, budget.passes,
+        iterations, interrupted,
+    )  # fmt: skip
 
 
 def _fits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -17,12 +17,13 @@ from ..design.design_table import design_table
 from ..design.spectrum import Spectrum
 from ..fit.fit import Fit, enough, fit
 from ..fit.free_numbers import FreeNumbers
+from ..level_range import LevelRange
 from ..student import Student
-from ..table import LevelRange, Table
+from ..table import Table
 from ..trajectories import Errors, Trajectories
 from .budget import Budget, Limits
 
-__all__ = ["Climb", "best_first", "designed", "grown", "widened", "with_query"]
+__all__ = ["Climb", "Trial", "best_first", "designed", "grown", "widened", "with_query"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +105,11 @@ def with_query(table: Table, at: int, span: LevelRange) -> Table:
     """
     level = span.level(float(places_of_new_queries(table, span)[at]))
     levels = (*table.levels[:at], level, *table.levels[at:])
-    wide = np.insert(table.rows, at + 1, 0.0, axis=1)
-    between = np.where(np.arange(table.nfe + 2) <= at, 0.5 * (wide[max(at - 1, 0)] + wide[at]), 0.0)
-    full = replace(table, levels=levels, rows=np.insert(wide, at, between, axis=0), history=None)
+    known = table.made[at]  # the number of columns that are made before the new query
+    wide = np.insert(table.rows, known, 0.0, axis=1)
+    between = np.where(np.arange(wide.shape[1]) < known, 0.5 * (wide[max(at - 1, 0)] + wide[at]), 0.0)
+    both = tuple(j + (j >= at) for j in table.both)
+    full = replace(table, levels=levels, rows=np.insert(wide, at, between, axis=0), both=both, history=None)
     full = full.with_weights(full.weights)
     return full if table.history is None else full.limited(table.history)
 
@@ -193,16 +196,50 @@ class Climb:
 
     def _tried(self, tables: list[Table], iterations: int) -> list[Fit]:
         """Fit each of the tables for some iterations; return the fits, best first."""
+        trial = Trial(self.student, self.few, self.span, self.budget, _FOR_CLIMB, self.report)
+        return trial.of(tables, iterations, self._drawn, "climb")
+
+
+@final
+@dataclass(frozen=True)
+class Trial:
+    """Short fits of several tables to a few trajectories.
+
+    Attributes:
+        student: the model.
+        few: the trajectories.
+        span: the range of the levels.
+        budget: of which a share may be spent.
+        share: the share.
+        report: called after every iteration.
+    """
+
+    student: Student
+    few: Trajectories
+    span: LevelRange
+    budget: Budget
+    share: float
+    report: Callable[[str, Fit], None]
+
+    def of(self, tables: Iterable[Table], iterations: int, drawn: int, stage: str) -> list[Fit]:
+        """Fit each of the tables for some iterations; return the fits, best first.
+
+        Args:
+            tables: the tables.
+            iterations: of each, at most.
+            drawn: the number of trajectories of a Jacobian.
+            stage: for the report.
+        """
         ends: list[Fit] = []
         gain = self.budget.limits.max_gain
         for table in tables:
             last: Fit | None = None
             try:
-                steps = fit(self.student, table, self.span, self.few, max_gain=gain, drawn=self._drawn)
-                for now in itertools.islice(steps, 0 if self.budget.spent(_FOR_CLIMB) else iterations):
+                steps = fit(self.student, table, self.span, self.few, max_gain=gain, drawn=drawn)
+                for now in itertools.islice(steps, 0 if self.budget.spent(self.share) else iterations):
                     last = now
-                    self.report("climb", now)
-                    if self.budget.spent(_FOR_CLIMB):
+                    self.report(stage, now)
+                    if self.budget.spent(self.share):
                         break
             except NoiseSamplingError:  # it overflows
                 continue

@@ -278,4 +278,5 @@ def best_built_in(path: NoisePath, plan: SamplingPlan) -> tuple[str, SamplingPla
     name = first.get("name") if isinstance(first, Mapping) else None
     if not isinstance(name, str):
         return "", None
-    return name, next((each.plan for each in baselines(path, plan.nfe) if each.name == name), None)
+    calls = plan.nfe if plan.scale is None else plan.evaluations // 2  # of samplers with both branches everywhere
+    return name, next((each.plan for each in baselines(path, calls) if each.name == name), None)

@@ -195,7 +195,8 @@ class DiffusersPipeline(DiffusionPipeline):
         self,
         model: Callable[..., Any] | None = None,
         *,
-        nfe: int | Sequence[int],
+        nfe: int | Sequence[int] | None = None,
+        evaluations: int | Sequence[int] | None = None,
         shape: Sequence[int] | None = None,
         **settings: Any,
     ) -> SamplingPlan | PlanSet:
@@ -204,6 +205,8 @@ class DiffusersPipeline(DiffusionPipeline):
         Args:
             model: another network, with a ``shape``; default: the pipeline's own.
             nfe: model calls of the plan; several make a :class:`PlanSet`.
+            evaluations: in place of ``nfe``, with guidance: the evaluations of both branches. Such plans run in
+                ``sample`` and ``generate``; pipelines of diffusers evaluate both branches in every step.
             shape: of one sample, without the batch, for another network.
             settings: ``prompt``, ``negative_prompt``, ``class_labels``, ``height``, ``width``, ``guidance_scale`` and
                 ``guidance`` as for :meth:`generate`; the trajectories take the prompts in turn. ``trajectories``,
@@ -216,7 +219,7 @@ class DiffusersPipeline(DiffusionPipeline):
             ConfigurationError: a setting that ``calibrate`` does not have, or refuses.
         """
         if model is not None:
-            return super().calibrate(model, nfe=nfe, shape=shape, **settings)
+            return super().calibrate(model, nfe=nfe, evaluations=evaluations, shape=shape, **settings)
         self._refuse_unknown_settings(settings)
         for name in ("condition", "null_condition", "device"):
             if settings.get(name) is not None:
@@ -227,7 +230,9 @@ class DiffusersPipeline(DiffusionPipeline):
         arguments = {**settings, **self.calibration_arguments(**given)}
         if self.config.beta_schedule == "flow":  # diffusers' flow pipelines cannot scale the noise to another level
             arguments.setdefault("first", "noisiest")
-        found: SamplingPlan | PlanSet = CALIBRATE.function(arguments.pop("model"), nfe=nfe, **arguments)
+        found: SamplingPlan | PlanSet = CALIBRATE.function(
+            arguments.pop("model"), nfe=nfe, evaluations=evaluations, **arguments
+        )
         return found
 
     def calibration_arguments(self, **request: Any) -> dict[str, Any]:

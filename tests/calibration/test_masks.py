@@ -1,0 +1,184 @@
+"""Plans that hold guidance and evaluate the unconditional branch in some rows: tables, starts, fit and use."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from calibration_problems import SHAPE, mixture, noise_of
+from noise_scheduler_sampling_system import (
+    ConfigurationError,
+    DiffusionPipeline,
+    NoiseSchedulerConfig,
+    PlanSet,
+    SamplingPlan,
+    calibrate,
+)
+from noise_scheduler_sampling_system.calibration import LevelRange, Table
+from noise_scheduler_sampling_system.calibration.branches import folded, with_branch, without_branch
+from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
+from noise_scheduler_sampling_system.calibration.fit.normal_equations import derivatives
+from noise_scheduler_sampling_system.calibration.search.goal import Goal
+from noise_scheduler_sampling_system.calibration.search.masks import DifferenceRegression
+from noise_scheduler_sampling_system.calibration.search.starts import with_query
+from noise_scheduler_sampling_system.calibration.student import Student, end_of
+from noise_scheduler_sampling_system.calibration.trajectories import Trajectories, teach
+from noise_scheduler_sampling_system.guidance import CachedGuidance, ClassifierFree
+
+SCALE = 3.0
+LABELS = [0, 1, 2]
+CONDITION = {"class_labels": torch.tensor(LABELS).repeat(100)}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return DiffusionPipeline(NoiseSchedulerConfig(), "unipc")
+
+
+@pytest.fixture(scope="module")
+def model(pipeline):
+    return mixture(pipeline.scheduler, labels=torch.tensor([0, 0, 1, 1, 2, 2]))
+
+
+@pytest.fixture(scope="module")
+def student(pipeline, model):
+    return Student(pipeline, model, CONDITION, None, {"guidance_scale": SCALE, "dtype": torch.float64}, branches=2)
+
+
+def test_a_folded_table_runs_like_the_guided_plan(pipeline, student):
+    plan, x, rows = pipeline.plan(4), noise_of(6, seed=1), torch.arange(6)
+    table = folded(Table.of_plan(plan), SCALE)
+    assert (table.both, table.evaluations, table.made) == ((0, 1, 2, 3), 8, (1, 3, 5, 7, 9))
+    assert table.gain == pytest.approx(Table.of_plan(plan).gain)
+    guided = student.run(plan, x, rows)
+    before = student.calls.samples
+    assert torch.allclose(end_of(table, student.columns(table, x, rows)), guided, atol=1e-10)
+    assert student.calls.samples - before == 8 * 6
+    made = table.plan(start="query")
+    assert (made.scale, made.evaluations, made.nfe) == (SCALE, 8, 4)
+    assert torch.allclose(student.run(made, x, rows), guided, atol=1e-10)
+    assert folded(table, SCALE) is table
+
+
+def test_a_plan_with_kept_differences_is_a_table(pipeline, student):
+    plan, x, rows = (
+        CachedGuidance(SCALE, calls=(0, 2)).folded_into(pipeline.plan(5)),
+        noise_of(6, seed=2),
+        torch.arange(6),
+    )
+    table = Table.of_plan(plan)
+    assert (table.both, table.evaluations, table.is_consistent) == ((0, 2), 7, True)
+    wanted = student.run(plan, x, rows)
+    assert torch.allclose(student.run(table.plan(), x, rows), wanted, atol=1e-10)
+    assert torch.allclose(end_of(table, student.columns(table, x, rows)), wanted, atol=1e-10)
+    for other in (with_branch(table, 1), with_query(table, 2, LevelRange(pipeline.scheduler)), table.limited(9)):
+        assert torch.allclose(end_of(other, student.columns(other, x, rows)), wanted, atol=1e-10)
+        assert np.allclose(other.with_weights(other.weights).rows, other.rows)
+    assert without_branch(with_branch(table, 1), 1, np.zeros(table.column(1, delta=True))).both == (0, 2)
+
+
+def test_derivatives_with_differences(pipeline, student):
+    span, x = LevelRange(pipeline.scheduler), noise_of(8, seed=3)
+    plan = CachedGuidance(SCALE, calls=(0, 1)).folded_into(pipeline.plan(3))
+    inside = [span.level(math.log(noise)) for noise in (9.0, 1.5, 0.4)]
+    numbers = FreeNumbers.of(span, Table.of_plan(plan).with_levels(inside))
+    part = Trajectories(x, torch.zeros_like(x), torch.arange(8))
+
+    def ended(table):
+        return end_of(table, student.columns(table, part.noise, part.rows))
+
+    columns = student.columns(numbers.table, x, part.rows)
+    found = derivatives(student, numbers, part, columns, ended(numbers.table), 1e-3)
+    assert len(found) == len(numbers.table.weights) + 3
+    for k, (stage, ours) in enumerate(zip(numbers.stages, found, strict=True)):
+        (up, change), (down, back) = numbers.nudged(stage, 3e-3), numbers.nudged(stage, -3e-3)
+        central = (ended(up) - ended(down)) / (change - back)
+        assert torch.allclose(ours, central, rtol=2e-2, atol=1e-2 * float(central.abs().max())), k
+
+
+def test_a_regression_finds_the_queries_that_the_history_predicts(pipeline, student):
+    taught, _ = teach(student, noise_of(64, seed=4), 32, 4)
+    table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("log_snr"), "unipc").plan(5))
+    regression = DifferenceRegression.of(student, table, SCALE, taught)
+    masks = regression.best_masks(2, 10)
+    assert len(masks) == len(set(masks)) == 10
+    whole = replace(taught, solution=taught.ends(student, regression.table))
+    changes = [whole.errors(student, regression.masked(mask)).median() for mask in (masks[0], masks[-1])]
+    assert changes[0] < 0.3 * changes[1]
+    best = regression.masked(masks[0])
+    assert best.evaluations == 7
+    assert best.is_consistent
+    assert regression.loss(range(5)) == 0.0
+    assert regression.masked(range(5)) is regression.table
+
+
+ASKED = {"shape": SHAPE, "condition": {"class_labels": LABELS}, "guidance_scale": SCALE, "trajectories": 64,
+         "held_out": 64, "teacher_calls": 32}  # fmt: skip
+
+
+def test_a_budget_of_evaluations(pipeline, model, tmp_path):
+    plans = calibrate(model, pipeline, evaluations=(6, 8), passes=60, checkpoint=tmp_path / "c.safetensors", **ASKED)
+    assert isinstance(plans, PlanSet)
+    assert (list(plans), plans.counts) == ([6, 8], "evaluations")
+    x = noise_of(6, seed=9)
+    for budget, plan in plans.items():
+        facts = plan.provenance
+        assert plan.evaluations <= budget
+        assert facts["counts"] == "evaluations"
+        assert facts["held_out_error"]["rms"] < 0.7 * facts["built_in"][0]["held_out_error"]["rms"]
+        request = {"initial_noise": x, "plan": plan, "condition": {"class_labels": LABELS * 2}}
+        result = pipeline.sample(model, return_result=True, guidance_scale=SCALE, **request)
+        assert result.evaluations == plan.evaluations
+        with pytest.raises(ConfigurationError, match="holds guidance of scale 3"):
+            pipeline.sample(model, guidance_scale=2.0, **request)
+    plans.save(tmp_path / "plans.json")
+    assert PlanSet.load(tmp_path / "plans.json") == plans
+    assert plans.pick(plans[8].nfe) == plans[8]
+    again = calibrate(model, pipeline, evaluations=(6, 8), passes=60, checkpoint=tmp_path / "c.safetensors", **ASKED)
+    assert again == plans
+
+
+def test_a_sampler_that_nothing_beats_states_its_evaluations(pipeline, model):
+    plan = calibrate(model, pipeline, evaluations=5, stages="design", max_gain=1e-6, passes=1, **ASKED)
+    assert isinstance(plan, SamplingPlan)
+    assert not plan.provenance["calibrated"]
+    assert (plan.scale, plan.evaluations <= 5) == (SCALE, True)
+    names = [entry["name"] for entry in plan.provenance["built_in"]]
+    assert any("both branches in" in name for name in names)
+
+
+def test_goals():
+    assert Goal(7).levels == ()
+    assert (Goal(7).calls, str(Goal(7))) == (7, "7 calls")
+    assert (Goal(8, 2.0).calls, str(Goal(8, 2.0))) == (4, "8 evaluations")
+    for budget in range(2, 30):
+        assert all(budget // 2 < levels < budget for levels in Goal(budget, 2.0).levels)
+
+
+def test_refused(pipeline, model):
+    clipped = DiffusionPipeline(NoiseSchedulerConfig(clip_sample=True), "ddim")
+    for settings, where in (
+        ({"nfe": 4}, "nfe and evaluations"), ({"evaluations": None}, "nfe and evaluations"),
+        ({"evaluations": 1}, "evaluations"), ({"evaluations": ()}, "evaluations"),
+        ({"evaluations": 4.5}, "evaluations"), ({"scheduler": clipped}, "clip_sample"),
+        ({"condition": None, "guidance_scale": None}, "evaluations"), ({"guidance_scale": 1.0}, "guidance_scale"),
+        ({"guidance": [ClassifierFree(2.0), ClassifierFree(2.0)], "guidance_scale": None}, "guidance"),
+        ({"guidance": CachedGuidance(2.0), "guidance_scale": None}, "guidance"),
+        ({"stages": "refine"}, "stages"), ({"scales": (1.0, 2.0)}, "scales"), ({"evaluations": 80}, "teacher_calls"),
+    ):  # fmt: skip
+        asked = {"evaluations": 8, "scheduler": pipeline, **ASKED, **settings}
+        with pytest.raises(ConfigurationError) as caught:
+            calibrate(model, **asked)
+        assert caught.value.where == where, settings
+    plan = CachedGuidance(2.0, calls=(0,)).folded_into(pipeline.plan(3))
+    for plans, counts in (({4: pipeline.plan(4)}, "evaluations"), ({3: plan}, "evaluations"), ({4: plan}, "calls")):
+        with pytest.raises(ConfigurationError):
+            PlanSet(plans, counts)
+    assert PlanSet({5: plan}, "evaluations").pick(3) is plan
+    for both, scale in (((0, 0), 2.0), ((3,), 2.0), ((0,), None)):
+        with pytest.raises(ConfigurationError, match="both"):
+            Table(pipeline.scheduler.level(999.0), pipeline.grid(3).levels[:3], np.eye(4), scale=scale, both=both)
