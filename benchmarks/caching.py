@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from common import machine, table
@@ -49,7 +50,7 @@ BASES: Final = (("ddim", "trailing"), ("dpmpp_2m", "beta57"))
 RIVALS: Final = (("unipc", "beta57"), ("dpmpp_2m", "beta57"), ("sa_solver", "trailing"), ("deis", "trailing"))
 #: The run that stands for the solution.
 FINE: Final = ("unipc", "beta57", 96)
-BISECTIONS: Final = 7
+BISECTIONS: Final = 6
 
 
 def plan_of(method: str, spacing: str, steps: int) -> SamplingPlan:
@@ -59,7 +60,7 @@ def plan_of(method: str, spacing: str, steps: int) -> SamplingPlan:
 
 
 def log_snrs(plan: SamplingPlan) -> list[float]:
-    return [plan.level(row).log_snr for row in range(len(plan))]
+    return [-2.0 * math.log(plan.level(row).noise_to_signal) for row in range(len(plan))]
 
 
 #: From the outputs made so far, by the number of their step, and the number of the step: the forecast.
@@ -130,7 +131,7 @@ class Cached:
         threshold: the share of change τ, where there are no steps.
     """
 
-    network: Callable[..., Tensor]
+    network: Callable[..., Any]
     labels: Tensor
     levels: list[float]
     steps: Sequence[int] | None
@@ -145,8 +146,10 @@ class Cached:
         step, self.number = self.number, self.number + 1
         if not self._due(step):
             return self.forecast(self.made, step, self.levels)
-        known = self.network(x, t, class_labels=self.labels)
-        free = self.network(x, t, class_labels=torch.full_like(self.labels, CLASSES))
+        known, free = (
+            self.network(x, t, class_labels=labels).sample
+            for labels in (self.labels, torch.full_like(self.labels, CLASSES))
+        )
         self.made[step] = free + SCALE * (known - free)
         return self.made[step]
 
@@ -176,7 +179,7 @@ class Bench:
     """The network and the noise of all runs."""
 
     count: int
-    network: Callable[..., Tensor]
+    network: Callable[..., Any]
 
     @property
     def labels(self) -> Tensor:
