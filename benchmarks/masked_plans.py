@@ -8,16 +8,18 @@
 
 ``unet``: the embedded trained network. ``digits``, ``mnist``: exact models. For each seed of the calibration one plan
 for each number E of evaluations is judged on noise that no calibration uses, against the best built-in sampler with
-E/2 guided calls there: of all samplers on all spacings that a calibration ranks, screened on a share of the noise. For
-``unet`` also against the best with twice the calls, and in Fréchet distance to the test digits. ``curve``: digits, what
-a calibration finds within some seconds. ``time``: seconds for a sample of plans that ``unet --keep DIR`` kept, with a
-large batch, where compute binds, and with a single sample, where latency binds. Errors are root mean squares per pixel,
-in brackets the medians over samples; the ratios are means over seeds, with their standard errors.
+E/2 guided calls there: of all samplers on all spacings that a calibration ranks (for ``unet`` of the eight strongest
+with few calls), screened on a share of the noise. For ``unet`` also against the best with twice the calls, and in
+Fréchet distance to the test digits. ``curve``: digits, what a calibration finds within some seconds. ``time``: seconds
+for a sample of plans that ``unet --keep DIR`` kept, with a large batch, where compute binds, and with a single sample,
+where latency binds. Errors are root mean squares per pixel, in brackets the medians over samples; the ratios are means
+over seeds, with their standard errors.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
 import statistics
@@ -46,7 +48,7 @@ from noise_scheduler_sampling_system.analysis.solution import fine_plan
 from noise_scheduler_sampling_system.calibration.search.built_in import baselines
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, errors_of
 
-#: The samplers that are looked among with twice the calls.
+#: The samplers among which the best one for the network is sought, on all spacings.
 STRONG = ("adams", "deis", "dpmpp_2m", "dpmpp_3m", "ipndm", "lms", "sa_solver", "unipc")
 
 
@@ -62,6 +64,7 @@ class Setting:
         reference_calls: the model calls of the solution that all are compared with.
         fit: arguments of ``calibrate``.
         run: further arguments of ``sample``.
+        screens: the rounds of the search for the best built-in sampler: samples, and samplers that stay.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Setting:
     reference_calls: int
     fit: dict[str, Any]
     run: dict[str, Any] = field(default_factory=dict)
+    screens: tuple[tuple[int, int], ...] = ((8, 48), (128, 8))
 
     def sample(self, plan: SamplingPlan, scale: float, part: slice) -> Tensor:
         """Some of the samples of a plan."""
@@ -89,6 +93,21 @@ class Setting:
             plan = fine_plan(self.pipeline.scheduler, self.reference_calls)
             torch.save(self.sample(plan, scale, slice(0, self.samples)), file)
         return torch.load(file)
+
+    def leaders(
+        self, scale: float, calls: int, keep: Path | None, among: Sequence[str] = ()
+    ) -> list[tuple[str, Errors]]:
+        """The best built-in samplers with a number of guided calls, best first; from ``keep`` if they are there."""
+        file = None if keep is None else keep / f"{self.name}-{scale:g}-best-of-{calls}-calls.json"
+        if file is not None and file.exists():
+            return [(name, Errors(*errors)) for name, errors in json.loads(file.read_text())]
+        found = leaders(
+            self.pipeline, calls, lambda plan, part: self.sample(plan, scale, part), self.solution(scale), self.screens,
+            among,
+        )  # fmt: skip
+        if file is not None:
+            file.write_text(json.dumps(found))
+        return found
 
     def calibrated(
         self, scale: float, budgets: Sequence[int], seed: int, keep: Path | None, **limits: Any
@@ -113,7 +132,9 @@ class Setting:
 def unet() -> Setting:
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "ddim")
     fit = {"trajectories": 192, "held_out": 64, "teacher_calls": 40, "max_batch_size": 32}
-    return Setting("unet", pipeline, models.mnist_unet(), (1, 28, 28), 256, 48, fit, {"max_batch_size": 32})
+    return Setting(
+        "unet", pipeline, models.mnist_unet(), (1, 28, 28), 256, 48, fit, {"max_batch_size": 32}, ((4, 12), (32, 3))
+    )
 
 
 def digits(bandwidth: float) -> Setting:
@@ -159,7 +180,6 @@ def compared(
     """Print the errors of calibrated plans and of the best built-in samplers, for each scale and budget."""
     rows: list[tuple[object, ...]] = []
     everything = slice(0, setting.samples)
-    screens = ((4, 24), (32, 4)) if network else ((8, 48), (128, 8))
     for scale in scales:
         solution = setting.solution(scale)
 
@@ -171,7 +191,7 @@ def compared(
             made[seed], seconds = setting.calibrated(scale, budgets, seed, keep, **limits)
             print(f"  guidance {scale:g}, seed {seed}: calibrated in {seconds:.0f} s", flush=True)
         for budget in budgets:
-            ranked = leaders(setting.pipeline, budget // 2, run, solution, screens)
+            ranked = setting.leaders(scale, budget // 2, keep, STRONG if network else ())
             (name, best), median = ranked[0], min(errors.median for _, errors in ranked)
             ends = [run(made[seed][budget], everything) for seed in seeds]
             ours = [errors_of(end, solution) for end in ends]
@@ -184,7 +204,7 @@ def compared(
             if network:
                 theirs = next(b for b in baselines(setting.pipeline.scheduler, budget // 2, (name,)))
                 distance = statistics.fmean(map(frechet, ends))
-                twice = leaders(setting.pipeline, budget, run, solution, ((4, 8), (32, 1)), STRONG)[0]
+                twice = setting.leaders(scale, budget, keep, STRONG)[0]
                 rows[-1] += (f"{distance:.2f}", f"{frechet(run(theirs.plan, everything)):.2f}",
                              f"{twice[0]}: {figure(twice[1])}")  # fmt: skip
             print(f"  {rows[-1]}", flush=True)
@@ -203,14 +223,7 @@ def curve(budgets: Sequence[int], seconds: Sequence[float], scale: float = 3.0) 
     solution = setting.solution(scale)
     everything = slice(0, setting.samples)
     for budget in budgets:
-        ranked = leaders(
-            setting.pipeline,
-            budget // 2,
-            lambda plan, part: setting.sample(plan, scale, part),
-            solution,
-            ((8, 48), (128, 8)),
-        )
-        best = ranked[0][1]
+        best = setting.leaders(scale, budget // 2, None)[0][1]
         for limit in seconds:
             plans, spent = setting.calibrated(scale, (budget,), 0, None, budget_seconds=limit, passes=1e9)
             errors = errors_of(setting.sample(plans[budget], scale, everything), solution)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from calibration_problems import SHAPE, mixture, noise_of
 from noise_scheduler_sampling_system import (
@@ -18,15 +20,18 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
     calibrate,
 )
+from noise_scheduler_sampling_system.app.command_line import app
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.branches import folded, with_branch, without_branch
+from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
+from noise_scheduler_sampling_system.calibration.fit.fit import Fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
-from noise_scheduler_sampling_system.calibration.fit.normal_equations import derivatives
+from noise_scheduler_sampling_system.calibration.fit.normal_equations import NormalEquations, derivatives
 from noise_scheduler_sampling_system.calibration.search.goal import Goal
 from noise_scheduler_sampling_system.calibration.search.masks import DifferenceRegression
 from noise_scheduler_sampling_system.calibration.search.starts import with_query
 from noise_scheduler_sampling_system.calibration.student import Student, end_of
-from noise_scheduler_sampling_system.calibration.trajectories import Trajectories, teach
+from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, teach
 from noise_scheduler_sampling_system.guidance import CachedGuidance, ClassifierFree
 
 SCALE = 3.0
@@ -182,3 +187,46 @@ def test_refused(pipeline, model):
     for both, scale in (((0, 0), 2.0), ((3,), 2.0), ((0,), None)):
         with pytest.raises(ConfigurationError, match="both"):
             Table(pipeline.scheduler.level(999.0), pipeline.grid(3).levels[:3], np.eye(4), scale=scale, both=both)
+
+
+def test_command_and_checkpoint_of_a_table(pipeline, tmp_path):
+    out = tmp_path / "plans.json"
+    words = ["calibrate", "--evaluations", "5", "--labels", "0,1,2", "--guidance-scale", "2", "--trajectories", "16"]
+    words += ["--held-out", "16", "--teacher-calls", "16", "--passes", "12", "--json", "--out", str(out)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    (entry,) = json.loads(result.stdout)["plans"]
+    plan = PlanSet.load(out)[5]
+    assert (entry["nfe"], entry["evaluations"], entry["hash"]) == (plan.nfe, plan.evaluations, plan.content_hash)
+    refused = CliRunner().invoke(app, [*words, "--nfe", "3"])
+    assert refused.exit_code == 3
+    assert "give one of them" in refused.output
+
+    table = Table.of_plan(CachedGuidance(2.0, calls=(0, 2)).folded_into(pipeline.plan(3)))
+    fit = Fit(table, 0.5, Errors(0.4, 0.3), 16)
+    state = Checkpoint.open(tmp_path / "state.safetensors", {"seed": 1})
+    state.teach(torch.zeros(2, 4), 0.1)
+    state.keep(5, fit)
+    again = Checkpoint.open(tmp_path / "state.safetensors", {"seed": 1}).fits[5].table
+    assert np.array_equal(again.rows, table.rows)
+    assert (again.both, again.scale) == (table.both, table.scale)
+
+
+def test_small_draws_count_together_with_those_before():
+    """With few trajectories of images a draw, the equations hold the draws of earlier iterations; with many, none."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "adams")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {"dtype": torch.float64})
+    taught, _ = teach(student, noise_of(128, seed=5), 16, 4)
+    numbers = FreeNumbers.of(LevelRange(pipeline.scheduler), Table.of_plan(pipeline.plan(2)))
+    ends, ones = taught.ends(student, numbers.table), torch.ones(128, dtype=torch.float64)
+
+    def equations(*draws):
+        found = NormalEquations(student, taught, 1e-3)
+        for chosen in draws:
+            square, slope = found.at(numbers, chosen, ones[chosen] / len(chosen), ends, ones.__getitem__)
+        return np.append(square, slope)
+
+    first, second = torch.arange(0, 20), torch.arange(20, 40)
+    mixed = (equations(second) + 0.8 * equations(first)) / 1.8
+    assert np.allclose(equations(first, second), mixed)
+    assert np.allclose(equations(torch.arange(96), torch.arange(32, 128)), equations(torch.arange(32, 128)))
