@@ -228,6 +228,17 @@ def test_a_plan_without_a_calibration_is_refused_with_advice(pipeline, model, pl
         verify_plan(guided, model, pipeline)
 
 
+def test_a_plan_that_holds_its_guidance_is_verified_at_its_own_scale(pipeline, model):
+    told = {**{key: value for key, value in SMALL.items() if key != "nfe"}, "trajectories": 16, "held_out": 16}
+    plan = calibrate(model, pipeline, evaluations=6, **told, **TOLD)
+    assert plan.scale == SCALE
+    found = verify_plan(plan, model, pipeline)
+    assert not found.changes
+    assert found.rival is not None
+    with pytest.raises(ConfigurationError, match="holds guidance of scale 2"):
+        verify_plan(plan, never, pipeline, guidance_scale=3.0)
+
+
 def test_the_command_measures_again_and_its_exit_code_says_whether_the_figures_hold(tmp_path):
     def run(command):
         return CliRunner().invoke(app, command.split())

@@ -90,7 +90,7 @@ def verify(
     output.result({
         "file": str(file), "model": model, "holds": holds, "plans": [each.to_dict() for each in found.values()]
     })  # fmt: skip
-    _print(found, output)
+    _print(found, plans.counts_in_words, output)
     if not holds:
         raise typer.Exit(ExitCode.MODEL)
 
@@ -138,10 +138,10 @@ def _inputs(
     }
 
 
-def _print(found: dict[int, PlanVerification], output: Output) -> None:
+def _print(found: dict[int, PlanVerification], counted: str, output: Output) -> None:
     from ...calibration.trust.verification import with_error
 
-    rows: list[tuple[str, ...]] = [("calls", "figure", "stated", "measured", "deviation", "holds")]
+    rows: list[tuple[str, ...]] = [(counted, "figure", "stated", "measured", "deviation", "holds")]
     for nfe, each in found.items():
         rows += [
             (
@@ -163,4 +163,4 @@ def _print(found: dict[int, PlanVerification], output: Output) -> None:
     for change in first.changes:
         output.say(f"another {change.name}: {change.stated} in the calibration, {change.here} here")
     for nfe, each in found.items():
-        output.say(f"{nfe} calls: {each.verdict}")
+        output.say(f"{nfe} {counted}: {each.verdict}")

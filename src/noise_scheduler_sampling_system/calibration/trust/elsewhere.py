@@ -207,7 +207,8 @@ class Elsewhere:
             plans: by their number of model calls; each with the best built-in sampler's name in its provenance.
             held_out: the trajectories.
             teacher_calls: the model calls of the references at most.
-            evaluations: the model calls of single samples that may be spent, unless places were asked for.
+            evaluations: the evaluations of single samples, as ``student.calls`` counts them, that may be spent, unless
+                places were asked for.
 
         Returns:
             For each plan, lists of plain data by the kind of place: the change, the figures of
@@ -220,7 +221,7 @@ class Elsewhere:
         each = sum(calls * (place.solution is None) + 2 * sum(plans) for place in places)
         count = min(_MANY, len(held_out))
         if not self.asked:
-            count = int(min(count, evaluations / each))
+            count = int(min(count, evaluations / (each * student.branches)))
             if count < min(_FEW, len(held_out)):
                 logger.info("no time to measure the plans at other guidance scales; give scales=(...) to do it anyway")
                 return found
@@ -271,7 +272,8 @@ def _rival(place: Place, plan: SamplingPlan | None, ends: Tensor) -> dict[str, A
 def best_built_in(path: NoisePath, plan: SamplingPlan) -> tuple[str, SamplingPlan | None]:
     """Return the name of the built-in sampler that a plan's provenance calls the best, and that sampler's plan.
 
-    The plan is None where this version has no such sampler.
+    The plan is None where this version has no such sampler. A plan that holds its guidance stands against half as many
+    guided calls as its evaluations.
     """
     entries = plan.provenance.get("built_in")
     first = entries[0] if isinstance(entries, list | tuple) and entries else None

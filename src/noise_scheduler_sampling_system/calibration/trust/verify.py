@@ -184,6 +184,12 @@ class _Setting:
         elif scale is None:
             scale = stated.get("guidance_scale")
         scale = scale_of(scale, condition)
+        if plan.scale is not None and (guidance is not None or scale is None or not math.isclose(scale, plan.scale)):
+            raise ConfigurationError(
+                f"the plan holds guidance of scale {plan.scale:g} and runs at no other",
+                where="guidance_scale" if guidance is None else "guidance",
+                suggestion="leave it out, or calibrate a plan for the other guidance",
+            )
         first = int(stated["trajectories"])
         count = int(stated["held_out"]) if told["trajectories"] is None else told["trajectories"]
         calls = int(stated["teacher_calls"]) if told["teacher_calls"] is None else told["teacher_calls"]
