@@ -18,6 +18,7 @@ from noise_scheduler_sampling_system import (
     SamplerFactory,
     SamplingPlan,
 )
+from noise_scheduler_sampling_system.grids import make_grid
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler, read
 from noise_scheduler_sampling_system.integrations.diffusers.reading.class_table import READERS
 from noise_scheduler_sampling_system.integrations.diffusers.reading.refusals import NO_PATH, NO_TWIN
@@ -177,7 +178,7 @@ def test_fields_that_cannot_be_honoured_are_refused(name, flags, message):
     [
         ("EulerDiscreteScheduler", {**KARRAS, **LEADING}, "begins and ends where the 'leading' timesteps do"),
         ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -5.1}, "lambda_min_clipped"),
-        ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, "shift_terminal"),
+        ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1, **KARRAS}, "shift_terminal"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous", **V}, "to be told"),
         ("ScoreSdeVeScheduler", {}, "the score"),
         ("MiniMaxH3Scheduler", {}, "share of the signal"),
@@ -199,6 +200,12 @@ def test_flags_become_settings():
     assert (config.thresholding, config.sample_max_value, config.clip_sample) == (True, 2.0, False)
     config = NoiseSchedulerConfig.from_diffusers(diffusers.DDPMScheduler(variance_type="fixed_large", steps_offset=1))
     assert (config.variance_type, config.clip_sample, config.steps_offset) == ("fixed_large", True, 1)
+    ltx = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0, shift_terminal=0.1)
+    ltx.set_timesteps(7)
+    config = NoiseSchedulerConfig.from_diffusers(ltx)
+    assert dict(config.spacing_options) == {"shift_terminal": 0.1}
+    levels = make_grid(NoiseSchedulerFactory.create(config), 7).levels
+    assert [level.sigma for level in levels] == pytest.approx(ltx.sigmas.tolist(), abs=1e-6)
     flux = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     config = NoiseSchedulerConfig.from_diffusers(flux, mu=1.1)
     assert config.schedule_options["shift"] == pytest.approx(math.exp(1.1))

@@ -98,7 +98,7 @@ def presets(as_json: Json = False, quiet: Quiet = False) -> None:
             "name": name, "schedule": config["beta_schedule"], "prediction": config["prediction_type"],
             "spacing": config["timestep_spacing"], "sampler": preset.sampler, "steps": preset.steps,
             "aliases": PRESETS.names_of(name), "source": preset.source, "note": preset.note,
-            "settings": dict(preset.fields),
+            "tokens": preset.tokens, "settings": dict(preset.fields),
         })  # fmt: skip
     output.result(data)
     heads = ("name", "schedule", "prediction", "sampler", "steps", "note")

@@ -23,9 +23,9 @@ def experts_of(pipe: Any) -> Experts:
     Raises:
         ConfigurationError: a pipeline of one network.
     """
-    networks = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    high, low = (getattr(pipe, name, None) for name in ("transformer", "transformer_2"))
     ratio = getattr(getattr(pipe, "config", None), "boundary_ratio", None)
-    if None in networks or ratio is None:
+    if high is None or low is None or ratio is None:
         raise ConfigurationError(
             f"{shown(type(pipe).__name__)} has not two transformers and a boundary_ratio",
             where="pipe",
@@ -33,4 +33,4 @@ def experts_of(pipe: Any) -> Experts:
         )
     scheduler = getattr(pipe, "scheduler", None)
     steps = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None) or 1000
-    return Experts(*networks, boundary=float(ratio), time_scale=float(steps))
+    return Experts(high, low, boundary=float(ratio), time_scale=float(steps))

@@ -109,10 +109,11 @@ def multistep_reader(
             del model["variance_type"]  # this family reads only a learned one, to split it off
         if f.get("use_flow_sigmas"):
             path, needs_mu = flow_path(f, f["flow_shift"], mu, shifts_twice=False)
-            spacing = {"timestep_spacing": spacing["timestep_spacing"]} if has_sigma_flag(f) else {}
+            flagged = has_sigma_flag(f)
+            spacing = {"timestep_spacing": spacing["timestep_spacing"]} if flagged else {}
             notes = [note for note in notes if "lambda" not in note]
-            if f.get("shift_terminal"):
-                notes.append("shift_terminal, which moves the last level, is not part of the spacing")
+            if f.get("shift_terminal") and not flagged:
+                path["spacing_options"] = {"shift_terminal": float(f["shift_terminal"])}
             if lowest:
                 notes.append("its last step stays at the last level; here the run goes on to the clean sample")
             config = {**model, **path, "prediction_type": f["prediction_type"], **spacing}
@@ -152,8 +153,10 @@ def flow_reader(twin: TwinReader = named, *, stride: int = 1, shifts_twice: bool
         for flag, (flagged, given) in SIGMA_FLAGS.items():
             if f.get(flag):
                 spacing, options = flagged, dict(given)
-        if f.get("shift_terminal"):
-            notes.append("shift_terminal, which moves the last level, is not part of the spacing")
+        if f.get("shift_terminal") and not has_sigma_flag(f):
+            options["shift_terminal"] = float(f["shift_terminal"])
+        elif f.get("shift_terminal"):
+            notes.append(f"shift_terminal, which moves the ends of {spacing!r}, is not part of the spacing")
         config = {**path, "timestep_spacing": spacing, "spacing_options": options}
         level_list: LevelList = "flow" if stride == 1 else "flow, twice"
         if f.get("invert_sigmas"):
