@@ -7,8 +7,10 @@ test_trace.py runs the traced plans of the same classes.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
+import pickle
 from typing import Any
 
 import diffusers
@@ -198,3 +200,16 @@ def test_arguments_of_set_timesteps_in_the_order_of_the_class():
         torch.testing.assert_close(scheduler.timesteps, torch.tensor([1.57, 0.9, 0.0]))
     with pytest.raises(ConfigurationError, match="Intermediate timesteps"):
         PlanScheduler.from_config(diffusers.SCMScheduler()).set_timesteps(4)
+
+
+def test_a_scheduler_of_stable_cascade_is_of_the_class_that_its_pipelines_ask_for(tmp_path):
+    made = PlanScheduler.from_config(diffusers.DDPMWuerstchenScheduler())
+    made.set_timesteps(3)
+    made.save_pretrained(tmp_path)
+    copies = [made, copy.deepcopy(made), pickle.loads(pickle.dumps(made)), PlanScheduler.from_pretrained(tmp_path)]
+    for each in copies:
+        assert isinstance(each, PlanScheduler)
+        assert isinstance(each, diffusers.DDPMWuerstchenScheduler)
+    assert torch.equal(copies[2].timesteps, made.timesteps)
+    assert type(diffusers.DDPMWuerstchenScheduler.from_config(made.config)) is diffusers.DDPMWuerstchenScheduler
+    assert not isinstance(PlanScheduler.from_config(diffusers.DDIMScheduler()), diffusers.DDIMScheduler)

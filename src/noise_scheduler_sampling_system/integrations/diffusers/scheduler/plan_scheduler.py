@@ -23,6 +23,7 @@ from ....support.errors import ConfigurationError
 from .class_signature import FOLLOWING, signature_of
 from .compile_request import CompileRequest
 from .given_plans import Plans
+from .instance_classes import instance_class
 from .per_token_times import step_of_each_token
 from .plan_compiler import PlanCompiler
 from .run_registry import RunRegistry
@@ -65,6 +66,13 @@ class PlanScheduler(SchedulerAttributes, SchedulerMixin, ConfigMixin):  # type: 
         "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler", "LCMScheduler",
         "TCDScheduler", "SASolverScheduler", "EDMDPMSolverMultistepScheduler",
     ]  # fmt: skip
+
+    #: The class that was called, where the object is of another one (instance_classes.py).
+    _called_class: type[PlanScheduler] | None = None
+
+    def __new__(cls, config: Any = None, **_: Any) -> PlanScheduler:
+        """A scheduler that also is an instance of the replaced class, where pipelines ask for that."""
+        return super().__new__(instance_class(cls, config))
 
     def __init__(
         self, config: Any = None, *, method: Any = None, timestep_spacing: str | None = None,
@@ -343,7 +351,7 @@ class PlanScheduler(SchedulerAttributes, SchedulerMixin, ConfigMixin):  # type: 
     def __reduce__(self) -> tuple[Any, ...]:
         current = self._lists.current
         request = None if current is None else current.request.arguments
-        return _again, (type(self), dict(self.config), request, self._shift)
+        return _again, (self._called_class or type(self), dict(self.config), request, self._shift)
 
 
 @final
