@@ -207,6 +207,9 @@ def test_a_pipeline_of_diffusers_is_sampled_compared_calibrated_and_advised():
         "calibrate --model folder --nfe 2 --trajectories 2 --passes 1 --teacher-calls 4 --stages design --out p.json"
     )
     assert fitted["plans"][0]["nfe"] == 2
+    again = data("plan verify p.json --model folder --seed 0")
+    assert again["holds"]
+    assert again["plans"][0]["changes"] == []
     assert len(data("recommend --model folder --nfe 3 --count 1")["recommendations"][0]["tried"]) > 1
     assert "give --method instead" in run("sample --model folder --config two.yaml --out b.png", 3).output
 
