@@ -21,10 +21,11 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
     TimeGrid,
 )
+from noise_scheduler_sampling_system.analysis import log_likelihood
 from noise_scheduler_sampling_system.config.prediction import PREDICTION_TYPES, TWO_TIME_TYPES, SecondLevel, conversion
 from noise_scheduler_sampling_system.grids import FrameGrid
 from noise_scheduler_sampling_system.guidance import ClassifierFree, Rescale
-from noise_scheduler_sampling_system.models import DigitsModel, GaussianMixtureModel, GaussianModel
+from noise_scheduler_sampling_system.models import DigitsModel, Experts, GaussianMixtureModel, GaussianModel
 from noise_scheduler_sampling_system.schedules import EDMPath, FlowPath, Level, NoisePath, VPPath
 from noise_scheduler_sampling_system.schedules.factory import NoiseSchedulerFactory
 from noise_scheduler_sampling_system.serving import Batcher
@@ -448,6 +449,38 @@ def two_times(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
 def test_what_does_not_fit_together_is_refused_before_the_first_call(pipeline, model, run, match):
     with pytest.raises(ConfigurationError, match=match):
         pipeline.sample(model, **{"shape": (2, 1, 8, 8), "num_inference_steps": 2, **run})
+
+
+def test_likelihoods_need_the_field_at_one_time():
+    with pytest.raises(ConfigurationError, match=r"two times.*\n.*\n.*r=t"):
+        log_likelihood(pipeline_of("flow"), two_times, noise(2, 3), 4)
+
+
+@pytest.mark.parametrize("backend", ["sample", "compile", "batcher"])
+def test_two_networks_of_two_times_take_turns(backend):
+    pipeline, model = pipeline_of("flow"), GaussianModel(FlowPath(), 0.2, 0.5, prediction_type="v_prediction")
+    told: dict[str, list[float]] = {"high": [], "low": []}
+
+    def network(name: str) -> Any:
+        def asked(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+            told[name].append(float(r[0]))
+            return model(x, t, r)
+
+        return asked
+
+    both = Experts(network("high"), network("low"), boundary=0.6)
+    run = {"shape": (2, 3), "num_inference_steps": 4}
+    if backend == "sample":
+        got = pipeline.sample(both, seed=1, **run)
+    elif backend == "compile":
+        got = pipeline.compile(both, backend="eager", **run)(1)
+    else:
+        with Batcher(pipeline, model=both) as batcher:
+            got = batcher.submit(seed=1, **run).result()
+    torch.testing.assert_close(got, pipeline.sample(model, seed=1, **run), rtol=0.0, atol=1e-6)
+    assert {name: sorted(set(times)) for name, times in told.items()} == {"high": [500.0, 750.0], "low": [0.0, 250.0]}
+    with pytest.raises(ConfigurationError, match="has one time"):
+        pipeline.sample(Experts(network("high"), one_time, boundary=0.6), **run)
 
 
 def test_conversions_need_the_second_level():

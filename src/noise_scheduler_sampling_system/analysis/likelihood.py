@@ -200,6 +200,13 @@ def _of_clean_samples(sampler: BaseSampler, upwards: TimeGrid) -> SamplingPlan:
         _written(sampler, TimeGrid(upwards.levels[::-1])),
         sampler.config.clip_sample or sampler.config.thresholding,
     )
+    if usual.two_times:
+        raise ConfigurationError(
+            f"the sampler {usual.sampler!r} asks a network of two times",
+            where="sampler",
+            why="the density changes by the divergence of the field at each time, which such a network gives at r = t",
+            suggestion="use 'heun' and lambda x, t, **condition: model(x, t, r=t, **condition)",
+        )
     unlike = usual.stochastic or usual.null is not None or usual.nfe < len(usual) or (clips and usual.raw.any())
     if unlike or sampler.options.get("afs", False):
         raise ConfigurationError(

@@ -279,7 +279,7 @@ class ModelAdapter:
         for expert in self._experts or ():
             expert.refuse_call(condition, where)
         signature = self._signature
-        if signature is None:
+        if signature is None or (self.two_times and self._experts is not None):
             return
         if self.two_times:
             refuse_one_time(shown(self.model), self._second_time, condition, where)
