@@ -22,6 +22,7 @@ from noise_scheduler_sampling_system import (
     TimeGrid,
 )
 from noise_scheduler_sampling_system.analysis import log_likelihood
+from noise_scheduler_sampling_system.calibration.table import Table
 from noise_scheduler_sampling_system.config.prediction import PREDICTION_TYPES, TWO_TIME_TYPES, SecondLevel, conversion
 from noise_scheduler_sampling_system.grids import FrameGrid
 from noise_scheduler_sampling_system.guidance import ClassifierFree, Rescale
@@ -454,6 +455,11 @@ def test_what_does_not_fit_together_is_refused_before_the_first_call(pipeline, m
 def test_likelihoods_need_the_field_at_one_time():
     with pytest.raises(ConfigurationError, match=r"two times.*\n.*\n.*r=t"):
         log_likelihood(pipeline_of("flow"), two_times, noise(2, 3), 4)
+
+
+def test_calibrations_hold_plans_for_one_time():
+    with pytest.raises(ConfigurationError, match="asks at two times"):
+        Table.of_plan(pipeline_of("flow").plan(2))
 
 
 @pytest.mark.parametrize("backend", ["sample", "compile", "batcher"])

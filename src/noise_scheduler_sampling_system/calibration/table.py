@@ -270,14 +270,14 @@ class Table:
             history: the table's :attr:`history`. The rows are then the nearest ones that it allows.
 
         Raises:
-            ConfigurationError: the plan adds noise, reads unconditional predictions (CFG++), or scales the network's
-                input; or its first state is not at the start's level.
+            ConfigurationError: the plan adds noise, reads unconditional predictions (CFG++), scales the network's
+                input, or is for networks of two times; or its first state is not at the start's level.
         """
-        if plan.stochastic or plan.null is not None or plan.input_scale is not None:
+        if plan.stochastic or plan.two_times or plan.null is not None or plan.input_scale is not None:
             raise ConfigurationError(
                 f"the plan of {plan.sampler!r} has more than states and predictions",
                 where="plan",
-                why="it adds noise, reads unconditional predictions, or scales the network's input",
+                why="it adds noise, reads unconditional predictions, scales the network's input, or asks at two times",
                 suggestion="give a deterministic plan without CFG++, e.g. of 'dpmpp_2m', 'ipndm' or 'unipc'",
             )
         asked = [i for i in range(len(plan)) if plan.asked[i]]

@@ -41,7 +41,7 @@ def difference(a: SamplingPlan, b: SamplingPlan) -> PlanDifference:
         if getattr(a, name) != getattr(b, name)
     ]
     if a.two_times != b.two_times:
-        settings.append(("times of the network", *(2 if plan.two_times else 1 for plan in (a, b))))
+        settings.append(("times of the network", 1 + a.two_times, 1 + b.two_times))
     for name in sorted({*a.options, *b.options}):
         one, other = a.options.get(name, "not set"), b.options.get(name, "not set")
         if one != other:
@@ -49,8 +49,8 @@ def difference(a: SamplingPlan, b: SamplingPlan) -> PlanDifference:
     shared = min(len(a), len(b))
     apart = _apart(_log_snr(a)[:shared], _log_snr(b)[:shared])
     if a.to is not None and b.to is not None:
-        second = (_log_snr_of(plan.to[:shared, 1], plan.to[:shared, 2]) for plan in (a, b))
-        apart = np.maximum(apart, _apart(*second))
+        one, other = (_log_snr_of(to[:shared, 1], to[:shared, 2]) for to in (a.to, b.to))
+        apart = np.maximum(apart, _apart(one, other))
     levels = tuple(int(i) for i in np.flatnonzero(apart > _SAME_LEVEL))
     stds = (0.1, 0.3, 1.0)
     moments = zip(stds, a.gaussian_moments(np.array(stds)).std, b.gaussian_moments(np.array(stds)).std, strict=True)
