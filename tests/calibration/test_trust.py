@@ -88,7 +88,7 @@ def test_the_provenance_states_uncertainty_and_what_happens_elsewhere(plan, tmp_
     own = Measurement.from_dict(measured["held_out"])
     assert (own.rms, own.median) == pytest.approx(tuple(plan.provenance["held_out_error"].values()))
     assert 0.0 < own.rms_error < own.rms
-    assert own.count == 64
+    assert own.trajectories == 64
     scales = [entry["guidance_scale"] for entry in measured["guidance"]]
     assert scales == [SCALE, *scales_around(SCALE)] == [2.0, 1.0, 1.5, 3.0, 4.0]
     assert all(entry["rms"] > 0.0 and entry["built_in"]["rms"] > 0.0 for entry in measured["guidance"])

@@ -157,8 +157,8 @@ def _print(found: dict[int, PlanVerification], counted: str, output: Output) -> 
     output.table(rows, numbers=(0, 4), folds=(1,))
     first = next(iter(found.values()))
     output.say(
-        f"{first.measured.count} trajectories of seed {first.seed} against {first.teacher_calls} calls; ± and the "
-        "deviation are in standard errors over trajectories; a figure holds up to 3 of them"
+        f"{first.measured.trajectories} trajectories of seed {first.seed} against {first.teacher_calls} calls; ± and "
+        "the deviation are in standard errors over trajectories; a figure holds up to 3 of them"
     )
     for change in first.changes:
         output.say(f"another {change.name}: {change.stated} in the calibration, {change.here} here")

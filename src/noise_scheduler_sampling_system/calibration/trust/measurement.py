@@ -36,7 +36,7 @@ class Measurement(NamedTuple):
         moved, moved_error: the share of trajectories that change their basin: they end nearer to the reference end of
             another trajectory than to their own. It counts no change to a place where no other trajectory ends, so
             few trajectories find fewer changes than many.
-        count: the number of trajectories.
+        trajectories: their number.
     """
 
     rms: float
@@ -45,7 +45,7 @@ class Measurement(NamedTuple):
     median_error: float
     moved: float
     moved_error: float
-    count: int
+    trajectories: int
 
     @classmethod
     def of(cls, ends: Tensor, solution: Tensor) -> Measurement:
@@ -73,8 +73,11 @@ class Measurement(NamedTuple):
         values = [data[key] for key in _KEYS]
         if not all(isinstance(v, int | float | None) and not isinstance(v, bool) for v in values):
             return None
-        *numbers, count = (math.nan if value is None else value for value in values)
-        return cls(*map(float, numbers), int(count)) if math.isfinite(count) else None
+        numbers = [math.nan if value is None else float(value) for value in values]
+        rms, rms_error, median, median_error, moved, moved_error, count = numbers
+        if not math.isfinite(count):
+            return None
+        return cls(rms, rms_error, median, median_error, moved, moved_error, int(count))
 
 
 def standard_errors(each: Tensor) -> tuple[float, float]:

@@ -136,7 +136,7 @@ class PlanVerification:
                 {**figure._asdict(), "deviation": figure.deviation, "holds": figure.holds} for figure in self.figures
             ],
             "changes": [change._asdict() for change in self.changes], "stated_for": self.stated_for,
-            "built_in": rival, "trajectories": self.measured.count, "teacher_error": self.teacher_error,
+            "built_in": rival, "trajectories": self.measured.trajectories, "teacher_error": self.teacher_error,
             "teacher_calls": self.teacher_calls, "seed": self.seed,
         }  # fmt: skip
 

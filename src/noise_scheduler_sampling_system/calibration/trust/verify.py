@@ -238,11 +238,9 @@ class _Bench:
             told["guidance_scale"] = setting.scale
         if setting.round_timesteps:
             told["round_timesteps"] = True
-        conditions = (
-            in_turn(each, first, first + count, name)
-            for each, name in ((setting.condition, "condition"), (setting.null_condition, "null_condition"))
-        )
-        student = Student(pipeline, model, *conditions, told)
+        condition = in_turn(setting.condition, first, first + count)
+        null = in_turn(setting.null_condition, first, first + count, "null_condition")
+        student = Student(pipeline, model, condition, null, told)
         keys = calibration_keys(setting.seed, first + count)[first:]
         shape, place = tuple(setting.facts["shape"]), resolve_device(request["device"], model)
         noise, rows = NoiseSource(keys, shape, torch.float32, place).initial(), torch.arange(first, first + count)
@@ -297,7 +295,7 @@ def _stated(plan: SamplingPlan, setting: _Setting, measured: Measurement) -> tup
     if own is None:
         errors = rms_and_median(provenance["held_out_error"])
         assert errors is not None  # checked before
-        scale = math.sqrt(measured.count / int(provenance["held_out"]))
+        scale = math.sqrt(measured.trajectories / int(provenance["held_out"]))
         own = Measurement(
             errors.rms, scale * measured.rms_error, errors.median, scale * measured.median_error, math.nan, math.nan,
             int(provenance["held_out"]),
