@@ -46,7 +46,7 @@ def its_own_run(pipe: diffusers.WanPipeline, latents: torch.Tensor) -> torch.Ten
 def test_a_run_of_both_transformers_is_that_of_the_pipeline(pipe, latents):
     """UniPC with history over the switch, and guidance 4 and 2."""
     theirs = its_own_run(pipe, latents)
-    own, null = pipe.encode_prompt("a cat", "bad", device=torch.device("cpu"))
+    own, null = pipe.encode_prompt("a cat", "bad", device=torch.device("cpu"), max_sequence_length=512)
     experts = experts_of(pipe)
     sampler = DiffusionPipeline(
         NoiseSchedulerConfig.preset("wan-2.1-480p"), "unipc", **dict(read(pipe.scheduler).options)
@@ -68,6 +68,17 @@ def test_a_plan_scheduler_runs_inside_the_pipeline_with_its_switch(pipe, latents
         torch.testing.assert_close(its_own_run(pipe, latents), theirs, rtol=0, atol=1e-3 * float(theirs.abs().max()))
     finally:
         pipe.scheduler = before
+
+
+def test_generate_takes_a_scale_for_each_network(pipe, latents):
+    pipeline = DiffusionPipeline.from_diffusers(pipe)
+    scales = pipeline.backbone.network.scale(high=4.0, low=2.0)
+    made = pipeline.generate(
+        "a cat", negative_prompt="bad", height=64, width=64, num_frames=9, num_inference_steps=STEPS,
+        initial_noise=latents, guidance=ClassifierFree(scales), output_type="latent",
+    )  # fmt: skip
+    theirs = its_own_run(pipe, latents)
+    torch.testing.assert_close(made, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
 
 
 def test_a_pipeline_of_one_network_is_refused():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...experts import experts_of
 from .base import Backbone, Conditions, Prompt, WrappedNetwork, register_backbone
 
 __all__ = ["LTX", "Wan"]
@@ -40,26 +41,25 @@ class _Video(Backbone):
 
 @final
 class _WanNetwork(WrappedNetwork):
-    """Wan's network, or the two of Wan 2.2: the second takes over below the boundary."""
+    """One network of Wan on videos. ``token`` is the size of a token where each token is told the time, else None."""
 
-    def __init__(self, inner: Any, second: Any, boundary: float, token: tuple[int, int, int] | None) -> None:
-        super().__init__(second if inner is None else inner)
-        self.second, self._boundary = second, boundary
+    def __init__(self, inner: Any, token: tuple[int, int, int] | None) -> None:
+        super().__init__(inner)
         self._token = token
 
     def forward(self, x: Tensor, t: Tensor, *, text: Tensor) -> Tensor:
-        network = self.inner if self.second is None or float(t.flatten()[0]) >= self._boundary else self.second
-        if self._token is not None:  # each token is told the time
+        if self._token is not None:
             tokens = int(np.prod([size // patch for size, patch in zip(x.shape[2:], self._token, strict=True)]))
             t = t[:, None].expand(-1, tokens)
-        output: Tensor = network(hidden_states=x, timestep=t, encoder_hidden_states=text, return_dict=False)[0]
+        output: Tensor = self.inner(hidden_states=x, timestep=t, encoder_hidden_states=text, return_dict=False)[0]
         return output
 
 
 @final
 @register_backbone("WanPipeline")
 class Wan(_Video):
-    """Wan 2.1 and 2.2 from text. Both experts of Wan 2.2 are guided with the same scale."""
+    """Wan 2.1 and 2.2 from text. The network of Wan 2.2 A14B is ``models.Experts``, whose ``scale`` makes
+    guidance for each of the two."""
 
     default_scale = 5.0
     default_height, default_width, default_frames = 480, 832, 81
@@ -71,13 +71,14 @@ class Wan(_Video):
     @property
     def network(self) -> torch.nn.Module:
         config = self.pipe.config
-        if config.boundary_ratio is None:
-            second, boundary = None, 0.0
-        else:
-            second = self.pipe.transformer_2
-            boundary = config.boundary_ratio * self.pipe.scheduler.config.num_train_timesteps
-        token = self._inner.config.patch_size if config.expand_timesteps else None
-        return _WanNetwork(self.pipe.transformer, second, boundary, None if token is None else tuple(token))
+        token = tuple(self._inner.config.patch_size) if config.expand_timesteps else None
+
+        def wrapped(network: Any) -> torch.nn.Module:
+            return _WanNetwork(network, token)
+
+        if not config.boundary_ratio or None in (self.pipe.transformer, self.pipe.transformer_2):
+            return wrapped(self._inner)
+        return experts_of(self.pipe).with_networks(wrapped)
 
     @property
     def pixels_per_entry(self) -> int:
@@ -95,7 +96,7 @@ class Wan(_Video):
         own, null = self.pipe.encode_prompt(
             prompt=prompt.text, negative_prompt=prompt.negatives if prompt.with_null else None,
             do_classifier_free_guidance=prompt.with_null, num_videos_per_prompt=prompt.images_per_prompt,
-            device=self.device, **prompt.encode_options,
+            device=self.device, **{"max_sequence_length": 512, **prompt.encode_options},
         )  # fmt: skip
         dtype = self._inner.dtype
         return {"text": own.to(dtype)}, {"text": null.to(dtype)} if prompt.with_null else None
