@@ -286,6 +286,7 @@ class Table:
         column = dict(zip(asked, made, strict=False))
         state, rows = np.eye(made[-1])[0], []
         ys, deltas = np.zeros((2, len(plan), made[-1]))
+        no_delta = np.zeros((len(plan), 0))
         for i in range(len(plan)):
             after = plan.a[i] * state
             if i in column:
@@ -296,8 +297,8 @@ class Table:
                 if plan.both is not None and plan.both[i]:
                     deltas[i, column[i] + 1] = of_clean
             after = after + plan.raw[i] * ys[i]
-            for factors, values in ((plan.b, ys), (plan.delta, deltas)):
-                for k in range(0 if factors is None else min(i + 1, factors.shape[1])):
+            for factors, values in ((plan.b, ys), (no_delta if plan.delta is None else plan.delta, deltas)):
+                for k in range(min(i + 1, factors.shape[1])):
                     after = after + factors[i, k] * values[i - k]
             state = after
         level = [Level(*map(float, at)) for at in zip(plan.time, plan.alpha, plan.sigma, strict=False)]

@@ -59,7 +59,7 @@ class PlanSet(Mapping[int, SamplingPlan], Drawn):
 
     def _fits(self, key: Any, plan: SamplingPlan) -> bool:
         if self.counts == "nfe":
-            return plan.nfe == key
+            return bool(plan.nfe == key)
         return isinstance(key, int) and plan.scale is not None and plan.evaluations <= key
 
     def __getitem__(self, number: int) -> SamplingPlan:
