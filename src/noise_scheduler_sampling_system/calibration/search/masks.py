@@ -43,7 +43,7 @@ _MASKS: Final = 4
 _FEW: Final = 16
 #: The masks of each number of levels that are fitted for some iterations.
 _TRIED: Final = 1
-#: The iterations of each of them, and of the best one after that.
+#: The iterations of each of them, and then of the best one and of the table with both branches everywhere.
 _TRIAL, _SECOND = 1, 4
 #: The leading built-in samplers whose tables of more levels are masked.
 _SOURCES: Final = 1
@@ -146,6 +146,7 @@ class MaskSearch:
     The leading built-in samplers with more levels, and the plan of fewer evaluations with more queries, are run on a
     few trajectories. Each gets the masks that its regressions of δ recommend. The best of each number of levels and the
     best table with both branches everywhere are fitted for an iteration, which tells more than their errors before it.
+    The better mask and the table with both branches get some more.
 
     Attributes:
         trial: the model, the few trajectories, and what may be spent.
@@ -166,11 +167,15 @@ class MaskSearch:
         """
         whole = [folded(table, self.goal.guidance) for table in scalar]
         masked = [self._masked(levels, smaller)[:_TRIED] for levels in self.goal.levels]
-        tried = [table for turn in itertools.zip_longest(*masked) for table in turn if table is not None] + whole[:1]
+        tried = whole[:1] + [table for turn in itertools.zip_longest(*masked) for table in turn if table is not None]
         drawn = enough(self.trial.few)
         fits = self.trial.of(tried, _TRIAL, drawn, "masks")
-        ahead = self.trial.of([now.table for now in fits[:1]], _SECOND, drawn, "masks")
-        return [now.table for now in ahead + fits[len(ahead) :]] + tried[len(fits) :] + whole[1:]
+        # more levels begin ahead of both branches everywhere, and may end behind
+        kinds = {_is_sparse(now.table): now for now in reversed(fits)}  # the best of each kind
+        longer = self.trial.of([now.table for now in kinds.values()], _SECOND, drawn, "masks")
+        done = len(longer) == len(kinds)
+        rest = [now.table for now in fits if not (done and kinds[_is_sparse(now.table)] is now)]
+        return [now.table for now in longer] + rest + tried[len(fits) :] + whole[1:]
 
     def _masked(self, levels: int, smaller: Table | None) -> list[Table]:
         """Return the tables with a number of levels, each with the masks that change its samples least, in that order.
@@ -194,6 +199,11 @@ class MaskSearch:
             except NoiseSamplingError as error:
                 logger.info("a start of %d levels is left out: %s", levels, error)
         return [table for _, table in sorted(scored, key=lambda pair: pair[0])]
+
+
+def _is_sparse(table: Table) -> bool:
+    """Whether a table evaluates the unconditional branch in some queries only."""
+    return len(table.both) < table.nfe
 
 
 def _with_levels(known: Sequence[Baseline], student: Student, levels: int) -> list[Baseline]:

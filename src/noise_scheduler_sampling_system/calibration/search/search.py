@@ -35,7 +35,7 @@ _FOR_GATE = 0.1
 _BUILT_IN = 4
 #: Starts are made and compared on this part of the trajectories.
 _PART = 0.25
-#: The trials of masks run on this number of trajectories at most, and end after this share of the budget.
+#: The trials of masks run on this number of trajectories of images, and end after this share of the budget.
 _FEW, _FOR_MASKS = 32, 0.45
 
 #: Called after every iteration with the stage and the state of the fit.
@@ -114,7 +114,7 @@ def search(
                     starts += Climb(student, few, span, budget, report).to(nfe, smaller)
                     starts = best_first(student, starts, few, span, limits.max_gain)
                 else:
-                    few = few.part(0, _FEW)
+                    few = few.part(0, max(_FEW, enough(taught)))
                     scalar = best_first(student, starts, few, span, limits.max_gain)
                     trial = Trial(student, few, span, budget, _FOR_MASKS, report)
                     starts = MaskSearch(trial, goal, known).starts(scalar, smaller)
