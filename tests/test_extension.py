@@ -377,7 +377,7 @@ def test_the_overloads_say_what_is_returned_and_know_every_keyword():
     assert SamplingResult.__name__ in [
         f.__annotations__["return"] for f in typing.get_overloads(DiffusionPipeline.generate)
     ]
-    assert len(typing.get_overloads(DiffusionPipeline.calibrate)) == 2
+    assert len(typing.get_overloads(DiffusionPipeline.calibrate)) == 4
     parameters = inspect.signature(DiffusionPipeline.sample).parameters.values()
     keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"return_result"}
     assert set(RunKeywords.__annotations__) == keywords

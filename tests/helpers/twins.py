@@ -45,7 +45,7 @@ __all__ = [
 
 TOLERANCE = 1e-4
 #: Samplers that ask for more than a scheduler of diffusers is given.
-NOT_APPLICABLE = {"adaptive", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
+NOT_APPLICABLE = {"adaptive", "flow_map", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
 METHODS = [m.value for m in SamplingMethod if m.value not in NOT_APPLICABLE]
 NETWORKS = ("unet", "transformer")
 

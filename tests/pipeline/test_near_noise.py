@@ -29,7 +29,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 
 NOT_IN_DIFFUSERS = {"adaptive", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
-METHODS = [method.value for method in SamplingMethod]
+METHODS = [method.value for method in SamplingMethod if method.value != "flow_map"]  # that asks at two times
 KINDS = ("epsilon", "v_prediction", "sample")
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

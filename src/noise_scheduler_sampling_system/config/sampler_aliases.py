@@ -57,7 +57,6 @@ NAMES: dict[str, Resolved] = {
     "DDIMParallelScheduler": _r("ddim"),
     "CogVideoXDDIMScheduler": _r("ddim"),
     "CogVideoXDPMScheduler": _r("dpmpp_2m_sde"),
-    "DDIMInverseScheduler": _r("ddim"),
     "DDPMScheduler": _r("ddpm"),
     "DDPMParallelScheduler": _r("ddpm"),
     "DDPMWuerstchenScheduler": _r("ddpm"),
@@ -74,7 +73,6 @@ NAMES: dict[str, Resolved] = {
     "DPMSolverMultistepScheduler": _r("dpmpp_2m", "leading_dpm"),
     "EDMDPMSolverMultistepScheduler": _r("dpmpp_2m"),
     "CosineDPMSolverMultistepScheduler": _r("dpmpp_2m_sde"),
-    "DPMSolverMultistepInverseScheduler": _r("dpmpp_2m", "leading_dpm"),
     "DPMSolverSinglestepScheduler": _r("dpmpp_2s"),
     "DPMSolverSDEScheduler": _r("dpmpp_sde"),
     "UniPCMultistepScheduler": _r("unipc", "leading_dpm", order=2, lower_order_final=True),
@@ -225,18 +223,18 @@ def resolve(method: str | Enum) -> Resolved:
         ConfigurationError: an unknown name; the message suggests the nearest ones.
     """
     key = Registry.key(method)
+    if "inverse" in folded(key) and key not in SAMPLERS.entries:  # its formula is in the table, its direction is not
+        raise ConfigurationError(
+            f"{key!r} is not a sampler here: any sampler runs backwards on a reversed grid",
+            where="method",
+            suggestion="sample(grid=pipeline.grid(N).reversed(), initial_sample=image), or ReversibleRun with 'belm'",
+        )
     meant = _meaning(key)
     if meant is None:
         load_plugins()
         meant = _meaning(key)
     if meant is not None:
         return meant
-    if "inverse" in folded(key):
-        raise ConfigurationError(
-            f"{key!r} is not a sampler here: any sampler runs backwards on a reversed grid",
-            where="method",
-            suggestion="sample(grid=pipeline.grid(N).reversed(), initial_sample=image), or ReversibleRun with 'belm'",
-        )
     raise ConfigurationError(
         f"there is no sampler {shown(key)}",
         where="method",

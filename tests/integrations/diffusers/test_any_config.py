@@ -12,7 +12,7 @@ from torch import Tensor
 from noise_scheduler_sampling_system import ConfigurationError, SamplingMethod
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 
-NOT_IN_DIFFUSERS = {"adaptive", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
+NOT_IN_DIFFUSERS = {"adaptive", "flow_map", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
 METHODS = [method.value for method in SamplingMethod if method.value not in NOT_IN_DIFFUSERS]
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LOWEST = {"final_sigmas_type": "sigma_min"}

@@ -26,7 +26,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 from tiny_pipelines import LATENT, arguments, build
 
-NOT_IN_DIFFUSERS = {"adaptive", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
+NOT_IN_DIFFUSERS = {"adaptive", "flow_map", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
 METHODS = [method.value for method in SamplingMethod if method.value not in NOT_IN_DIFFUSERS]
 CLASSES = [
     "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",

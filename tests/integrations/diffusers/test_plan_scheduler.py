@@ -63,7 +63,7 @@ def test_every_sampler_runs_in(kind):
 
 @pytest.mark.parametrize("method", sorted(NOT_APPLICABLE))
 def test_samplers_that_need_more_are_refused(method):
-    with pytest.raises(ConfigurationError, match=r"has no plan|guided one only"):
+    with pytest.raises(ConfigurationError, match=r"has no plan|guided one only|network of two times"):
         PlanScheduler.from_config(scheduler_of("DDIMScheduler"), method=method).set_timesteps(5)
 
 

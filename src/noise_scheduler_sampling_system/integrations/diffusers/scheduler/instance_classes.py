@@ -29,7 +29,7 @@ def instance_class(cls: type[Any], config: Any) -> type[Any]:
     return _both(cls, name) if name in _ASKED_FOR and not issubclass(cls, scheduler_class(name)) else cls
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _both(cls: type[Any], name: str) -> type[Any]:
     # saved under the name of the first, which makes the second again
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "_called_class": cls}

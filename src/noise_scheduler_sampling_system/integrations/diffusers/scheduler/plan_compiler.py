@@ -269,8 +269,13 @@ class PlanCompiler:
         # PNDM makes one call in a run of one step; next to pure noise Heun, KDPM2 and PNDM use their formulas
         near_noise = from_noise(*theirs.grid.levels[:2])
         differs = len(times) > len(theirs.times) or (near_noise and times != theirs.times)
-        # CogVideoX's class leaves the prediction at a level without signal out of its second step
-        extrapolates = theirs.grid.levels[0].alpha == 0.0 and plan.history > 0 and bool(plan.b[1:, 1:].any())
+        # CogVideoX's class leaves the prediction of x₀ at a level without signal out of its second step
+        extrapolates = (
+            theirs.grid.levels[0].alpha == 0.0
+            and plan.space == "sample"
+            and plan.history > 0
+            and bool(plan.b[1:, 1:].any())
+        )
         # the last call does not move the state, it corrects the step before
         if differs or extrapolates or reading.departs or (corrects and theirs.last_is_idle):
             # the traced plan may be not finite or out of range, or the class may not know the prediction type

@@ -72,7 +72,8 @@ class PlanScheduler(SchedulerAttributes, SchedulerMixin, ConfigMixin):  # type: 
 
     def __new__(cls, config: Any = None, **_: Any) -> PlanScheduler:
         """A scheduler that also is an instance of the replaced class, where pipelines ask for that."""
-        return super().__new__(instance_class(cls, config))
+        made: PlanScheduler = super().__new__(instance_class(cls, config))
+        return made
 
     def __init__(
         self, config: Any = None, *, method: Any = None, timestep_spacing: str | None = None,

@@ -75,7 +75,8 @@ class _Flux2(Backbone):
         with torch.no_grad():
             mean = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
         middle, width = self._moments(mean)
-        return (self.pipe._patchify_latents(mean) - middle) / width
+        patches: Tensor = self.pipe._patchify_latents(mean)
+        return (patches - middle) / width
 
     def decode(self, x: Tensor) -> Tensor:
         vae, (middle, width) = self.pipe.vae, self._moments(x)
@@ -154,7 +155,8 @@ def _as_long(value: Tensor, reference: Tensor) -> Tensor:
 
 
 def _lengths(x: Tensor) -> Tensor:
-    return to_tokens(x).norm(dim=-1).reshape(len(x), 1, x.shape[-2] // 2, x.shape[-1] // 2)
+    lengths: Tensor = torch.linalg.vector_norm(to_tokens(x), dim=-1)
+    return lengths.reshape(len(x), 1, x.shape[-2] // 2, x.shape[-1] // 2)
 
 
 @final
@@ -229,7 +231,7 @@ class QwenImage(Backbone):
     def latents(self, pixels: Tensor) -> Tensor:
         vae = self.pipe.vae
         with torch.no_grad():
-            mean = vae.encode(pixels.to(vae.dtype)[:, :, None]).latent_dist.mode().float()[:, :, 0]
+            mean: Tensor = vae.encode(pixels.to(vae.dtype)[:, :, None]).latent_dist.mode().float()[:, :, 0]
         middle, width = self._moments(mean)
         return (mean - middle) / width
 
