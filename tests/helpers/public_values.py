@@ -36,6 +36,7 @@ from noise_scheduler_sampling_system.analysis import recommend
 from noise_scheduler_sampling_system.analysis.rollouts import rollout
 from noise_scheduler_sampling_system.analysis.step_probabilities import StepDistribution
 from noise_scheduler_sampling_system.bulk import GenerationReport, Progress, Verification
+from noise_scheduler_sampling_system.calibration.trust import Measurement, PlanVerification, StatedFigure
 from noise_scheduler_sampling_system.config import Option, Options
 from noise_scheduler_sampling_system.config.registries import DENSITIES, NOISES, PRESETS, WEIGHTINGS
 from noise_scheduler_sampling_system.grids import FrameGrid
@@ -74,6 +75,7 @@ def used(pipeline: DiffusionPipeline) -> DiffusionPipeline:
 def made() -> dict[str, Any]:
     """A value of every public class, and of what public methods return."""
     values: dict[str, Any] = {}
+    measured, stated = Measurement(0.1, 0.01, 0.05, 0.01, 0.0, 0.02, 64), StatedFigure("rms", 0.1, 0.01, 0.11, 0.01)
     path = NoiseSchedulerConfig()
     pipeline = DiffusionPipeline(path)
     linear = pipeline.scheduler
@@ -155,6 +157,8 @@ def made() -> dict[str, Any]:
         "rollout": rollout(DiffusionPipeline(FlowPath(), "cps"), model, SHAPE, 3, seed=0),
         "set of samples": GenerationReport(Path("set"), 8, 6, 2, 0, 1, 0, 1.5),
         "verification": Verification(8, 2, {1: "missing"}, 4, ((3, 3, "NaN"),), (), ()),
+        "measurement": measured, "stated figure": stated,
+        "verification of a plan": PlanVerification(3, "0" * 64, (stated,), (), "", None, measured, 1e-4, 64, 0),
         "progress of a set": Progress(3, 8, 0, 1.5, None),
         "choice": Choice(most_steps=3),
         "auto": guidance.AutoGuidance(model, 2.0),

@@ -50,7 +50,7 @@ _NULL = 'null_condition={"name": tensor, ...}, as condition, for the uncondition
 KEYWORDS: Final[tuple[Keyword, ...]] = (
     *_entries("calibrate", {
         "nfe": ("nfe=8, the model calls of the plan", "nfes calls num_calls n_calls num_inference_steps steps"),
-        "evaluations": ("evaluations=8, those of both branches of guidance, in place of nfe", "num_evaluations n_evals"),
+        "evaluations": ("evaluations=8 of both branches of guidance, in place of nfe", "n_evaluations n_evals"),
         "scales": ("scales=[1.5, 3.0], guidance at which the plan is measured, too", "guidance_scales"),
         "other_condition": ("other_condition={...}, a condition that the plan is measured under, too", ""),
         "other_shape": ("other_shape=(3, 96, 96), of samples that the plan is measured on, too", ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import torch
 from torch import Tensor
@@ -93,6 +93,9 @@ class _Modified(NoisePath, ABC):
         self.config, self.options = path.config, path.options
         self.t_min, self.t_max, self.t_origin = path.t_min, path.t_max, path.t_origin
         self.discrete, self.sigma_is_absolute = path.discrete, path.sigma_is_absolute
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, options=state["path"].options)  # those of the path, which may have more by now
 
     @property
     def t_clean(self) -> float:

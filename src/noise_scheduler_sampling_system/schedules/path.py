@@ -103,6 +103,11 @@ class NoisePath(ByValue, Drawn, metaclass=_CheckedWhenMade):
                     suggestion="leave it out" + (f"; its options are {sorted(self.option_defaults)}" if own else ""),
                 )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # a path that an earlier version pickled lacks the options that came later
+        options = {**self.option_defaults, **state.get("options", {})}
+        vars(self).update(state, options=options)
+
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.config.schedule_options.items())
         return f"{type(self).__name__}({options})"

@@ -219,7 +219,9 @@ class DiffusersPipeline(DiffusionPipeline):
             ConfigurationError: a setting that ``calibrate`` does not have, or refuses.
         """
         if model is not None:
-            return super().calibrate(model, nfe=nfe, evaluations=evaluations, shape=shape, **settings)
+            budgets: dict[str, Any] = {"nfe": nfe, "evaluations": evaluations}
+            made: SamplingPlan | PlanSet = super().calibrate(model, **budgets, shape=shape, **settings)
+            return made
         self._refuse_unknown_settings(settings)
         for name in ("condition", "null_condition", "device"):
             if settings.get(name) is not None:

@@ -16,7 +16,7 @@ __all__ = ["instance_class"]
 _ASKED_FOR: Final = frozenset({"DDPMWuerstchenScheduler"})
 
 
-def instance_class(cls: type[Any], config: Any) -> type[Any]:
+def instance_class(cls: type, config: Any) -> type:
     """The class to make an object of.
 
     Args:
@@ -29,8 +29,8 @@ def instance_class(cls: type[Any], config: Any) -> type[Any]:
     return _both(cls, name) if name in _ASKED_FOR and not issubclass(cls, scheduler_class(name)) else cls
 
 
-@functools.lru_cache(maxsize=None)
-def _both(cls: type[Any], name: str) -> type[Any]:
+@functools.cache
+def _both(cls: type, name: str) -> type:
     # saved under the name of the first, which makes the second again
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "_called_class": cls}
     return type(cls.__name__, (cls, scheduler_class(name)), names)
