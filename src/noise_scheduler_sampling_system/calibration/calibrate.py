@@ -264,8 +264,14 @@ def calibrate(
             except KeyboardInterrupt:  # before or after the fit, which handles it itself
                 logger.warning("interrupted: returning the plans that are done")
                 break
-            ends = student.run(found.plan, unseen.noise, unseen.rows)
-            measured = {"held_out": Measurement.of(ends, unseen.solution).to_dict()}
+            measured: dict[str, Any] = {}
+            stopped = False
+            try:
+                ends = student.run(found.plan, unseen.noise, unseen.rows)
+                measured = {"held_out": Measurement.of(ends, unseen.solution).to_dict()}
+            except KeyboardInterrupt:
+                logger.warning("interrupted: the plan is done, its uncertainty is not measured")
+                stopped = True
             facts = {**about, **_facts(found, stored.teacher_error), "measured": measured, "versions": _versions()}
             plan = replace(found.plan, provenance=facts)
             if found.held_out.median < _TAUGHT_ENOUGH * stored.teacher_error:
@@ -274,7 +280,7 @@ def calibrate(
                     goal, found.held_out.median, stored.teacher_error,
                 )  # fmt: skip
             _warn_of_built_in(goal, found)
-            if found.interrupted:  # the file keeps it as unfinished
+            if found.interrupted or stopped:  # the file keeps it as unfinished
                 made[budget] = plan
                 break
             stored.finish(budget, plan, found.table, budget_seconds)
