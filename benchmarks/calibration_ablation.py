@@ -65,7 +65,7 @@ class Problem:
     scale: float | None = None
 
     def trajectories(self, noise: Tensor) -> Trajectories:
-        return teach(self.student, noise, self.teacher_calls, 1)[0]
+        return teach(self.student, noise, self.teacher_calls)[0]
 
 
 def digits() -> Problem:

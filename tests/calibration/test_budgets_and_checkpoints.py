@@ -122,7 +122,7 @@ def test_a_kept_fit_is_gone_on_with_even_if_it_had_converged(tmp_path):
     assert replace(again, table=table) == trial
 
     student = Student(pipeline, mixture(path), None, None, {"dtype": torch.float64})
-    taught, _ = teach(student, noise_of(16, seed=0), 32, 4)
+    taught, _ = teach(student, noise_of(16, seed=0), 32)
     first = next(fit(student, table, LevelRange(path), taught, max_gain=30.0, resume=again))
     assert (first.iterations, first.count, first.phase) == (8, 16, 1)
 

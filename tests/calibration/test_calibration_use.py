@@ -255,6 +255,8 @@ def test_an_interrupt_at_any_time_after_the_teacher_returns_a_plan(pipeline, mon
             assert plan.provenance["iterations"] == whole.provenance["iterations"]
         else:
             assert plan.provenance["interrupted"] is True
+        if at == total:  # its uncertainty is measured last
+            assert (plan.provenance["interrupted"], plan.provenance["measured"]) == (True, {})
     with pytest.raises(KeyboardInterrupt):  # the teacher: there is nothing yet
         calibrate(_interrupting(model, 3)[0], pipeline, **SMALL)
 

@@ -75,7 +75,7 @@ def test_fit_lowers_the_loss_every_time():
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
     model = mixture(pipeline.scheduler)
     student = Student(pipeline, model, None, None, {"dtype": torch.float64})
-    taught, _ = teach(student, noise_of(64, seed=0), 64, 16)
+    taught, _ = teach(student, noise_of(64, seed=0), 64)
     sampler = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler
     span = LevelRange(pipeline.scheduler)
     states = list(fit(student, Table.of_plan(sampler.plan(3)), span, taught, max_gain=30.0))
@@ -225,7 +225,7 @@ def test_refine_improves_on_a_designed_plan():
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
     model = mixture(pipeline.scheduler)
     student = Student(pipeline, model, None, None, {"dtype": torch.float64})
-    taught, _ = teach(student, noise_of(128, seed=0), 64, 16)
+    taught, _ = teach(student, noise_of(128, seed=0), 64)
     sampler = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler
     table = Table.of_plan(sampler.plan(4))
     before = errors_of(end_of(table, student.columns(table, taught.noise, taught.rows)), taught.solution)

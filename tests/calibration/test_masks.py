@@ -106,7 +106,7 @@ def test_derivatives_with_differences(pipeline, student):
 
 
 def test_a_regression_finds_the_queries_that_the_history_predicts(pipeline, student):
-    taught, _ = teach(student, noise_of(64, seed=4), 32, 4)
+    taught, _ = teach(student, noise_of(64, seed=4), 32)
     table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("log_snr"), "unipc").plan(5))
     regression = DifferenceRegression.of(student, table, SCALE, taught)
     masks = regression.best_masks(2, 10)
@@ -216,7 +216,7 @@ def test_small_draws_count_together_with_those_before():
     """With few trajectories of images a draw, the equations hold the draws of earlier iterations; with many, none."""
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "adams")
     student = Student(pipeline, mixture(pipeline.scheduler), None, None, {"dtype": torch.float64})
-    taught, _ = teach(student, noise_of(128, seed=5), 16, 4)
+    taught, _ = teach(student, noise_of(128, seed=5), 16)
     numbers = FreeNumbers.of(LevelRange(pipeline.scheduler), Table.of_plan(pipeline.plan(2)))
     ends, ones = taught.ends(student, numbers.table), torch.ones(128, dtype=torch.float64)
 

@@ -36,7 +36,7 @@ def plan_of(
     plans = plans_in(Path(name))
     if nfe is None and len(plans) > 1:
         raise ConfigurationError(
-            f"{name} has plans of {', '.join(map(str, plans))} model calls",
+            f"{name} has plans of {', '.join(str(plan.nfe) for plan in plans.values())} model calls",
             where="nfe",
             suggestion="choose one: --nfe N",
         )

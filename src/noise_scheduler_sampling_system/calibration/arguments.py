@@ -36,6 +36,7 @@ __all__ = [
     "pipeline_of",
     "positive",
     "refuse_guidance_along_a_run",
+    "request_of",
     "scale_of",
     "shape_of",
     "stages_of",
@@ -209,6 +210,12 @@ def refuse_guidance_along_a_run(sequence: Sequence[Guidance], pipeline: PlanRunn
             why="the fit moves levels one by one and evaluates the model outside of a run",
             suggestion="give scales that depend on the level (a function of moment.sigma), and momentum=0",
         )
+
+
+def request_of(guidance_scale: float | None, round_timesteps: bool, **others: Any) -> dict[str, Any]:
+    """Return arguments of ``sample`` (:attr:`Student.request`), without those that have their default."""
+    scale = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    return {**others, **scale, **({"round_timesteps": True} if round_timesteps else {})}
 
 
 def stages_of(stages: Sequence[str] | None, history: int | None) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ from ..config.keyword_advice import keywords_of, refuse_unknown
 from ..guidance.base import Guidance
 from ..guidance.sequence import checked_sequence
 from ..pipeline.pipeline import CALIBRATE, DiffusionPipeline
-from ..pipeline.request import DEFAULT_SCALE
 from ..plans.plan_set import PlanSet
 from ..running.model_adapter import resolve_device
 from ..running.noise import NoiseSource, calibration_keys
@@ -36,6 +35,7 @@ from .arguments import (
     pipeline_of,
     positive,
     refuse_guidance_along_a_run,
+    request_of,
     scale_of,
     shape_of,
     stages_of,
@@ -44,7 +44,7 @@ from .arguments import (
 from .checkpoint import Checkpoint
 from .design import FIRST
 from .progress import BAR, FitReport, WorkGauge
-from .provenance import described, fingerprint, guidance_named
+from .provenance import setting_facts
 from .search.budget import Limits
 from .search.goal import Goal
 from .search.search import Found, search
@@ -62,8 +62,6 @@ __all__ = ["calibrate"]
 
 logger = logging.getLogger(__name__)
 
-#: The number of trajectories that are also followed with half as many calls, to estimate the teacher's error.
-_CHECKED = 32
 #: A plan whose error is less than this many times the teacher's may be fitted to the teacher's error.
 _TAUGHT_ENOUGH = 3.0
 
@@ -204,28 +202,22 @@ def calibrate(
         guidance, scales = None, no_other_scales(scales)
     began = time.monotonic()
     deadline = began + budget_seconds if budget_seconds is not None else math.inf
-    request: dict[str, Any] = {"device": device, "dtype": dtype, "max_batch_size": max_batch_size, "guidance": guidance}
-    if round_timesteps:
-        request["round_timesteps"] = round_timesteps
-    if guidance_scale is not None:
-        request["guidance_scale"] = guidance_scale
+    request = request_of(
+        guidance_scale, round_timesteps, guidance=guidance, device=device, dtype=dtype, max_batch_size=max_batch_size
+    )
     student = Student(
         pipeline, model, in_turn(condition, trajectories, count),
         in_turn(null_condition, trajectories, count, "null_condition"), request, branches=1 if by_calls else 2,
     )  # fmt: skip
     place = resolve_device(device, model)
     noise = NoiseSource(keys, size, torch.float32, place).initial()
-    elsewhere = elsewhere_of(student, scales, other_condition, other_shape, keys, trajectories, place)
+    elsewhere = elsewhere_of(student, scales, other_condition, other_shape, keys, trajectories, place, teacher_calls)
     if budget_seconds is not None and elsewhere and not elsewhere.asked:
         deadline -= SHARE * budget_seconds
-    by_default = condition is not None and guidance_scale is None and guidance is None
     about = {
-        "seed": int(seed), "shape": list(size), "trajectories": trajectories, "held_out": count - trajectories,
-        "guidance_scale": DEFAULT_SCALE if by_default else guidance_scale,
-        "guidance": guidance_named(guidance),
-        "condition": described(condition), "null_condition": described(null_condition),
-        "config": pipeline.config.to_dict(), "schedule": repr(pipeline.scheduler), "model": fingerprint(model),
-        "dtype": None if dtype is None else str(dtype),
+        **setting_facts(pipeline, model, size, condition, null_condition, guidance_scale, guidance),
+        "config": pipeline.config.to_dict(), "seed": int(seed), "trajectories": trajectories,
+        "held_out": count - trajectories, "dtype": None if dtype is None else str(dtype),
         "stages": list(stages), "history": history, "first": first, "max_gain": max_gain, "passes": passes,
         "teacher_calls": teacher_calls, **({"round_timesteps": True} if round_timesteps else {}),
         **({} if by_calls else {"counts": "evaluations"}),
@@ -239,7 +231,7 @@ def calibrate(
         gauge = WorkGauge(bar, student.calls, work, budget_seconds)
         if stored.solution is None:
             bar.set_description(f"teacher, {teacher_calls} calls")
-            lesson, teacher_error = teach(student, noise, teacher_calls, min(_CHECKED, count))
+            lesson, teacher_error = teach(student, noise, teacher_calls)
             stored.teach(lesson.solution, teacher_error)
             gauge.finish(0)
         assert stored.solution is not None
@@ -264,14 +256,7 @@ def calibrate(
             except KeyboardInterrupt:  # before or after the fit, which handles it itself
                 logger.warning("interrupted: returning the plans that are done")
                 break
-            measured: dict[str, Any] = {}
-            stopped = False
-            try:
-                ends = student.run(found.plan, unseen.noise, unseen.rows)
-                measured = {"held_out": Measurement.of(ends, unseen.solution).to_dict()}
-            except KeyboardInterrupt:
-                logger.warning("interrupted: the plan is done, its uncertainty is not measured")
-                stopped = True
+            found, measured = _measured(student, found, unseen)
             facts = {**about, **_facts(found, stored.teacher_error), "measured": measured, "versions": _versions()}
             plan = replace(found.plan, provenance=facts)
             if found.held_out.median < _TAUGHT_ENOUGH * stored.teacher_error:
@@ -280,7 +265,7 @@ def calibrate(
                     goal, found.held_out.median, stored.teacher_error,
                 )  # fmt: skip
             _warn_of_built_in(goal, found)
-            if found.interrupted or stopped:  # the file keeps it as unfinished
+            if found.interrupted:  # the file keeps it as unfinished
                 made[budget] = plan
                 break
             stored.finish(budget, plan, found.table, budget_seconds)
@@ -292,7 +277,7 @@ def calibrate(
                 spare = SHARE * budget_seconds * student.calls.samples / (time.monotonic() - began)
             wanted = {n: plan for n, plan in stored.plans.items() if n in budgets}
             bar.set_description("other guidance, conditions or shapes" if elsewhere else "")
-            for budget, plan in elsewhere.stated(student, wanted, unseen, teacher_calls, spare).items():
+            for budget, plan in elsewhere.stated(wanted, unseen, spare).items():
                 stored.finish(budget, plan, stored.tables.get(budget), budget_seconds)
     made = stored.plans | made
     if not any(budget in made for budget in budgets):
@@ -300,6 +285,20 @@ def calibrate(
     kept = {budget: made[budget] for budget in budgets if budget in made}
     single = isinstance(nfe if by_calls else evaluations, int | np.integer)
     return kept[budgets[0]] if single else PlanSet(kept, "nfe" if by_calls else "evaluations")
+
+
+def _measured(student: Student, found: Found, unseen: Trajectories) -> tuple[Found, dict[str, Any]]:
+    """Measure the plan that was found on the held-out trajectories.
+
+    Returns:
+        What was found, interrupted if the user interrupts the measurement, and the figures as plain data.
+    """
+    try:
+        ends = student.run(found.plan, unseen.noise, unseen.rows)
+        return found, {"held_out": Measurement.of(ends, unseen.solution).to_dict()}
+    except KeyboardInterrupt:
+        logger.warning("interrupted: the plan is done, its uncertainty is not measured")
+        return found._replace(interrupted=True), {}
 
 
 def _facts(found: Found, teacher_error: float) -> dict[str, Any]:

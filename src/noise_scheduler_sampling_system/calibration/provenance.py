@@ -19,8 +19,28 @@ from torch import Tensor
 
 from ..guidance.base import Guidance
 from ..models.exact import ExactModel
+from ..pipeline.request import DEFAULT_SCALE
+from .student import PlanRunner
 
-__all__ = ["described", "fingerprint", "guidance_named"]
+__all__ = ["described", "fingerprint", "guidance_named", "setting_facts"]
+
+
+def setting_facts(
+    pipeline: PlanRunner,
+    model: Any,
+    shape: Sequence[int],
+    condition: Mapping[str, Any] | None,
+    null_condition: Mapping[str, Any] | None,
+    scale: float | None,
+    guidance: Guidance | Sequence[Guidance] | None,
+) -> dict[str, Any]:
+    """Return what plans are calibrated for; two settings are the same if these facts are equal."""
+    by_default = condition is not None and scale is None and guidance is None
+    return {
+        "shape": list(shape), "guidance_scale": DEFAULT_SCALE if by_default else scale,
+        "guidance": guidance_named(guidance), "condition": described(condition),
+        "null_condition": described(null_condition), "schedule": repr(pipeline.scheduler), "model": fingerprint(model),
+    }  # fmt: skip
 
 
 def fingerprint(model: Any) -> str:

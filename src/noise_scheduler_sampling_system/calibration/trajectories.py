@@ -16,6 +16,8 @@ __all__ = ["Errors", "Trajectories", "errors_of", "teach"]
 
 #: With fewer trajectories than this, a single one may dominate the root mean square.
 _MANY = 256
+#: The number of trajectories that are also followed with half as many calls, to estimate the teacher's error.
+_CHECKED = 32
 
 
 class Errors(NamedTuple):
@@ -103,20 +105,20 @@ class Trajectories:
         return each_error(self.ends(student, table), self.solution)
 
 
-def teach(student: Student, noise: Tensor, calls: int, checked: int) -> tuple[Trajectories, float]:
+def teach(student: Student, noise: Tensor, calls: int, *, first: int = 0) -> tuple[Trajectories, float]:
     """Follow trajectories with many model calls.
 
     Args:
         student: the model.
         noise: unit noise, shape (n, ...).
         calls: the model calls of each trajectory.
-        checked: the number of trajectories that are also followed with half as many calls.
+        first: the row of the conditions for the first trajectory; the others take the rows after it.
 
     Returns:
         The trajectories, and the estimated root-mean-square error per number of their ends.
     """
     path = student.pipeline.scheduler
-    rows = torch.arange(len(noise))
+    rows = torch.arange(first, first + len(noise))
     fine = student.run(fine_plan(path, calls), noise, rows)
-    coarse = student.run(fine_plan(path, max(calls // 2, 1)), noise[:checked], rows[:checked])
-    return Trajectories(noise, fine, rows), error_by_halving(fine[:checked], coarse)
+    coarse = student.run(fine_plan(path, max(calls // 2, 1)), noise[:_CHECKED], rows[:_CHECKED])
+    return Trajectories(noise, fine, rows), error_by_halving(fine[:_CHECKED], coarse)

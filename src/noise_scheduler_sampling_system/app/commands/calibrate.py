@@ -133,7 +133,7 @@ def calibrate(
         chosen = chosen if chosen is not None else None if known.shape is None else list(known.shape)
         if chosen is None:
             raise ConfigurationError("is missing", where="shape", suggestion="give that of one sample, e.g. 3,64,64")
-    given = {"nfe": _BUDGETS if nfe is evaluations is None else nfe, "evaluations": evaluations}
+    given = {"nfe": _BUDGETS if nfe is None and evaluations is None else nfe, "evaluations": evaluations}
     wanted = {name: integers(text, name) for name, text in given.items() if text is not None}
     fit: dict[str, Any] = {
         "shape": chosen, **wanted, "guidance_scale": guidance_scale, "trajectories": trajectories,
@@ -244,7 +244,9 @@ def _places(plans: PlanSet) -> list[tuple[str, ...]]:
     from ...calibration.trust.measurement import Measurement, measured_of
     from ...calibration.trust.verification import with_error
 
-    rows: list[tuple[str, ...]] = [("calls", "measured at", "error", "median", "basin changes", "best built-in")]
+    rows: list[tuple[str, ...]] = [
+        (plans.counts_in_words, "measured at", "error", "median", "basin changes", "best built-in")
+    ]
     for budget, plan in plans.items():
         for kind in ("guidance", "condition", "shape"):
             for entry in measured_of(plan).get(kind, ()):

@@ -24,7 +24,7 @@ from ..provenance import described
 from ..search.built_in import baselines
 from ..student import Student
 from ..trajectories import Trajectories, errors_of
-from .measurement import Measurement
+from .measurement import Measurement, measured_of
 
 __all__ = ["SHARE", "Elsewhere", "Place", "best_built_in", "elsewhere_of", "scales_around"]
 
@@ -57,6 +57,7 @@ def elsewhere_of(
     keys: Keys,
     fitted: int,
     device: torch.device,
+    teacher_calls: int,
 ) -> Elsewhere:
     """Check the arguments of ``calibrate`` that say where else plans are measured.
 
@@ -68,6 +69,7 @@ def elsewhere_of(
         keys: the noise keys of all trajectories.
         fitted: the number of trajectories of the fit, which come before the held-out ones.
         device: of the noise.
+        teacher_calls: the model calls of the calibration's references.
 
     Raises:
         ConfigurationError: an argument is invalid, or the model has no guidance of a scale.
@@ -97,7 +99,7 @@ def elsewhere_of(
     if shape is not None:
         noise = NoiseSource(keys[fitted:], shape_of(shape, "other_shape"), device=device).initial()
     rows = in_turn(condition, fitted, len(keys), "other_condition")
-    return Elsewhere(chosen, rows, described(condition), noise, asked)
+    return Elsewhere(student, teacher_calls, chosen, rows, described(condition), noise, asked)
 
 
 @final
@@ -133,6 +135,8 @@ class Elsewhere:
     """The places where the plans of a calibration are measured beside their own.
 
     Attributes:
+        student: the model at the plans' own place.
+        teacher_calls: the model calls of a reference at most.
         scales: other guidance scales.
         condition: another condition with one row for each trajectory, or None.
         described: this condition as plain data.
@@ -140,6 +144,8 @@ class Elsewhere:
         asked: whether the user asked for places; otherwise they may only take a share of a time budget.
     """
 
+    student: Student
+    teacher_calls: int
     scales: tuple[float, ...] = ()
     condition: Mapping[str, Any] | None = None
     described: Any = None
@@ -149,8 +155,9 @@ class Elsewhere:
     def __bool__(self) -> bool:
         return bool(self.scales) or self.condition is not None or self.noise is not None
 
-    def places(self, student: Student, held_out: Trajectories) -> Iterator[Place]:
+    def places(self, held_out: Trajectories) -> Iterator[Place]:
         """Yield the places, of all held-out trajectories. With other scales, the first place is the plan's own."""
+        student = self.student
         if self.scales:
             own = _scale_of(student)
             yield Place("guidance", {"guidance_scale": own}, student, held_out.noise, held_out.rows, held_out.solution)
@@ -164,69 +171,57 @@ class Elsewhere:
             yield Place("shape", {"shape": list(self.noise.shape[1:])}, student, self.noise, held_out.rows)
 
     def stated(
-        self,
-        student: Student,
-        plans: Mapping[int, SamplingPlan],
-        held_out: Trajectories,
-        teacher_calls: int,
-        evaluations: float,
+        self, plans: Mapping[int, SamplingPlan], held_out: Trajectories, evaluations: float
     ) -> dict[int, SamplingPlan]:
-        """Return plans whose provenance holds these measurements; arguments as for :meth:`measure`.
+        """Measure plans at all places, and return them with the measurements in their provenance.
 
         A plan that has them already is left out, and so are all plans where the user interrupts the measurement.
+
+        Args:
+            plans: by their budget; each with the best built-in sampler's name in its provenance.
+            held_out: the trajectories.
+            evaluations: the evaluations of single samples, as ``student.calls`` counts them, that may be spent, unless
+                places were asked for.
         """
-        kinds = {"guidance": self.scales, "condition": self.condition, "shape": self.noise}
-        wanted = {kind for kind, place in kinds.items() if place is not None and place != ()}
-        left = {nfe: plan for nfe, plan in plans.items() if wanted - set(plan.provenance.get("measured", ()))}
+        wanted = {place.kind for place in self.places(held_out)}
+        left = {budget: plan for budget, plan in plans.items() if wanted - set(measured_of(plan))}
         if not left:
             return {}
         try:
-            found = self.measure(student, left, held_out, teacher_calls, evaluations)
+            found = self._at_all_places(left, held_out, evaluations)
         except KeyboardInterrupt:
             logger.warning("interrupted: the plans are not measured at other guidance scales, conditions or shapes")
             return {}
         return {
-            nfe: replace(plan, provenance={
-                **plan.provenance, "measured": {**plan.provenance.get("measured", {}), **found[nfe]}
+            budget: replace(plan, provenance={
+                **plan.provenance, "measured": {**measured_of(plan), **found[budget]}
             })
-            for nfe, plan in left.items()
+            for budget, plan in left.items()
         }  # fmt: skip
 
-    def measure(
-        self,
-        student: Student,
-        plans: Mapping[int, SamplingPlan],
-        held_out: Trajectories,
-        teacher_calls: int,
-        evaluations: float,
+    def _at_all_places(
+        self, plans: Mapping[int, SamplingPlan], held_out: Trajectories, evaluations: float
     ) -> dict[int, dict[str, list[dict[str, Any]]]]:
-        """Measure plans at all places.
-
-        Args:
-            student: the model.
-            plans: by their number of model calls; each with the best built-in sampler's name in its provenance.
-            held_out: the trajectories.
-            teacher_calls: the model calls of the references at most.
-            evaluations: the evaluations of single samples, as ``student.calls`` counts them, that may be spent, unless
-                places were asked for.
+        """Measure plans at all places; arguments as for :meth:`stated`.
 
         Returns:
             For each plan, lists of plain data by the kind of place: the change, the figures of
             :meth:`Measurement.to_dict`, and those of the best built-in sampler there. A place where the model raised
             an error of this library holds the error's text as "failed".
         """
-        found: dict[int, dict[str, list[dict[str, Any]]]] = {nfe: {} for nfe in plans}
-        calls = min(teacher_calls, max(_FINE, 4 * max(plans)))
-        places = list(self.places(student, held_out))
-        each = sum(calls * (place.solution is None) + 2 * sum(plans) for place in places)
+        found: dict[int, dict[str, list[dict[str, Any]]]] = {budget: {} for budget in plans}
+        calls_of = [plan.nfe for plan in plans.values()]
+        calls = min(self.teacher_calls, max(_FINE, 4 * max(calls_of)))
+        places = list(self.places(held_out))
+        each = sum(calls * (place.solution is None) + 2 * sum(calls_of) for place in places)
         count = min(_MANY, len(held_out))
         if not self.asked:
-            count = int(min(count, evaluations / (each * student.branches)))
+            count = int(min(count, evaluations / (each * self.student.branches)))
             if count < min(_FEW, len(held_out)):
                 logger.info("no time to measure the plans at other guidance scales; give scales=(...) to do it anyway")
                 return found
-        path = student.pipeline.scheduler
-        rivals = {nfe: best_built_in(path, plan)[1] for nfe, plan in plans.items()}
+        path = self.student.pipeline.scheduler
+        rivals = {budget: best_built_in(path, plan)[1] for budget, plan in plans.items()}
         for place in (place.first(count) for place in places):
             try:
                 reference = fine_plan(path, calls)
@@ -234,14 +229,12 @@ class Elsewhere:
                     place.student.run(reference, place.noise, place.rows) if place.solution is None else place.solution
                 )
             except NoiseSamplingError as error:
-                for nfe in plans:
-                    found[nfe].setdefault(place.kind, []).append({**place.facts, "failed": str(error)})
+                for budget in plans:
+                    found[budget].setdefault(place.kind, []).append({**place.facts, "failed": str(error)})
                 continue
-            for nfe, plan in plans.items():
-                if place.kind == "guidance" and plan.scale is not None:  # it holds its guidance and runs at no other
-                    continue
-                entry = {**place.facts, **_measured(place, plan, ends), **_rival(place, rivals[nfe], ends)}
-                found[nfe].setdefault(place.kind, []).append(entry)
+            for budget, plan in plans.items():
+                entry = {**place.facts, **_measured(place, plan, ends), **_rival(place, rivals[budget], ends)}
+                found[budget].setdefault(place.kind, []).append(entry)
         return found
 
 

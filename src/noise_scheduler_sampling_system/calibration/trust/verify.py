@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor
 
-from ...analysis.solution import error_by_halving, fine_plan
 from ...config.keyword_advice import keywords_of, refuse_unknown
 from ...guidance.base import Guidance
 from ...guidance.sequence import checked_sequence
-from ...pipeline.request import DEFAULT_SCALE
 from ...plans.plan import SamplingPlan
 from ...plans.plan_set import PlanSet
 from ...running.model_adapter import resolve_device
@@ -22,10 +20,10 @@ from ...running.noise import NoiseSource, calibration_keys
 from ...schedules.foreign_levels import refuse_foreign_levels
 from ...support.argument_checks import checked_count
 from ...support.errors import ConfigurationError, shown
-from ..arguments import in_turn, pipeline_of, refuse_guidance_along_a_run, scale_of, shape_of
-from ..provenance import described, fingerprint, guidance_named
+from ..arguments import in_turn, pipeline_of, refuse_guidance_along_a_run, request_of, scale_of, shape_of
+from ..provenance import setting_facts
 from ..student import PlanRunner, Student
-from ..trajectories import Errors, errors_of
+from ..trajectories import Errors, Trajectories, errors_of, teach
 from .elsewhere import best_built_in
 from .measurement import Measurement, measured_of, rms_and_median
 from .verification import OtherSetting, PlanVerification, Rival, StatedFigure
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["verify_plan"]
 
-#: The trajectories that are also followed with half as many calls, as in a calibration.
-_CHECKED: Final = 32
 #: The numbers that a provenance must hold beside its errors and its shape.
 _NUMBERS: Final = ("seed", "trajectories", "held_out", "teacher_calls")
 #: The settings of a calibration by their keys in the provenance, in words.
@@ -193,12 +189,7 @@ class _Setting:
         first = int(stated["trajectories"])
         count = int(stated["held_out"]) if told["trajectories"] is None else told["trajectories"]
         calls = int(stated["teacher_calls"]) if told["teacher_calls"] is None else told["teacher_calls"]
-        by_default = condition is not None and scale is None and guidance is None
-        facts = {
-            "shape": list(shape), "guidance_scale": DEFAULT_SCALE if by_default else scale,
-            "guidance": guidance_named(guidance), "condition": described(condition),
-            "null_condition": described(null), "schedule": repr(pipeline.scheduler), "model": fingerprint(model),
-        }  # fmt: skip
+        facts = setting_facts(pipeline, model, shape, condition, null, scale, guidance)
         changes = tuple(
             OtherSetting(words, shown(stated[key]), shown(facts[key]))
             for key, words in _SETTINGS.items()
@@ -218,41 +209,31 @@ class _Bench:
 
     Attributes:
         student: the model.
-        noise, rows: unit noise of the trajectories, and the row of the conditions for each.
-        solution: the ends of the fine run.
+        followed: the trajectories, with the ends of the fine run.
         teacher_error: the estimated error of these ends.
     """
 
     student: Student
-    noise: Tensor
-    rows: Tensor
-    solution: Tensor
+    followed: Trajectories
     teacher_error: float
 
     @classmethod
     def of(cls, setting: _Setting, model: Any, pipeline: PlanRunner, request: Mapping[str, Any]) -> _Bench:
         """Follow the trajectories of a setting."""
         first, count = setting.first, setting.count
-        told: dict[str, Any] = {**request, "guidance": setting.guidance}
-        if setting.scale is not None:
-            told["guidance_scale"] = setting.scale
-        if setting.round_timesteps:
-            told["round_timesteps"] = True
+        told = request_of(setting.scale, setting.round_timesteps, guidance=setting.guidance, **request)
         condition = in_turn(setting.condition, first, first + count)
         null = in_turn(setting.null_condition, first, first + count, "null_condition")
         student = Student(pipeline, model, condition, null, told)
         keys = calibration_keys(setting.seed, first + count)[first:]
         shape, place = tuple(setting.facts["shape"]), resolve_device(request["device"], model)
-        noise, rows = NoiseSource(keys, shape, torch.float32, place).initial(), torch.arange(first, first + count)
-        path, calls, checked = pipeline.scheduler, setting.teacher_calls, min(_CHECKED, count)
-        solution = student.run(fine_plan(path, calls), noise, rows)
-        coarse = student.run(fine_plan(path, max(calls // 2, 1)), noise[:checked], rows[:checked])
-        return cls(student, noise, rows, solution, error_by_halving(solution[:checked], coarse))
+        noise = NoiseSource(keys, shape, torch.float32, place).initial()
+        return cls(student, *teach(student, noise, setting.teacher_calls, first=first))
 
     def verified(self, plan: SamplingPlan, setting: _Setting) -> PlanVerification:
         """Measure a plan, and compare with its provenance."""
-        bare = SamplingPlan.from_dict({**plan.to_dict(), "provenance": {}, "content_hash": None})
-        measured = Measurement.of(self.student.run(bare, self.noise, self.rows), self.solution)
+        # without its provenance, which would warn of another scale
+        measured = Measurement.of(self._ends(replace(plan, provenance={})), self.followed.solution)
         stated, stated_for, rival_there = _stated(plan, setting, measured)
         figures = [
             StatedFigure("rms", stated.rms, stated.rms_error, measured.rms, measured.rms_error),
@@ -270,7 +251,10 @@ class _Bench:
         name, other = best_built_in(self.student.pipeline.scheduler, plan)
         if other is None or stated is None:
             return None
-        return Rival(name, stated, errors_of(self.student.run(other, self.noise, self.rows), self.solution))
+        return Rival(name, stated, errors_of(self._ends(other), self.followed.solution))
+
+    def _ends(self, plan: SamplingPlan) -> Tensor:
+        return self.student.run(plan, self.followed.noise, self.followed.rows)
 
 
 def _stated(plan: SamplingPlan, setting: _Setting, measured: Measurement) -> tuple[Measurement, str, Errors | None]:
