@@ -11,9 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noise_scheduler_sampling_system import (
-    SamplingMethod,
-)
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 from tiny_pipelines import LATENT, arguments, build
 
@@ -26,9 +23,7 @@ __all__ = [
     "LEADING",
     "LINSPACE",
     "LOWEST",
-    "METHODS",
     "NETWORKS",
-    "NOT_APPLICABLE",
     "SDE",
     "TOLERANCE",
     "TRAILING",
@@ -44,9 +39,6 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-4
-#: Samplers that ask for more than a scheduler of diffusers is given.
-NOT_APPLICABLE = {"adaptive", "flow_map", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
-METHODS = [m.value for m in SamplingMethod if m.value not in NOT_APPLICABLE]
 NETWORKS = ("unet", "transformer")
 
 

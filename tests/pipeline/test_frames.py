@@ -14,7 +14,6 @@ from torch import Tensor
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplingPlan
 from noise_scheduler_sampling_system.bulk import generate_dataset
-from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.grids import FrameGrid
 from noise_scheduler_sampling_system.guidance import ClassifierFree, Interval
 from noise_scheduler_sampling_system.models import GaussianModel
@@ -22,10 +21,10 @@ from noise_scheduler_sampling_system.plans import FramePlan
 from noise_scheduler_sampling_system.running import RunState
 from noise_scheduler_sampling_system.running.loop import RowModel, RowState
 from noise_scheduler_sampling_system.serving import Batcher
+from sampler_names import ONE_TIME
 
 FRAMES, SHAPE = 4, (2, 4, 3)
-#: flow_map asks at two times, and is refused.
-WRITERS = [n for n in SAMPLERS if n not in ("adaptive", "flow_map")]
+WRITERS = [name for name in ONE_TIME if name != "adaptive"]
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.guidance import ClassifierFree, KnownRegion, evaluations
 from noise_scheduler_sampling_system.samplers.adaptive import AdaptiveSampler
+from sampler_names import ONE_TIME
 
 SHAPE = (2, 1, 8, 8)
 KINDS = ["epsilon", "sample", "v_prediction", "flow_prediction"]
@@ -118,7 +119,7 @@ def left_half() -> torch.Tensor:
     return mask
 
 
-@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"rk", "dpm_solver_v3", "flow_map"}))
+@pytest.mark.parametrize("name", sorted(ONE_TIME))
 def test_every_sampler_keeps_what_is_known(name):
     """To the rounding of the type; what is made depends on it."""
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(timestep_spacing="trailing"), name)

@@ -12,8 +12,9 @@ from torch import Tensor
 from noise_scheduler_sampling_system import DiffusionPipeline, SamplingMethod
 from noise_scheduler_sampling_system.config.prediction import IDENTITY, Affine
 from noise_scheduler_sampling_system.running import fused, kernels
+from sampler_names import TWO_TIMES
 
-#: Not a multiple of the kernel's block, and large enough for the streaming of results.
+#: Also sizes that are no multiple of the kernel's block.
 SIZES = [fused.WORTH_FUSING, fused.WORTH_FUSING + 1, (1 << 21) + 4097]
 
 
@@ -94,7 +95,7 @@ def test_samples_with_and_without_the_kernel_agree(method, monkeypatch):
     def at_two_times(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         return torch.tanh(x) * 0.5
 
-    model = at_two_times if method.value == "flow_map" else at_one_time
+    model = at_two_times if method.value in TWO_TIMES else at_one_time
     with_kernel = pipeline.sample(model, **run)
     monkeypatch.setattr(kernels, "WORTH_FUSING", 1 << 60)
     without = pipeline.sample(model, **run)

@@ -31,6 +31,7 @@ from noise_scheduler_sampling_system.running.faults import FiniteWatch
 from noise_scheduler_sampling_system.running.fused import triton_kernel
 from noise_scheduler_sampling_system.running.noise import NoiseSource
 from noise_scheduler_sampling_system.running.output_check import Look
+from sampler_names import ONE_TIME, TWO_TIMES
 
 CUDA = torch.device("cuda:0")
 SHAPE = (2, 3, 64, 64)
@@ -152,11 +153,11 @@ CLIPS = {"clip": {"clip_sample": True}, "quantile": {"thresholding": True, "samp
 
 @pytest.mark.parametrize(
     ("method", "clips"),
-    [(m, c) for m in PLANNED for c in ("", *CLIPS) if not (c and m.value == "flow_map")],  # it is linear
+    [(m, c) for m in PLANNED for c in ("", *CLIPS) if not c or m.value in ONE_TIME],
 )
 def test_every_sampler(on_cuda, method, clips):
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(**CLIPS.get(clips, {})), method)
-    model = between if method.value == "flow_map" else network
+    model = between if method.value in TWO_TIMES else network
     sample(pipeline, model, guidance_scale=0.7 if "cfg_pp" in method.value else 2.0, labelled=True)
     sample(pipeline, model, dtype=torch.bfloat16)
     assert len(on_cuda) == 2

@@ -20,6 +20,7 @@ from noise_scheduler_sampling_system.models import GaussianMixtureModel
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers.tableaux import BUTCHER, EXPONENTIAL, ButcherTableau, phi
 from noise_scheduler_sampling_system.schedules import EDMPath, FlowPath, LinearNoiseScheduler, VPPath
+from sampler_names import ONE_TIME
 
 PLACES = [("vp", "digits"), ("cosine", "mixture"), ("edm", "mixture"), ("flow", "gaussian")]
 #: The samplers with plans: all but the one whose steps depend on the model.
@@ -205,7 +206,7 @@ def test_ipndm_is_lms_on_even_sigmas():
     assert agree(SamplerFactory.create("ipndm", path).plan(grid=grid), plain, path)
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != "flow_map"])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name in ONE_TIME])
 @pytest.mark.parametrize("path", [FlowPath, EDMPath, VPPath])
 def test_the_analytic_first_step_saves_one_call(name, path):
     """And is what the sampler would do if the first prediction were E[x₀ | x] of unit Gaussian data."""

@@ -170,7 +170,7 @@ def test_a_result_object_says_what_sample_says():
 
 def test_whole_and_real_times_share_a_call():
     model = Recording()
-    pipelines = [DDIM, DiffusionPipeline(CONFIG, "dpmpp_2m")]  # leading: whole times; kl_optimal: real ones
+    pipelines = [DDIM, DiffusionPipeline(CONFIG, "dpmpp_2m")]  # leading: whole times; beta57: real ones
     batcher, _, gate, _ = held(max_batch_size=8)
     handles = [
         batcher.submit(pipeline=pipeline, model=model, shape=(1, 1, 4, 4), num_inference_steps=4, seed=3)

@@ -104,8 +104,8 @@ class DiffusionPipeline(ByValue, Drawn):
     ) -> DiffusionPipeline:
         """A pipeline that runs the network, encoders and decoder of a pipeline of diffusers, for :meth:`generate`.
 
-        It knows Stable Diffusion 1, 2, XL and 3, FLUX.1, PixArt, DiT and unconditional U-Nets. Other pipelines use
-        the samplers through ``integrations.diffusers.PlanScheduler``.
+        It knows Stable Diffusion 1, 2, XL and 3, FLUX.1 and FLUX.2, Qwen-Image, PixArt, DiT, unconditional U-Nets, Wan
+        and LTX. Other pipelines use the samplers through ``integrations.diffusers.PlanScheduler``.
 
         Args:
             pipe: e.g. a ``StableDiffusionPipeline``. Its parts are used in place and not changed.

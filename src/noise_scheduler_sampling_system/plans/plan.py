@@ -54,8 +54,8 @@ class SamplingPlan(Plan, Drawn):
     (``asks[i]`` = 0) only adds noise, or is an analytic first step.
 
     Attributes:
-        space: the quantity y: "sample", "epsilon", "v_prediction" or "flow_prediction". Where it is "epsilon", a row
-            without signal (α = 0) has "sample" (``space_of``).
+        space: the quantity y: "sample", "epsilon", "v_prediction" or "flow_prediction". A row without signal
+            (α = 0) has "sample" for "epsilon", and one without noise "epsilon" for "sample" (``space_of``).
         time: model times, shape (M,).
         alpha, sigma: noise levels of the M rows and of the end, shape (M + 1,).
         step: the interval of each row, shape (M,).

@@ -22,6 +22,7 @@ from ..models.experts import Experts
 from ..support.argument_checks import STATE_TYPES
 from ..support.errors import ConfigurationError, DeviceError, ModelOutputError, shown
 from ..support.registry import did_you_mean
+from .null_text import null_text
 from .second_time import SECOND_TIMES, at_two_times, refuse_one_time, refuse_two_times
 
 __all__ = ["ModelAdapter", "map_tensors", "map_values", "resolve_device"]
@@ -36,8 +37,6 @@ _SIGNATURES: weakref.WeakKeyDictionary[FunctionType, dict[tuple[bool, bool], ins
     weakref.WeakKeyDictionary()
 )
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-#: The number of tokens of Stable Diffusion's text encoders.
-_TEXT_LENGTH = 77
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -350,7 +349,8 @@ class ModelAdapter:
         if self._experts is not None:
             return self._experts[0].completed(condition, batch, device)
         given = dict(condition)
-        missing = {name: value for name, value in self._null_text(batch).items() if name not in given}
+        zeros = null_text(self.model, self._parameters, batch)
+        missing = {name: value for name, value in zeros.items() if name not in given}
         if missing:
             logger.warning(
                 "the model requires %s and none is given: zeros of the right shape are used; "
@@ -360,35 +360,6 @@ class ModelAdapter:
             dtype = self.dtype or torch.float32
             given |= map_tensors(lambda v: v.to(device, dtype), missing)
         return given
-
-    def _null_text(self, batch: int) -> dict[str, Any]:
-        """Zeros for each text input, of the shape in the model's config."""
-        config = getattr(self.model, "config", None)
-        if config is None:  # it says the shapes
-            return {}
-        parameters = self._parameters
-
-        def size(*names: str) -> Any:
-            values = (getattr(config, name, None) for name in names)
-            value = next((v for v in values if v is not None), None)
-            return max(value) if isinstance(value, list | tuple) else value
-
-        def required(name: str) -> bool:
-            return name in parameters and parameters[name].default in (inspect.Parameter.empty, None)
-
-        result: dict[str, Any] = {}
-        width = size("encoder_hid_dim", "joint_attention_dim", "caption_channels", "cross_attention_dim")
-        if width and "encoder_hidden_states" in parameters and _needs_text(self.model):
-            result["encoder_hidden_states"] = torch.zeros(batch, _TEXT_LENGTH, width)
-        pooled = size("pooled_projection_dim")
-        if pooled and required("pooled_projections"):
-            result["pooled_projections"] = torch.zeros(batch, pooled)
-        if size("addition_embed_type") == "text_time" and required("added_cond_kwargs"):  # SDXL
-            total, each = size("projection_class_embeddings_input_dim"), size("addition_time_embed_dim")
-            if total and each:
-                embeds, ids = torch.zeros(batch, total - 6 * each), torch.zeros(batch, 6)
-                result["added_cond_kwargs"] = {"text_embeds": embeds, "time_ids": ids}
-        return result
 
 
 def _signature_of(call: Any, *, follow: bool) -> inspect.Signature | None:
@@ -423,8 +394,3 @@ def _tensor_in(output: Any) -> Any:
         elif hasattr(output, "sample"):
             output = output.sample
     return output
-
-
-def _needs_text(model: Any) -> bool:
-    """Whether a model requires text; networks of diffusers do, even where their signature has a default."""
-    return isinstance(model, torch.nn.Module) and hasattr(model, "config")

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from noise_scheduler_sampling_system import ConfigurationError, SamplingMethod
+from noise_scheduler_sampling_system import ConfigurationError
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
+from sampler_names import IN_DIFFUSERS
 
-NOT_IN_DIFFUSERS = {"adaptive", "flow_map", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
-METHODS = [method.value for method in SamplingMethod if method.value not in NOT_IN_DIFFUSERS]
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LOWEST = {"final_sigmas_type": "sigma_min"}
 #: Classes whose runs end at a level with noise.
@@ -37,7 +36,7 @@ def driven(scheduler: Any, steps: int) -> Tensor:
 @pytest.mark.parametrize(("name", "flags"), NOISY_ENDS, ids=str)
 def test_every_sampler_runs_to_an_end_with_noise(name, flags):
     config = getattr(diffusers, name)(**SD, **flags)
-    for method in METHODS:
+    for method in IN_DIFFUSERS:
         wide = {"t_min": 0.01, "t_max": 100.0} if method == "restart" else {}
         assert driven(PlanScheduler.from_config(config, method=method, **wide), 6).isfinite().all(), method
 
@@ -55,7 +54,7 @@ def test_few_steps_of_pndm_are_its_own(offset, steps):
     assert ours.timesteps.tolist() == theirs.timesteps.tolist()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", IN_DIFFUSERS)
 def test_one_step(method):
     """Of which some samplers add no noise."""
     scheduler = PlanScheduler.from_config(diffusers.DDIMScheduler(), method=method)

@@ -21,13 +21,11 @@ from noise_scheduler_sampling_system import (
     ConfigurationError,
     DiffusionPipeline,
     NoiseSchedulerConfig,
-    SamplingMethod,
 )
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
+from sampler_names import IN_DIFFUSERS
 from tiny_pipelines import LATENT, arguments, build
 
-NOT_IN_DIFFUSERS = {"adaptive", "flow_map", "ddim_cfg_pp", "dpmpp_2m_cfg_pp", "euler_ancestral_cfg_pp"}
-METHODS = [method.value for method in SamplingMethod if method.value not in NOT_IN_DIFFUSERS]
 CLASSES = [
     "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
     "HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
@@ -91,7 +89,7 @@ def both(made: Any, fraction: float, steps: int = 10, **between: Any) -> tuple[T
 
 @pytest.mark.parametrize("fraction", [0.2, 0.3, 0.55, 0.8])
 def test_two_parts_are_the_whole_for_every_sampler(fraction):
-    for method in METHODS:
+    for method in IN_DIFFUSERS:
         whole, parts = both(lambda method=method: scheduler(method=method), fraction)
         assert torch.equal(whole, parts), method
 
@@ -171,7 +169,7 @@ def test_of_true_noise_a_refiner_of_another_method_keeps_the_image():
 
 
 @pytest.mark.parametrize("steps", [7, 10])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", IN_DIFFUSERS)
 def test_an_image_may_begin_at_any_model_call(method, steps):
     """Inside a step, too, where the rest of it is of first order; of the true noise it comes back."""
     own = scheduler(method=method)

@@ -26,11 +26,10 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
 )
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
+from sampler_names import IN_DIFFUSERS, NOT_IN_DIFFUSERS
 from tiny_pipelines import arguments, build
 from twins import (
-    METHODS,
     NETWORKS,
-    NOT_APPLICABLE,
     TOLERANCE,
     images,
     relative,
@@ -49,7 +48,7 @@ def test_every_sampler_runs_in(kind):
     hook = network.register_forward_pre_hook(lambda *_: calls.append(1))
     fast = {"guidance_scale": 1.0} if kind.startswith("sd") else {}
     usual = images(pipe, kind, steps=steps, **fast).shape
-    for method in METHODS:
+    for method in IN_DIFFUSERS:
         wide = {"t_min": 0.01, "t_max": 100.0} if method == "restart" else {}
         pipe.scheduler = PlanScheduler.from_config(base, method=method, **wide)
         calls.clear()
@@ -61,7 +60,7 @@ def test_every_sampler_runs_in(kind):
     hook.remove()
 
 
-@pytest.mark.parametrize("method", sorted(NOT_APPLICABLE))
+@pytest.mark.parametrize("method", sorted(NOT_IN_DIFFUSERS))
 def test_samplers_that_need_more_are_refused(method):
     with pytest.raises(ConfigurationError, match=r"has no plan|guided one only|network of two times"):
         PlanScheduler.from_config(scheduler_of("DDIMScheduler"), method=method).set_timesteps(5)

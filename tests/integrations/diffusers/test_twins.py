@@ -18,6 +18,7 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
 )
 from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
+from sampler_names import IN_DIFFUSERS
 from tiny_pipelines import arguments, build
 from twins import (
     BETA,
@@ -28,7 +29,6 @@ from twins import (
     LEADING,
     LINSPACE,
     LOWEST,
-    METHODS,
     SDE,
     TOLERANCE,
     TRAILING,
@@ -299,7 +299,7 @@ def constant_noise(scheduler: Any, steps: int, start: int) -> float:
 
 
 @pytest.mark.parametrize("start", [1, 3])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", IN_DIFFUSERS)
 def test_a_run_from_the_middle_reads_nothing_from_before(method, start):
     scheduler = PlanScheduler.from_config(scheduler_of("EulerDiscreteScheduler", **KARRAS), method=method)
     error = constant_noise(scheduler, 8, start)
