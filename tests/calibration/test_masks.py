@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -119,6 +120,28 @@ def test_a_regression_finds_the_queries_that_the_history_predicts(pipeline, stud
     assert best.is_consistent
     assert regression.loss(range(5)) == 0.0
     assert regression.masked(range(5)) is regression.table
+    assert masks == sorted(itertools.combinations(range(5), 2), key=regression.loss)
+
+
+def test_masks_of_many_queries_are_found_without_trying_all(pipeline, student):
+    taught, _ = teach(student, noise_of(16, seed=4), 32)
+    table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("log_snr"), "unipc").plan(21))
+    regression = DifferenceRegression.of(student, table, SCALE, taught)
+    best = regression.best_masks(11, 4)  # of 352,716
+    assert [len(set(mask)) for mask in best] == [11] * 4
+    others = [tuple(np.random.default_rng(k).permutation(21)[:11]) for k in range(50)]
+    assert regression.loss(best[0]) < min(map(regression.loss, others))
+
+
+def test_a_sparse_table_of_fewer_evaluations_may_evaluate_both_branches_anywhere(pipeline, student):
+    x, rows = noise_of(16, seed=2), torch.arange(16)
+    table = Table.of_plan(CachedGuidance(SCALE, calls=(0, 2)).folded_into(pipeline.plan(5)))
+    few = Trajectories(x, torch.zeros_like(x), rows)
+    regression = DifferenceRegression.of(student, table, SCALE, few)
+    assert regression.table.both == (0, 1, 2, 3, 4)
+    best = regression.masked(regression.best_masks(3, 1)[0])
+    assert {0, 2} < set(best.both)
+    assert torch.allclose(few.ends(student, best), few.ends(student, table), atol=1e-10)
 
 
 ASKED = {"shape": SHAPE, "condition": {"class_labels": LABELS}, "guidance_scale": SCALE, "trajectories": 64,

@@ -6,10 +6,11 @@ evaluation is saved, and the combination takes its place. What is saved pays for
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, final
 
@@ -21,7 +22,7 @@ from ...guidance.cached import default_calls
 from ...plans.branch_mask import with_folded_guidance
 from ...schedules.path import CLEAN
 from ...support.errors import NoiseSamplingError
-from ..branches import folded, without_branch
+from ..branches import folded, with_branch, without_branch
 from ..fit.fit import enough
 from ..fit.free_numbers import FreeNumbers
 from ..student import Student
@@ -39,6 +40,8 @@ Array = npt.NDArray[np.float64]
 
 #: The masks of each table that are run, by the estimate of their error.
 _MASKS: Final = 4
+#: The masks of each size that lead to smaller ones: all of them up to 10 evaluations.
+_BEAM: Final = 70
 #: The most trajectories that they are run on.
 _FEW: Final = 16
 #: The masks of each number of levels that are fitted for some iterations.
@@ -69,8 +72,10 @@ class DifferenceRegression:
 
     @classmethod
     def of(cls, student: Student, table: Table, scale: float, few: Trajectories) -> DifferenceRegression:
-        """Run a table, with guidance or without, and keep the inner products of its columns."""
+        """Run a table, with guidance or without, and keep the inner products of its columns and of all δ."""
         full = folded(table, scale)
+        for query in set(range(full.nfe)) - set(full.both):
+            full = with_branch(full, query)
         columns = torch.stack(student.columns(full, few.noise, few.rows)).flatten(1)
         gram = np.zeros((len(columns),) * 2)
         for piece in torch.split(columns, _PIECE, 1):
@@ -81,19 +86,28 @@ class DifferenceRegression:
     def best_masks(self, count: int, most: int) -> list[tuple[int, ...]]:
         """Return the sets of queries that may evaluate both branches with the least estimated error, best first.
 
+        The queries are left out one by one, and only the best sets go on: there are too many sets of many queries.
+
         Args:
             count: the size of the sets.
             most: the number of sets to return.
         """
-        every = itertools.combinations(self.table.both, count)
-        return sorted(every, key=self.loss)[:most]
+        best = [self.table.both]
+        for _ in range(self.table.nfe - count):
+            smaller = sorted({tuple(k for k in both if k != j) for both in best for j in both})
+            best = sorted(smaller, key=self.loss)[:_BEAM]
+        return best[:most]
 
     def loss(self, both: Sequence[int]) -> float:
         """Return an estimate of the error that a mask brings: the residuals of δ, by their weight in the rows."""
-        weight = np.abs(self.table.rows * self.table.radii[:, None])[1:].max(axis=0)
-        return math.sqrt(
-            sum((weight[self.table.column(j, delta=True)] * residual) ** 2 for j, _, residual in self._dropped(both))
-        )
+        columns = ((self.table.column(j, delta=True), residual) for j, _, residual in self._dropped(both))
+        return math.sqrt(sum((self._weights[column] * residual) ** 2 for column, residual in columns))
+
+    @functools.cached_property
+    def _weights(self) -> Array:
+        """The largest factor of each column in a row that reads a prediction."""
+        weights: Array = np.abs(self.table.rows * self.table.radii[:, None])[1:].max(axis=0)
+        return weights
 
     def masked(self, both: Sequence[int]) -> Table:
         """Return the table that evaluates both branches in these queries only."""
@@ -104,24 +118,26 @@ class DifferenceRegression:
 
     def _dropped(self, both: Sequence[int]) -> Iterator[tuple[int, Array, float]]:
         """Yield each query without its δ, the shares that replace δ, and the residual of the regression."""
-        table = self.table
-        for j in table.both:
-            if j in both:
-                continue
-            at = table.column(j, delta=True)
-            kept = [k for k in range(at) if k not in {table.column(m, delta=True) for m in table.both if m not in both}]
-            yield j, *self._regressed(at, kept)
+        dropped = {self.table.column(j, delta=True): j for j in self.table.both if j not in both}
+        for at, j in dropped.items():
+            yield j, *self._regressed(at, tuple(k for k in range(at) if k not in dropped))
 
-    def _regressed(self, at: int, kept: Sequence[int]) -> tuple[Array, float]:
+    @functools.cached_property
+    def _regressed(self) -> Callable[[int, tuple[int, ...]], tuple[Array, float]]:
+        """The regressions so far; masks that agree up to a query share them."""
+        return functools.cache(self._regression)
+
+    def _regression(self, at: int, kept: tuple[int, ...]) -> tuple[Array, float]:
         """Regress a column on others, with shares that are 0 for constant data; return the shares and the residual."""
-        constant = self.table.of_constant[kept]
+        columns = list(kept)
+        constant = self.table.of_constant[columns]
         newest = len(kept) - 1  # D of the query itself; the shares are of differences from it
         basis = np.delete(np.eye(len(kept)) - np.outer(constant, np.eye(len(kept))[newest]), newest, axis=0)
         square = basis @ self.gram[np.ix_(kept, kept)] @ basis.T
         square += _RIDGE * np.diag(np.diag(square) + 1e-300)
-        weights = np.linalg.solve(square, basis @ self.gram[kept, at])
+        weights = np.linalg.solve(square, basis @ self.gram[columns, at])
         shares = np.zeros(at)
-        shares[kept] = weights @ basis
+        shares[columns] = weights @ basis
         full = np.append(shares, -1.0)
         residual = full @ self.gram[: at + 1, : at + 1] @ full
         return shares, math.sqrt(max(residual, 0.0))
