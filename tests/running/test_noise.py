@@ -61,8 +61,8 @@ def test_many_generators_at_once_are_the_documented_algorithm(shape):
 
 
 def test_many_generators_of_several_samples_each():
-    """Two samples of 40 seeds, in mixed order, and the same samples by themselves."""
-    keys = Keys.of([(seed, index) for index in (1, 0) for seed in range(40)])
+    """Two samples of 120 seeds, in mixed order, and the same samples by themselves."""
+    keys = Keys.of([(seed, index) for index in (1, 0) for seed in range(120)])
     together = NoiseSource(keys, (5, 4))(2, 0)
     for i, key in enumerate(keys):
         assert torch.equal(together[i], NoiseSource(Keys.of([key]), (5, 4))(2, 0)[0])

@@ -21,8 +21,8 @@ from ..guidance.base import Guidance
 from ..guidance.sequence import checked_sequence
 from ..pipeline.pipeline import CALIBRATE, DiffusionPipeline
 from ..plans.plan_set import PlanSet
-from ..running.model_adapter import resolve_device
 from ..running.noise import NoiseSource, calibration_keys
+from ..running.placement import device_of, resolve_device
 from ..support.argument_checks import checked_count
 from ..support.errors import ConfigurationError
 from ..support.version import __version__
@@ -209,7 +209,7 @@ def calibrate(
         pipeline, model, in_turn(condition, trajectories, count),
         in_turn(null_condition, trajectories, count, "null_condition"), request, branches=1 if by_calls else 2,
     )  # fmt: skip
-    place = resolve_device(device, model)
+    place = resolve_device(device, device_of(model))
     noise = NoiseSource(keys, size, torch.float32, place).initial()
     elsewhere = elsewhere_of(student, scales, other_condition, other_shape, keys, trajectories, place, teacher_calls)
     if budget_seconds is not None and elsewhere and not elsewhere.asked:

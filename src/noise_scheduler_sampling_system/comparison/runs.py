@@ -205,12 +205,12 @@ def _branches(plan: SamplingPlan, arguments: Mapping[str, Any]) -> tuple[tuple[s
     guidance = guidance_of(arguments)
     if not guidance:
         return tuple(("conditional",) if asked else () for asked in plan.asked)
-    branches, rows = compile_guidance(guidance, plan, "v_prediction", opposed=True)
+    compiled = compile_guidance(guidance, plan, "v_prediction", opposed=True)
     names = [
         "another" if b.model is not None or b.condition is not None else "unconditional" if b.null else "conditional"
-        for b in branches
+        for b in compiled.branches
     ]
-    return tuple(() if row is None else tuple(names[i] for i in row.evaluated) for row in rows)
+    return tuple(() if row is None else tuple(names[i] for i in row.evaluated) for row in compiled.rows)
 
 
 @final

@@ -2,22 +2,93 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 from ..plans.base import Plan
 from ..support.errors import ConfigurationError, shown
 from .base import Guidance
-from .formula import Branch, Formula, TensorFunction
+from .formula import Branch, Formula, TensorAsModel, TensorFunction
 from .rows import CompiledFunction, RowGuidance, terms_of
 from .scales import Moment
 
-__all__ = ["compile_guidance", "compiled_row", "guidance_of_rows"]
+__all__ = ["CompiledGuidance", "compile_guidance", "compiled_row"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CompiledGuidance:
+    """The guidance of a plan's rows, for every condition.
+
+    Attributes:
+        sequence: what it was compiled from, from left to right.
+        prediction_type: the type of the network's output.
+        opposed: whether the unconditional prediction is a branch of its own.
+        learned: whether every call has to return a variance.
+        branches: 0: under the condition, 1: under the null condition, and those that the sequence adds.
+        rows: the guidance of each row; None for a row without a model call.
+    """
+
+    sequence: tuple[Guidance, ...]
+    prediction_type: str
+    opposed: bool
+    learned: bool
+    branches: tuple[Branch, ...]
+    rows: tuple[RowGuidance | None, ...]
+
+    def on(self, plan: Plan, moments: Sequence[Moment]) -> CompiledGuidance:
+        """The same guidance for the rows of another plan, at the given moments.
+
+        Raises:
+            ConfigurationError: it uses a branch that it did not use before.
+        """
+        branches = list(self.branches)
+        rows = _guidance_of_rows(
+            plan, moments, sequence=self.sequence, prediction_type=self.prediction_type, branches=branches,
+            opposed=self.opposed, learned=self.learned,
+        )  # fmt: skip
+        if any(i >= len(self.branches) for row in rows if row is not None for i in row.evaluated):
+            raise ConfigurationError(
+                "uses a condition or a model that it used at no level of the grid",
+                where="guidance",
+                suggestion="write every branch at every level, with weight 0 where it does not act",
+            )
+        return replace(self, rows=rows)
+
+    @functools.cached_property
+    def distinct(self) -> tuple[RowGuidance, ...]:
+        """The guidance of the rows with a model call, each once."""
+        return tuple(row for row in dict.fromkeys(self.rows) if row is not None)
+
+    @functools.cached_property
+    def evaluated(self) -> frozenset[int]:
+        """The numbers of the branches that some row evaluates."""
+        return frozenset(i for row in self.distinct for i in row.evaluated)
+
+    @functools.cached_property
+    def evaluations(self) -> tuple[int, ...]:
+        """The number of network evaluations for each sample, row by row."""
+        counted = [not isinstance(branch.model, TensorAsModel) for branch in self.branches]
+        return tuple(0 if row is None else sum(counted[i] for i in row.evaluated) for row in self.rows)
+
+    @functools.cached_property
+    def largest_factor(self) -> float:
+        """The largest coefficient of a tensor; NaN if one is not finite."""
+        factors = [row.largest_factor for row in self.distinct]
+        return math.nan if any(map(math.isnan, factors)) else max(factors, default=0.0)
+
+    @functools.cached_property
+    def acts_on_clean(self) -> bool:
+        """Whether a row calls a function of tensors, which acts on the expected clean sample."""
+        return any(row.functions for row in self.distinct)
 
 
 def compile_guidance(
     sequence: Sequence[Guidance], plan: Plan, prediction_type: str, *, opposed: bool, learned: bool = False
-) -> tuple[tuple[Branch, ...], tuple[RowGuidance | None, ...]]:
+) -> CompiledGuidance:
     """Compile a sequence of guidance for every row of a plan.
 
     Args:
@@ -27,17 +98,13 @@ def compile_guidance(
         opposed: whether the unconditional prediction is a branch of its own.
         learned: whether every call has to return a variance.
 
-    Returns:
-        The branches (0: under the condition, 1: under the null condition), and the guidance of each row; None for a
-        row without a model call.
-
     Raises:
         ConfigurationError: a scale is not a finite number at some level, a guidance cannot act at some level, or one
             never sets its value.
     """
     branches = [Branch(), Branch(null=True)]
     setters: set[int] = set()
-    rows = guidance_of_rows(
+    rows = _guidance_of_rows(
         plan, sequence=sequence, prediction_type=prediction_type, branches=branches, opposed=opposed, learned=learned,
         setters=setters,
     )  # fmt: skip
@@ -49,10 +116,10 @@ def compile_guidance(
             why=f"the zero-init covers all {plan.steps} steps",
             suggestion="lower zero_steps, or take more steps",
         )
-    return tuple(branches), rows
+    return CompiledGuidance(tuple(sequence), prediction_type, opposed, learned, tuple(branches), rows)
 
 
-def guidance_of_rows(
+def _guidance_of_rows(
     plan: Plan, moments: Sequence[Moment] | None = None, *, sequence: Sequence[Guidance],
     prediction_type: str, branches: list[Branch], opposed: bool, learned: bool, setters: set[int] | None = None,
 ) -> tuple[RowGuidance | None, ...]:  # fmt: skip

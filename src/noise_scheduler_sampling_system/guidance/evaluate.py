@@ -14,8 +14,9 @@ from ..plans.base import Plan
 from ..running.loop import Branches, Model
 from ..running.model_adapter import ModelAdapter, map_tensors
 from ..support.errors import ConfigurationError
+from .compile import CompiledGuidance
 from .conditions import joined
-from .rows import RowGuidance, evaluations_of
+from .rows import RowGuidance
 from .scales import Moment
 
 __all__ = ["Caller", "Memory", "RunGuidance"]
@@ -35,28 +36,29 @@ class RunGuidance:
 
     Attributes:
         branches: the model and the condition of each branch.
-        rows: the guidance of each row of the plan; None for a row without a model call.
+        compiled: the guidance of each row of the plan.
         split: whether the model returns a variance in a second half of channels.
         pairs: whether the plan reads the unconditional output beside the guided one.
-        compile: (plan, moments) ↦ the guidance of its rows.
     """
 
     branches: tuple[tuple[ModelAdapter, Mapping[str, Any]], ...]
-    rows: tuple[RowGuidance | None, ...]
+    compiled: CompiledGuidance
     split: bool
     pairs: bool
-    compile: Callable[[Plan, Sequence[Moment]], tuple[RowGuidance | None, ...]]
+
+    @property
+    def rows(self) -> tuple[RowGuidance | None, ...]:
+        """The guidance of each row of the plan; None for a row without a model call."""
+        return self.compiled.rows
+
+    @property
+    def evaluations(self) -> tuple[int, ...]:
+        """The number of network evaluations for each sample, row by row."""
+        return self.compiled.evaluations
 
     def on(self, plan: Plan, moments: Sequence[Moment]) -> RunGuidance:
         """The same guidance for the rows of another plan."""
-        rows = self.compile(plan, moments)
-        if any(i >= len(self.branches) for row in rows if row is not None for i in row.evaluated):
-            raise ConfigurationError(
-                "uses a condition or a model that it used at no level of the grid",
-                where="guidance",
-                suggestion="write every branch at every level, with weight 0 where it does not act",
-            )
-        return replace(self, rows=rows)
+        return replace(self, compiled=self.compiled.on(plan, moments))
 
     def part(self, start: int, stop: int) -> RunGuidance:
         """The same guidance for samples start to stop."""
@@ -66,11 +68,6 @@ class RunGuidance:
 
         parts = tuple((adapter, map_tensors(rows, condition)) for adapter, condition in self.branches)
         return replace(self, branches=parts)
-
-    @functools.cached_property
-    def evaluations(self) -> tuple[int, ...]:
-        """The number of network evaluations for each sample, row by row."""
-        return evaluations_of(self.rows, [adapter.model for adapter, _ in self.branches])
 
     def model(self, caller: Caller, memory: Memory) -> Model:
         """The guided model: (x, row) ↦ the guided output.
@@ -89,9 +86,7 @@ class RunGuidance:
             return caller(self.branches[indices[0]][0], condition, len(indices))
 
         made: dict[RowGuidance, Model] = {}
-        for guidance in dict.fromkeys(self.rows):
-            if guidance is None:
-                continue
+        for guidance in self.compiled.distinct:
             if guidance.plain and not self.pairs:
                 made[guidance] = caller(*self.branches[guidance.evaluated[0]], 1)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,8 @@ from torch import Tensor
 
 from ..plans.linear_form import Form, Symbol
 from ..running.kernels import pair
-from .formula import TensorAsModel
 
-__all__ = ["CompiledFunction", "RowGuidance", "evaluations_of", "terms_of"]
+__all__ = ["CompiledFunction", "RowGuidance", "terms_of"]
 
 #: A linear form as (symbol, coefficient) pairs, without zeros.
 Terms = tuple[tuple[Symbol, float], ...]
@@ -51,13 +51,13 @@ class RowGuidance:
     value: Terms
     null: Terms | None
 
-    @property
+    @functools.cached_property
     def plain(self) -> bool:
         """Whether the output is that of a single branch, unchanged."""
         only = ((("branch", self.evaluated[0]), 1.0),) if len(self.evaluated) == 1 else None
         return not self.functions and self.value == only and self.null in (None, only)
 
-    @property
+    @functools.cached_property
     def weight(self) -> float | None:
         """w, if the output is the mixture w·first + (1 − w)·second of two branches; else None."""
         mixes = [symbol for symbol, _ in self.value] == [("branch", i) for i in self.evaluated]
@@ -118,9 +118,3 @@ def _is_mixture(factors: Sequence[float]) -> bool:
 def terms_of(form: Form) -> Terms:
     """The terms of a form without zeros. The state comes first, because its dtype is the widest."""
     return tuple(sorted(((s, c) for s, c in form.terms.items() if c != 0.0), key=lambda term: term[0] != X))
-
-
-def evaluations_of(rows: Sequence[RowGuidance | None], models: Sequence[object]) -> tuple[int, ...]:
-    """The number of network evaluations in each row, given the model of each branch."""
-    counted = [not isinstance(model, TensorAsModel) for model in models]
-    return tuple(0 if row is None else sum(counted[i] for i in row.evaluated) for row in rows)

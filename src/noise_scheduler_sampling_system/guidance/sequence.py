@@ -13,7 +13,7 @@ from .base import Guidance
 from .cached import CachedGuidance
 from .compile import compile_guidance, compiled_row
 from .formula import Branch
-from .rows import CompiledFunction, evaluations_of
+from .rows import CompiledFunction
 from .scales import Moment
 
 __all__ = ["checked_sequence", "evaluations", "follows_the_run"]
@@ -86,5 +86,4 @@ def evaluations(guidance: Guidance | Sequence[Guidance], plan: SamplingPlan) -> 
     if len(sequence) == 1 and isinstance(sequence[0], CachedGuidance):
         folded = sequence[0].folded_into(plan)
         return tuple(int(asked) + int(both) for asked, both in zip(folded.asked, folded.reads_null, strict=True))
-    branches, rows = compile_guidance(sequence, plan, "v_prediction", opposed=True)
-    return evaluations_of(rows, [branch.model for branch in branches])
+    return compile_guidance(sequence, plan, "v_prediction", opposed=True).evaluations

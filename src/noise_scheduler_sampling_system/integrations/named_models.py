@@ -16,7 +16,7 @@ from torch import Tensor
 from ..config.settings import NoiseSchedulerConfig
 from ..models.mnist import mnist_unet
 from ..pipeline.pipeline import DiffusionPipeline
-from ..running.model_adapter import resolve_device
+from ..running.placement import resolve_device
 from ..running.stated_prediction import stated_prediction
 from ..support.errors import ConfigurationError, shown
 from .named_objects import named_object

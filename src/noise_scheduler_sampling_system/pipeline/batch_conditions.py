@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..guidance.conditions import merged, null_counterpart, numbers_as_rows, placed, refuse_foreign_labels
 from ..guidance.formula import Branch
-from ..running.model_adapter import ModelAdapter, map_tensors, resolve_device
+from ..running.model_adapter import ModelAdapter, map_tensors
+from ..running.placement import resolve_device
 from ..support.argument_checks import as_array, checked_condition, refuse_special
 from ..support.errors import ConfigurationError, shown
 
@@ -102,10 +103,11 @@ class BatchConditions:
             if branch.model is None:
                 adapters.append(self.adapter)
                 continue
-            resolve_device(self.device, branch.model)
-            adapters.append(
-                others.setdefault(id(branch.model), ModelAdapter(branch.model, two_times=self.adapter.two_times))
-            )
+            known = others.get(id(branch.model))
+            if known is None:
+                known = others[id(branch.model)] = ModelAdapter(branch.model, two_times=self.adapter.two_times)
+                resolve_device(self.device, known.device)
+            adapters.append(known)
         return adapters
 
 

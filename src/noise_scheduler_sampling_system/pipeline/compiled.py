@@ -13,9 +13,13 @@ from ..config.sampler_aliases import resolve
 from ..config.settings import NoiseSchedulerConfig
 from ..grids.frame_grid import FrameGrid
 from ..grids.time_grid import TimeGrid
+from ..guidance.base import Guidance
+from ..guidance.cached import CachedGuidance
+from ..guidance.compile import CompiledGuidance, compile_guidance
+from ..guidance.directions import ClassifierFree
 from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
-from ..running.bound_plan import bind_for
+from ..running.bound_plan import BoundPlan, bind_for
 from ..running.frame_run import FrameRun, bind_frames
 from ..running.loop import PlannedRun, Run
 from ..samplers.adaptive import AdaptiveSampler
@@ -27,14 +31,12 @@ from ..schedules.foreign_levels import refuse_foreign_levels
 from ..schedules.path import Level, NoisePath
 from ..support.argument_checks import checked_count, checked_times
 from ..support.errors import ConfigurationError
+from ..support.kept import Kept, Same
 from .adaptive_run import AdaptiveRun
 from .plan_warnings import warn_of_amplification, warn_of_spread
 from .step_only_run import levels_of, stepped
 
 __all__ = ["Setup"]
-
-#: Runs that are kept; one more empties the table.
-_KEPT_PLANS = 64
 
 
 @final
@@ -51,7 +53,14 @@ class Setup:
     scheduler: NoisePath
     sampler: BaseSampler
     options: Mapping[str, Any] = field(default_factory=dict)
-    _made: dict[Any, Run] = field(default_factory=dict, compare=False)
+    _runs: Kept[Run] = field(default_factory=Kept, compare=False)
+    _followed: Kept[PlannedRun] = field(default_factory=Kept, compare=False)
+    _guidance: Kept[CompiledGuidance] = field(default_factory=Kept, compare=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # what was made on use is made again; version 1.3 kept it under another name
+        given = {name: state[name] for name in ("scheduler", "sampler", "options")}
+        vars(self).update(given, _runs=Kept(), _followed=Kept(), _guidance=Kept())
 
     @classmethod
     def make(cls, config: NoiseSchedulerConfig | NoisePath, method: Any, options: Mapping[str, Any]) -> Setup:
@@ -88,15 +97,11 @@ class Setup:
     ) -> Run:
         """The sampler's run on N steps, on given timesteps or on a grid (of frames); each is made once."""
         key = _checked_choice(num_inference_steps, timesteps, grid)
-        made = self._made.get(key)
-        if made is None:
-            made = self._frames_on(key) if isinstance(key, FrameGrid) else self._on(key)
-            if len(self._made) >= _KEPT_PLANS:
-                self._made.clear()
-            self._made[key] = made
-        return made
+        return self._runs.get(key, lambda: self._on(key))
 
-    def _on(self, key: int | tuple[float, ...] | TimeGrid) -> Run:
+    def _on(self, key: int | tuple[float, ...] | TimeGrid | FrameGrid) -> Run:
+        if isinstance(key, FrameGrid):
+            return self._frames_on(key)
         if isinstance(key, TimeGrid):
             refuse_foreign_levels(self.scheduler, [level for level in key.levels if not math.isnan(level.t)], "grid")
             grid = key
@@ -105,9 +110,9 @@ class Setup:
         if isinstance(self.sampler, AdaptiveSampler):
             return AdaptiveRun(bind_for(self.sampler.on_grid(grid), self.scheduler.config), self.sampler, grid)
         if not self.sampler.writes_plans:
-            return self.following(levels_of(self.sampler, grid))
+            return self._run_of(levels_of(self.sampler, grid))
         plan = self.sampler.plan(grid=grid)
-        made = self.following(plan)
+        made = self._run_of(plan)
         warn_of_amplification(plan)
         if isinstance(key, int):
             warn_of_spread(plan, self.sampler)
@@ -122,11 +127,43 @@ class Setup:
         return bind_frames(plan, self.scheduler.config)
 
     def following(self, plan: SamplingPlan | FramePlan) -> PlannedRun:
-        """The run of a given plan; a step-only sampler makes its own steps between the levels of the plan.
+        """The run of a given plan, made once; a step-only sampler makes its own steps between the levels of the plan.
 
         Raises:
             ConfigurationError: not a plan, or one that needs another kind of model.
         """
+        return self._followed.get(Same(plan), lambda: self._run_of(plan))
+
+    def following_guided(self, run: BoundPlan, cached: CachedGuidance) -> PlannedRun:
+        """The run of the plan of another run that holds its guidance, made once.
+
+        Raises:
+            ConfigurationError: guidance that the plan cannot hold.
+        """
+        return self._followed.get((Same(run), cached), lambda: self._run_of(cached.folded_into(run.plan)))
+
+    def guided(self, run: Run, sequence: tuple[Guidance, ...], *, opposed: bool) -> CompiledGuidance:
+        """The guidance of the rows of a run; it is compiled once where it is a number.
+
+        Args:
+            run: whose rows are guided.
+            sequence: the guidance, from left to right.
+            opposed: whether the unconditional prediction is a branch of its own.
+
+        Raises:
+            ConfigurationError: guidance that cannot act on the run.
+        """
+
+        def made() -> CompiledGuidance:
+            kind = self.scheduler.config.prediction_type
+            return compile_guidance(sequence, run.plan, kind, opposed=opposed, learned=run.split)
+
+        # other guidance may be an object of the user that writes another formula the next time
+        if not all(type(each) is ClassifierFree and each.uniform for each in sequence):
+            return made()
+        return self._guidance.get((Same(run), sequence, opposed), made)
+
+    def _run_of(self, plan: SamplingPlan | FramePlan) -> PlannedRun:
         if isinstance(plan, FramePlan):
             return self._following_frames(plan)
         if not isinstance(plan, SamplingPlan):

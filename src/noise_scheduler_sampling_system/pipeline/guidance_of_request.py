@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
 import torch
 
 from ..guidance.base import Guidance
-from ..guidance.compile import compile_guidance, guidance_of_rows
+from ..guidance.compile import CompiledGuidance
 from ..guidance.directions import ClassifierFree
 from ..guidance.evaluate import RunGuidance
-from ..guidance.rows import RowGuidance
 from ..guidance.sequence import checked_sequence
 from ..plans.base import Plan
 from ..plans.frame_plan import FramePlan
@@ -21,6 +18,7 @@ from ..running.loop import Run
 from ..support.errors import ConfigurationError
 from .batch_conditions import BatchConditions
 from .calibrated_scale import warn_of_other_scale
+from .compiled import Setup
 from .request import DEFAULT_SCALE, Request
 
 __all__ = ["guidance_of", "refuse_scale_without_condition"]
@@ -32,16 +30,16 @@ _CFG_PP_SCALE: Final = 0.6
 
 
 def guidance_of(
-    request: Request, run: Run, conditions: BatchConditions, shape: tuple[int, ...], dtype: torch.dtype, kind: str
+    request: Request, setup: Setup, run: Run, conditions: BatchConditions, shape: tuple[int, ...], dtype: torch.dtype
 ) -> RunGuidance:
-    """Compile the guidance of a request for the rows of a run.
+    """The guidance of a request for the rows of a run.
 
     Args:
         request: the condition, the scale and the guidance of the user.
+        setup: of the pipeline.
         run: whose rows are guided.
         conditions: the model and the batch.
         shape, dtype: of the state.
-        kind: the prediction type of the model.
 
     Raises:
         ConfigurationError: guidance that cannot act, or would do nothing.
@@ -63,28 +61,24 @@ def guidance_of(
             "there is no condition to oppose it to", where="null_condition", suggestion="give condition={...}, too"
         )
     opposed = bool(given) and request.classifier_free_guidance
-    branches, rows = compile_guidance(sequence, run.plan, kind, opposed=opposed, learned=run.split)
-    if run.plan.two_times and any(row is not None and row.functions for row in rows):
+    compiled = setup.guided(run, sequence, opposed=opposed)
+    if run.plan.two_times and compiled.acts_on_clean:
         raise ConfigurationError(
             f"[{', '.join(type(each).__name__ for each in sequence)}] acts on the expected clean sample",
             where="guidance",
             why="a network of two times predicts a step, not the expected clean sample",
             suggestion="use guidance_scale, or guidance=ClassifierFree(scale), which is linear",
         )
-    _refuse_overflow(rows, dtype, conditions.adapter.dtype)
-    evaluated = {i for row in set(rows) if row is not None for i in row.evaluated}
+    _refuse_overflow(compiled, dtype, conditions.adapter.dtype)
+    evaluated = compiled.evaluated
     if not run.planned:  # further levels may evaluate further branches
-        evaluated |= {i for i in range(len(branches)) if i != 1 or opposed}
+        evaluated |= {i for i in range(len(compiled.branches)) if i != 1 or opposed}
     if given or further is None:
         base = conditions.completed(given)
     else:  # further conditions stand against the null one
         base = conditions.null(conditions.fitted(further, "guidance"), request.null_condition)
-    of_branches = conditions.of_branches(branches, evaluated, base, request.null_condition)
-    again = partial(
-        guidance_of_rows, sequence=sequence, prediction_type=kind, branches=list(branches), opposed=opposed,
-        learned=run.split,
-    )  # fmt: skip
-    return RunGuidance(of_branches, rows, run.split, run.branches, again)
+    of_branches = conditions.of_branches(compiled.branches, evaluated, base, request.null_condition)
+    return RunGuidance(of_branches, compiled, run.split, run.branches)
 
 
 def _sequence(request: Request, plan: Plan, conditional: bool) -> tuple[Guidance, ...]:
@@ -155,16 +149,15 @@ def _scale_for(plan: Plan, scale: float) -> float:
     return scale
 
 
-def _refuse_overflow(rows: Sequence[RowGuidance | None], dtype: torch.dtype, model_dtype: torch.dtype | None) -> None:
+def _refuse_overflow(compiled: CompiledGuidance, dtype: torch.dtype, model_dtype: torch.dtype | None) -> None:
     """Raise where a coefficient of the guidance does not fit the state's type or the model's."""
     largest = min(torch.finfo(each).max for each in (dtype, model_dtype or dtype))
-    for row in dict.fromkeys(rows):
-        if row is not None and not row.largest_factor <= largest:  # NaN fails, too
-            raise ConfigurationError(
-                f"a coefficient of the guidance, {row.largest_factor:.3g}, is beyond {dtype}",
-                where="guidance_scale",
-                suggestion="give a scale of ordinary size: 1 to 20",
-            )
+    if not compiled.largest_factor <= largest:  # NaN fails, too
+        raise ConfigurationError(
+            f"a coefficient of the guidance, {compiled.largest_factor:.3g}, is beyond {dtype}",
+            where="guidance_scale",
+            suggestion="give a scale of ordinary size: 1 to 20",
+        )
 
 
 def refuse_scale_without_condition(scale: float) -> None:

@@ -20,9 +20,10 @@ from ..running.bound_plan import BoundPlan
 from ..running.brownian import brownian
 from ..running.device_noise import source_of
 from ..running.loop import Run
-from ..running.model_adapter import ModelAdapter, resolve_device
+from ..running.model_adapter import ModelAdapter
 from ..running.noise import resolve_keys
 from ..running.output_check import Look
+from ..running.placement import resolve_device
 from ..running.stated_prediction import refuse_other_prediction
 from ..schedules.path import NoisePath
 from ..support.argument_checks import checked_dtype, refuse_too_large
@@ -55,8 +56,8 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     path, kind = setup.scheduler, setup.scheduler.config.prediction_type
     given = GivenStart.of(request)
     shape = given.batch_shape(request.shape)
-    device = resolve_device(request.device, request.model, given.tensor)
     model = ModelAdapter(embedded_model(path) if request.model is None else request.model)
+    device = resolve_device(request.device, model.device, given.tensor)
     if isinstance(model.model, Experts):
         model.model.refuse_path(path)
     stated = refuse_other_prediction(model.model, kind, beside=not own_model)
@@ -80,7 +81,7 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     return Job(
         setup=setup,
         run=run,
-        guidance=guidance_of(request, run, BatchConditions(model, shape[0], device), shape, dtype, kind),
+        guidance=guidance_of(request, setup, run, BatchConditions(model, shape[0], device), shape, dtype),
         calls=NetworkCalls(
             model,
             dtype,
@@ -168,7 +169,7 @@ def _with_guidance_in_plan(setup: Setup, request: Request, run: Run) -> tuple[Ru
             where="guidance",
             suggestion="use another sampler or grid, or ClassifierFree(scale)",
         )
-    return setup.following(cached.folded_into(run.plan)), request
+    return setup.following_guided(run, cached), request
 
 
 def _last_timestep(path: NoisePath) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ __all__ = [
     "FiniteWatch", "ModelStoppedError", "OutputReusedError", "StepControlError", "changed_input", "explained",
     "is_finite", "left_range", "place_of_row", "refuse_not_finite", "refuse_wrong_shape",
 ]  # fmt: skip
+
+#: The types that are added up in themselves.
+_WIDE: Final = (torch.float32, torch.float64)
 
 
 class OutputReusedError(Exception):
@@ -69,19 +72,20 @@ class FiniteWatch:
             last: the tensor that was noted last. Where it is the only one, its entries are checked too.
         """
         if len(self._sums) == 1:
-            return math.isfinite(self._sums[0].item()) or is_finite(last)
+            return math.isfinite(self._sums[0].item()) or bool(torch.isfinite(last.detach()).all())
         return bool(torch.isfinite(torch.stack([each.float() for each in self._sums])).all())
 
 
 def _sum(value: Tensor) -> Tensor:
     """The sum, in float32 at least, which is many times faster than a check of each entry."""
-    return value.detach().sum(dtype=torch.promote_types(value.dtype, torch.float32))
+    detached = value.detach()
+    return detached.sum() if value.dtype in _WIDE else detached.sum(dtype=torch.float32)
 
 
 def is_finite(value: Tensor) -> bool:
     """Whether every entry is finite; reads from the device."""
     # finite entries may add up to infinity; only then is each one checked
-    return bool(torch.isfinite(_sum(value))) or bool(torch.isfinite(value.detach()).all())
+    return math.isfinite(_sum(value).item()) or bool(torch.isfinite(value.detach()).all())
 
 
 def refuse_wrong_shape(output: Tensor, x: Tensor, plan: Plan, i: int, *, split: bool) -> None:

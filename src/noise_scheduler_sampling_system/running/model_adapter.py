@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import itertools
 import logging
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any, final
 
 import numpy as np
@@ -20,22 +18,19 @@ from torch import Tensor
 
 from ..models.experts import Experts
 from ..support.argument_checks import STATE_TYPES
-from ..support.errors import ConfigurationError, DeviceError, ModelOutputError, shown
+from ..support.errors import ConfigurationError, ModelOutputError, shown
 from ..support.registry import did_you_mean
 from .null_text import null_text
+from .placement import device_of_parameter, first_float_parameter
 from .second_time import SECOND_TIMES, at_two_times, refuse_one_time, refuse_two_times
+from .signatures import CallSignature, signature_of
 
-__all__ = ["ModelAdapter", "map_tensors", "map_values", "resolve_device"]
+__all__ = ["ModelAdapter", "map_tensors", "map_values"]
 
 logger = logging.getLogger(__name__)
 
 #: The models that a warning was logged for.
 _WARNED: weakref.WeakSet[Any] = weakref.WeakSet()
-
-#: Of functions and methods, by whether they are bound and whether what they wrap counts.
-_SIGNATURES: weakref.WeakKeyDictionary[FunctionType, dict[tuple[bool, bool], inspect.Signature]] = (
-    weakref.WeakKeyDictionary()
-)
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -53,68 +48,6 @@ def map_values(function: Callable[[Any], Any], value: Any, kind: type) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map_values(function, item, kind) for item in value)
     return value
-
-
-def resolve_device(device: str | torch.device, model: Any, tensor: Tensor | None = None) -> torch.device:
-    """The device of a run.
-
-    Args:
-        device: "auto" is the model's device where it has parameters, else the tensor's, else CUDA, else MPS, else
-            the CPU.
-        model: any callable.
-        tensor: what the run starts from, if given.
-
-    Raises:
-        DeviceError: the device is unknown, not available, "meta", or not the model's.
-    """
-    owner = _device_of(model)
-    if isinstance(device, str) and device == "auto":
-        if owner is not None:
-            return owner
-        if tensor is not None:
-            return tensor.device
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        chosen = torch.empty(0, device=chosen).device
-    except Exception as error:  # each kind of device raises its own
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DeviceError(
-            f"{shown(device)} cannot be used", where="device", why=why, suggestion="device='auto'"
-        ) from None
-    if chosen.type == "meta":
-        raise DeviceError(
-            "tensors on the meta device have no values", where="device", suggestion="device='auto', or a real device"
-        )
-    if owner is not None and owner != chosen:
-        raise DeviceError(
-            f"the run is on {chosen}, the model on {owner}",
-            where="device",
-            suggestion=f"move the model: model.to({str(chosen)!r}), or leave device='auto'",
-        )
-    return chosen
-
-
-def _first_float_parameter(model: Any) -> Tensor | None:
-    if not isinstance(model, torch.nn.Module):
-        return None
-    held = itertools.chain(model.parameters(), model.buffers())  # lazily: a large network takes milliseconds to walk
-    return next((p for p in held if p.is_floating_point()), None)
-
-
-def _device_of(model: Any) -> torch.device | None:
-    parameter = _first_float_parameter(model)
-    if parameter is None or not parameter.is_meta:
-        return None if parameter is None else parameter.device
-    if any(hasattr(part, "_hf_hook") for part in model.modules()):  # offloaded: each call loads it
-        return None
-    raise DeviceError(
-        "the model's parameters are on the meta device, where they have no values",
-        where="model",
-        suggestion="load its weights: model.to_empty(device='cpu'), then load_state_dict(...)",
-    )
 
 
 def _has_mode(model: Any) -> bool:
@@ -199,11 +132,21 @@ class ModelAdapter:
         return None if self._experts is None else tuple(self.at(time) for time in times)
 
     @property
+    def device(self) -> torch.device | None:
+        """The device of the model, as :func:`.placement.device_of`."""
+        return device_of_parameter(self.model, self._parameter)
+
+    @property
     def dtype(self) -> torch.dtype | None:
         """The floating-point type of the model's parameters, if it has any."""
-        parameter = _first_float_parameter(self.model)
+        parameter = self._parameter
         # the type of quantised weights is not the type of the model's input
         return None if parameter is None or parameter.element_size() < 2 else parameter.dtype
+
+    @functools.cached_property
+    def _parameter(self) -> Tensor | None:
+        """Looked up once for each run, because the search takes as long as a step of a small state."""
+        return first_float_parameter(self.model)
 
     def __call__(self, x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
         """The network's raw output for states x, shape (B, ...).
@@ -277,14 +220,20 @@ class ModelAdapter:
         """
         for expert in self._experts or ():
             expert.refuse_call(condition, where)
-        signature = self._signature
-        if signature is None or (self.two_times and self._experts is not None):
+        known = self._signature
+        if known is None or (self.two_times and self._experts is not None):
             return
+        times = (self._second_time,) if self.two_times else ()
+        call = (times, self._time_by_name, *condition)
+        known.accepted.get(call, lambda: self._fits(known.signature, condition, where))
+
+    def _fits(self, signature: inspect.Signature, condition: Mapping[str, Any], where: str) -> bool:
+        """True where a signature accepts a condition; else an error. Of the condition, only the names count."""
         if self.two_times:
-            refuse_one_time(shown(self.model), self._second_time, condition, where)
+            refuse_one_time(self.model, self._second_time, condition, where)
             condition = {**condition, str(self._second_time): None}
         else:
-            refuse_two_times(shown(self.model), signature, condition)
+            refuse_two_times(self.model, signature, condition)
         try:
             if self._time_by_name:
                 signature.bind(None, timestep=None, **condition)
@@ -303,6 +252,7 @@ class ModelAdapter:
                 if odd is None
                 else did_you_mean(odd, [name for name in known if name not in first]),
             ) from None
+        return True
 
     def _refuse_no_time(self, signature: inspect.Signature) -> None:
         """Raise where the signature does not accept x and t, whatever the condition is."""
@@ -316,13 +266,13 @@ class ModelAdapter:
             ) from None
 
     @functools.cached_property
-    def _signature(self) -> inspect.Signature | None:
+    def _signature(self) -> CallSignature | None:
         """The signature of the model's own call, not of a function that it wraps; None where it has none."""
         model: Any = self.model
         plain = isinstance(model, torch.nn.Module) and type(model).__call__ is torch.nn.Module.__call__
         if plain and not model._forward_pre_hooks:  # a hook may change the arguments of forward
             model = model.forward
-        return _signature_of(model, follow=False)
+        return signature_of(model, follow=False)
 
     @functools.cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -330,8 +280,8 @@ class ModelAdapter:
         for wrapped in ("_orig_mod", "module"):  # torch.compile, DataParallel
             model = getattr(model, wrapped, model)
         target = model.forward if isinstance(model, torch.nn.Module) else model
-        signature = _signature_of(target, follow=True)
-        return {} if signature is None else signature.parameters
+        known = signature_of(target, follow=True)
+        return {} if known is None else known.signature.parameters
 
     @functools.cached_property
     def _time_by_name(self) -> bool:
@@ -360,26 +310,6 @@ class ModelAdapter:
             dtype = self.dtype or torch.float32
             given |= map_tensors(lambda v: v.to(device, dtype), missing)
         return given
-
-
-def _signature_of(call: Any, *, follow: bool) -> inspect.Signature | None:
-    """The signature of a callable, which a function keeps for further runs; None where it has none.
-
-    Args:
-        call: anything that can be called.
-        follow: whether that of the function that it wraps counts.
-    """
-    function = getattr(call, "__func__", call)
-    plain, key = type(function) is FunctionType, (function is call, follow)
-    if plain and (known := _SIGNATURES.get(function, {}).get(key)) is not None:
-        return known
-    try:
-        signature = inspect.signature(call, follow_wrapped=follow)
-    except (TypeError, ValueError):
-        return None
-    if plain:
-        _SIGNATURES.setdefault(function, {})[key] = signature
-    return signature
 
 
 def _tensor_in(output: Any) -> Any:

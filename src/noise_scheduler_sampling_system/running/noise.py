@@ -7,25 +7,25 @@ are generated on the CPU and are the same for every device.
 
 Let a sample have d numbers, and g = max(1, ⌊4096/d⌋). The noise of sample i of a seed is row i mod g of the g×d normal
 numbers with the key (seed, ⌊i/g⌋) and the counter (0, 0, stage, step + 1). The rows of a group are generated together,
-because a generator takes as long as a thousand numbers. Many generators of few numbers each, as of small samples with a
-seed each, are evaluated at once (:mod:`.many_generators`), with the same result.
+because a generator takes as long as hundreds of numbers. Many generators of few numbers each, as of small samples with
+a seed each, are evaluated at once (:mod:`.many_generators`), with the same result.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast, final
+from typing import ClassVar, NamedTuple, cast, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .many_generators import philox, standard_normal
+from .many_generators import keyed, standard_normal
 from .noise_keys import Key, Keys, Seed, calibration_keys, resolve_keys
 
 __all__ = ["NoiseSource", "Seed", "calibration_keys", "resolve_keys"]
@@ -36,7 +36,7 @@ INITIAL = (-1, 0)
 #: Small samples are grouped up to this number of entries for one generator.
 _GROUP = 4096
 #: From this number of generators on, and up to this number of numbers from each, all generators are evaluated at once.
-_MANY = 16
+_MANY = 100
 _FEW_NUMBERS = 96
 #: Threads pay from this number of entries on.
 _WORTH_THREADS = 1 << 16
@@ -74,15 +74,18 @@ class NoiseSource:
 
     def on_host(self, step: int, stage: int) -> Tensor:
         """The noise of one step on the host, where another thread may draw it; in pinned memory for CUDA."""
-        pinned = self.device.type == "cuda"
-        out = torch.empty((len(self.keys), *self.shape), dtype=torch.float32, device=_CPU, pin_memory=pinned)
-        if len(self.keys):
-            self._fill(out.numpy().reshape(len(self.keys), -1), stage, step + 1)
+        batch, pinned = len(self.keys), self.device.type == "cuda"
+        out = torch.empty((batch, *self.shape), dtype=torch.float32, device=_CPU, pin_memory=pinned)
+        if batch:
+            self._fill(out.numpy().reshape(batch, -1), stage, step + 1)
         return out
 
     def placed(self, drawn: Tensor) -> Tensor:
         """A noise of :meth:`on_host` on the device, in the type of the run; a copy to CUDA is not waited for."""
-        return drawn.to(self.device, non_blocking=self.device.type == "cuda").to(self.dtype)
+        kind = self.device.type
+        if kind != "cpu":
+            drawn = drawn.to(self.device, non_blocking=kind == "cuda")
+        return drawn.to(self.dtype)
 
     def _fill(self, out: npt.NDArray[np.float32], stage: int, step: int) -> None:
         """Write the noise of the batch into ``out``, shape (B, d)."""
@@ -97,12 +100,13 @@ class NoiseSource:
                 return
 
         def fill(group: _Group) -> None:
-            generator = np.random.Generator(philox(*group.key, stage, step))
-            if len(group.members) == group.count == 1:
-                generator.standard_normal(dtype=np.float32, out=out[group.members[0]])  # in-place
+            key, members, rows, count = group
+            generator = keyed(*key, stage, step)
+            if len(members) == count == 1:
+                generator.standard_normal(dtype=np.float32, out=out[members[0]])  # in-place
             else:
-                drawn = generator.standard_normal((group.count, size), dtype=np.float32)
-                out[group.members] = drawn[group.rows]
+                drawn = generator.standard_normal((count, size), dtype=np.float32)
+                out[members] = drawn[rows]
 
         if len(self._groups) > 1 and out.size >= _WORTH_THREADS:
             with ThreadPoolExecutor(min(len(self._groups), torch.get_num_threads())) as pool:
@@ -132,14 +136,19 @@ class NoiseSource:
     @functools.cached_property
     def _groups(self) -> tuple[_Group, ...]:
         """The samples of the batch, grouped by generator."""
-        if len(self.keys) == 1:  # as below, which would take longer than a small noise
-            seed, index = self.keys[0]
-            group, row = divmod(index, self._group_size)
-            return (_Group((seed, group), np.zeros(1, np.int64), np.array([row])),)
+        if len(self.keys) < _MANY:  # as below, which would take longer than a small noise
+            size, found = self._group_size, dict[Key, tuple[list[int], list[int]]]()
+            for place, (seed, index) in enumerate(self.keys):
+                members, rows = found.setdefault((seed, index // size), ([], []))
+                members.append(place)
+                rows.append(index % size)
+            return tuple(_Group(key, members, rows, max(rows) + 1) for key, (members, rows) in found.items())
         layout = self._layout
         starts = np.flatnonzero(np.diff(layout.generators)) + 1
         parts = zip(layout.keys.tolist(), np.split(layout.members, starts), np.split(layout.rows, starts), strict=True)
-        return tuple(_Group((seed, group), members, rows) for (seed, group), members, rows in parts)
+        return tuple(
+            _Group((seed, group), members, rows, int(rows.max()) + 1) for (seed, group), members, rows in parts
+        )
 
     def part(self, start: int, stop: int) -> NoiseSource:
         """The noise of samples start to stop."""
@@ -166,22 +175,17 @@ class _Layout:
     most_rows: int
 
 
-@final
-@dataclass(frozen=True)
-class _Group:
+class _Group(NamedTuple):
     """The samples of one generator.
 
     Attributes:
         key: of the generator.
         members: the places of the samples in the batch.
         rows: the row of each sample in the generator's numbers.
+        count: the number of rows to generate: up to the last one that a sample has.
     """
 
     key: Key
-    members: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
-
-    @property
-    def count(self) -> int:
-        """The number of rows to generate: up to the last one that a sample has."""
-        return int(self.rows.max()) + 1
+    members: Sequence[int] | npt.NDArray[np.int64]
+    rows: Sequence[int] | npt.NDArray[np.int64]
+    count: int

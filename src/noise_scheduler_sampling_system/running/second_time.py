@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from ..support.errors import ConfigurationError
+from ..support.errors import ConfigurationError, shown
 
 __all__ = ["SECOND_TIMES", "at_two_times", "refuse_one_time", "refuse_two_times"]
 
@@ -34,11 +34,11 @@ def at_two_times(
     return lambda x, t, condition: model(x, t[:, 0], **{name: t[:, 1]}, **condition)
 
 
-def refuse_one_time(model: str, name: str | None, condition: Mapping[str, Any], where: str) -> None:
+def refuse_one_time(model: Any, name: str | None, condition: Mapping[str, Any], where: str) -> None:
     """Raise where a run asks at two times, and the network has one.
 
     Args:
-        model: the network, for errors.
+        model: the network.
         name: of its second time, or None.
         condition: the keywords of the call.
         where: the name of the condition.
@@ -48,7 +48,7 @@ def refuse_one_time(model: str, name: str | None, condition: Mapping[str, Any], 
     """
     if name is None:
         raise ConfigurationError(
-            f"{model} has one time, and the sampler asks a network of two times",
+            f"{shown(model)} has one time, and the sampler asks a network of two times",
             where="model",
             why=f"no parameter is named {', '.join(SECOND_TIMES[:-1])} or {SECOND_TIMES[-1]}",
             suggestion="use a sampler for networks of one time ('ddim', 'dpmpp_2m'; 'lcm' and 'tcd' for consistency "
@@ -60,11 +60,11 @@ def refuse_one_time(model: str, name: str | None, condition: Mapping[str, Any], 
         )
 
 
-def refuse_two_times(model: str, signature: inspect.Signature, condition: Mapping[str, Any]) -> None:
+def refuse_two_times(model: Any, signature: inspect.Signature, condition: Mapping[str, Any]) -> None:
     """Raise where a run asks at one time, and the network requires two.
 
     Args:
-        model: the network, for errors.
+        model: the network.
         signature: of the network.
         condition: the keywords of the call.
 
@@ -75,7 +75,7 @@ def refuse_two_times(model: str, signature: inspect.Signature, condition: Mappin
     name = next((name for name in SECOND_TIMES if name in required and name not in condition), None)
     if name is not None:
         raise ConfigurationError(
-            f"{model} has two times, and the sampler asks at one",
+            f"{shown(model)} has two times, and the sampler asks at one",
             where="model",
             why=f"its parameter {name!r} has no default",
             suggestion="use the sampler 'flow_map', which asks at (t, r); to run it as a network of one time, give "

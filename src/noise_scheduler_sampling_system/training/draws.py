@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..running.many_generators import philox
+from ..running.many_generators import keyed
 from ..running.noise import NoiseSource, resolve_keys
 from ..running.noise_keys import Keys
 from ..support.argument_checks import checked_count
@@ -117,6 +117,6 @@ class Draws:
             return drawn
         ranks = np.tile(np.arange(self.whole)[:, None], (1, frames or 1))
         seed = self.keys[0][0]
-        generator: Any = np.random.Generator(philox(seed, _SHARED, int(Purpose.STRATUM), self.step + 1))
+        generator: Any = keyed(seed, _SHARED, int(Purpose.STRATUM), self.step + 1)
         mixed = torch.from_numpy(generator.permuted(ranks, axis=0)[self.first : self.first + len(drawn)])
         return ((mixed if frames is not None else mixed[:, 0]) + drawn) / self.whole

@@ -15,8 +15,8 @@ from ...guidance.base import Guidance
 from ...guidance.sequence import checked_sequence
 from ...plans.plan import SamplingPlan
 from ...plans.plan_set import PlanSet
-from ...running.model_adapter import resolve_device
 from ...running.noise import NoiseSource, calibration_keys
+from ...running.placement import device_of, resolve_device
 from ...schedules.foreign_levels import refuse_foreign_levels
 from ...support.argument_checks import checked_count
 from ...support.errors import ConfigurationError, shown
@@ -226,7 +226,7 @@ class _Bench:
         null = in_turn(setting.null_condition, first, first + count, "null_condition")
         student = Student(pipeline, model, condition, null, told)
         keys = calibration_keys(setting.seed, first + count)[first:]
-        shape, place = tuple(setting.facts["shape"]), resolve_device(request["device"], model)
+        shape, place = tuple(setting.facts["shape"]), resolve_device(request["device"], device_of(model))
         noise = NoiseSource(keys, shape, torch.float32, place).initial()
         return cls(student, *teach(student, noise, setting.teacher_calls, first=first))
 

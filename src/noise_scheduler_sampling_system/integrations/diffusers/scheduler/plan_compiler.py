@@ -20,6 +20,7 @@ from ....samplers.steps import from_noise, is_noise
 from ....schedules.factory import NoiseSchedulerFactory
 from ....schedules.path import CLEAN, NoisePath
 from ....support.errors import ConfigurationError, NumericsError
+from ....support.kept import Kept
 from ..reading.diffusers_classes import scheduler_class
 from ..reading.reading import read
 from ..reading.scheduler_fields import OURS
@@ -33,7 +34,6 @@ __all__ = ["PlanCompiler"]
 
 #: Samplers whose η diffusers' pipelines give to ``step``.
 _ETA_BY_STEP = frozenset({"ddim", "tcd"})
-_KEPT_PLANS = 64
 
 
 @final
@@ -55,7 +55,7 @@ class PlanCompiler:
         self._choice: Mapping[str, Any] = config[OURS]
         self._given = GivenPlans(self._choice.get("plans") or {})
         self._sampler = self._resolved()
-        self._plans: dict[CompileRequest, CallPlan] = {}
+        self._plans: Kept[CallPlan] = Kept()
         self._read: dict[float | None, tuple[Reading, NoisePath]] = {}
         self._read_with(None)  # raises here, not at the first run
         if self._sampler is not None:
@@ -132,13 +132,8 @@ class PlanCompiler:
         Raises:
             ConfigurationError: the replaced class, the spacing or the sampler cannot do what is requested.
         """
-        known = self._plans.get(request)
-        if known is None:
-            known = self._compiled(request) if request.start_time is None else self._single_step(request)
-            if len(self._plans) >= _KEPT_PLANS:
-                self._plans.clear()
-            self._plans[request] = known
-        return known
+        make = self._compiled if request.start_time is None else self._single_step
+        return self._plans.get(request, lambda: make(request))
 
     def steps_from(self, time: float, steps: int) -> bool:
         """Whether a step of a run of N = ``steps`` may begin at a time outside its list, as DDIM's may."""
