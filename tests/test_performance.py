@@ -197,3 +197,63 @@ def test_a_call_does_not_walk_all_weights():
     network.forward = lambda x, t: x * 0.1
     DiffusionPipeline().sample(network, (1, 1, 8, 8), 2, seed=0)
     assert 0 < len(walked) < 50
+
+
+def calls_beyond_steps(sample):
+    """The Python functions that a call of ``sample`` enters beyond those of its steps, once it was called before."""
+
+    def counted(steps):
+        made = 0
+
+        def count(frame, event, argument):
+            nonlocal made
+            made += event == "call"
+
+        sample(steps)
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            sample(steps)
+        finally:
+            sys.setprofile(before)
+        return made
+
+    return counted(10) - (counted(20) - counted(10))
+
+
+class Large(torch.nn.Module):
+    """A network of 600 modules, with weights in the first of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(1, 1)
+        self.others = torch.nn.ModuleList(torch.nn.Identity() for _ in range(600))
+
+    def forward(self, x, t, c=None):
+        return x
+
+
+GIVEN = {"c": torch.zeros(1, 3)}
+PLANS = {steps: DiffusionPipeline().plan(steps) for steps in (10, 20)}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "most"),
+    [
+        (lambda x, t: x, {"initial_noise": torch.zeros(1, 2)}, 140),
+        (lambda x, t: x, {"shape": (1, 2), "seed": 3}, 150),
+        (lambda x, t: x, {"shape": (1, 2), "seed": 3, "plan": PLANS}, 155),
+        (lambda x, t, c: x, {"shape": (1, 2), "seed": 3, "guidance_scale": 3.0, "condition": GIVEN}, 220),
+        (Large().eval(), {"shape": (1, 2), "seed": 3}, 190),
+    ],
+    ids=["noise", "seed", "plan", "guided", "large"],
+)  # fmt: skip
+def test_an_equal_call_prepares_nothing_again(model, options, most):
+    """Beyond its steps a call enters few functions: what its arguments alone decide was prepared by the first one."""
+    pipeline = DiffusionPipeline()
+
+    def sample(steps):
+        given = {**options, "plan": PLANS[steps]} if "plan" in options else options
+        pipeline.sample(model, num_inference_steps=steps, **given)
+
+    assert 0 < calls_beyond_steps(sample) <= most

@@ -25,7 +25,7 @@ from noise_scheduler_sampling_system.guidance import (
     Interval,
     Rescale,
 )
-from noise_scheduler_sampling_system.pipeline import compiled, compiled_run, execute, prepare
+from noise_scheduler_sampling_system.pipeline import compiled, compiled_run, execute, prepare, prepared_run
 from noise_scheduler_sampling_system.running import device_noise, fused, noise_keys
 from noise_scheduler_sampling_system.running.faults import FiniteWatch
 from noise_scheduler_sampling_system.running.fused import triton_kernel
@@ -97,7 +97,7 @@ def on_cuda(monkeypatch) -> list[int]:
     monkeypatch.setattr(NoiseSource, "on_host", on_host)
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(prepare, "resolve_device", lambda *_: CUDA)
-    monkeypatch.setattr(prepare, "refuse_too_large", lambda *_: None)
+    monkeypatch.setattr(prepared_run, "refuse_too_large", lambda *_: None)
     monkeypatch.setattr(execute, "in_batches", lambda part, batch, size, device: part(0, batch))
     monkeypatch.setattr(compiled, "refuse_foreign_levels", lambda *_, **__: None)  # it reads numbers of the host
     monkeypatch.setattr(Look, "is_done", True)  # the first output of a model is read once, in its first run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -73,6 +73,11 @@ class CompiledGuidance:
         """The number of network evaluations for each sample, row by row."""
         counted = [not isinstance(branch.model, TensorAsModel) for branch in self.branches]
         return tuple(0 if row is None else sum(counted[i] for i in row.evaluated) for row in self.rows)
+
+    @functools.cached_property
+    def further(self) -> Mapping[str, Any] | None:
+        """The first condition that the sequence adds to the run's."""
+        return next((condition for each in self.sequence for condition in each.conditions), None)
 
     @functools.cached_property
     def largest_factor(self) -> float:

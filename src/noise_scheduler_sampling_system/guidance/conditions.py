@@ -16,7 +16,7 @@ from ..support.registry import did_you_mean
 from ..support.values import ByValue
 
 __all__ = [
-    "Unbatched", "joined", "merged", "null_counterpart", "numbers_as_rows", "placed", "refuse_foreign_labels",
+    "Unbatched", "joined", "merged", "null_counterpart", "numbers_as_rows", "refuse_foreign_labels",
     "unwrapped",
 ]  # fmt: skip
 
@@ -35,20 +35,16 @@ class Unbatched(ByValue):
 
     value: Any
 
-
-def placed(condition: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """A condition with its unbatched tensors on the device; unbatched arrays become tensors."""
-
-    def on_device(shared: Unbatched) -> Unbatched:
-        tensors = map_values(torch.from_numpy, shared.value, np.ndarray)
+    def on(self, device: torch.device) -> Unbatched:
+        """The same with its tensors on the device; arrays become tensors."""
+        tensors = map_values(torch.from_numpy, self.value, np.ndarray)
         return Unbatched(map_tensors(lambda value: value.to(device), tensors))
-
-    result: dict[str, Any] = map_values(on_device, condition, Unbatched)
-    return result
 
 
 def unwrapped(condition: Mapping[str, Any]) -> Mapping[str, Any]:
     """A condition as the arguments of the model: without the marks of unbatched values."""
+    if not condition:
+        return condition
     result: Mapping[str, Any] = map_values(lambda shared: shared.value, condition, Unbatched)
     return result
 
@@ -90,8 +86,11 @@ def refuse_foreign_labels(model: Any, condition: Mapping[str, Any], where: str) 
     Raises:
         ConfigurationError: a label is outside the range.
     """
-    labels, count = condition.get("class_labels"), _classes(model)
-    if count is None or not isinstance(labels, Tensor) or labels.is_floating_point() or not labels.numel():
+    labels = condition.get("class_labels")
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or not labels.numel():
+        return
+    count = _classes(model)
+    if count is None:
         return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= count:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -80,10 +79,13 @@ class RunGuidance:
             ConfigurationError: conditions that do not fit into one batch.
         """
 
-        @functools.cache  # rows with other scales share the call, and its memory
+        calls: dict[tuple[int, ...], Model] = {}
+
         def joined_call(indices: tuple[int, ...]) -> Model:
-            condition = joined([self.branches[i][1] for i in indices], "condition")
-            return caller(self.branches[indices[0]][0], condition, len(indices))
+            if indices not in calls:  # rows with other scales share the call, and its memory
+                condition = joined([self.branches[i][1] for i in indices], "condition")
+                calls[indices] = caller(self.branches[indices[0]][0], condition, len(indices))
+            return calls[indices]
 
         made: dict[RowGuidance, Model] = {}
         for guidance in self.compiled.distinct:

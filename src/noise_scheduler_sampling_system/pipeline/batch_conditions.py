@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance.conditions import merged, null_counterpart, numbers_as_rows, placed, refuse_foreign_labels
+from ..guidance.conditions import Unbatched, merged, null_counterpart, numbers_as_rows, refuse_foreign_labels
 from ..guidance.formula import Branch
-from ..running.model_adapter import ModelAdapter, map_tensors
+from ..running.model_adapter import ModelAdapter, map_values
 from ..running.placement import resolve_device
 from ..support.argument_checks import as_array, checked_condition, refuse_special
 from ..support.errors import ConfigurationError, shown
@@ -42,8 +42,12 @@ class BatchConditions:
             ConfigurationError: not a mapping of texts, or a tensor with neither one row nor B.
         """
         given = checked_condition(condition, where)
+        if not given:
+            return given
 
-        def fit(value: Tensor) -> Tensor:
+        def fit(value: Any) -> Any:
+            if isinstance(value, Unbatched):
+                return value.on(self.device)
             refuse_special(value, where)
             if value.ndim and value.shape[0] not in (1, self.batch):
                 raise ConfigurationError(
@@ -53,10 +57,12 @@ class BatchConditions:
                     "noise_scheduler_sampling_system.Unbatched(tensor)",
                 )
             value = value.to(self.device)
-            return value.expand(self.batch, *value.shape[1:]) if value.ndim and len(value) != self.batch else value
+            short = value.ndim and value.shape[0] != self.batch
+            return value.expand(self.batch, *value.shape[1:]) if short else value
 
         rows = {name: as_rows(value, self.batch, f"{where}[{name!r}]") for name, value in given.items()}
-        return placed(map_tensors(fit, rows), self.device)
+        fitted: dict[str, Any] = map_values(fit, rows, (Tensor, Unbatched))
+        return fitted
 
     def completed(self, condition: Mapping[str, Any]) -> dict[str, Any]:
         """A condition with zeros for the text inputs that the model demands and the condition lacks."""
@@ -69,7 +75,11 @@ class BatchConditions:
         return self.completed(fitted if given is None else merged(condition, fitted))
 
     def of_branches(
-        self, branches: Sequence[Branch], evaluated: set[int], base: Mapping[str, Any], null: Mapping[str, Any] | None
+        self,
+        branches: Sequence[Branch],
+        evaluated: frozenset[int],
+        base: Mapping[str, Any],
+        null: Mapping[str, Any] | None,
     ) -> tuple[tuple[ModelAdapter, Mapping[str, Any]], ...]:
         """The model and the condition of each branch; a branch that is not evaluated has an empty condition.
 
@@ -81,7 +91,8 @@ class BatchConditions:
         """
         adapters = self._adapters(branches)
         conditions: dict[int, dict[str, Any]] = {i: {} for i in range(len(branches))}
-        for i in sorted(evaluated):
+        order = sorted(evaluated)
+        for i in order:
             branch, adapter = branches[i], adapters[i]
             if branch.condition is not None:
                 conditions[i] = adapter.completed(self.fitted(branch.condition, "guidance"), self.batch, self.device)
@@ -90,10 +101,11 @@ class BatchConditions:
             where = "null_condition" if branch.null else "condition"
             adapter.refuse_call(conditions[i], where)
             refuse_foreign_labels(adapter.model, conditions[i], where)
-        own = {i: conditions[i] for i in sorted(evaluated) if adapters[i] is self.adapter}
-        if len(own) > 1:
-            conditions |= numbers_as_rows(own, self.batch, self.device)
-        return tuple((adapter, conditions[i]) for i, adapter in enumerate(adapters))
+        if len(order) > 1:
+            own = {i: conditions[i] for i in order if adapters[i] is self.adapter}
+            if len(own) > 1:
+                conditions |= numbers_as_rows(own, self.batch, self.device)
+        return tuple(zip(adapters, conditions.values(), strict=True))
 
     def _adapters(self, branches: Sequence[Branch]) -> list[ModelAdapter]:
         """The model of each branch; branches of one further model share its adapter."""

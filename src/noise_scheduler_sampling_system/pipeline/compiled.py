@@ -13,10 +13,7 @@ from ..config.sampler_aliases import resolve
 from ..config.settings import NoiseSchedulerConfig
 from ..grids.frame_grid import FrameGrid
 from ..grids.time_grid import TimeGrid
-from ..guidance.base import Guidance
 from ..guidance.cached import CachedGuidance
-from ..guidance.compile import CompiledGuidance, compile_guidance
-from ..guidance.directions import ClassifierFree
 from ..plans.frame_plan import FramePlan
 from ..plans.plan import SamplingPlan
 from ..running.bound_plan import BoundPlan, bind_for
@@ -48,6 +45,7 @@ class Setup:
         scheduler: the noise schedule.
         sampler: on this schedule.
         options: of the sampler, as they were given.
+        prepared: the runs that :func:`.prepared_run.prepared_run` made.
     """
 
     scheduler: NoisePath
@@ -55,12 +53,12 @@ class Setup:
     options: Mapping[str, Any] = field(default_factory=dict)
     _runs: Kept[Run] = field(default_factory=Kept, compare=False)
     _followed: Kept[PlannedRun] = field(default_factory=Kept, compare=False)
-    _guidance: Kept[CompiledGuidance] = field(default_factory=Kept, compare=False)
+    prepared: Kept[Any] = field(default_factory=Kept, compare=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # what was made on use is made again; version 1.3 kept it under another name
         given = {name: state[name] for name in ("scheduler", "sampler", "options")}
-        vars(self).update(given, _runs=Kept(), _followed=Kept(), _guidance=Kept())
+        vars(self).update(given, _runs=Kept(), _followed=Kept(), prepared=Kept())
 
     @classmethod
     def make(cls, config: NoiseSchedulerConfig | NoisePath, method: Any, options: Mapping[str, Any]) -> Setup:
@@ -141,27 +139,6 @@ class Setup:
             ConfigurationError: guidance that the plan cannot hold.
         """
         return self._followed.get((Same(run), cached), lambda: self._run_of(cached.folded_into(run.plan)))
-
-    def guided(self, run: Run, sequence: tuple[Guidance, ...], *, opposed: bool) -> CompiledGuidance:
-        """The guidance of the rows of a run; it is compiled once where it is a number.
-
-        Args:
-            run: whose rows are guided.
-            sequence: the guidance, from left to right.
-            opposed: whether the unconditional prediction is a branch of its own.
-
-        Raises:
-            ConfigurationError: guidance that cannot act on the run.
-        """
-
-        def made() -> CompiledGuidance:
-            kind = self.scheduler.config.prediction_type
-            return compile_guidance(sequence, run.plan, kind, opposed=opposed, learned=run.split)
-
-        # other guidance may be an object of the user that writes another formula the next time
-        if not all(type(each) is ClassifierFree and each.uniform for each in sequence):
-            return made()
-        return self._guidance.get((Same(run), sequence, opposed), made)
 
     def _run_of(self, plan: SamplingPlan | FramePlan) -> PlannedRun:
         if isinstance(plan, FramePlan):

@@ -84,7 +84,7 @@ def _outcome(
     else:
         state, memory = saved.placed(job)
     ending = Ending.of(job, request, memory)
-    if isinstance(job.run, PlannedRun) and state.row == len(job.run.plan):  # a part that was done before
+    if state.row and isinstance(job.run, PlannedRun) and state.row == len(job.run.plan):  # a part that was done before
         if bar is not None:
             bar.update(job.run.plan.nfe)
         return ending.outcome(Reached(job.run, state))

@@ -100,7 +100,7 @@ def _counted(job: Job, reached: Reached, samples: Tensor, stopped: bool) -> Outc
     (run, state, found), planned = reached, job.run.planned
     steps = int(run.plan.step[state.row - 1]) + 1
     calls = calls_made(reached)
-    evaluations = sum(job.guidance.evaluations[: state.row]) if found is None else found.evaluations
+    evaluations = sum(job.guidance.compiled.evaluations[: state.row]) if found is None else found.evaluations
     saved = job.run.plan.nfe - calls if stopped and planned else 0
     if saved:
         logger.info(

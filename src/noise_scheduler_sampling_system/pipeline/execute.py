@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,9 @@ def execute(job: Job, request: Request) -> Tensor | SamplingResult:
         InterruptedRunError: Ctrl-C, after a part of the batch was done; it holds the samples of this part.
     """
     job, checkpoint = Checkpoint.open(job, request)
-    with contextlib.nullcontext() if checkpoint is None else checkpoint.naming():
+    if checkpoint is None:
+        return _executed(job, request, None)
+    with checkpoint.naming():
         return _executed(job, request, checkpoint)
 
 
@@ -40,14 +43,10 @@ def _executed(job: Job, request: Request, checkpoint: Checkpoint | None) -> Tens
     run, batch, device = job.run, job.batch, job.noise.device
     watch = Stopwatch(device) if request.profile else None
     size = batch if request.max_batch_size is None else min(request.max_batch_size, batch)
-    total = run.plan.nfe * -(-batch // size) if run.planned else None
     outcomes: list[Outcome] = []
-    began = time.perf_counter()
-    with (
-        torch.set_grad_enabled(request.differentiable),
-        measured(request.profile, device),
-        tqdm(total=total, unit=" calls") if request.progress else contextlib.nullcontext() as bar,
-    ):
+
+    def parts(bar: Any) -> Tensor:
+        """The samples of all parts of the batch."""
 
         def part(start: int, stop: int) -> None:
             ran_out = stop - start < min(size, batch - start)  # of memory: there are more parts
@@ -62,7 +61,17 @@ def _executed(job: Job, request: Request, checkpoint: Checkpoint | None) -> Tens
                 raise
             done = torch.cat([each.samples for each in outcomes])
             raise InterruptedRunError(result_of(job.part(0, len(done)), outcomes, done)) from None
-        samples = outcomes[0].samples if len(outcomes) == 1 else torch.cat([each.samples for each in outcomes])
+        return outcomes[0].samples if len(outcomes) == 1 else torch.cat([each.samples for each in outcomes])
+
+    began = time.perf_counter()
+    with torch.set_grad_enabled(request.differentiable):
+        if request.progress or watch is not None:
+            total = run.plan.nfe * -(-batch // size) if run.planned else None
+            shown = tqdm(total=total, unit=" calls") if request.progress else contextlib.nullcontext()
+            with measured(request.profile, device), shown as bar:
+                samples = parts(bar)
+        else:
+            samples = parts(None)
     report = watch.profile(watch.now() - began) if watch else None
     if report:
         logger.info("profile of %d samples:\n%s", batch, report)

@@ -86,7 +86,7 @@ class GivenStart(NamedTuple):
                 where=self.name,
                 suggestion="give a wider dtype" if finite else "check how it was made",
             )
-        return self._replace(tensor=placed)
+        return self if placed is self.tensor else self._replace(tensor=placed)
 
     def part(self, start: int, stop: int) -> GivenStart:
         """The start of samples start to stop alone."""

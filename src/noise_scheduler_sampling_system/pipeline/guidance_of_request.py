@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 
 from ..guidance.base import Guidance
-from ..guidance.compile import CompiledGuidance
+from ..guidance.compile import CompiledGuidance, compile_guidance
 from ..guidance.directions import ClassifierFree
 from ..guidance.evaluate import RunGuidance
 from ..guidance.sequence import checked_sequence
@@ -18,10 +19,9 @@ from ..running.loop import Run
 from ..support.errors import ConfigurationError
 from .batch_conditions import BatchConditions
 from .calibrated_scale import warn_of_other_scale
-from .compiled import Setup
 from .request import DEFAULT_SCALE, Request
 
-__all__ = ["guidance_of", "refuse_scale_without_condition"]
+__all__ = ["compiled_guidance", "refuse_scale_without_condition", "run_guidance"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,23 +29,23 @@ logger = logging.getLogger(__name__)
 _CFG_PP_SCALE: Final = 0.6
 
 
-def guidance_of(
-    request: Request, setup: Setup, run: Run, conditions: BatchConditions, shape: tuple[int, ...], dtype: torch.dtype
-) -> RunGuidance:
-    """The guidance of a request for the rows of a run.
+def compiled_guidance(
+    request: Request, run: Run, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], kind: str, *, conditional: bool
+) -> CompiledGuidance:
+    """The guidance of a request for the rows of a run, for every condition.
 
     Args:
-        request: the condition, the scale and the guidance of the user.
-        setup: of the pipeline.
+        request: the scale and the guidance of the user.
         run: whose rows are guided.
-        conditions: the model and the batch.
-        shape, dtype: of the state.
+        shape: of the state.
+        dtypes: of the state and of the model.
+        kind: the prediction type of the model.
+        conditional: whether there is a condition.
 
     Raises:
         ConfigurationError: guidance that cannot act, or would do nothing.
     """
-    given = conditions.fitted(request.condition, "condition")
-    sequence = _sequence(request, run.plan, bool(given))
+    sequence = _sequence(request, run.plan, conditional)
     for each in sequence:
         each.refuse_shape(shape)
         if isinstance(run.plan, FramePlan) and not run.plan.lockstep and not each.uniform:
@@ -55,13 +55,12 @@ def guidance_of(
                 suggestion="use guidance that is the same at every level (ClassifierFree with a number); known frames "
                 "are the grid's context: FrameGrid.full_sequence(..., context=...), sample(context=...)",
             )
-    further = next((condition for each in sequence for condition in each.conditions), None)
-    if not given and request.null_condition is not None and further is None:
+    opposed = conditional and request.classifier_free_guidance
+    compiled = compile_guidance(sequence, run.plan, kind, opposed=opposed, learned=run.split)
+    if not conditional and request.null_condition is not None and compiled.further is None:
         raise ConfigurationError(
             "there is no condition to oppose it to", where="null_condition", suggestion="give condition={...}, too"
         )
-    opposed = bool(given) and request.classifier_free_guidance
-    compiled = setup.guided(run, sequence, opposed=opposed)
     if run.plan.two_times and compiled.acts_on_clean:
         raise ConfigurationError(
             f"[{', '.join(type(each).__name__ for each in sequence)}] acts on the expected clean sample",
@@ -69,15 +68,34 @@ def guidance_of(
             why="a network of two times predicts a step, not the expected clean sample",
             suggestion="use guidance_scale, or guidance=ClassifierFree(scale), which is linear",
         )
-    _refuse_overflow(compiled, dtype, conditions.adapter.dtype)
+    _refuse_overflow(compiled, dtypes)
+    return compiled
+
+
+def run_guidance(
+    compiled: CompiledGuidance, run: Run, conditions: BatchConditions, condition: dict[str, Any],
+    null: Mapping[str, Any] | None,
+) -> RunGuidance:  # fmt: skip
+    """The guidance of a run under its conditions.
+
+    Args:
+        compiled: the guidance for every condition.
+        run: whose rows are guided.
+        conditions: the model and the batch.
+        condition: of the user, fitted to the batch.
+        null: the null condition, as the user gave it.
+
+    Raises:
+        ConfigurationError: a condition that the model or the batch does not fit.
+    """
     evaluated = compiled.evaluated
     if not run.planned:  # further levels may evaluate further branches
-        evaluated |= {i for i in range(len(compiled.branches)) if i != 1 or opposed}
-    if given or further is None:
-        base = conditions.completed(given)
+        evaluated |= {i for i in range(len(compiled.branches)) if i != 1 or compiled.opposed}
+    if condition or compiled.further is None:
+        base = conditions.completed(condition)
     else:  # further conditions stand against the null one
-        base = conditions.null(conditions.fitted(further, "guidance"), request.null_condition)
-    of_branches = conditions.of_branches(compiled.branches, evaluated, base, request.null_condition)
+        base = conditions.null(conditions.fitted(compiled.further, "guidance"), null)
+    of_branches = conditions.of_branches(compiled.branches, evaluated, base, null)
     return RunGuidance(of_branches, compiled, run.split, run.branches)
 
 
@@ -149,12 +167,12 @@ def _scale_for(plan: Plan, scale: float) -> float:
     return scale
 
 
-def _refuse_overflow(compiled: CompiledGuidance, dtype: torch.dtype, model_dtype: torch.dtype | None) -> None:
+def _refuse_overflow(compiled: CompiledGuidance, dtypes: tuple[torch.dtype, ...]) -> None:
     """Raise where a coefficient of the guidance does not fit the state's type or the model's."""
-    largest = min(torch.finfo(each).max for each in (dtype, model_dtype or dtype))
+    largest = min(torch.finfo(each).max for each in dtypes)
     if not compiled.largest_factor <= largest:  # NaN fails, too
         raise ConfigurationError(
-            f"a coefficient of the guidance, {compiled.largest_factor:.3g}, is beyond {dtype}",
+            f"a coefficient of the guidance, {compiled.largest_factor:.3g}, is beyond {dtypes[0]}",
             where="guidance_scale",
             suggestion="give a scale of ordinary size: 1 to 20",
         )

@@ -44,7 +44,7 @@ class Job:
     given: GivenStart
     first: int = 0
 
-    @functools.cached_property
+    @property
     def batch(self) -> int:
         """B, the number of samples."""
         return len(self.noise.keys)
@@ -79,11 +79,12 @@ class Job:
     def first_state(self) -> RowState:
         """The state before the first row."""
         given = self.given.tensor
-        if given is not None and self.given.name == "initial_sample":
-            # a copy: the state is handed out, and the user's tensor must not change with it
-            return RowState(0, given.to(self.noise.device, self.noise.dtype, copy=True), {})
-        noise = self.noise.initial() if given is None else given.to(self.noise.device, self.noise.dtype)
-        return RowState(0, self.given.with_context(self.run.prior(noise)), {})
+        if given is None:
+            return RowState(0, self.given.with_context(self.run.prior(self.noise.initial())), {})
+        given = given.to(self.noise.device, self.noise.dtype)
+        x = given if self.given.name == "initial_sample" else self.given.with_context(self.run.prior(given))
+        # the state is handed out, and the user's tensor must not change with it
+        return RowState(0, x.clone() if x is self.given.tensor else x, {})
 
     def model_maker(
         self, memory: Memory, watch: Stopwatch | None = None, callers: Callable[[Plan], Caller] | None = None
@@ -100,6 +101,6 @@ class Job:
             guidance = self.guidance if moments is None else self.guidance.on(run.plan, moments)
             caller = self.calls.caller(run.plan, self.batch, watch) if callers is None else callers(run.plan)
             model: Model = guidance.model(caller, memory)
-            return RowModel(watch.wrap("guided", model) if watch else model, guidance.evaluations)
+            return RowModel(watch.wrap("guided", model) if watch else model, guidance.compiled.evaluations)
 
         return made

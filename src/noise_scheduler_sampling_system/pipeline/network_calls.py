@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from ..running.model_adapter import ModelAdapter
 from ..running.output_check import Look
 from ..running.profiling import Stopwatch
 
-__all__ = ["NetworkCalls", "RowInputs", "by_row", "explaining"]
+__all__ = ["NetworkCalls", "RowInputs", "ToldTimes", "by_row", "explaining"]
 
 #: How PyTorch says that a real time cannot index a table.
 _OF_A_TABLE = ("scalar types: Long, Int", "must be long", "must be integers", "used as indices", "for embedding")
@@ -51,7 +53,47 @@ class RowInputs:
 
     def times(self, size: int) -> tuple[Tensor, ...]:
         """The times of a batch, shape (size,), (size, 2) or (size, T), for each row."""
-        return self.time_of_row[:, None].expand(-1, size, *self.time_of_row.shape[1:]).unbind(0)
+        times = self.time_of_row
+        if size == 1:
+            return times.chunk(times.shape[0])
+        return times.unsqueeze(1).expand(-1, size, *times.shape[1:]).unbind(0)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ToldTimes:
+    """The times of plans as networks are told them.
+
+    Attributes:
+        plan: of the run; its times are kept.
+        integral: whether whole times are passed as integers, where all times of a plan are whole.
+        last_timestep: times are rounded to whole timesteps from 0 to this one; None: they are not rounded.
+        wide: whether real times are in float64; a network in float64 would see another level if they were rounded.
+    """
+
+    plan: Plan
+    integral: bool
+    last_timestep: int | None
+    wide: bool
+
+    def at_rows(self, plan: Plan) -> npt.NDArray[Any]:
+        """The time of each row, shape (M,), (M, 2) or (M, T), of int64, float32 or float64."""
+        return self._of_run if plan is self.plan else self._made(plan)
+
+    @functools.cached_property
+    def _of_run(self) -> npt.NDArray[Any]:
+        return self._made(self.plan)
+
+    def _made(self, plan: Plan) -> npt.NDArray[Any]:
+        time = plan.time
+        if isinstance(plan, SamplingPlan) and plan.to is not None:
+            time = np.stack([time, plan.to[:, 0]], axis=1)
+        if self.last_timestep is not None:
+            # a row without a model call may have no time (NaN)
+            return np.rint(np.nan_to_num(time)).clip(0, self.last_timestep).astype(np.int64)
+        if self.integral and plan.has_whole_times:
+            return time.astype(np.int64)
+        return time.astype(np.float64 if self.wide else np.float32)
 
 
 @final
@@ -62,16 +104,14 @@ class NetworkCalls:
     Attributes:
         model: the model of the run, the one that ``look`` looks at; guidance may bring others.
         dtype, device: of the state.
-        integral: whether whole times are passed as integers, where all times of a plan are whole.
-        last_timestep: times are rounded to whole timesteps from 0 to this one; None: they are not rounded.
+        told: the times of the rows.
         look: compares the first output with the config; None: the model states its prediction type itself.
     """
 
     model: ModelAdapter
     dtype: torch.dtype
     device: torch.device
-    integral: bool
-    last_timestep: int | None
+    told: ToldTimes
     look: Look | None
 
     def caller(self, plan: Plan, batch: int, watch: Stopwatch | None) -> Caller:
@@ -85,7 +125,8 @@ class NetworkCalls:
         inputs = self.inputs(plan)
 
         def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
-            call = by_row(adapter, plan, lambda network: of_network(network, condition, copies))
+            given = unwrapped(condition)
+            call = by_row(adapter, plan, lambda network: of_network(network, given, copies))
             if self.look is None or adapter is not self.model:
                 return call
             return self.look.around(call, plan.level)
@@ -94,7 +135,7 @@ class NetworkCalls:
             network: Callable[..., Tensor] = adapter.__call__
             network = watch.wrap("model", network) if watch else network
             network = explaining(network) if inputs.real_times else network
-            rows, condition = inputs.times(copies * batch), unwrapped(condition)
+            rows = inputs.times(copies * batch)
             wanted = self.dtype_of(adapter)
 
             if (
@@ -126,17 +167,8 @@ class NetworkCalls:
 
     def times(self, plan: Plan) -> Tensor:
         """The time of each row as the networks are told it, shape (M,), (M, 2) or (M, T)."""
-        time = plan.time
-        if isinstance(plan, SamplingPlan) and plan.to is not None:
-            time = np.stack([time, plan.to[:, 0]], axis=1)
-        if self.last_timestep is not None:
-            # a row without a model call may have no time (NaN)
-            rounded = np.rint(np.nan_to_num(time)).clip(0, self.last_timestep)
-            return sent(torch.from_numpy(rounded), self.device, torch.int64)
-        # a network in float64 would see another level if its time were rounded
-        real = torch.float64 if (self.model.dtype or self.dtype) == torch.float64 else torch.float32
-        kind = torch.int64 if self.integral and plan.has_whole_times else real
-        return sent(torch.from_numpy(time.copy()), self.device, kind)
+        # a copy, because a network may change its t in-place
+        return sent(torch.from_numpy(self.told.at_rows(plan).copy()), self.device)
 
 
 def by_row(adapter: ModelAdapter, plan: Plan, made: Callable[[ModelAdapter], Model]) -> Model:

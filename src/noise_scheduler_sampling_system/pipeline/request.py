@@ -81,15 +81,19 @@ class Request:
     resume: RunState | str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        for name, checked in _CHECKS.items():
-            value = getattr(self, name)
-            if value is not getattr(Request, name):  # the default is valid
-                object.__setattr__(self, name, checked(value, name))
+        for name, value in tuple(vars(self).items()):
+            if name in _CHECKS and value is not _DEFAULTS[name]:  # the default is valid
+                object.__setattr__(self, name, _CHECKS[name](value, name))
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Request:
         """The request among the local variables of a method whose arguments are fields of it."""
-        return cls(**{name: arguments[name] for name in _NAMES if name in arguments})
+        request = object.__new__(cls)
+        # the others have their defaults; the constructor would set all fields one by one, as long as a small step takes
+        given = {name: value for name, value in arguments.items() if value is not _DEFAULTS.get(name, value)}
+        vars(request).update(given)
+        request.__post_init__()
+        return request
 
 
 def _checked_noise(kind: Any, where: str) -> str:
@@ -139,4 +143,4 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "callback": lambda callback, _: checked_callback(callback),
     "early_stopping": _checked_tolerance,
 }
-_NAMES: Final = tuple(field.name for field in fields(Request))
+_DEFAULTS: Final = {field.name: field.default for field in fields(Request)}

@@ -15,5 +15,5 @@ def sent(values: Tensor, device: torch.device, dtype: torch.dtype | None = None)
     """
     values = values if dtype is None else values.to(dtype)
     if device.type != "cuda":
-        return values.to(device)
+        return values if device.type == "cpu" else values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

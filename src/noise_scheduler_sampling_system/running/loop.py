@@ -163,8 +163,9 @@ class Run(ABC):
         """
 
     def prior(self, noise: Tensor) -> Tensor:
-        """The first state of a run from unit noise of its shape."""
-        return noise * float(self.plan.prior_scale)
+        """The first state of a run from unit noise of its shape; it may be the noise itself."""
+        scale = float(self.plan.prior_scale)
+        return noise if scale == 1.0 else noise * scale
 
     def plan_through(self, levels: Sequence[Level] | None) -> SamplingPlan | FramePlan:
         """The plan that was executed, given the levels of a :class:`StepsFound`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,7 @@ def keyed(seed: int, index: int, stage: int, step: int) -> np.random.Generator:
 
     It is the thread's own: draw from it before the next call of this function.
     """
-    _OF_THREAD.bits.state = {
+    state: Any = {  # NumPy takes any sequences of whole numbers here
         "bit_generator": "Philox",
         "state": {"counter": (0, 0, stage, step), "key": (seed, index)},
         "buffer": _EMPTY,
@@ -71,6 +71,7 @@ def keyed(seed: int, index: int, stage: int, step: int) -> np.random.Generator:
         "has_uint32": 0,
         "uinteger": 0,
     }
+    _OF_THREAD.bits.state = state
     return _OF_THREAD.generator
 
 

@@ -8,7 +8,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
@@ -39,11 +39,11 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return map_values(function, value, Tensor)
 
 
-def map_values(function: Callable[[Any], Any], value: Any, kind: type) -> Any:
+def map_values(function: Callable[[Any], Any], value: Any, kind: type | tuple[type, ...]) -> Any:
     """Apply a function to every value of a type in nested mappings, lists and tuples."""
     if isinstance(value, kind):
         return function(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):
         return {key: map_values(function, item, kind) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(map_values(function, item, kind) for item in value)
@@ -85,6 +85,10 @@ class ModelAdapter:
     model: Callable[..., Any]
     trains: bool = False
     two_times: bool = False
+    #: The two networks of :class:`Experts`; None for every other model.
+    _experts: tuple[ModelAdapter, ModelAdapter] | None = field(init=False, repr=False, compare=False, default=None)
+    #: The first one, looked up once for each run, because the search takes as long as a step of a small state.
+    _parameter: Tensor | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         if not callable(self.model) or isinstance(self.model, type):
@@ -94,7 +98,10 @@ class ModelAdapter:
                 where="model",
                 suggestion="give a network (an instance, not its class) or a function of (x, t, **condition)",
             )
-        if self._experts is not None:
+        object.__setattr__(self, "_parameter", first_float_parameter(self.model))
+        if isinstance(self.model, Experts):
+            high, low = (ModelAdapter(network, self.trains, self.two_times) for network in self.model.networks)
+            object.__setattr__(self, "_experts", (high, low))
             return  # each of the two was checked
         if (
             not self.trains
@@ -103,14 +110,6 @@ class ModelAdapter:
             and _first_time(self.model)
         ):
             logger.warning("the model is in training mode (dropout and batch statistics are on); call model.eval()")
-
-    @functools.cached_property
-    def _experts(self) -> tuple[ModelAdapter, ModelAdapter] | None:
-        """The two networks of :class:`Experts`; None for every other model."""
-        if not isinstance(self.model, Experts):
-            return None
-        high, low = (ModelAdapter(network, self.trains, self.two_times) for network in self.model.networks)
-        return high, low
 
     def at(self, time: float | npt.NDArray[np.float64]) -> ModelAdapter:
         """The network that is called at the time of a row, or at the times of its frames: itself, unless there are two.
@@ -142,11 +141,6 @@ class ModelAdapter:
         parameter = self._parameter
         # the type of quantised weights is not the type of the model's input
         return None if parameter is None or parameter.element_size() < 2 else parameter.dtype
-
-    @functools.cached_property
-    def _parameter(self) -> Tensor | None:
-        """Looked up once for each run, because the search takes as long as a step of a small state."""
-        return first_float_parameter(self.model)
 
     def __call__(self, x: Tensor, t: Tensor, condition: Mapping[str, Any]) -> Tensor:
         """The network's raw output for states x, shape (B, ...).
@@ -220,7 +214,7 @@ class ModelAdapter:
         """
         for expert in self._experts or ():
             expert.refuse_call(condition, where)
-        known = self._signature
+        known = self._signature()
         if known is None or (self.two_times and self._experts is not None):
             return
         times = (self._second_time,) if self.two_times else ()
@@ -265,7 +259,6 @@ class ModelAdapter:
                 suggestion="give a network or a function of (x, t, **condition)",
             ) from None
 
-    @functools.cached_property
     def _signature(self) -> CallSignature | None:
         """The signature of the model's own call, not of a function that it wraps; None where it has none."""
         model: Any = self.model
@@ -274,19 +267,22 @@ class ModelAdapter:
             model = model.forward
         return signature_of(model, follow=False)
 
-    @functools.cached_property
+    @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return {} if self._called is None else self._called.signature.parameters
+
+    @property
+    def _time_by_name(self) -> bool:
+        return self._called is not None and self._called.time_by_name
+
+    @functools.cached_property
+    def _called(self) -> CallSignature | None:
+        """The signature of the network itself, inside its wrappers."""
         model: Any = self.model
         for wrapped in ("_orig_mod", "module"):  # torch.compile, DataParallel
             model = getattr(model, wrapped, model)
         target = model.forward if isinstance(model, torch.nn.Module) else model
-        known = signature_of(target, follow=True)
-        return {} if known is None else known.signature.parameters
-
-    @functools.cached_property
-    def _time_by_name(self) -> bool:
-        """Whether the second argument is not the time, which is a later one with the name ``timestep``."""
-        return "timestep" in list(self._parameters)[2:]
+        return signature_of(target, follow=True)
 
     def completed(self, condition: Mapping[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
         """The condition, with zeros for text conditioning that a diffusers model requires and the user left out.
@@ -299,6 +295,8 @@ class ModelAdapter:
         if self._experts is not None:
             return self._experts[0].completed(condition, batch, device)
         given = dict(condition)
+        if getattr(self.model, "config", None) is None:
+            return given
         zeros = null_text(self.model, self._parameters, batch)
         missing = {name: value for name, value in zeros.items() if name not in given}
         if missing:

@@ -62,7 +62,8 @@ class NoiseSource:
     device: torch.device = _CPU
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", Keys.of(cast("Iterable[Key]", self.keys)))
+        if not isinstance(self.keys, Keys):
+            object.__setattr__(self, "keys", Keys.of(cast("Iterable[Key]", self.keys)))
 
     def initial(self) -> Tensor:
         """The noise at the start of a run, shape (B, ...)."""
@@ -74,10 +75,15 @@ class NoiseSource:
 
     def on_host(self, step: int, stage: int) -> Tensor:
         """The noise of one step on the host, where another thread may draw it; in pinned memory for CUDA."""
-        batch, pinned = len(self.keys), self.device.type == "cuda"
-        out = torch.empty((batch, *self.shape), dtype=torch.float32, device=_CPU, pin_memory=pinned)
+        batch, size = len(self.keys), math.prod(self.shape)
+        if self.device.type == "cuda":
+            out = torch.empty((batch, *self.shape), dtype=torch.float32, device=_CPU, pin_memory=True)
+            numbers = out.numpy().reshape(batch, size)
+        else:
+            numbers = np.empty((batch, size), dtype=np.float32)
+            out = torch.from_numpy(numbers.reshape(batch, *self.shape))
         if batch:
-            self._fill(out.numpy().reshape(batch, -1), stage, step + 1)
+            self._fill(numbers, stage, step + 1)
         return out
 
     def placed(self, drawn: Tensor) -> Tensor:
@@ -85,7 +91,7 @@ class NoiseSource:
         kind = self.device.type
         if kind != "cpu":
             drawn = drawn.to(self.device, non_blocking=kind == "cuda")
-        return drawn.to(self.dtype)
+        return drawn if self.dtype is torch.float32 else drawn.to(self.dtype)
 
     def _fill(self, out: npt.NDArray[np.float32], stage: int, step: int) -> None:
         """Write the noise of the batch into ``out``, shape (B, d)."""
@@ -99,21 +105,13 @@ class NoiseSource:
                 out[layout.members] = numbers[layout.generators, layout.rows]
                 return
 
-        def fill(group: _Group) -> None:
-            key, members, rows, count = group
-            generator = keyed(*key, stage, step)
-            if len(members) == count == 1:
-                generator.standard_normal(dtype=np.float32, out=out[members[0]])  # in-place
-            else:
-                drawn = generator.standard_normal((count, size), dtype=np.float32)
-                out[members] = drawn[rows]
-
-        if len(self._groups) > 1 and out.size >= _WORTH_THREADS:
-            with ThreadPoolExecutor(min(len(self._groups), torch.get_num_threads())) as pool:
-                list(pool.map(fill, self._groups))
+        groups = self._groups
+        if len(groups) > 1 and out.size >= _WORTH_THREADS:
+            with ThreadPoolExecutor(min(len(groups), torch.get_num_threads())) as pool:
+                list(pool.map(lambda group: group.fill(out, stage, step), groups))
         else:
-            for group in self._groups:
-                fill(group)
+            for group in groups:
+                group.fill(out, stage, step)
 
     @property
     def _group_size(self) -> int:
@@ -138,11 +136,11 @@ class NoiseSource:
         """The samples of the batch, grouped by generator."""
         if len(self.keys) < _MANY:  # as below, which would take longer than a small noise
             size, found = self._group_size, dict[Key, tuple[list[int], list[int]]]()
-            for place, (seed, index) in enumerate(self.keys):
+            for place, (seed, index) in enumerate(self.keys.array.tolist()):
                 members, rows = found.setdefault((seed, index // size), ([], []))
                 members.append(place)
                 rows.append(index % size)
-            return tuple(_Group(key, members, rows, max(rows) + 1) for key, (members, rows) in found.items())
+            return tuple([_Group(key, members, rows, max(rows) + 1) for key, (members, rows) in found.items()])
         layout = self._layout
         starts = np.flatnonzero(np.diff(layout.generators)) + 1
         parts = zip(layout.keys.tolist(), np.split(layout.members, starts), np.split(layout.rows, starts), strict=True)
@@ -182,10 +180,19 @@ class _Group(NamedTuple):
         key: of the generator.
         members: the places of the samples in the batch.
         rows: the row of each sample in the generator's numbers.
-        count: the number of rows to generate: up to the last one that a sample has.
+        most_rows: the number of rows to generate: up to the last one that a sample has.
     """
 
     key: Key
     members: Sequence[int] | npt.NDArray[np.int64]
     rows: Sequence[int] | npt.NDArray[np.int64]
-    count: int
+    most_rows: int
+
+    def fill(self, out: npt.NDArray[np.float32], stage: int, step: int) -> None:
+        """Write the noise of these samples into ``out``, shape (B, d)."""
+        generator = keyed(*self.key, stage, step)
+        if len(self.members) == self.most_rows == 1:
+            generator.standard_normal(dtype=np.float32, out=out[self.members[0]])  # in-place
+        else:
+            drawn = generator.standard_normal((self.most_rows, out.shape[1]), dtype=np.float32)
+            out[self.members] = drawn[self.rows]

@@ -21,8 +21,9 @@ _Key = tuple[int, int]
 _WORTH_A_THREAD: Final = 1 << 14
 
 
-@contextlib.contextmanager
-def drawn_ahead(source: NoiseSource, run: Run, row: int, wanted: bool | None) -> Iterator[Noise]:
+def drawn_ahead(
+    source: NoiseSource, run: Run, row: int, wanted: bool | None
+) -> contextlib.AbstractContextManager[Noise]:
     """The noise of a run from a row on. At the end its thread has ended, however the run does.
 
     The numbers are those of the source. At most one noise is drawn ahead, on the host.
@@ -35,12 +36,15 @@ def drawn_ahead(source: NoiseSource, run: Run, row: int, wanted: bool | None) ->
             and the noise takes longer than to wake a thread.
     """
     if wanted is None:
-        large = len(source.keys) * math.prod(source.shape) >= _WORTH_A_THREAD
-        wanted = source.device.type == "cuda" and large
+        large = source.device.type == "cuda" and len(source.keys) * math.prod(source.shape) >= _WORTH_A_THREAD
+        wanted = large
     order = noises_of(run, row) if wanted and source.made_on == "cpu" else ()
-    if not order:
-        yield source
-        return
+    return _ahead(source, order) if order else contextlib.nullcontext(source)
+
+
+@contextlib.contextmanager
+def _ahead(source: NoiseSource, order: Sequence[_Key]) -> Iterator[Noise]:
+    """The noises of a run in this order, from a thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="noise") as pool:
         ahead = _Ahead(source, order, pool)
         try:

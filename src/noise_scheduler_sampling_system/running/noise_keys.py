@@ -51,6 +51,8 @@ class Keys(Sequence[Key]):
     @classmethod
     def numbered(cls, seed: int, count: int, first: int = 0) -> Keys:
         """The keys of ``count`` samples of one seed, with indices from ``first`` on."""
+        if count == 1:  # as below, in one operation
+            return cls(np.array([(seed, first)], dtype=np.uint64))
         array = np.empty((count, 2), dtype=np.uint64)
         array[:, 0] = seed
         array[:, 1] = np.arange(first, first + count, dtype=np.uint64)
@@ -192,7 +194,7 @@ def _listed(seed: Any) -> Any:
 
 
 def _draw(generator: torch.Generator | None) -> int:
-    if not isinstance(generator, torch.Generator | None):
+    if generator is not None and not isinstance(generator, torch.Generator):
         raise ConfigurationError(
             f"got {shown(generator)}", where="generator", suggestion="give a torch.Generator, or seed=... for a number"
         )

@@ -162,7 +162,7 @@ class Look:
             nonlocal pending
             output = call(x, row)
             if pending:  # after the first check this costs nothing
-                pending = not self.is_done
+                pending = x.numel() >= _LEAST and not self.is_done
                 if pending:
                     self.at(x, output, levels(row))
             return output

@@ -18,13 +18,15 @@ class CallSignature:
 
     Attributes:
         signature: its parameters.
+        time_by_name: whether the second argument is not the time, which is a later one with the name ``timestep``.
         accepted: calls that were checked and fit, by what decides that.
     """
 
-    __slots__ = ("accepted", "signature")
+    __slots__ = ("accepted", "signature", "time_by_name")
 
     def __init__(self, signature: inspect.Signature) -> None:
         self.signature: Final = signature
+        self.time_by_name: Final = "timestep" in list(signature.parameters)[2:]
         self.accepted: Final[Kept[bool]] = Kept()
 
 

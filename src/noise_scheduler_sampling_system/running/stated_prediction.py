@@ -14,7 +14,7 @@ from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES, TWO_TIME_T
 from ..support.data_files import read_json
 from ..support.errors import ConfigurationError
 
-__all__ = ["Statement", "refuse_other_prediction", "stated_prediction", "unwrapped"]
+__all__ = ["Statement", "refuse_other_prediction", "refuse_other_statement", "stated_prediction", "unwrapped"]
 
 #: Wrappers around a network that do not change its output.
 _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
@@ -80,6 +80,14 @@ def refuse_other_prediction(
         ConfigurationError: the model states another type.
     """
     stated = stated_prediction(model, beside=beside)
+    refuse_other_statement(stated, configured, by=by, where=where)
+    return stated is not None
+
+
+def refuse_other_statement(
+    stated: Statement | None, configured: str, *, by: str = "the config", where: str = "prediction_type"
+) -> None:
+    """As :func:`refuse_other_prediction`, for the statement of a model."""
     if stated is not None and stated.prediction_type != configured:
         raise ConfigurationError(
             f"{by} says {configured!r}, and the model predicts {stated.prediction_type!r} ({stated.source})",
@@ -88,12 +96,13 @@ def refuse_other_prediction(
             suggestion=f"say prediction_type={stated.prediction_type!r} there; or, if the model's statement is wrong, "
             f"set model.prediction_type = {configured!r}",
         )
-    return stated is not None
 
 
 def _origin(model: Any) -> str | None:
     """The folder or name that a network of diffusers was loaded from."""
     config = getattr(model, "config", None)
+    if config is None:
+        return None
     place = config.get("_name_or_path") if isinstance(config, Mapping) else getattr(config, "_name_or_path", None)
     return str(place) if isinstance(place, str | os.PathLike) and str(place) else None
 

@@ -142,7 +142,7 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
     """
     try:
         given = tuple(shape)
-        checked = tuple(int(n) for n in given if isinstance(n, _WHOLE) and not isinstance(n, bool))
+        checked = tuple([int(n) for n in given if isinstance(n, _WHOLE) and not isinstance(n, bool)])
         valid = len(checked) >= 2 and checked == given and min(checked) >= 1 and not isinstance(shape, set | dict)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         valid = False
@@ -249,10 +249,12 @@ def refuse_special(tensor: Tensor, where: str) -> None:
     Raises:
         ConfigurationError: it is sparse, nested, quantised, or on the meta device.
     """
-    for special, what, instead in (
-        (tensor.layout is not torch.strided, f"is of layout {tensor.layout}", "give a dense tensor: to_dense()"),
-        (tensor.is_quantized, "is quantised", "give dequantize() of it"),
-        (tensor.is_meta, "is on the meta device, where tensors have no values", "give it with its values"),
-    ):
-        if special:
-            raise ConfigurationError(what, where=where, suggestion=instead)
+    if tensor.layout is not torch.strided:
+        what, instead = f"is of layout {tensor.layout}", "give a dense tensor: to_dense()"
+    elif tensor.is_quantized:
+        what, instead = "is quantised", "give dequantize() of it"
+    elif tensor.is_meta:
+        what, instead = "is on the meta device, where tensors have no values", "give it with its values"
+    else:
+        return
+    raise ConfigurationError(what, where=where, suggestion=instead)
