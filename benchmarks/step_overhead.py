@@ -1,12 +1,13 @@
 """What a step costs beyond the model: ours, diffusers', and one fused multiply-add, in one run.
 
-    python benchmarks/step_overhead.py [--device cpu|cuda] [--quick]
+    python benchmarks/step_overhead.py [--device cpu|cuda] [--quick] [--calls]
 
 Ours is the loop of ``pipeline.sample`` over a plan of 50 steps with a model that returns
 stored tensors, its checks and the final read for NaN included. diffusers' is its own loop of
 ``scale_model_input`` and ``step``. The floor is ``torch.add(x, y, alpha=c)``, the least that
 any step must do. The noise of stochastic samplers is drawn beforehand on both sides; what
 drawing it costs, and what a whole ``sample`` call costs beyond its steps, is printed below.
+``--calls`` measures these calls alone.
 
 On the CPU, glibc hands large blocks back to the system and asks for them again, which costs
 more than a step; whether it does depends on the heap's history. So that all contenders meet
@@ -127,9 +128,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--calls", action="store_true", help="only what a call costs beyond its steps")
     arguments = parser.parse_args()
     keep_memory()
     print(machine(), f"diffusers {diffusers.__version__}", sep=", ")
+    if arguments.calls:
+        print_calls(torch.device(arguments.device))
+        return
     print("microseconds per model call, without the model\n")
     device = torch.device(arguments.device)
     rows = measure(device, 5 if arguments.quick else 15)
@@ -143,14 +148,7 @@ def once(device: torch.device) -> None:
     samplers = {m: DiffusionPipeline(NoiseSchedulerConfig(), m).sampler for m in ("ddim", "ddpm", "heun", "pndm")}
     seconds = interleaved({m: (lambda s=s: s.plan(50)) for m, s in samplers.items()})
     print("\nbuilding a 50-step plan, ms:", ", ".join(f"{m} {1e3 * s:.1f}" for m, s in seconds.items()))
-    x = torch.randn(SHAPES[0], device=device)
-    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
-    calls = {
-        n: (lambda n=n: pipeline.sample(lambda x, t: x, num_inference_steps=n, initial_noise=x)) for n in (10, 110)
-    }
-    seconds = interleaved(calls)
-    fixed = seconds[10] - (seconds[110] - seconds[10]) / 10
-    print(f"a whole sample() call beyond its steps, µs: {1e6 * fixed:.0f}")
+    print_calls(device)
     for shape in SHAPES:
         source = NoiseSource(tuple((1, i) for i in range(shape[0])), shape[1:], device=device)
         generator = torch.Generator(device)
@@ -159,6 +157,42 @@ def once(device: torch.device) -> None:
             "torch.randn": lambda s=shape, g=generator: torch.randn(s, generator=g, device=device),
         })  # fmt: skip
         print(f"noise {shape}, µs:", ", ".join(f"{name} {1e6 * s:.0f}" for name, s in seconds.items()))
+
+
+class ManyModules(torch.nn.Module):
+    """A network of 600 modules that costs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(600))
+
+    def forward(self, x, t):
+        return x
+
+
+def print_calls(device: torch.device) -> None:
+    """What a call costs beyond its steps; the plans are made before."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    plans = {n: DiffusionPipeline(NoiseSchedulerConfig(), "ddim").plan(n) for n in (10, 110)}
+    seeded = {"shape": (1, 2), "seed": 3} | ({} if device.type == "cpu" else {"device": device})
+    kinds = {
+        "": (lambda x, t: x, {"initial_noise": torch.randn(SHAPES[0], device=device)}),
+        " of a state (1, 2) from a seed": (lambda x, t: x, seeded),
+        " of it with plan=": (lambda x, t: x, seeded | {"plan": plans}),
+        " of it with a condition and guidance": (
+            lambda x, t, c: x, seeded | {"condition": {"c": torch.randn(1, 3, device=device)}, "guidance_scale": 3.0},
+        ),
+        " of it with a network of 600 modules": (ManyModules().eval().to(device), seeded),
+    }  # fmt: skip
+
+    def call(model, options, n):
+        given = {**options, "plan": plans[n]} if "plan" in options else options
+        return partial(pipeline.sample, model, num_inference_steps=n, **given)
+
+    for name, (model, options) in kinds.items():
+        seconds = interleaved({n: call(model, options, n) for n in (10, 110)})
+        fixed = seconds[10] - (seconds[110] - seconds[10]) / 10
+        print(f"a whole sample() call{name} beyond its steps, µs: {1e6 * fixed:.0f}")
 
 
 if __name__ == "__main__":

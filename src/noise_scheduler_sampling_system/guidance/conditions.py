@@ -124,12 +124,12 @@ def null_counterpart(model: Any, condition: Mapping[str, Any]) -> Mapping[str, A
         return dict(model.null_condition(condition))
 
     def zeros(name: str, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return torch.zeros_like(value)
         if isinstance(value, Mapping):
             return {key: zeros(f"{name}.{key}", item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(zeros(f"{name}[{i}]", item) for i, item in enumerate(value))
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return torch.zeros_like(value)
         if isinstance(value, Unbatched):
             return value
         raise ConfigurationError(
@@ -201,6 +201,8 @@ def numbers_as_rows(
 ) -> dict[int, dict[str, Any]]:
     """The conditions with numbers in which they differ replaced by tensors of one row for each sample."""
     result = {i: dict(condition) for i, condition in conditions.items()}
+    if not any(_is_number(value) for condition in result.values() for value in condition.values()):
+        return result
     for name in set.intersection(*(set(condition) for condition in result.values())):
         values = [condition[name] for condition in result.values()]
         numbers = [_is_number(value) for value in values]

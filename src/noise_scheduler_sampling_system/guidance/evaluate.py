@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -29,8 +28,7 @@ Memory = dict[str, Tensor]
 
 
 @final
-@dataclass(frozen=True)
-class RunGuidance:
+class RunGuidance(NamedTuple):
     """The guidance of one run.
 
     Attributes:
@@ -57,7 +55,7 @@ class RunGuidance:
 
     def on(self, plan: Plan, moments: Sequence[Moment]) -> RunGuidance:
         """The same guidance for the rows of another plan."""
-        return replace(self, compiled=self.compiled.on(plan, moments))
+        return self._replace(compiled=self.compiled.on(plan, moments))
 
     def part(self, start: int, stop: int) -> RunGuidance:
         """The same guidance for samples start to stop."""
@@ -66,7 +64,7 @@ class RunGuidance:
             return value[start:stop] if value.ndim else value
 
         parts = tuple((adapter, map_tensors(rows, condition)) for adapter, condition in self.branches)
-        return replace(self, branches=parts)
+        return self._replace(branches=parts)
 
     def model(self, caller: Caller, memory: Memory) -> Model:
         """The guided model: (x, row) ↦ the guided output.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ __all__ = ["BatchConditions", "as_rows"]
 
 
 @final
-@dataclass(frozen=True)
-class BatchConditions:
+class BatchConditions(NamedTuple):
     """Turns what a user gave into the conditions of a batch.
 
     Attributes:
@@ -60,9 +58,10 @@ class BatchConditions:
             short = value.ndim and value.shape[0] != self.batch
             return value.expand(self.batch, *value.shape[1:]) if short else value
 
-        rows = {name: as_rows(value, self.batch, f"{where}[{name!r}]") for name, value in given.items()}
-        fitted: dict[str, Any] = map_values(fit, rows, (Tensor, Unbatched))
-        return fitted
+        for name, value in given.items():
+            rows = as_rows(value, self.batch, f"{where}[{name!r}]")
+            given[name] = map_values(fit, rows, (Tensor, Unbatched))
+        return given
 
     def completed(self, condition: Mapping[str, Any]) -> dict[str, Any]:
         """A condition with zeros for the text inputs that the model demands and the condition lacks."""
@@ -70,9 +69,9 @@ class BatchConditions:
 
     def null(self, condition: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
         """The null condition: the given entries over those of the condition, or the counterpart of the condition."""
-        null = null_counterpart(self.adapter.model, condition) if given is None else given
-        fitted = self.fitted(null, "null_condition")
-        return self.completed(fitted if given is None else merged(condition, fitted))
+        if given is not None:
+            return self.completed(merged(condition, self.fitted(given, "null_condition")))
+        return self.completed(self.fitted(null_counterpart(self.adapter.model, condition), "null_condition"))
 
     def of_branches(
         self,
@@ -100,7 +99,8 @@ class BatchConditions:
                 conditions[i] = self.null(base, null) if branch.null else dict(base)
             where = "null_condition" if branch.null else "condition"
             adapter.refuse_call(conditions[i], where)
-            refuse_foreign_labels(adapter.model, conditions[i], where)
+            if conditions[i]:
+                refuse_foreign_labels(adapter.model, conditions[i], where)
         if len(order) > 1:
             own = {i: conditions[i] for i in order if adapters[i] is self.adapter}
             if len(own) > 1:

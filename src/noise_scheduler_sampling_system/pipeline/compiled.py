@@ -45,7 +45,7 @@ class Setup:
         scheduler: the noise schedule.
         sampler: on this schedule.
         options: of the sampler, as they were given.
-        prepared: the runs that :func:`.prepared_run.prepared_run` made.
+        prepared: what :mod:`.prepare` and :mod:`.prepared_run` made, for equal requests.
     """
 
     scheduler: NoisePath

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class GivenStart(NamedTuple):
                     "is given beside initial_noise", where="initial_sample", suggestion="give the one or the other"
                 )
             name, value = "initial_sample", request.initial_sample
-        return cls(name, None if value is None else as_tensor(value, name))
+        return _OF_SEED if value is None else cls(name, as_tensor(value, name))
 
     def batch_shape(self, shape: Any) -> tuple[int, ...]:
         """The shape of the batch: as given, or that of the tensor.
@@ -99,3 +99,7 @@ class GivenStart(NamedTuple):
             return x
         places = torch.tensor(self.places, device=x.device)
         return x.index_copy(self.frame_dim, places, self.context)
+
+
+#: The start of a run whose seed determines the noise.
+_OF_SEED: Final = GivenStart("initial_noise", None)

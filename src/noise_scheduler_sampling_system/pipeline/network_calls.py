@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,7 @@ _OF_A_TABLE = ("scalar types: Long, Int", "must be long", "must be integers", "u
 
 
 @final
-@dataclass(frozen=True)
-class RowInputs:
+class RowInputs(NamedTuple):
     """What networks are told at the rows of a plan.
 
     Attributes:
@@ -56,7 +55,8 @@ class RowInputs:
         times = self.time_of_row
         if size == 1:
             return times.chunk(times.shape[0])
-        return times.unsqueeze(1).expand(-1, size, *times.shape[1:]).unbind(0)
+        columns = times.unsqueeze(1)
+        return (columns.expand(-1, size) if times.ndim == 1 else columns.expand(-1, size, -1)).unbind(0)
 
 
 @final
@@ -97,8 +97,7 @@ class ToldTimes:
 
 
 @final
-@dataclass(frozen=True)
-class NetworkCalls:
+class NetworkCalls(NamedTuple):
     """What the calls of all networks of a run have in common.
 
     Attributes:
@@ -138,9 +137,8 @@ class NetworkCalls:
             rows = inputs.times(copies * batch)
             wanted = self.dtype_of(adapter)
 
-            if (
-                inputs.factors is None and wanted == self.dtype and copies == 1
-            ):  # the most frequent case, so the shortest
+            # the most frequent case, so the shortest
+            if inputs.factors is None and wanted == self.dtype and copies == 1:
 
                 def call(x: Tensor, row: int) -> Tensor:
                     return network(x, rows[row], condition)

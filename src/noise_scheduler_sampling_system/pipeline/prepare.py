@@ -46,7 +46,10 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     path = setup.scheduler
     given = GivenStart.of(request)
     shape = given.batch_shape(request.shape)
-    model = ModelAdapter(embedded_model(path) if request.model is None else request.model)
+    network = request.model
+    if network is None:
+        network = setup.prepared.get("embedded", lambda: embedded_model(path))
+    model = ModelAdapter(network)
     device = resolve_device(request.device, model.device, given.tensor)
     if isinstance(model.model, Experts):
         model.model.refuse_path(path)
@@ -58,7 +61,7 @@ def prepare(setup: Setup, request: Request, *, own_model: bool = False) -> Job:
     run, dtype = prepared.run, prepared.dtype
     if run.plan.two_times:
         model = replace(model, two_times=True)
-        conditions = replace(conditions, adapter=model)
+        conditions = conditions._replace(adapter=model)
     given = given.placed(device, dtype)
     if prepared.frames or request.context is not None:
         given = with_context_of(given, request, run.plan, shape, dtype, device)

@@ -133,7 +133,7 @@ class ModelAdapter:
     @property
     def device(self) -> torch.device | None:
         """The device of the model, as :func:`.placement.device_of`."""
-        return device_of_parameter(self.model, self._parameter)
+        return None if self._parameter is None else device_of_parameter(self.model, self._parameter)
 
     @property
     def dtype(self) -> torch.dtype | None:

@@ -134,7 +134,7 @@ class NoiseSource:
     @functools.cached_property
     def _groups(self) -> tuple[_Group, ...]:
         """The samples of the batch, grouped by generator."""
-        if len(self.keys) < _MANY:  # as below, which would take longer than a small noise
+        if len(self.keys) < _MANY:  # as below, which would take longer than these noises
             size, found = self._group_size, dict[Key, tuple[list[int], list[int]]]()
             for place, (seed, index) in enumerate(self.keys.array.tolist()):
                 members, rows = found.setdefault((seed, index // size), ([], []))

@@ -142,8 +142,9 @@ def resolve_keys(seed: Seed | None, generator: Any, batch: int, first: int = 0) 
     if first:
         _refuse_numbering(seed, generator, batch, first)
     if seed is None:
-        many = isinstance(generator, list | tuple)
-        seed = [_draw(g) for g in generator] if many else _draw(generator)
+        if not isinstance(generator, list | tuple):
+            return Keys.numbered(_draw(generator), batch, first)
+        seed = [_draw(g) for g in generator]
     seed = _listed(seed)
     if isinstance(seed, int | np.integer):
         return Keys.numbered(_checked_seed(seed), batch, first)

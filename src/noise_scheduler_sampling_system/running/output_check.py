@@ -130,8 +130,7 @@ def likely_types(configured: str, moments: Moments, level: Level, *, straight: b
 
 
 @final
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """Checks the first output of a model, once for each model; the check reads three numbers from the device.
 
     Attributes:

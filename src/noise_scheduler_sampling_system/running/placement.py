@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -32,9 +33,7 @@ def resolve_device(
             return owner
         if tensor is not None:
             return tensor.device
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return _of_machine()
     try:
         chosen = torch.device(device)
         chosen = torch.empty(0, device=chosen).device
@@ -56,6 +55,14 @@ def resolve_device(
     return chosen
 
 
+@functools.cache
+def _of_machine() -> torch.device:
+    """The device of a run that nothing else decides."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 def first_float_parameter(model: Any) -> Tensor | None:
     """The first floating-point parameter or buffer of a module; None for modules without, and for other callables."""
     if not isinstance(model, torch.nn.Module):
@@ -70,13 +77,14 @@ def device_of(model: Any) -> torch.device | None:
     Raises:
         DeviceError: its parameters are on the meta device.
     """
-    return device_of_parameter(model, first_float_parameter(model))
+    parameter = first_float_parameter(model)
+    return None if parameter is None else device_of_parameter(model, parameter)
 
 
-def device_of_parameter(model: Any, parameter: Tensor | None) -> torch.device | None:
+def device_of_parameter(model: Any, parameter: Tensor) -> torch.device | None:
     """As :func:`device_of`, from the model's first parameter."""
-    if parameter is None or not parameter.is_meta:
-        return None if parameter is None else parameter.device
+    if not parameter.is_meta:
+        return parameter.device
     if any(hasattr(part, "_hf_hook") for part in model.modules()):  # offloaded: each call loads it
         return None
     raise DeviceError(

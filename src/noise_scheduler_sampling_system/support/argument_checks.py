@@ -83,7 +83,7 @@ def checked_condition(condition: Any, where: str = "condition") -> dict[str, Any
     """
     if condition is None:
         return {}
-    if not isinstance(condition, Mapping):
+    if not isinstance(condition, dict | Mapping):  # a dict is found faster by its own type
         raise ConfigurationError(
             f"got {type(condition).__name__}", where=where, suggestion="give a mapping of keywords for the model"
         )
