@@ -10,7 +10,7 @@ import torch
 from ..guidance.evaluate import Memory
 from ..running.faults import ModelStoppedError, OutputReusedError, StepControlError
 from ..running.loop import PlannedRun, Reached
-from ..running.noise_ahead import drawn_ahead
+from ..running.noise_ahead import Ahead, drawn_ahead
 from ..running.profiling import Stopwatch
 from ..support.errors import NumericsError
 from .checkpoint import Checkpoint
@@ -88,7 +88,8 @@ def _outcome(
         if bar is not None:
             bar.update(job.run.plan.nfe)
         return ending.outcome(Reached(job.run, state))
-    with drawn_ahead(job.noise, job.run, state.row, request.noise_ahead) as noise:
+    noise = drawn_ahead(job.noise, job.run, state.row, request.noise_ahead)
+    try:
         rows = job.run.steps(
             job.model_maker(memory, watch),
             state,
@@ -111,4 +112,7 @@ def _outcome(
                 break
             if checkpoint is not None:
                 checkpoint.reached(job, reached, memory)
+    finally:
+        if isinstance(noise, Ahead):
+            noise.close()
     return ending.outcome(reached)

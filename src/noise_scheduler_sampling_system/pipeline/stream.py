@@ -12,7 +12,7 @@ from ..running.callbacks import refuse_changes
 from ..running.faults import ModelStoppedError
 from ..running.loop import Noise, PlannedRun, Reached, RowState
 from ..running.model_adapter import map_tensors
-from ..running.noise_ahead import drawn_ahead
+from ..running.noise_ahead import Ahead, drawn_ahead
 from ..running.noise_keys import Keys
 from ..running.results import RunState, SamplingStep
 from ..support.errors import ModelOutputError
@@ -28,16 +28,23 @@ def steps_of(job: Job, resume: RunState | None = None, ahead: bool | None = None
     ``ahead`` says whether noise is drawn ahead, as for :func:`.drawn_ahead`.
     """
     if resume is None:
-        state = job.first_state()
-        with drawn_ahead(job.noise, job.run, state.row, ahead) as noise:
-            yield from _steps(job, state, {}, noise)
+        yield from _drawn(job, job.first_state(), {}, ahead)
         return
     job, state, memory = resumed(job, resume)
     if state.row == len(resume.plan) and isinstance(job.run, PlannedRun):  # the run is over: hand out its last step
         yield view(job, Reached(job.run, state), memory)
         return
-    with drawn_ahead(job.noise, job.run, state.row, ahead) as noise:
-        yield from _steps(job, RowState(state.row, state.x, state.history), memory, noise)
+    yield from _drawn(job, RowState(state.row, state.x, state.history), memory, ahead)
+
+
+def _drawn(job: Job, state: RowState, memory: Memory, ahead: bool | None) -> Iterator[SamplingStep]:
+    """The steps from a state on, with the noise that belongs to them."""
+    noise = drawn_ahead(job.noise, job.run, state.row, ahead)
+    try:
+        yield from _steps(job, state, memory, noise)
+    finally:
+        if isinstance(noise, Ahead):
+            noise.close()
 
 
 def resumed(job: Job, saved: RunState) -> tuple[Job, RowState, Memory]:

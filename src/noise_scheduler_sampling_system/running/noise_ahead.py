@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, final
 
 from torch import Tensor
 
 from .bound_plan import BoundPlan
-from .loop import Noise, Run
+from .loop import Run
 from .noise import NoiseSource
 
-__all__ = ["drawn_ahead"]
+__all__ = ["Ahead", "drawn_ahead"]
 
 _Key = tuple[int, int]
 #: Numbers that take about 100 µs to draw.
 _WORTH_A_THREAD: Final = 1 << 14
 
 
-def drawn_ahead(
-    source: NoiseSource, run: Run, row: int, wanted: bool | None
-) -> contextlib.AbstractContextManager[Noise]:
-    """The noise of a run from a row on. At the end its thread has ended, however the run does.
+def drawn_ahead(source: NoiseSource, run: Run, row: int, wanted: bool | None) -> NoiseSource | Ahead:
+    """The noise of a run from a row on; an :class:`Ahead` must be closed, however the run ends.
 
     The numbers are those of the source. At most one noise is drawn ahead, on the host.
 
@@ -39,18 +36,7 @@ def drawn_ahead(
         large = source.device.type == "cuda" and len(source.keys) * math.prod(source.shape) >= _WORTH_A_THREAD
         wanted = large
     order = noises_of(run, row) if wanted and source.made_on == "cpu" else ()
-    return _ahead(source, order) if order else contextlib.nullcontext(source)
-
-
-@contextlib.contextmanager
-def _ahead(source: NoiseSource, order: Sequence[_Key]) -> Iterator[Noise]:
-    """The noises of a run in this order, from a thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="noise") as pool:
-        ahead = _Ahead(source, order, pool)
-        try:
-            yield ahead
-        finally:
-            ahead.cancel()
+    return Ahead(source, order) if order else source
 
 
 def noises_of(run: Run, row: int) -> Sequence[_Key]:
@@ -61,19 +47,19 @@ def noises_of(run: Run, row: int) -> Sequence[_Key]:
 
 
 @final
-class _Ahead:
-    """(step, stage) ↦ noise.
+class Ahead:
+    """(step, stage) ↦ noise, drawn in a thread that ends with :meth:`close`.
 
     Args:
         source: of the noise; one thread at a time uses it.
         order: the (step, stage) that are asked for, in this order.
-        pool: of one thread.
     """
 
-    def __init__(self, source: NoiseSource, order: Sequence[_Key], pool: ThreadPoolExecutor) -> None:
-        self._source, self._order, self._pool = source, order, pool
+    def __init__(self, source: NoiseSource, order: Sequence[_Key]) -> None:
+        self._source, self._order = source, order
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="noise")
         self._next = 0
-        self._coming: Future[Tensor] | None = pool.submit(source.on_host, *order[0])
+        self._coming: Future[Tensor] | None = self._pool.submit(source.on_host, *order[0])
 
     def __call__(self, step: int, stage: int) -> Tensor:
         coming, self._coming = self._coming, None
@@ -87,7 +73,6 @@ class _Ahead:
             self._coming = self._pool.submit(self._source.on_host, *self._order[self._next])
         return self._source.placed(drawn)
 
-    def cancel(self) -> None:
-        """Draw no noise that has not begun."""
-        if self._coming is not None:
-            self._coming.cancel()
+    def close(self) -> None:
+        """Draw no noise that has not begun, and wait for the thread."""
+        self._pool.shutdown(cancel_futures=True)
