@@ -20,9 +20,7 @@ from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNum
 from noise_scheduler_sampling_system.calibration.fit.normal_equations import derivatives
 from noise_scheduler_sampling_system.calibration.fit.refine import refine
 from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss, informative
-from noise_scheduler_sampling_system.calibration.search.budget import Budget, Limits
-from noise_scheduler_sampling_system.calibration.search.built_in import baselines
-from noise_scheduler_sampling_system.calibration.search.starts import Climb, grown, widened, with_query
+from noise_scheduler_sampling_system.calibration.search.starts import grown, with_query
 from noise_scheduler_sampling_system.calibration.student import Student, end_of
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, errors_of, teach
 
@@ -154,8 +152,8 @@ def test_a_grown_table_gives_the_same_samples(name, count):
     def end(each):
         return end_of(each, student.columns(each, x, rows))
 
-    assert len(widened(table, span)) == count + 1
-    for at, wide in enumerate(widened(table, span)):
+    for at in range(count + 1):
+        wide = with_query(table, at, span)
         assert wide.nfe == count + 1
         assert wide.is_consistent
         noise = [level.noise_to_signal for level in wide.levels]
@@ -171,54 +169,6 @@ def test_a_grown_table_gives_the_same_samples(name, count):
     wide = grown(table, count + 3, span)
     assert wide.nfe == count + 3
     assert torch.allclose(end(wide), end(table), rtol=1e-9, atol=1e-9)
-
-
-def climb_of(pipeline, model, nfe, passes, first="free", few=128):
-    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
-    x = noise_of(few, seed=0)
-    exact = model.reference_solution(x * pipeline.scheduler.prior_std)
-    taught = Trajectories(x, exact, torch.arange(few))
-    limits = Limits(passes, math.inf, ("fit",), None, first, 30.0)
-    budget = Budget.start(student, few * nfe, limits)
-    told = []
-    climb = Climb(student, taught, limits.levels(pipeline.scheduler), budget, lambda stage, now: told.append(now))
-    return climb, told
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_starts_from_below(name):
-    pipeline = DiffusionPipeline(CONFIGS[name], "ddim")
-    model = mixture(pipeline.scheduler, pipeline.config.prediction_type)
-    climb, told = climb_of(pipeline, model, 4, passes=1000)
-    tables = climb.to(4, None)
-    assert {now.table.nfe for now in told} == {1, 2, 3, 4}
-    assert all(table.nfe == 4 and table.is_consistent for table in tables)
-    x, rows = noise_of(512, seed=99), torch.arange(512)
-    exact = model.reference_solution(x * pipeline.scheduler.prior_std)
-    ends = [errors_of(end_of(table, climb.student.columns(table, x, rows)), exact) for table in tables]
-    plans = [b.plan for b in baselines(pipeline.scheduler, 4) if "kl_optimal" in b.name or "ays" in b.name]
-    others = [
-        errors_of(pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64), exact).median
-        for plan in plans
-    ]
-    assert ends[0].median < 0.5 * min(others)  # as they are, before any fit on all trajectories
-    # from a smaller table only what is missing is added
-    told.clear()
-    wider = climb.to(5, tables[0])
-    assert {now.table.nfe for now in told} == {5}
-    assert wider[0].nfe == 5
-    # where it would take more than its share, it does not begin
-    poor, told = climb_of(pipeline, model, 4, passes=10)
-    assert poor.to(4, None) == []
-    assert [table.nfe for table in poor.to(6, tables[0])] == [6]
-    assert not told
-
-
-def test_starts_from_below_keep_the_first_query():
-    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
-    climb, _ = climb_of(pipeline, mixture(pipeline.scheduler), 3, passes=1000, first="noisiest", few=64)
-    top = pipeline.scheduler.level(pipeline.scheduler.t_max)
-    assert all(table.levels[0] == top and not table.moves_first for table in climb.to(3, None))
 
 
 def test_refine_improves_on_a_designed_plan():

@@ -43,6 +43,7 @@ from .arguments import (
 )
 from .checkpoint import Checkpoint
 from .design import FIRST
+from .outlines.insight import Insight
 from .progress import BAR, FitReport, WorkGauge
 from .provenance import setting_facts
 from .search.budget import Limits
@@ -105,18 +106,20 @@ def calibrate(
 
     1. The teacher follows trajectories from random noise with ``teacher_calls`` model calls and estimates its error.
     2. "design" makes the best table for Gaussian data with the spectrum of the teacher's samples, without a model call.
-    3. "fit" starts from the best of these: the design, built-in samplers, a plan of fewer calls with more queries, and
-       a table that grows by one query at a time, where the budget is large enough. Gauss-Newton steps
-       (Levenberg-Marquardt) move levels and coefficients against the errors at the ends of the trajectories. If the
-       fit converges, the next best start follows while the budget lasts.
+    3. "fit" records what the model predicts along a few fine trajectories. From that follow the levels of the queries
+       that may do best, and where both branches are worth their cost; the most promising ones are tried with the model.
+       The best of them is the start, or, where the budget is too small for that, the best of the design, built-in
+       samplers and a plan of fewer calls with more queries. Gauss-Newton steps (Levenberg-Marquardt) move levels and
+       coefficients against the errors at the ends of the trajectories. If the fit converges, the next best start
+       follows while the budget lasts.
     4. "refine", only if it is among ``stages``: Adam on the coefficients, with gradients through the model. The fit
        then gets 70 % of the budget.
     5. The plan that is best on held-out noise is returned. The best built-in samplers with N calls are among the
        candidates, so that the plan is not worse than they are there.
 
     The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 15 % of it, but
-    ranks at least twelve; the growing table ends after 30 %. The fit makes one iteration, and further ones while the
-    next one fits the budget. The final choice takes up to 10 % more. The teacher is never cut short. Several ``nfe``
+    ranks at least twelve. A recording takes at most a quarter of it, and the starts are found within its first half.
+    The fit makes one iteration, and further ones while the next one fits the budget. The final choice takes up to 10 % more. The teacher is never cut short. Several ``nfe``
     share the remaining seconds in proportion to N^1.5. An interrupt (Ctrl-C) after the teacher ends the search and
     returns the best plan so far; further ``nfe`` are left out. With a checkpoint the same call continues.
 
@@ -238,6 +241,7 @@ def calibrate(
         solution = stored.solution.to(place)
         everything = Trajectories(noise, solution, torch.arange(count))
         taught, unseen = everything.part(0, trajectories), everything.part(trajectories, count)
+        insight: Insight | None = None
         for budget in sorted(budgets):
             if stored.done(budget, budget_seconds):
                 continue
@@ -252,10 +256,11 @@ def calibrate(
             smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))
             resume, before = stored.fits.get(budget), stored.before(budget)
             try:
-                found = search(student, goal, taught, unseen, limits, shown, resume, smaller, before)
+                found = search(student, goal, taught, unseen, limits, shown, resume, smaller, before, insight)
             except KeyboardInterrupt:  # before or after the fit, which handles it itself
                 logger.warning("interrupted: returning the plans that are done")
                 break
+            insight = found.insight
             found, measured = _measured(student, found, unseen)
             facts = {**about, **_facts(found, stored.teacher_error), "measured": measured, "versions": _versions()}
             plan = replace(found.plan, provenance=facts)

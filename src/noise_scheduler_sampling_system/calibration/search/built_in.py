@@ -11,6 +11,8 @@ from typing import Any, final
 from ...analysis.recommend import plan_within
 from ...config.registries import SAMPLERS
 from ...grids.time_grid import TimeGrid, make_grid
+from ...guidance.cached import default_calls
+from ...plans.branch_mask import with_folded_guidance
 from ...plans.plan import SamplingPlan
 from ...samplers.adaptive import AdaptiveSampler
 from ...samplers.base import BaseSampler
@@ -21,8 +23,9 @@ from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories, errors_of
 from .budget import Budget
+from .goal import Goal
 
-__all__ = ["Baseline", "baselines", "ranked"]
+__all__ = ["Baseline", "baselines", "cached", "ranked"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +43,12 @@ _SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 _STRONG = ("res_2s", "gradient_estimation", "dpmpp_2m", "dpmpp_3m", "adams", "ipndm", "unipc", "sa_solver")
 #: Options that make a sampler deterministic if they are 0.
 _SILENT = ("eta", "tau", "s_churn")
-#: The rounds of the ranking of built-in samplers: the number of trajectories, of samplers that stay, and of samplers
-#: that are run whatever the budget.
-_ROUNDS = ((4, 48, 12), (32, 24, 4))
+#: The rounds of the ranking of built-in samplers: the share of the budget that running all of them may cost, which
+#: decides on the number of trajectories, the least and the most of these, the samplers that stay, and the samplers that
+#: are run whatever the budget.
+_ROUNDS = ((0.06, 4, 32, 48, 12), (0.04, 32, 256, 24, 4))
+#: The levels of built-in samplers under :class:`CachedGuidance`, as shares of the evaluations.
+_LEVELS = (0.65, 0.75)
 #: The ranking ends after this share of the budget.
 _FOR_RANKING = 0.15
 
@@ -134,6 +140,26 @@ def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, Callable[[int], Ti
                 yield sampler, grid_of, spacing, name + (" afs" if changes else "")
 
 
+def cached(known: Sequence[Baseline], student: Student, goal: Goal) -> list[Baseline]:
+    """Return the leading built-in samplers with more levels under :class:`CachedGuidance`, within the budget."""
+    found: list[Baseline] = []
+    for levels in () if goal.scale is None else dict.fromkeys(round(share * goal.budget) for share in _LEVELS):
+        if not goal.calls < levels < goal.budget:
+            continue
+        calls = default_calls(levels, goal.budget - levels)
+        for each in _with_calls(known[:1], student, levels):
+            plan = with_folded_guidance(each.plan, goal.guidance, [call in calls for call in range(levels)])
+            found.append(Baseline(f"{each.name}, both branches in {len(calls)} of {levels} calls", plan, None))
+    return found
+
+
+def _with_calls(known: Sequence[Baseline], student: Student, calls: int) -> list[Baseline]:
+    """Return the same samplers with another number of calls."""
+    names = tuple(each.name for each in known)
+    found = baselines(student.pipeline.scheduler, calls, names) if names else []
+    return [each for each in found if each.plan.nfe == calls]
+
+
 def ranked(student: Student, nfe: int, taught: Trajectories, budget: Budget) -> tuple[list[Baseline], bool]:
     """Rank the built-in samplers with N calls by their errors on a few trajectories.
 
@@ -152,8 +178,10 @@ def ranked(student: Student, nfe: int, taught: Trajectories, budget: Budget) -> 
     if budget.limits.first != "free":
         left = [b for b in left if b.plan.asked[0] and b.plan.time[0] == top]
     try:
-        for count, kept, least in _ROUNDS:
-            left = _ordered(student, left, taught.part(0, min(count, len(taught))), budget, least)[:kept]
+        for share, fewest, most, kept, least in _ROUNDS:
+            room = share * budget.limits.passes * len(taught) / max(1, len(left))
+            few = taught.part(0, int(min(max(room, fewest), most)))
+            left = _ordered(student, left, few, budget, least)[:kept]
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the built-in samplers")
         return left, True

@@ -26,7 +26,7 @@ __all__ = ["Candidate", "Gate"]
 logger = logging.getLogger(__name__)
 
 #: The number of built-in samplers that are judged whatever the budget.
-_LEADERS = 8
+_LEADERS = 5
 
 
 class Candidate(NamedTuple):
@@ -61,7 +61,7 @@ class Gate:
     held_out: Trajectories
 
     def built_in(self, known: Iterable[Baseline], budget: Budget) -> list[Candidate]:
-        """Judge built-in samplers in the given order, at least 8 and as many as the budget allows.
+        """Judge built-in samplers in the given order, at least 5 and as many as the budget allows.
 
         Returns:
             The ones that do not overflow, by root mean square, best first.

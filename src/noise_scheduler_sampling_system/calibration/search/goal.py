@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, final
+from typing import final
 
 from ...plans.branch_mask import with_folded_guidance
 from ...plans.plan import SamplingPlan
@@ -11,9 +11,6 @@ from ..branches import folded
 from ..table import Table
 
 __all__ = ["Goal"]
-
-#: The levels of a plan with guidance, as shares of its evaluations: the ones that are tried (docs/calibration.md).
-_LEVELS: Final = (0.65, 0.75)
 
 
 @final
@@ -42,11 +39,8 @@ class Goal:
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """The numbers of levels, above :attr:`calls`, of plans that evaluate both branches in some of them."""
-        if self.scale is None:
-            return ()
-        tried = (round(share * self.budget) for share in _LEVELS)
-        return tuple(dict.fromkeys(count for count in tried if self.calls < count < self.budget))
+        """The numbers of queries that plans may have: with guidance, both branches are evaluated in some of them."""
+        return (self.budget,) if self.scale is None else tuple(range(self.calls, self.budget, 1 + self.calls // 9))
 
     def folded(self, table: Table) -> Table:
         """The table with the goal's guidance in it, if there is one."""

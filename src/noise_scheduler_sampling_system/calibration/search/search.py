@@ -11,15 +11,15 @@ from ...support.errors import NoiseSamplingError
 from ..fit.fit import Fit, cost_of_iteration, enough, fit
 from ..fit.refine import refine
 from ..level_range import LevelRange
+from ..outlines.insight import Insight
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories
 from .budget import Budget, Limits
-from .built_in import ranked
+from .built_in import cached, ranked
 from .gate import Gate
 from .goal import Goal
-from .masks import MaskSearch, cached
-from .starts import Climb, Trial, best_first, designed, grown
+from .starts import best_first, designed, grown
 
 __all__ = ["STAGES", "Found", "search"]
 
@@ -35,8 +35,6 @@ _FOR_GATE = 0.1
 _BUILT_IN = 4
 #: Starts are made and compared on this part of the trajectories.
 _PART = 0.25
-#: The trials of masks run on this number of trajectories of images, and end after this share of the budget.
-_FEW, _FOR_MASKS = 32, 0.45
 
 #: Called after every iteration with the stage and the state of the fit.
 Report = Callable[[str, Fit], None]
@@ -58,6 +56,7 @@ class Found(NamedTuple):
         passes: the number of runs of all trajectories.
         iterations: of all fits.
         interrupted: whether the user interrupted the search.
+        insight: what the search knows of the model, for the searches of more calls. None: it would have cost too much.
     """
 
     plan: SamplingPlan
@@ -70,6 +69,7 @@ class Found(NamedTuple):
     passes: float
     iterations: int
     interrupted: bool
+    insight: Insight | None
 
 
 def search(
@@ -82,6 +82,7 @@ def search(
     resume: Fit | None = None,
     smaller: Table | None = None,
     before: tuple[str, Table] | None = None,
+    insight: Insight | None = None,
 ) -> Found:
     """Find the plan of a number of model calls or evaluations whose runs end nearest to where the trajectories end.
 
@@ -93,31 +94,31 @@ def search(
         limits: what the search may spend.
         report: called after every iteration of a fit.
         resume: a fit to continue, in place of fits from new starts.
-        smaller: the table that was found for fewer calls, another start.
+        smaller: the table that was found for fewer calls or evaluations, another start.
         before: the kind and the table of the plan of as many calls that was found within a smaller budget.
+        insight: what the search for fewer calls or evaluations knew of the model.
     """
     budget, nfe = Budget.start(student, len(taught) * goal.budget, limits), goal.calls
     span = limits.levels(student.pipeline.scheduler)
     known, interrupted = ranked(student, nfe, taught, budget)
     designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
-    starts = designs + [b.table.limited(limits.history) for b in known if b.table is not None][:_BUILT_IN]
     tables = [("design", goal.folded(table)) for table in designs]
-    tables += [] if smaller is None or goal.scale is not None else [("grown", grown(smaller, nfe, span))]
+    if smaller is not None:
+        tables.append(("grown", grown(smaller, smaller.nfe + goal.budget - smaller.evaluations, span)))
+    starts = [table for _, table in tables]
+    starts += [goal.folded(b.table.limited(limits.history)) for b in known if b.table is not None][:_BUILT_IN]
     tables += [] if before is None else [before]
     ends: dict[tuple[int, int], Fit] = {}  # by the number of the start and the phase
     refined: Fit | None = None
     try:
         if "fit" in limits.stages and not interrupted:
             if resume is None:
+                outlined: list[Table] = []
+                insight = insight or Insight.of(student, goal, taught, span, budget)
+                if insight is not None:
+                    outlined, insight = insight.starts(goal, budget, report)
                 few = taught.part(0, max(enough(taught), int(_PART * len(taught))))
-                if goal.scale is None:
-                    starts += Climb(student, few, span, budget, report).to(nfe, smaller)
-                    starts = best_first(student, starts, few, span, limits.max_gain)
-                else:
-                    few = few.part(0, max(_FEW, enough(taught)))
-                    scalar = best_first(student, starts, few, span, limits.max_gain)
-                    trial = Trial(student, few, span, budget, _FOR_MASKS, report)
-                    starts = MaskSearch(trial, goal, known).starts(scalar, smaller)
+                starts = outlined + starts if outlined else best_first(student, starts, few, span, limits.max_gain)
             for number, now in _fits(student, starts, taught, span, budget, resume):
                 ends[number, now.phase] = now
                 report("fit", now)
@@ -142,7 +143,7 @@ def search(
     leaders = tuple((each.kind, each.errors) for each in built_in)
     return Found(
         goal.holding(best.plan), best.kind, training, best.errors, leaders, fitted, best.table, budget.passes,
-        iterations, interrupted,
+        iterations, interrupted, insight,
     )  # fmt: skip
 
 

@@ -1,0 +1,106 @@
+"""Starts for fits: forecasts of outlines, and rehearsals of the best ones, in turns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, final
+
+from ...support.errors import NoiseSamplingError
+from ..fit.fit import Fit
+from ..fit.robust_loss import CauchyLoss
+from ..level_range import LevelRange
+from ..search.budget import Budget
+from ..search.goal import Goal
+from ..student import Student
+from ..table import Table
+from ..trajectories import Trajectories
+from .forecast import Forecast, Outline
+from .recording import LEVELS, Recording
+from .rehearsal import Rehearsal, rehearse
+from .response import Response
+
+__all__ = ["Insight"]
+
+logger = logging.getLogger(__name__)
+
+#: The trajectories that are recorded, at most and at least.
+_FEW: Final = 64
+_FEWEST: Final = 8
+#: The share of the budget that a recording may take, and the share after which the rehearsals end.
+_FOR_RECORDING: Final = 0.25
+_FOR_ALL: Final = 0.5
+#: The numbers of queries that are tried after the first round.
+_COUNTS: Final = 3
+#: The rounds of forecasts, and the rehearsals after each.
+_ROUNDS: Final = 4
+_EACH: Final = 2
+
+
+@final
+@dataclass(frozen=True)
+class Insight:
+    """What a search knows of the network near a few trajectories. The searches of further budgets go on from it.
+
+    Attributes:
+        student: the network.
+        few: the recorded trajectories.
+        span: the range of the levels.
+        response: how predictions answer to errors, with the recording.
+    """
+
+    student: Student
+    few: Trajectories
+    span: LevelRange
+    response: Response
+
+    @classmethod
+    def of(cls, student: Student, goal: Goal, taught: Trajectories, span: LevelRange, budget: Budget) -> Insight | None:
+        """Record the first trajectories; None if that would cost too much, or the fine runs are impossible."""
+        of_each = LEVELS * (student.branches if goal.scale is None else 2.0)
+        room = _FOR_RECORDING * budget.left() * budget.of_a_pass / of_each
+        if min(room, len(taught)) < _FEWEST:
+            return None
+        few = taught.part(0, int(min(_FEW, room)))
+        try:
+            return cls(student, few, span, Response(Recording.of(student, goal, few, span)))
+        except NoiseSamplingError as error:
+            logger.info("no outlines: %s", error)
+            return None
+
+    def starts(self, goal: Goal, budget: Budget, report: Callable[[str, Fit], None]) -> tuple[list[Table], Insight]:
+        """Return tables to begin fits with, the ones with the least errors first, and what is known afterwards.
+
+        Args:
+            goal: the budget and the scale.
+            budget: of which a share may be spent.
+            report: called after every rehearsal.
+        """
+        tried: dict[Outline, Rehearsal | None] = {}
+        known, limits = self, budget.limits
+        counts, ahead = goal.levels, list[Outline]()
+        for _ in range(_ROUNDS):
+            forecast = Forecast(known.response.recording, known.response, self.span.first_fixed)
+            ahead = list(forecast.outlines(counts, goal.budget, ahead))
+            counts = tuple(dict.fromkeys(len(outline.at) for outline in ahead))[:_COUNTS]
+            for outline in [each for each in ahead if each not in tried][:_EACH]:
+                if budget.spent(_FOR_ALL):
+                    break
+                tried[outline] = found = self._rehearsed(outline, goal.scale, limits.history)
+                if found is not None:
+                    report("outlines", Fit(found.table, CauchyLoss().loss(found.each), found.errors, len(self.few)))
+                    response = known.response.with_measured(found.predictions, found.differences)
+                    known = replace(known, response=response)
+        made = [found for found in tried.values() if found is not None and found.table.gain <= limits.max_gain]
+        made.sort(key=lambda found: found.errors.score(len(self.few)))
+        return [found.table for found in made], known
+
+    def _rehearsed(self, outline: Outline, scale: float | None, history: int | None) -> Rehearsal | None:
+        try:
+            return rehearse(
+                self.student, self.response.recording, outline, self.few, self.span, scale=scale, history=history
+            )
+        except NoiseSamplingError as error:
+            logger.info("an outline is left out: %s", error)
+            return None

@@ -1,0 +1,211 @@
+"""Starts of fits: what is recorded of a model, forecasts of outlines without it, and rehearsals with it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from calibration_problems import CONFIGS, mixture, noise_of
+from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
+from noise_scheduler_sampling_system.calibration import LevelRange
+from noise_scheduler_sampling_system.calibration.outlines.forecast import Forecast, Outline
+from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
+from noise_scheduler_sampling_system.calibration.outlines.recording import LEVELS, Recording
+from noise_scheduler_sampling_system.calibration.outlines.rehearsal import rehearse
+from noise_scheduler_sampling_system.calibration.outlines.response import Answer, Response
+from noise_scheduler_sampling_system.calibration.search.budget import Budget, Limits
+from noise_scheduler_sampling_system.calibration.search.built_in import baselines
+from noise_scheduler_sampling_system.calibration.search.goal import Goal
+from noise_scheduler_sampling_system.calibration.student import Student, end_of
+from noise_scheduler_sampling_system.calibration.trajectories import Trajectories, errors_of, teach
+
+SCALE = 3.0
+LABELS = {"class_labels": torch.tensor([0, 1, 2]).repeat(100)}
+
+
+def problem(config, count=64, *, model=None):
+    """A student, trajectories that end at the exact solution, and the range of the levels."""
+    pipeline = DiffusionPipeline(config, "ddim")
+    path = pipeline.scheduler
+    model = model or mixture(path, pipeline.config.prediction_type)
+    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
+    x = noise_of(count, seed=0)
+    exact = model.reference_solution(x * path.prior_std)
+    return student, Trajectories(x, exact, torch.arange(count)), LevelRange(path)
+
+
+def guided_problem(count=64):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = mixture(pipeline.scheduler, labels=torch.tensor([0, 0, 1, 1, 2, 2]))
+    request = {"dtype": torch.float64, "guidance_scale": SCALE}
+    student = Student(pipeline, model, LABELS, None, request, branches=2)
+    return student, teach(student, noise_of(count, seed=4), 48)[0], LevelRange(pipeline.scheduler)
+
+
+def begun(student, goal, taught, span, passes=math.inf, **limits):
+    asked = {"history": None, "first": "free", "max_gain": 30.0, **limits}
+    budget = Budget.start(student, len(taught) * goal.budget, Limits(passes, math.inf, ("fit",), **asked))
+    return Insight.of(student, goal, taught, span, budget), budget
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_recording_holds_the_states_and_what_the_model_predicts_there(name):
+    student, few, span = problem(CONFIGS[name], 6)
+    recording = Recording.of(student, Goal(4), few, span)
+    assert (len(recording), len(recording.differences)) == (LEVELS, 0)
+    assert np.all(np.diff(recording.places) < 0)
+    for at in (1, 15, 30, LEVELS - 1):
+        level = recording.levels[at]
+        radius = math.hypot(level.alpha, level.sigma)
+        there = student.denoise(recording.states[at] * radius, level, few.rows)
+        assert torch.allclose(there, recording.predictions[at], atol=1e-9)
+    assert torch.equal(recording.states[-1], few.solution)
+    # the fine run goes along the exact trajectories
+    last = recording.levels[-1]
+    ended = student.denoise(recording.states[LEVELS - 1] * math.hypot(last.alpha, last.sigma), last, few.rows)
+    assert float((ended - few.solution).abs().median()) < 0.02
+    product = (recording.states[7] * recording.predictions[9]).mean()
+    assert recording.gram[recording.state(7), recording.prediction(9)] == pytest.approx(float(product))
+
+
+def test_a_recording_of_large_samples_keeps_some_of_their_numbers():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = models.GaussianModel(pipeline.scheduler, 0.3, 0.5)
+    student = Student(pipeline, model, None, None, {})
+    x = torch.randn(3, 2, 80, 80, generator=torch.Generator().manual_seed(0))
+    few, _ = teach(student, x, 32)
+    recording = Recording.of(student, Goal(4), few, LevelRange(pipeline.scheduler))
+    assert recording.states.shape == (LEVELS + 1, 3, 4096)
+    assert (int(recording.picked[0]), int(recording.picked[-1])) == (0, 12799)
+    found = rehearse(student, recording, Outline((5, 15, 28), ()), few, LevelRange(pipeline.scheduler), scale=None,
+                     history=None)  # fmt: skip
+    assert float(found.each.max()) < 0.05
+
+
+def exact_gaussian():
+    """Gaussian data of one variance: the prediction is linear, so the answer to every error is the same multiple."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = models.GaussianModel(pipeline.scheduler, 0.0, 0.4)
+    student, few, span = problem(NoiseSchedulerConfig(), 64, model=model)
+    # a target that no combination of the columns is: the rows then miss it, and the answers matter
+    odd = few.noise.sign() * 0.2
+    few = replace(few, solution=few.solution + odd)
+    recording = Recording.of(student, Goal(3), few, span)
+    alpha = recording.signals[:-1]
+    along = alpha * 0.4 / (alpha**2 * 0.4 + 1.0 - alpha**2)
+    shift = (torch.linspace(0, 1, LEVELS + 1, dtype=torch.float64) ** 2)[:-1, None, None] * odd
+    states = torch.cat([recording.states[:-1] + shift, few.solution[None]])
+    predictions = recording.predictions + torch.from_numpy(along)[:, None, None] * shift
+    recording = replace(recording, states=states, predictions=predictions)
+    answers = [Answer(place, k, 0.0) for place, k in zip(recording.places, along, strict=True)]
+    return student, few, span, Response(recording, tuple(answers * 100))
+
+
+def test_a_forecast_equals_the_rehearsal_where_the_answers_are_known():
+    student, few, span, response = exact_gaussian()
+    forecast = Forecast(response.recording, response)
+    for at in ((3, 20, 40), (10, 12, 30), (0, 1, 2), (25, 35, 43)):
+        outline = Outline(at, ())
+        found = rehearse(student, response.recording, outline, few, span, scale=None, history=None)
+        assert float(forecast.errors([outline])[0]) ** 0.5 == pytest.approx(found.errors.rms, rel=0.02)
+        # and the rehearsal measures these answers
+        exact = [response.of_predictions[k].along for k in at][-len(found.predictions) :]
+        assert np.allclose([answer.along for answer in found.predictions], exact, rtol=1e-4)
+        assert np.allclose([answer.across for answer in found.predictions], 0.0, atol=1e-3)
+
+
+def test_a_descent_finds_the_best_levels():
+    _, _, _, response = exact_gaussian()
+    forecast = Forecast(response.recording, response)
+    every = [Outline(at, ()) for at in itertools.combinations(range(LEVELS), 2)]
+    least = float(forecast.errors(every).min()) ** 0.5
+    (found, error), *_ = forecast.outlines((2,), 2).items()
+    assert error <= 1.02 * least
+    assert float(forecast.errors([found])[0]) ** 0.5 == pytest.approx(error)
+    fixed = next(iter(replace(forecast, first_fixed=True).outlines((3,), 3)))
+    assert fixed.at[0] == 0
+
+
+def test_outlines_in_one_batch_have_the_errors_that_they_have_alone():
+    student, taught, span = guided_problem(16)
+    recording = Recording.of(student, Goal(8, SCALE), taught, span)
+    forecast = Forecast(recording, Response(recording))
+    outlines = [Outline((2, 9, 17, 30), both) for both in ((), (0, 2), (1, 3), (0, 1, 2, 3))]
+    outlines += [Outline((5, 6, 7, 43), (3,))]
+    alone = [float(forecast.errors([outline])[0]) for outline in outlines]
+    assert np.allclose(forecast.errors(outlines), alone, rtol=1e-8)
+    assert len(set(np.round(alone, 12))) == len(alone)
+
+
+def test_masks_are_those_with_the_least_errors():
+    student, taught, span = guided_problem()
+    recording = Recording.of(student, Goal(8, SCALE), taught, span)
+    forecast = Forecast(recording, Response(recording))
+    whole = Outline((8, 14, 19, 24, 29), (0, 1, 2, 3, 4))
+    every = [whole._replace(both=both) for both in itertools.combinations(range(5), 3)]
+    ordered = [every[k] for k in np.argsort(forecast.errors(every))]
+    assert forecast._masks(whole, 3) == ordered[:3]
+
+
+def test_starts_with_guidance_hold_the_budget_and_tell_what_was_learned():
+    student, taught, span = guided_problem()
+    goal, told = Goal(7, SCALE), []
+    insight, budget = begun(student, goal, taught, span)
+    tables, after = insight.starts(goal, budget, lambda stage, now: told.append((stage, now.table)))
+    assert {stage for stage, _ in told} == {"outlines"}
+    assert len(tables) == len(told) >= 4
+    assert all(table.evaluations <= 7 and table.scale == SCALE and table.is_consistent for table in tables)
+    assert any(len(table.both) < table.nfe for table in tables)
+    assert len(after.response.of_predictions) > len(after.response.of_differences) > 0
+    assert insight.response.of_predictions == ()
+    best = errors_of(end_of(tables[0], student.columns(tables[0], taught.noise, taught.rows)), taught.solution)
+    scalar = [b.plan for b in baselines(student.pipeline.scheduler, 3) if b.plan.nfe == 3]
+    ends = [student.run(plan, taught.noise, taught.rows) for plan in scalar]
+    assert best.median < 0.7 * min(errors_of(end, taught.solution).median for end in ends)
+    again, _ = after.starts(goal, budget, lambda *_: None)  # begins with the answers of before
+    assert again[0].evaluations <= 7
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_starts_are_better_than_built_in_samplers_before_any_fit(name):
+    student, taught, span = problem(CONFIGS[name])
+    goal = Goal(4)
+    insight, budget = begun(student, goal, taught, span)
+    tables, _ = insight.starts(goal, budget, lambda *_: None)
+    assert all(table.nfe == 4 and table.is_consistent for table in tables)
+    x, rows = noise_of(512, seed=99), torch.arange(512)
+    exact = student.model.reference_solution(x * span.path.prior_std)
+    ours = errors_of(end_of(tables[0], student.columns(tables[0], x, rows)), exact)
+    plans = [b.plan for b in baselines(span.path, 4) if "kl_optimal" in b.name or "ays" in b.name]
+    others = [student.run(plan, x, rows) for plan in plans]
+    assert ours.median < 0.5 * min(errors_of(end, exact).median for end in others)
+
+
+def test_starts_keep_the_limits(caplog):
+    student, taught, span = problem(NoiseSchedulerConfig(), 32)
+    goal = Goal(5)
+    for limits in ({"history": 1}, {"first": "noisiest"}):
+        range_ = replace(span, first_fixed="first" in limits)
+        insight, budget = begun(student, goal, taught, range_, **limits)
+        tables, _ = insight.starts(goal, budget, lambda *_: None)
+        assert tables
+        for table in tables:
+            assert table.history == limits.get("history")
+            assert "history" not in limits or table.plan().history <= 2  # beside the newest
+            assert (table.levels[0] == span.path.level(span.path.t_max)) or "first" not in limits
+    insight, budget = begun(student, goal, taught, span, max_gain=1e-3)
+    assert insight.starts(goal, budget, lambda *_: None)[0] == []
+    # where a recording would take more than its share, there is none
+    assert begun(student, goal, taught, span, passes=4.0)[0] is None
+    poor, _ = begun(student, goal, taught, span, passes=20.0)
+    assert 8 <= len(poor.few) < 32
+    with caplog.at_level(logging.INFO):
+        broken = replace(student, model=lambda x, t: x * math.nan)
+        assert begun(broken, goal, taught, span)[0] is None
+    assert "no outlines" in caplog.text
