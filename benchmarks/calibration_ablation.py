@@ -1,7 +1,7 @@
 """What each mechanism of calibrate()'s search is worth: the errors with it switched off, with standard errors.
 
     python benchmarks/calibration_ablation.py [digits] [mnist] [unet]
-        [--rows 5:60 8:120 5:300:512] [--seeds 4] [--variants full "no climb"]
+        [--rows 5:60 8:120 5:300:512] [--seeds 4] [--variants full "no outlines"]
     python benchmarks/calibration_ablation.py --quick
 
 A row ``5:300:512`` stands for a plan of 5 calls, fitted within 300 passes to 512 trajectories; the default is 256
@@ -30,11 +30,11 @@ from torch import Tensor
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
 from noise_scheduler_sampling_system.calibration.fit import fit
+from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
 from noise_scheduler_sampling_system.calibration.search import search
 from noise_scheduler_sampling_system.calibration.search.budget import Limits
 from noise_scheduler_sampling_system.calibration.search.gate import Gate
 from noise_scheduler_sampling_system.calibration.search.goal import Goal
-from noise_scheduler_sampling_system.calibration.search.starts import Climb, best_first
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, errors_of, teach
 from noise_scheduler_sampling_system.running.noise import NoiseSource, calibration_keys, resolve_keys
@@ -120,8 +120,11 @@ def patched(*changes: tuple[object, str, Any]) -> Callable[[], contextlib.Abstra
     return switched
 
 
-def only_the_best(*arguments: Any) -> Any:
-    return best_first(*arguments)[:1]
+FITS = search._fits
+
+
+def only_the_best(student: Any, starts: Sequence[Any], *rest: Any) -> Iterator[Any]:
+    return FITS(student, starts[:1], *rest)
 
 
 def with_trials(
@@ -153,10 +156,10 @@ def evenly(each: Tensor, robust: Any, count: int, seed: int) -> tuple[Tensor, Te
 
 VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "full": patched(),
-    "no climb": patched((Climb, "to", lambda *_: [])),
+    "no outlines": patched((Insight, "of", lambda *_: None)),
     "no design": patched((search, "designed", lambda *_: [])),
     "no built-in starts": patched((search, "_BUILT_IN", 0)),
-    "one start": patched((search, "best_first", only_the_best)),
+    "one start": patched((search, "_fits", only_the_best)),
     "trials of 4 starts": patched((search, "_fits", with_trials)),
     "no robust loss": patched((fit, "_MEDIANS", (1e9,))),
     "one phase": patched((fit, "_MEDIANS", (300.0,))),

@@ -82,8 +82,7 @@ class FitReport:
         self._next = -math.inf
 
     def __call__(self, stage: str, fit: Fit) -> None:
-        if stage != "climb":  # a climb fits tables of fewer calls
-            self._stored.keep(self._goal.budget, fit)
+        self._stored.keep(self._goal.budget, fit)
         if self._bar.disable:
             return
         self._bar.set_description(f"{self._goal}, {stage}")

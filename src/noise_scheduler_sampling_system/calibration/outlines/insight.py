@@ -21,7 +21,7 @@ from .recording import LEVELS, Recording
 from .rehearsal import Rehearsal, rehearse
 from .response import Response
 
-__all__ = ["Insight"]
+__all__ = ["EACH", "ROUNDS", "Insight"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ _FOR_ALL: Final = 0.5
 #: The numbers of queries that are tried after the first round.
 _COUNTS: Final = 3
 #: The rounds of forecasts, and the rehearsals after each.
-_ROUNDS: Final = 4
-_EACH: Final = 2
+ROUNDS: Final = 4
+EACH: Final = 2
 
 
 @final
@@ -80,11 +80,11 @@ class Insight:
         tried: dict[Outline, Rehearsal | None] = {}
         known, limits = self, budget.limits
         counts, ahead = goal.levels, list[Outline]()
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             forecast = Forecast(known.response.recording, known.response, self.span.first_fixed)
             ahead = list(forecast.outlines(counts, goal.budget, ahead))
             counts = tuple(dict.fromkeys(len(outline.at) for outline in ahead))[:_COUNTS]
-            for outline in [each for each in ahead if each not in tried][:_EACH]:
+            for outline in [each for each in ahead if each not in tried][:EACH]:
                 if budget.spent(_FOR_ALL):
                     break
                 tried[outline] = found = self._rehearsed(outline, goal.scale, limits.history)
