@@ -31,8 +31,8 @@ from calibration_ablation import Problem, Row, patched, row_of
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
 from noise_scheduler_sampling_system.analysis.solution import each_error
+from noise_scheduler_sampling_system.calibration.goal import Goal
 from noise_scheduler_sampling_system.calibration.search import search
-from noise_scheduler_sampling_system.calibration.search.goal import Goal
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.table import Frame, Table
 from noise_scheduler_sampling_system.calibration.trajectories import Errors

@@ -29,12 +29,12 @@ from common import machine, table
 from torch import Tensor
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
+from noise_scheduler_sampling_system.calibration.budget import Limits
 from noise_scheduler_sampling_system.calibration.fit import fit
+from noise_scheduler_sampling_system.calibration.goal import Goal
 from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
 from noise_scheduler_sampling_system.calibration.search import search
-from noise_scheduler_sampling_system.calibration.search.budget import Limits
 from noise_scheduler_sampling_system.calibration.search.gate import Gate
-from noise_scheduler_sampling_system.calibration.search.goal import Goal
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, errors_of, teach
 from noise_scheduler_sampling_system.running.noise import NoiseSource, calibration_keys, resolve_keys

@@ -19,12 +19,12 @@ from masked_plans import Setting, digits, unet
 
 from noise_scheduler_sampling_system.calibration import LevelRange
 from noise_scheduler_sampling_system.calibration.arguments import in_turn, request_of
+from noise_scheduler_sampling_system.calibration.goal import Goal
 from noise_scheduler_sampling_system.calibration.outlines.forecast import Forecast, Outline
 from noise_scheduler_sampling_system.calibration.outlines.insight import EACH, ROUNDS
 from noise_scheduler_sampling_system.calibration.outlines.recording import Recording
 from noise_scheduler_sampling_system.calibration.outlines.rehearsal import rehearse
 from noise_scheduler_sampling_system.calibration.outlines.response import Response
-from noise_scheduler_sampling_system.calibration.search.goal import Goal
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.trajectories import errors_of, teach
 

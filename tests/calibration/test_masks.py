@@ -26,7 +26,7 @@ from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.calibration.fit.fit import Fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
 from noise_scheduler_sampling_system.calibration.fit.normal_equations import NormalEquations, derivatives
-from noise_scheduler_sampling_system.calibration.search.goal import Goal
+from noise_scheduler_sampling_system.calibration.goal import Goal
 from noise_scheduler_sampling_system.calibration.search.starts import with_query
 from noise_scheduler_sampling_system.calibration.student import Student, end_of
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, teach

@@ -14,14 +14,14 @@ import torch
 from calibration_problems import CONFIGS, mixture, noise_of
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
 from noise_scheduler_sampling_system.calibration import LevelRange
+from noise_scheduler_sampling_system.calibration.budget import Budget, Limits
+from noise_scheduler_sampling_system.calibration.goal import Goal
 from noise_scheduler_sampling_system.calibration.outlines.forecast import Forecast, Outline
 from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
 from noise_scheduler_sampling_system.calibration.outlines.recording import LEVELS, Recording
 from noise_scheduler_sampling_system.calibration.outlines.rehearsal import rehearse
 from noise_scheduler_sampling_system.calibration.outlines.response import Answer, Response
-from noise_scheduler_sampling_system.calibration.search.budget import Budget, Limits
 from noise_scheduler_sampling_system.calibration.search.built_in import baselines
-from noise_scheduler_sampling_system.calibration.search.goal import Goal
 from noise_scheduler_sampling_system.calibration.student import Student, end_of
 from noise_scheduler_sampling_system.calibration.trajectories import Trajectories, errors_of, teach
 

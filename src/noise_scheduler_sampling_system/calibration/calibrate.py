@@ -41,13 +41,13 @@ from .arguments import (
     stages_of,
     teacher_calls_of,
 )
+from .budget import Limits
 from .checkpoint import Checkpoint
 from .design import FIRST
+from .goal import Goal
 from .outlines.insight import Insight
 from .progress import BAR, FitReport, WorkGauge
 from .provenance import setting_facts
-from .search.budget import Limits
-from .search.goal import Goal
 from .search.search import Found, search
 from .student import CallCounter, Student
 from .trajectories import Errors, Trajectories, teach

@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from ..support.errors import NoiseSamplingError
 from .checkpoint import Checkpoint
 from .fit.fit import Fit
-from .search.goal import Goal
+from .goal import Goal
 from .student import CallCounter, Student
 from .table import Table
 from .trajectories import Errors, Trajectories

@@ -31,7 +31,7 @@ MOVED: Final = {
     "calibration.coordinates": "calibration.fit.free_numbers",
     "calibration.gate": "calibration.search.gate",
     "calibration.jacobian": "calibration.fit.fit",
-    "calibration.limits": "calibration.search.budget",
+    "calibration.limits": "calibration.budget",
     "calibration.measure": "calibration.trajectories",
     "calibration.record": "calibration.provenance",
     "calibration.refine": "calibration.fit.refine",

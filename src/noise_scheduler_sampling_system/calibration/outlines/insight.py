@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Final, final
 
 from ...support.errors import NoiseSamplingError
+from ..budget import Budget
 from ..fit.fit import Fit
 from ..fit.robust_loss import CauchyLoss
+from ..goal import Goal
 from ..level_range import LevelRange
-from ..search.budget import Budget
-from ..search.goal import Goal
 from ..student import Student
 from ..table import Table
 from ..trajectories import Trajectories

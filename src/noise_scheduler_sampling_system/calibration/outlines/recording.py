@@ -14,8 +14,8 @@ from torch import Tensor
 from ...grids.time_grid import TimeGrid
 from ...samplers.factory import SamplerFactory
 from ...schedules.path import CLEAN, Level
+from ..goal import Goal
 from ..level_range import LevelRange
-from ..search.goal import Goal
 from ..student import Student, combined
 from ..table import Table
 from ..trajectories import Trajectories

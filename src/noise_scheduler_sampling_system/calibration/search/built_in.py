@@ -19,11 +19,11 @@ from ...samplers.base import BaseSampler
 from ...samplers.factory import SamplerFactory
 from ...schedules.path import NoisePath
 from ...support.errors import NoiseSamplingError
+from ..budget import Budget
+from ..goal import Goal
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories, errors_of
-from .budget import Budget
-from .goal import Goal
 
 __all__ = ["Baseline", "baselines", "cached", "ranked"]
 

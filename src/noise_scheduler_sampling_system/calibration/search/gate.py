@@ -15,10 +15,10 @@ from typing import NamedTuple, final
 
 from ...plans.plan import SamplingPlan
 from ...support.errors import ModelOutputError, NoiseSamplingError, NumericsError
+from ..budget import Budget
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories, errors_of
-from .budget import Budget
 from .built_in import Baseline
 
 __all__ = ["Candidate", "Gate"]

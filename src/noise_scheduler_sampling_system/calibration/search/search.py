@@ -8,17 +8,17 @@ from typing import Final, NamedTuple
 
 from ...plans.plan import SamplingPlan
 from ...support.errors import NoiseSamplingError
+from ..budget import Budget, Limits
 from ..fit.fit import Fit, cost_of_iteration, enough, fit
 from ..fit.refine import refine
+from ..goal import Goal
 from ..level_range import LevelRange
 from ..outlines.insight import Insight
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories
-from .budget import Budget, Limits
 from .built_in import cached, ranked
 from .gate import Gate
-from .goal import Goal
 from .starts import best_first, designed, grown
 
 __all__ = ["STAGES", "Found", "search"]

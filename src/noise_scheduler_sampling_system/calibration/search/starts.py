@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...schedules.path import CLEAN
 from ...support.errors import NoiseSamplingError
+from ..budget import Limits
 from ..design.design_table import design_table
 from ..design.spectrum import Spectrum
 from ..fit.free_numbers import FreeNumbers
@@ -17,7 +18,6 @@ from ..level_range import LevelRange
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories
-from .budget import Limits
 
 __all__ = ["best_first", "designed", "grown", "with_query"]
 

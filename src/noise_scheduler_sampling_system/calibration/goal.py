@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from ...plans.branch_mask import with_folded_guidance
-from ...plans.plan import SamplingPlan
-from ..branches import folded
-from ..table import Table
+from ..plans.branch_mask import with_folded_guidance
+from ..plans.plan import SamplingPlan
+from .branches import folded
+from .table import Table
 
 __all__ = ["Goal"]
 

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import final
 
-from ...schedules.path import NoisePath
-from ..level_range import LevelRange
-from ..student import Student
+from ..schedules.path import NoisePath
+from .level_range import LevelRange
+from .student import Student
 
 __all__ = ["Budget", "Limits"]
 
