@@ -24,9 +24,15 @@ BUDGETS = (5, 10, 20)
 PLAYGROUND = {"playground": (1280, 1760, 1), "playground-phone": (390, 1710, 1.5)}
 #: Every figure of the comparison is drawn.
 DRAWN = "() => [...document.querySelectorAll('.plot')].every(each => each.querySelector('svg'))"
-#: Both settings have been run, and their curves are drawn.
-SETTLED = """() => document.querySelectorAll('.point').length === 22
-  && [...document.querySelectorAll('.score')].every(each => /error [0-9.]/.test(each.textContent))"""
+#: Both settings have been run, and no point was added to their curves since the last look.
+SETTLED = """() => {
+  const points = document.querySelectorAll('.point').length, before = window.pointsBefore;
+  window.pointsBefore = points;
+  return points > 0 && points === before
+    && [...document.querySelectorAll('.score')].every(each => /error [0-9.]/.test(each.textContent));
+}"""
+#: Milliseconds between two looks at a page.
+LOOK = 1000
 
 
 def shoot(browser: Browser, page: Path, out: Path, size: tuple[int, int, float], ready: str) -> None:
@@ -42,7 +48,7 @@ def shoot(browser: Browser, page: Path, out: Path, size: tuple[int, int, float],
     width, height, scale = size
     opened = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
     opened.goto(page.as_uri())
-    opened.wait_for_function(ready)
+    opened.wait_for_function(ready, polling=LOOK)
     opened.screenshot(path=out)
     opened.close()
     print(f"wrote {out}")
