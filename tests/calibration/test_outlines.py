@@ -16,6 +16,7 @@ from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerCon
 from noise_scheduler_sampling_system.calibration import LevelRange
 from noise_scheduler_sampling_system.calibration.budget import Budget, Limits
 from noise_scheduler_sampling_system.calibration.goal import Goal
+from noise_scheduler_sampling_system.calibration.outlines import recording as recordings
 from noise_scheduler_sampling_system.calibration.outlines.forecast import Forecast, Outline
 from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
 from noise_scheduler_sampling_system.calibration.outlines.recording import LEVELS, Recording
@@ -74,13 +75,17 @@ def test_a_recording_holds_the_states_and_what_the_model_predicts_there(name):
     assert recording.gram[recording.state(7), recording.prediction(9)] == pytest.approx(float(product))
 
 
-def test_a_recording_of_large_samples_keeps_some_of_their_numbers():
+def test_a_recording_of_large_samples_keeps_some_of_their_numbers(monkeypatch):
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
     model = models.GaussianModel(pipeline.scheduler, 0.3, 0.5)
-    student = Student(pipeline, model, None, None, {})
-    x = torch.randn(3, 2, 80, 80, generator=torch.Generator().manual_seed(0))
+    student = Student(pipeline, model, None, None, {"dtype": torch.float64})
+    x = torch.randn(3, 2, 80, 80, generator=torch.Generator().manual_seed(0)).double()
     few, _ = teach(student, x, 32)
     recording = Recording.of(student, Goal(4), few, LevelRange(pipeline.scheduler))
+    monkeypatch.setattr(recordings, "_HELD", 2 * 45 * 12800)  # two trajectories at a time
+    again = Recording.of(student, Goal(4), few, LevelRange(pipeline.scheduler))
+    assert torch.allclose(again.states, recording.states, atol=1e-9)
+    assert torch.allclose(again.predictions, recording.predictions, atol=1e-9)
     assert recording.states.shape == (LEVELS + 1, 3, 4096)
     assert (int(recording.picked[0]), int(recording.picked[-1])) == (0, 12799)
     found = rehearse(student, recording, Outline((5, 15, 28), ()), few, LevelRange(pipeline.scheduler), scale=None,

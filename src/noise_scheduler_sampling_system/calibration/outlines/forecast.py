@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
 import numpy as np
@@ -64,9 +64,16 @@ class _Run:
     seen: Array
     among: Array
 
-    def picked(self, which: Array | slice) -> _Run:
-        """Some of the outlines, which may come several times."""
-        return _Run(self.products[which], self.columns[which], self.seen[which], self.among[which])
+    def only(self, which: int) -> _Run:
+        """The run of one outline."""
+        part = slice(which, which + 1)
+        return _Run(self.products[part], self.columns[part], self.seen[part], self.among[part])
+
+    def on(self, others: _Run) -> _Run:
+        """The single run of this object, made on other outlines that are the same up to the row that comes next."""
+        count = len(others.products)
+        columns = np.repeat(self.columns, count, axis=0)
+        return _Run(others.products, columns, columns @ others.products, np.repeat(self.among, count, axis=0))
 
     def with_column(self, column: Array) -> _Run:
         """The runs after another column of shape (B, d)."""
@@ -205,23 +212,12 @@ class Forecast:
         while before - best > _LITTLE * best:
             before, run = best, self._begun([outline])
             for query in range(len(outline.at)):
-                moved = self._moved(outline, query)
-                if moved:
-                    rest = self._begun(moved)
-                    made = run.columns.shape[1]
-                    # what the rows before saw is the same; only coordinates of this query differ
-                    rest = replace(
-                        rest,
-                        columns=np.repeat(run.columns, len(moved), axis=0),
-                        among=np.repeat(run.among, len(moved), axis=0),
-                        seen=np.repeat(run.columns, len(moved), axis=0) @ rest.products,
-                    )
-                    assert made == rest.columns.shape[1]
-                    errors = self._finished(rest, moved, query)
+                if moved := self._moved(outline, query):
+                    runs = run.on(self._begun(moved))
+                    errors = self._finished(runs, moved, query)
                     least = int(np.argmin(errors))
                     if errors[least] < best:
-                        best, outline = float(errors[least]), moved[least]
-                        run = rest.picked(slice(least, least + 1))
+                        best, outline, run = float(errors[least]), moved[least], runs.only(least)
                 run, _ = self._advanced(run, [outline], query)
         return outline
 

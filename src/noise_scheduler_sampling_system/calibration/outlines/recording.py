@@ -31,6 +31,8 @@ LEVELS: Final = 44
 _SAMPLER: Final = "unipc"
 #: The most numbers of each sample that are kept, at even distances.
 _NUMBERS: Final = 4096
+#: The most numbers of all columns in memory at a time: 1 GiB of float32.
+_HELD: Final = 1 << 28
 #: The most numbers of each column that are multiplied at a time.
 _PIECE: Final = 1 << 16
 
@@ -68,24 +70,17 @@ class Recording:
             NoiseSamplingError: the fine sampler is impossible on this path, or the network overflows.
         """
         table = goal.folded(_fine_table(span))
-        picked = torch.linspace(0, few.noise[0].numel() - 1, min(few.noise[0].numel(), _NUMBERS)).long()
-
-        def kept(columns: list[Tensor]) -> Tensor:
-            flat = [column.flatten(1)[:, picked.to(column.device)].cpu() for column in columns]
-            return torch.stack(flat) if flat else few.noise.new_zeros((0, len(few), len(picked)), device="cpu")
-
-        columns = student.columns(table, few.noise, few.rows)
-        states = [combined(table.rows[i, : table.made[i]], columns) for i in range(table.nfe)]
+        numbers = few.noise[0].numel()
+        picked = torch.linspace(0, numbers - 1, min(numbers, _NUMBERS)).long()
+        at_a_time = max(1, _HELD // (numbers * table.made[-1]))
+        parts = [
+            _played(student, table, few.part(first, first + at_a_time), picked)
+            for first in range(0, len(few), at_a_time)
+        ]
+        noise, states, predictions, differences = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
         top = span.ends[0]
-        return cls(
-            table.levels,
-            np.minimum(np.log([level.noise_to_signal for level in table.levels]), top),
-            kept([few.noise])[0],
-            kept([*states, few.solution.to(few.noise)]),
-            kept([columns[table.column(i)] for i in range(table.nfe)]),
-            kept([columns[table.column(i, delta=True)] for i in table.both]),
-            picked,
-        )
+        places = np.minimum(np.log([level.noise_to_signal for level in table.levels]), top)
+        return cls(table.levels, places, noise[0], states, predictions, differences, picked)
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -131,6 +126,23 @@ class Recording:
             len(samples) * (len(samples) - 1), 1
         )
         return pairs / own if own > 0.0 else 1.0
+
+
+def _played(student: Student, table: Table, few: Trajectories, picked: Tensor) -> tuple[Tensor, ...]:
+    """Run some trajectories; return the picked numbers of u_T, the states, the predictions and the differences."""
+    columns = student.columns(table, few.noise, few.rows)
+    states = [combined(table.rows[i, : table.made[i]], columns) for i in range(table.nfe)]
+
+    def kept(wanted: list[Tensor]) -> Tensor:
+        flat = [each.flatten(1)[:, picked.to(each.device)].cpu() for each in wanted]
+        return torch.stack(flat) if flat else torch.zeros(0, len(few), len(picked))
+
+    return (
+        kept([few.noise]),
+        kept([*states, few.solution.to(few.noise)]),
+        kept([columns[table.column(i)] for i in range(table.nfe)]),
+        kept([columns[table.column(i, delta=True)] for i in table.both]),
+    )
 
 
 def _fine_table(span: LevelRange) -> Table:
