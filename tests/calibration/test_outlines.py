@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from calibration_problems import CONFIGS, mixture, noise_of
-from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
+from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, calibrate, models
 from noise_scheduler_sampling_system.calibration import LevelRange
 from noise_scheduler_sampling_system.calibration.budget import Budget, Limits
 from noise_scheduler_sampling_system.calibration.goal import Goal
+from noise_scheduler_sampling_system.calibration.outlines import insight as insight_module
 from noise_scheduler_sampling_system.calibration.outlines import recording as recordings
 from noise_scheduler_sampling_system.calibration.outlines.forecast import Forecast, Outline
 from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
@@ -162,9 +163,9 @@ def test_starts_with_guidance_hold_the_budget_and_tell_what_was_learned():
     student, taught, span = guided_problem()
     goal, told = Goal(7, SCALE), []
     insight, budget = begun(student, goal, taught, span)
-    tables, after = insight.starts(goal, budget, lambda stage, now: told.append((stage, now.table)))
-    assert {stage for stage, _ in told} == {"outlines"}
+    tables, after = insight.starts(goal, budget, told.append)
     assert len(tables) == len(told) >= 4
+    assert {id(now.table) for now in told} == {id(table) for table in tables}
     assert all(table.evaluations <= 7 and table.scale == SCALE and table.is_consistent for table in tables)
     assert any(len(table.both) < table.nfe for table in tables)
     assert len(after.response.of_predictions) > len(after.response.of_differences) > 0
@@ -206,6 +207,7 @@ def test_starts_keep_the_limits(caplog):
             assert (table.levels[0] == span.path.level(span.path.t_max)) or "first" not in limits
     insight, budget = begun(student, goal, taught, span, max_gain=1e-3)
     assert insight.starts(goal, budget, lambda *_: None)[0] == []
+    assert begun(student, Goal(23), taught, span)[0] is None  # more queries than a recording can choose between
     # where a recording would take more than its share, there is none
     assert begun(student, goal, taught, span, passes=4.0)[0] is None
     poor, _ = begun(student, goal, taught, span, passes=20.0)
@@ -214,3 +216,20 @@ def test_starts_keep_the_limits(caplog):
         broken = replace(student, model=lambda x, t: x * math.nan)
         assert begun(broken, goal, taught, span)[0] is None
     assert "no outlines" in caplog.text
+
+
+def test_an_interrupt_while_outlines_are_rehearsed_returns_the_best_of_them(monkeypatch):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    real, made = insight_module.rehearse, []
+
+    def second_fails(*arguments, **options):
+        if made:
+            raise KeyboardInterrupt
+        made.append(real(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(insight_module, "rehearse", second_fails)
+    told = {"shape": (4,), "nfe": 4, "trajectories": 64, "teacher_calls": 32, "passes": 200, "dtype": torch.float64}
+    plan = calibrate(mixture(pipeline.scheduler), pipeline, **told)
+    assert (plan.provenance["kind"], plan.provenance["interrupted"]) == ("outline", True)
+    assert plan.nfe == 4

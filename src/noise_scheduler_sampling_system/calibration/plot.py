@@ -56,7 +56,7 @@ def draw(plans: PlanSet, schedule: NoisePath, path: str | os.PathLike[str], titl
 
 def is_calibrated(plan: SamplingPlan) -> bool:
     """Return whether a plan was found by a calibration, and is not the built-in sampler's that nothing beat."""
-    own = (*STAGES, "grown")  # plans of older files hold only their kind
+    own = (*STAGES, "grown", "outline")  # plans of older files hold only their kind
     return bool(plan.provenance.get("calibrated", plan.provenance.get("kind") in own))
 
 

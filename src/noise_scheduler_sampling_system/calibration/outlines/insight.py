@@ -57,10 +57,14 @@ class Insight:
 
     @classmethod
     def of(cls, student: Student, goal: Goal, taught: Trajectories, span: LevelRange, budget: Budget) -> Insight | None:
-        """Record the first trajectories; None if that would cost too much, or the fine runs are impossible."""
+        """Record the first trajectories.
+
+        Returns:
+            None where that would cost too much, where the goal has too many queries, and where fine runs are impossible.
+        """
         of_each = LEVELS * (student.branches if goal.scale is None else 2.0)
         room = _FOR_RECORDING * budget.left() * budget.of_a_pass / of_each
-        if min(room, len(taught)) < _FEWEST:
+        if min(room, len(taught)) < _FEWEST or not _possible(goal):
             return None
         few = taught.part(0, int(min(_FEW, room)))
         try:
@@ -69,17 +73,17 @@ class Insight:
             logger.info("no outlines: %s", error)
             return None
 
-    def starts(self, goal: Goal, budget: Budget, report: Callable[[str, Fit], None]) -> tuple[list[Table], Insight]:
+    def starts(self, goal: Goal, budget: Budget, report: Callable[[Fit], None]) -> tuple[list[Table], Insight]:
         """Return tables to begin fits with, the ones with the least errors first, and what is known afterwards.
 
         Args:
             goal: the budget and the scale.
             budget: of which a share may be spent.
-            report: called after every rehearsal.
+            report: called with every table.
         """
-        tried: dict[Outline, Rehearsal | None] = {}
-        known, limits = self, budget.limits
-        counts, ahead = goal.levels, list[Outline]()
+        made: list[Fit] = []
+        tried: set[Outline] = set()
+        known, counts, ahead = self, _possible(goal), list[Outline]()
         for _ in range(ROUNDS):
             forecast = Forecast(known.response.recording, known.response, self.span.first_fixed)
             ahead = list(forecast.outlines(counts, goal.budget, ahead))
@@ -87,14 +91,15 @@ class Insight:
             for outline in [each for each in ahead if each not in tried][:EACH]:
                 if budget.spent(_FOR_ALL):
                     break
-                tried[outline] = found = self._rehearsed(outline, goal.scale, limits.history)
-                if found is not None:
-                    report("outlines", Fit(found.table, CauchyLoss().loss(found.each), found.errors, len(self.few)))
-                    response = known.response.with_measured(found.predictions, found.differences)
-                    known = replace(known, response=response)
-        made = [found for found in tried.values() if found is not None and found.table.gain <= limits.max_gain]
-        made.sort(key=lambda found: found.errors.score(len(self.few)))
-        return [found.table for found in made], known
+                tried.add(outline)
+                found = self._rehearsed(outline, goal.scale, budget.limits.history)
+                if found is None:
+                    continue
+                known = replace(known, response=known.response.with_measured(found.predictions, found.differences))
+                if found.table.gain <= budget.limits.max_gain:
+                    made.append(Fit(found.table, CauchyLoss().loss(found.each), found.errors, len(self.few)))
+                    report(made[-1])
+        return [now.table for now in sorted(made, key=lambda now: now.score)], known
 
     def _rehearsed(self, outline: Outline, scale: float | None, history: int | None) -> Rehearsal | None:
         try:
@@ -104,3 +109,8 @@ class Insight:
         except NoiseSamplingError as error:
             logger.info("an outline is left out: %s", error)
             return None
+
+
+def _possible(goal: Goal) -> tuple[int, ...]:
+    """The numbers of queries of a goal for which a recording has enough levels to choose from."""
+    return tuple(count for count in goal.levels if count <= LEVELS // 2)

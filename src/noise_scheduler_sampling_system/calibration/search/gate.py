@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         errors: its errors on held-out trajectories.
-        kind: what made it: a stage, "grown", or a built-in sampler's name.
+        kind: what made it: a stage, "outline", "grown", or a built-in sampler's name.
         plan: the plan.
         table: its table, None for a built-in sampler.
     """

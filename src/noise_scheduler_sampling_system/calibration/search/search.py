@@ -45,8 +45,8 @@ class Found(NamedTuple):
 
     Attributes:
         plan: the plan, without provenance. With a goal in evaluations it holds its guidance.
-        kind: "fit", "refine", "design", "grown" (the plan of fewer calls with more queries), or the name of the
-            built-in sampler that nothing beat.
+        kind: "fit", "refine", "design", "outline" (a start of fits), "grown" (the plan of fewer calls with more
+            queries), or the name of the built-in sampler that nothing beat.
         training: the plan's errors on the trajectories of the fit.
         held_out: its errors on the held-out trajectories.
         built_in: the best built-in samplers and their held-out errors, by root mean square, best first.
@@ -110,13 +110,19 @@ def search(
     tables += [] if before is None else [before]
     ends: dict[tuple[int, int], Fit] = {}  # by the number of the start and the phase
     refined: Fit | None = None
+    rehearsed: list[Fit] = []
+
+    def tell(now: Fit) -> None:
+        rehearsed.append(now)
+        report("outline", now)
+
     try:
         if "fit" in limits.stages and not interrupted:
             if resume is None:
                 outlined: list[Table] = []
                 insight = insight or Insight.of(student, goal, taught, span, budget)
                 if insight is not None:
-                    outlined, insight = insight.starts(goal, budget, report)
+                    outlined, insight = insight.starts(goal, budget, tell)
                 few = taught.part(0, max(enough(taught), int(_PART * len(taught))))
                 starts = outlined + starts if outlined else best_first(student, starts, few, span, limits.max_gain)
             for number, now in _fits(student, starts, taught, span, budget, resume):
@@ -130,6 +136,7 @@ def search(
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the best so far")
         interrupted = True
+    tables += [("outline", min(rehearsed, key=lambda now: now.score).table)] if rehearsed else []
     tables += [("fit", now.table) for now in ends.values()]
     tables += [] if refined is None else [("refine", refined.table)]
     iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())
