@@ -60,7 +60,7 @@ class Insight:
         """Record the first trajectories.
 
         Returns:
-            None where that would cost too much, where the goal has too many queries, and where fine runs are impossible.
+            None where that would cost too much, the goal has too many queries, or fine runs are impossible.
         """
         of_each = LEVELS * (student.branches if goal.scale is None else 2.0)
         room = _FOR_RECORDING * budget.left() * budget.of_a_pass / of_each
