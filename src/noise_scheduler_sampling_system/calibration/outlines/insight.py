@@ -14,7 +14,6 @@ from ..fit.robust_loss import CauchyLoss
 from ..goal import Goal
 from ..level_range import LevelRange
 from ..student import Student
-from ..table import Table
 from ..trajectories import Trajectories
 from .forecast import Forecast, Outline
 from .recording import LEVELS, Recording
@@ -73,15 +72,14 @@ class Insight:
             logger.info("no outlines: %s", error)
             return None
 
-    def starts(self, goal: Goal, budget: Budget, report: Callable[[Fit], None]) -> tuple[list[Table], Insight]:
-        """Return tables to begin fits with, the ones with the least errors first, and what is known afterwards.
+    def explored(self, goal: Goal, budget: Budget, report: Callable[[Fit], None]) -> Insight:
+        """Rehearse the most promising outlines of a goal; return what is known afterwards.
 
         Args:
             goal: the budget and the scale.
             budget: of which a share may be spent.
-            report: called with every table.
+            report: takes every table that may begin a fit, with its errors on the recorded trajectories.
         """
-        made: list[Fit] = []
         tried: set[Outline] = set()
         known, counts, ahead = self, _possible(goal), list[Outline]()
         for _ in range(ROUNDS):
@@ -97,9 +95,8 @@ class Insight:
                     continue
                 known = replace(known, response=known.response.with_measured(found.predictions, found.differences))
                 if found.table.gain <= budget.limits.max_gain:
-                    made.append(Fit(found.table, CauchyLoss().loss(found.each), found.errors, len(self.few)))
-                    report(made[-1])
-        return [now.table for now in sorted(made, key=lambda now: now.score)], known
+                    report(Fit(found.table, CauchyLoss().loss(found.each), found.errors, len(self.few)))
+        return known
 
     def _rehearsed(self, outline: Outline, scale: float | None, history: int | None) -> Rehearsal | None:
         try:

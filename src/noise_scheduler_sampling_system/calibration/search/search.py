@@ -32,7 +32,7 @@ _BEFORE_REFINEMENT = 0.7
 #: The gate may run built-in samplers for this share of the budget, on top of it.
 _FOR_GATE = 0.1
 #: The number of built-in samplers among the starts.
-_BUILT_IN = 4
+_BUILT_IN = 2
 #: Starts are made and compared on this part of the trajectories.
 _PART = 0.25
 
@@ -119,12 +119,11 @@ def search(
     try:
         if "fit" in limits.stages and not interrupted:
             if resume is None:
-                outlined: list[Table] = []
                 insight = insight or Insight.of(student, goal, taught, span, budget)
-                if insight is not None:
-                    outlined, insight = insight.starts(goal, budget, tell)
                 few = taught.part(0, max(enough(taught), int(_PART * len(taught))))
-                starts = outlined + starts if outlined else best_first(student, starts, few, span, limits.max_gain)
+                if insight is not None:
+                    insight, few = insight.explored(goal, budget, tell), insight.few
+                starts = best_first(student, starts, few, span, limits.max_gain, rehearsed)
             for number, now in _fits(student, starts, taught, span, budget, resume):
                 ends[number, now.phase] = now
                 report("fit", now)

@@ -13,6 +13,7 @@ from ...support.errors import NoiseSamplingError
 from ..budget import Limits
 from ..design.design_table import design_table
 from ..design.spectrum import Spectrum
+from ..fit.fit import Fit
 from ..fit.free_numbers import FreeNumbers
 from ..level_range import LevelRange
 from ..student import Student
@@ -44,14 +45,22 @@ def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -
 
 
 def best_first(
-    student: Student, starts: list[Table], few: Trajectories, span: LevelRange, max_gain: float
+    student: Student, starts: list[Table], few: Trajectories, span: LevelRange, max_gain: float, known: list[Fit]
 ) -> list[Table]:
     """Return the starts in the order of their errors on a few trajectories, made consistent and put in range.
 
     Starts that overflow or whose gain is too large are left out.
+
+    Args:
+        student: the model.
+        starts: the tables.
+        few: the trajectories.
+        span: the range of the levels.
+        max_gain: the largest :attr:`Table.gain`.
+        known: further starts, whose errors on these trajectories are known.
     """
     noisiest = span.path.level(span.path.t_max)
-    scored: list[tuple[float, Table]] = []
+    scored = [(now.score, now.table) for now in known]
     for start in starts:
         table = FreeNumbers.of(span, replace(start, start=noisiest, end=CLEAN)).table
         try:
