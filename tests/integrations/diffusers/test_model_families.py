@@ -12,7 +12,7 @@ from torch import Tensor
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline
 from noise_scheduler_sampling_system.integrations.diffusers.pipelines.backbones import BACKBONES
 from noise_scheduler_sampling_system.integrations.diffusers.pipelines.backbones.tokens import to_tokens
-from tiny_pipelines import FLOW, arguments, build, image, wan_transformer
+from tiny_pipelines import FLOW, arguments, build, image, ltx_vae, qwen_transformer, wan_transformer
 
 KINDS = ["flux2", "flux2_klein", "qwen", "wan", "ltx"]
 PROMPT = "a red cat"
@@ -68,13 +68,9 @@ def test_generate_is_the_pipelines_own(kind):
 
 @pytest.mark.parametrize("kind", ["flux2_klein", "qwen", "wan", "ltx"])
 def test_without_guidance(kind):
-    scale = {"true_cfg_scale" if kind == "qwen" else "guidance_scale": 1.0}
-    given = build(kind)
-    name = next(iter(scale))
-    if kind == "qwen":  # which has no second branch without a negative prompt, whatever the scale
-        assert relative(*both(kind, given, batch=1, negative=None)) < 1e-5
-    else:
-        assert relative(*both(kind, given, batch=1, negative=None, **{name: 1.0})) < 1e-5
+    # Qwen-Image has no second branch without a negative prompt, whatever the scale
+    more = {} if kind == "qwen" else {"guidance_scale": 1.0}
+    assert relative(*both(kind, build(kind), batch=1, negative=None, **more)) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -88,25 +84,54 @@ def test_with_another_scheduler(kind, scheduler):
     assert relative(*both(kind, build(kind, scheduler), batch=1)) < 1e-5
 
 
+def with_parts(cls: Any, kind: str, **parts: Any) -> Any:
+    """A tiny pipeline with other parts and settings."""
+    pipe = cls(**{**build(kind).components, **parts})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def test_both_experts_of_wan_2_2():
     with torch.random.fork_rng():
         torch.manual_seed(8)
         second = type(wan_transformer()).from_config(wan_transformer().config).eval().requires_grad_(False)
-    usual = build("wan")
-    parts = {name: part for name, part in usual.components.items() if name in ("tokenizer", "text_encoder", "vae")}
     made = {}
     for ratio in (0.8, 0.0):
-        pipe = diffusers.WanPipeline(
-            **parts,
-            transformer=usual.transformer,
-            transformer_2=second,
-            scheduler=usual.scheduler,
-            boundary_ratio=ratio,
-        )
-        pipe.set_progress_bar_config(disable=True)
+        pipe = with_parts(diffusers.WanPipeline, "wan", transformer_2=second, boundary_ratio=ratio)
         got, made[ratio] = both("wan", pipe, batch=1)
         assert relative(got, made[ratio]) < 1e-5
     assert relative(made[0.8], made[0.0]) > 1e-3  # the second one is used
+
+
+def test_wan_2_2_5b_tells_every_token_the_time():
+    pipe, told = with_parts(diffusers.WanPipeline, "wan", expand_timesteps=True), []
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda module, args, given: told.append(given["timestep"]), with_kwargs=True
+    )
+    with hook:
+        assert relative(*both("wan", pipe)) < 1e-5
+    shapes = {tuple(each.shape) for each in told}
+    assert len({tokens for _, tokens in shapes}) == 1  # their calls and ours; the branches may be one batch
+    assert all(tokens > 1 for _, tokens in shapes)
+
+
+def test_ltx_with_a_decoder_that_is_told_a_time():
+    """0, the default of its pipeline."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        vae = type(ltx_vae()).from_config(ltx_vae().config, timestep_conditioning=True).eval()
+    pipe = with_parts(diffusers.LTXPipeline, "ltx", vae=vae)
+    assert relative(*both("ltx", pipe, batch=1)) < 1e-5
+    x = torch.ones(1, 8, 2, 1, 1)
+    with torch.no_grad():
+        early, late = (vae.decode(x, torch.tensor([t]), return_dict=False)[0] for t in (0.0, 0.05))
+    assert relative(late, early) > 0.1
+
+
+def test_a_qwen_image_that_is_told_the_scale_is_refused():
+    other = type(qwen_transformer()).from_config(qwen_transformer().config, guidance_embeds=True)
+    with pytest.raises(ConfigurationError, match="guidance_embeds=False"):
+        DiffusionPipeline.from_diffusers(with_parts(diffusers.QwenImagePipeline, "qwen", transformer=other))
 
 
 def test_shift_of_flux_2_depends_on_size_and_steps():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,6 +94,7 @@ class Backbone(ABC):
         default_frames: frames of a video where no number is given; 1: the pipeline makes images.
         default_height, default_width: in pixels where none are given; None: :attr:`default_size`.
         max_shift: μ at the largest image size, where the scheduler's config does not say it.
+        even_sigmas: whether its pipelines give N even σ from 1 to 1/N to the scheduler.
     """
 
     default_scale: ClassVar[float] = 1.0
@@ -107,6 +109,7 @@ class Backbone(ABC):
     default_height: ClassVar[int | None] = None
     default_width: ClassVar[int | None] = None
     max_shift: ClassVar[float] = 1.15
+    even_sigmas: ClassVar[bool] = False
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
@@ -186,7 +189,8 @@ class Backbone(ABC):
 
     def set_timesteps_arguments(self, steps: int) -> dict[str, Any]:
         """The arguments that its pipeline gives to the scheduler's ``set_timesteps``."""
-        return {"num_inference_steps": steps}
+        sigmas = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if self.even_sigmas else {}
+        return {"num_inference_steps": steps, **sigmas}
 
     def encode(self, image: Any, prompt: Prompt) -> Tensor:
         """An image (PIL, array or tensor in [0, 1], or several) as clean x."""

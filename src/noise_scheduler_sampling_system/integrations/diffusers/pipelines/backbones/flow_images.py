@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,9 @@ from .....guidance.base import Guidance
 from .....guidance.directions import ClassifierFree
 from .....guidance.formula import Formula
 from .....schedules.continuous import flux2_shift
-from .base import Backbone, Conditions, Prompt, WrappedNetwork, register_backbone
+from .....support.errors import ConfigurationError
+from .base import Conditions, Prompt, WrappedNetwork, register_backbone
+from .token_images import FlowImages, TokenImages
 from .tokens import from_tokens, places, to_tokens
 
 __all__ = ["Flux2", "Flux2Klein", "QwenImage", "TokenLength"]
@@ -41,7 +42,7 @@ class _Flux2Network(WrappedNetwork):
         return output.transpose(1, 2).reshape(batch, channels, rows, columns)
 
 
-class _Flux2(Backbone):
+class _Flux2(FlowImages):
     """x has the latents of 2×2 entries as channels, each with the mean and deviation that the VAE keeps."""
 
     default_scale = 4.0
@@ -54,21 +55,10 @@ class _Flux2(Backbone):
     def pixels_per_entry(self) -> int:
         return 2 * int(self.pipe.vae_scale_factor)
 
-    @property
-    def pixel_multiple(self) -> int:
-        return self.pixels_per_entry
-
-    @property
-    def default_size(self) -> int:
-        return int(self.pipe.default_sample_size) * int(self.pipe.vae_scale_factor)
-
     def mu(self, prompt: Prompt) -> float | None:
         if not self.pipe.scheduler.config.get("use_dynamic_shifting"):
             return None
         return math.log(flux2_shift(self.tokens(prompt), prompt.steps))
-
-    def set_timesteps_arguments(self, steps: int) -> dict[str, Any]:
-        return {"num_inference_steps": steps, "sigmas": np.linspace(1.0, 1 / steps, steps)}
 
     def latents(self, pixels: Tensor) -> Tensor:
         vae = self.pipe.vae
@@ -163,13 +153,10 @@ def _lengths(x: Tensor) -> Tensor:
 class _QwenNetwork(WrappedNetwork):
     """Qwen-Image's network on images: 2×2 entries of x are one token, and its time runs from 0 to 1."""
 
-    def forward(
-        self, x: Tensor, t: Tensor, *, text: Tensor, text_mask: Tensor, scale: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def forward(self, x: Tensor, t: Tensor, *, text: Tensor, text_mask: Tensor) -> Tensor:
         output: Tensor = self.inner(
             hidden_states=to_tokens(x),
             timestep=(t / 1000).to(x.dtype),
-            guidance=scale,
             encoder_hidden_states=text,
             encoder_hidden_states_mask=text_mask,
             img_shapes=[[(1, x.shape[-2] // 2, x.shape[-1] // 2)]] * len(x),
@@ -180,33 +167,27 @@ class _QwenNetwork(WrappedNetwork):
 
 @final
 @register_backbone("QwenImagePipeline")
-class QwenImage(Backbone):
+class QwenImage(TokenImages):
     """Qwen-Image. Its pipeline has an unconditional branch only with a negative prompt, and so has this."""
 
     default_scale = 4.0
     needs_negative = True
 
+    def __init__(self, pipe: Any) -> None:
+        super().__init__(pipe)
+        if pipe.transformer.config.guidance_embeds:  # none is published, and the pipeline itself cannot call one
+            raise ConfigurationError(
+                "is a network that is told the guidance scale, which no published Qwen-Image is",
+                where="pipe.transformer",
+                suggestion="give a transformer with guidance_embeds=False",
+            )
+
     @property
     def network(self) -> torch.nn.Module:
         return _QwenNetwork(self.pipe.transformer)
 
-    @property
-    def channels(self) -> int:
-        return int(self.pipe.transformer.config.in_channels) // 4
-
-    @property
-    def pixel_multiple(self) -> int:
-        return 2 * self.pixels_per_entry
-
-    @property
-    def default_size(self) -> int:
-        return int(self.pipe.default_sample_size) * self.pixels_per_entry
-
     def guidance(self, scale: float) -> Sequence[Guidance]:
         return ClassifierFree(scale), TokenLength()
-
-    def set_timesteps_arguments(self, steps: int) -> dict[str, Any]:
-        return {"num_inference_steps": steps, "sigmas": np.linspace(1.0, 1 / steps, steps)}
 
     def conditions(self, prompt: Prompt) -> Conditions:
         texts = [prompt.text, prompt.negatives] if prompt.with_null else [prompt.text]
@@ -221,10 +202,9 @@ class QwenImage(Backbone):
         for embedded, mask in found:  # the branches run as one batch
             mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=self.device) if mask is None else mask
             missing = longest - embedded.shape[1]
-            more = {"scale": torch.full((len(embedded),), prompt.scale)} if self._told else {}
             conditions.append({
                 "text": torch.nn.functional.pad(embedded, (0, 0, 0, missing)),
-                "text_mask": torch.nn.functional.pad(mask, (0, missing)), **more,
+                "text_mask": torch.nn.functional.pad(mask, (0, missing)),
             })  # fmt: skip
         return conditions[0], conditions[1] if prompt.with_null else None
 
@@ -240,10 +220,6 @@ class QwenImage(Backbone):
         with torch.no_grad():
             images: Tensor = vae.decode((x * width + middle).to(vae.dtype)[:, :, None], return_dict=False)[0]
         return images[:, :, 0]
-
-    @property
-    def _told(self) -> bool:
-        return bool(self.pipe.transformer.config.guidance_embeds)
 
     def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
         config = self.pipe.vae.config

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .base import Backbone, Conditions, Prompt, WrappedNetwork, register_backbone
+from .token_images import TokenImages
 from .tokens import from_tokens, places, to_tokens
 
 __all__ = ["DiT", "Flux", "PixArt", "StableDiffusion3"]
@@ -60,7 +60,7 @@ class _FluxNetwork(WrappedNetwork):
 
 @final
 @register_backbone("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
-class Flux(Backbone):
+class Flux(TokenImages):
     """FLUX.1. Its distilled networks are told the guidance scale; an unconditional branch runs only with guidance=."""
 
     default_scale = 3.5
@@ -69,18 +69,6 @@ class Flux(Backbone):
     @property
     def network(self) -> torch.nn.Module:
         return _FluxNetwork(self.pipe.transformer)
-
-    @property
-    def channels(self) -> int:
-        return int(self.pipe.transformer.config.in_channels) // 4
-
-    @property
-    def pixel_multiple(self) -> int:
-        return 2 * self.pixels_per_entry
-
-    @property
-    def default_size(self) -> int:
-        return int(self.pipe.default_sample_size) * self.pixels_per_entry
 
     def conditions(self, prompt: Prompt) -> Conditions:
         def made(text: Any) -> dict[str, Any]:
@@ -99,9 +87,6 @@ class Flux(Backbone):
         if not prompt.with_null:
             return own, None
         return own, made(prompt.negatives)
-
-    def set_timesteps_arguments(self, steps: int) -> dict[str, Any]:
-        return {"num_inference_steps": steps, "sigmas": np.linspace(1.0, 1 / steps, steps)}
 
 
 @final

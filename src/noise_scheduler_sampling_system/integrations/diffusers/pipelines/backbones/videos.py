@@ -139,6 +139,7 @@ class LTX(_Video):
     """LTX-Video from text, at 25 frames a second."""
 
     default_scale = 3.0
+    even_sigmas = True
     default_height, default_width, default_frames = 512, 704, 161
     frame_rate: ClassVar[float] = 25.0
 
@@ -156,15 +157,8 @@ class LTX(_Video):
     def frames_per_entry(self) -> int:
         return int(self.pipe.vae_temporal_compression_ratio)
 
-    @property
-    def pixel_multiple(self) -> int:
-        return self.pixels_per_entry
-
     def tokens(self, prompt: Prompt) -> int:
         return int(np.prod(self.shape(prompt)[2:]))
-
-    def set_timesteps_arguments(self, steps: int) -> dict[str, Any]:
-        return {"num_inference_steps": steps, "sigmas": np.linspace(1.0, 1 / steps, steps)}
 
     def conditions(self, prompt: Prompt) -> Conditions:
         own, mask, null, null_mask = self.pipe.encode_prompt(
