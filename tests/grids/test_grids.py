@@ -364,6 +364,30 @@ def test_scm_is_even_in_the_angle_and_two_steps_meet_at_middle():
     np.testing.assert_allclose(grid(path, "scm", 2, start=1.2).times, [1.2, 0.6])
 
 
+@pytest.mark.parametrize(
+    ("spacing", "options", "where"),
+    [
+        ("logit_normal", {"mu": -20.0}, "mu"),
+        ("logit_normal", {"mu": 20.0, "std": 0.01}, "mu"),
+        ("logit_normal", {"log_snr_min": 4.0, "log_snr_max": -4.0}, "mu"),
+        ("flux2", {"tokens": 10**9}, "tokens"),
+    ],
+)
+@pytest.mark.parametrize("steps", [2, 20])
+def test_options_that_leave_no_levels_are_refused(spacing, options, where, steps):
+    for path in (FlowPath(), PATHS["linear"]):
+        with pytest.raises(ConfigurationError) as caught:
+            grid(path, spacing, steps, **options)
+        assert caught.value.where == f"spacing_options.{where}"
+
+
+@pytest.mark.parametrize("pivots", [(0.01, 0.01), (0.01, 0.99), (0.99, 0.99)])
+@pytest.mark.parametrize("steps", [1, 2, 3, 50])
+def test_bong_tangent_runs_with_any_pivots(pivots, steps):
+    made = grid(FlowPath(), "bong_tangent", steps, pivot_1=pivots[0], pivot_2=pivots[1])
+    assert (made.steps, made.levels[0].sigma) == (steps, 1.0)
+
+
 def test_log_snr_max_and_what_a_level_without_signal_counts_as():
     made = grid(FlowPath(), "log_snr", 5, log_snr_max=4.0, noisiest=-12.0)
     assert made.levels[0].sigma == 1.0

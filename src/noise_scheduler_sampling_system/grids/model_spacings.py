@@ -15,20 +15,25 @@ import numpy.typing as npt
 
 from ..config.options import Option
 from ..config.registries import SPACINGS
-from ..schedules.continuous import flux2_shift
+from ..schedules.continuous import FLUX2_TOKENS, flux2_shift
 from ..schedules.path import NoisePath
+from ..support.errors import ConfigurationError
 from .level_choice import levels_of_ratios, levels_of_shares, log_ratios, noise_share
 from .spacings import Choice, LogSNR, beta
 
 __all__: list[str] = []
 
+#: The least share of a distribution that double precision divides into quantiles.
+_LEAST = 1e-9
 Array = npt.NDArray[np.float64]
 Pivot = Annotated[float, Option(above=0.0, below=1.0)]
 Slope = Annotated[float, Option(minimum=1e-3, maximum=1e3)]
 
 
 @SPACINGS.register("flux2")
-def flux2(path: NoisePath, steps: int, *, tokens: Annotated[int, Option(minimum=1)] = 4096) -> Choice:
+def flux2(
+    path: NoisePath, steps: int, *, tokens: Annotated[int, Option(minimum=1, maximum=FLUX2_TOKENS)] = 4096
+) -> Choice:
     """Even σ, shifted by what FLUX.2 measured for this number of tokens and of steps (:func:`flux2_shift`).
 
     It replaces the path's own ``shift``. diffusers: ``compute_empirical_mu``.
@@ -62,6 +67,13 @@ def logit_normal(
     bottom = bottom if log_snr_max is None else max(bottom, -log_snr_max / 2.0)
     law = NormalDist(mu, std)
     low, high = law.cdf(bottom), law.cdf(top)
+    if not high - low > _LEAST:
+        raise ConfigurationError(
+            f"the normal distribution of mean {mu:g} and standard deviation {std:g} has no share between the levels' "
+            f"ends, log σ/α from {top:.4g} to {bottom:.4g}",
+            where="spacing_options.mu",
+            suggestion="give a mean between them, or a larger std; log_snr_min is below log_snr_max",
+        )
     places = low + (high - low) * np.arange(steps - 1, 0, -1) / steps
     ratios = np.exp([top, *(law.inv_cdf(p) for p in places)])
     return levels_of_ratios(path, ratios, from_top=log_snr_min is None)
@@ -104,7 +116,7 @@ def bong_tangent(
         middle: the noise's share where they meet.
     """
     total = steps + 2
-    meet, scale = int(total * (pivot_1 + pivot_2) / 2), 40.0 / total
+    meet, scale = max(int(total * (pivot_1 + pivot_2) / 2), 1), 40.0 / total
     first = _arc(meet, slope_1 * scale, int(total * pivot_1), 1.0, middle)
     second = _arc(total - meet, slope_2 * scale, int(total * pivot_2) - meet, middle, 0.0)
     curve = np.concatenate([first[:-1], second])[:steps]

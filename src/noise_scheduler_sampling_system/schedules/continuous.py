@@ -35,6 +35,8 @@ _SIGMA = Option(1.0, minimum=1e-10, maximum=1e10)
 BETA = Option(0.1, minimum=1e-6, maximum=1e4)
 T_MIN = Option(1e-3, minimum=1e-8, below=1.0)
 _TIME_SCALE = Option(1.0, minimum=1e-6, maximum=1e9)
+#: The most tokens of FLUX.2's fit.
+FLUX2_TOKENS = 100_000
 
 
 @final
@@ -370,12 +372,13 @@ def flux2_shift(tokens: int, steps: int) -> float:
         steps: the number of steps of the run.
 
     Raises:
-        ConfigurationError: a number below 1.
+        ConfigurationError: a number below 1, or more tokens than 100,000, where μ is above 17.
     """
-    if tokens < 1 or steps < 1:
+    if not (1 <= tokens <= FLUX2_TOKENS and steps >= 1):
         raise ConfigurationError(
-            f"got {tokens!r} tokens and {steps!r} steps", where="flux2_shift", suggestion="give numbers ≥ 1"
-        )
+            f"got {tokens!r} tokens and {steps!r} steps", where="flux2_shift",
+            suggestion=f"give 1 to {FLUX2_TOKENS} tokens, and 1 step or more",
+        )  # fmt: skip
     few, many = 8.73809524e-05 * tokens + 1.89833333, 0.00016927 * tokens + 0.45666666
     return math.exp(many if tokens > 4300 else few + (many - few) * (steps - 10) / 190)
 
