@@ -108,10 +108,10 @@ def calibrate(
     2. "design" makes the best table for Gaussian data with the spectrum of the teacher's samples, without a model call.
     3. "fit" records what the model predicts along a few fine trajectories. From that follow the levels of the queries
        that may do best, and where both branches are worth their cost; the most promising ones are tried with the model.
-       The best of them is the start, or, where the budget is too small for that, the best of the design, built-in
-       samplers and a plan of fewer calls with more queries. Gauss-Newton steps (Levenberg-Marquardt) move levels and
-       coefficients against the errors at the ends of the trajectories. If the fit converges, the next best start
-       follows while the budget lasts.
+       Where the budget is too small or the queries too many for that, they are left out. The best of these, the design,
+       built-in samplers and a plan of fewer calls with more queries is the start. Gauss-Newton steps
+       (Levenberg-Marquardt) move levels and coefficients against the errors at the ends of the trajectories. If the fit
+       converges, the next best start follows while the budget lasts.
     4. "refine", only if it is among ``stages``: Adam on the coefficients, with gradients through the model. The fit
        then gets 70 % of the budget.
     5. The plan that is best on held-out noise is returned. The best built-in samplers with N calls are among the

@@ -33,7 +33,7 @@ _BEFORE_REFINEMENT = 0.7
 _FOR_GATE = 0.1
 #: The number of built-in samplers among the starts.
 _BUILT_IN = 2
-#: Starts are made and compared on this part of the trajectories.
+#: Starts are compared on this part of the trajectories where none were recorded.
 _PART = 0.25
 
 #: Called after every iteration with the stage and the state of the fit.
