@@ -94,10 +94,23 @@ def test_a_recording_of_large_samples_keeps_some_of_their_numbers(monkeypatch):
     assert torch.allclose(again.states, recording.states, atol=1e-9)
     assert torch.allclose(again.predictions, recording.predictions, atol=1e-9)
     assert recording.states.shape == (LEVELS + 1, 3, 4096)
-    assert (int(recording.picked[0]), int(recording.picked[-1])) == (0, 12799)
+    assert (int(recording.picked[0]), int(recording.picked[-1])) == (0, 12796)
     found = rehearse(student, recording, Outline((5, 15, 28), ()), few, LevelRange(pipeline.scheduler), scale=None,
                      history=None)  # fmt: skip
     assert float(found.each.max()) < 0.05
+
+
+@pytest.mark.parametrize("numbers", [64, 20000])
+def test_the_spread_is_that_of_the_directions_in_which_samples_vary(numbers):
+    """Two directions of the variances 3·numbers and numbers: Σλ²/Σλ is 2.5·numbers, also from some of the numbers."""
+    random = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(numbers, 2, generator=random, dtype=torch.float64))[0].T
+    amounts = torch.randn(3000, 2, generator=random, dtype=torch.float64) * torch.tensor([3.0, 1.0]).sqrt()
+    samples = 5.0 + numbers**0.5 * amounts @ directions
+    picked = torch.arange(min(numbers, 4096)) * numbers // min(numbers, 4096)
+    empty = torch.zeros(0)
+    recording = Recording((), np.zeros(0), empty, samples[None, :, picked], empty, empty, numbers, picked)
+    assert recording.spread == pytest.approx(2.5 * numbers, rel=0.1)
 
 
 def exact_gaussian():

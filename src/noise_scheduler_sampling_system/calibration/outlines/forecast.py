@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .recording import Recording
+from .regression import nearest_row
 from .response import Response
 
-__all__ = ["RIDGE", "Forecast", "Outline"]
+__all__ = ["Forecast", "Outline"]
 
 Array = npt.NDArray[np.float64]
 
-#: Rows must bear errors of their columns of this size, in samples' root mean squares.
-RIDGE: Final = 0.003
 #: A level moves by at most this share of all levels in a step of a descent.
 _REACH: Final = 0.125
 #: A sweep over the levels that gains less than this share of the error is the last one.
@@ -112,8 +111,9 @@ class Forecast:
         return self.response.smooth()
 
     @property
-    def _guided(self) -> bool:
-        return len(self.recording.differences) > 0
+    def _kinds(self) -> int:
+        """The columns of a query: D, and δ where the recording has differences."""
+        return 1 + (len(self.recording.differences) > 0)
 
     def errors(self, outlines: Sequence[Outline]) -> Array:
         """Return the mean squares of the errors at the end of outlines with as many queries each."""
@@ -124,10 +124,10 @@ class Forecast:
         at, recording = np.array([outline.at for outline in outlines]), self.recording
         count, last = at.shape[1], np.full((len(at), 1), len(recording))
         used = [np.zeros_like(last), recording.state(np.hstack([at, last])), recording.prediction(at)]
-        used += [recording.difference(at)] if self._guided else []
+        used += [recording.difference(at)] if self._kinds > 1 else []
         index = np.hstack(used)
         known = index.shape[1]
-        size = known + count * (1 + self._guided)
+        size = known + count * self._kinds
         products = np.tile(np.eye(size), (len(at), 1, 1))
         products[:, :known, :known] = recording.gram[index[:, :, None], index[:, None, :]]
         noise = np.zeros((len(at), 1, size))
@@ -138,15 +138,15 @@ class Forecast:
         """Make row i of all runs and ask the network there; return the runs, and the mean squares of their errors."""
         recording, count = self.recording, len(outlines[0].at)
         at = np.array([(*outline.at, len(recording))[i] for outline in outlines])
-        weights = self._weights(run, recording.signals[at], i)
-        miss = (weights[:, None] @ run.columns)[:, 0]
+        rows = self._rows(run, recording.signals[at], i)
+        miss = (rows[:, None] @ run.columns)[:, 0]
         miss[:, 1 + i] -= 1.0
         square = np.maximum(((miss[:, None] @ run.products)[:, 0] * miss).sum(axis=1), 0.0)
         if i == count:
             return run, square
-        first_new, size = run.products.shape[1] - count * (1 + self._guided), np.sqrt(square)
+        first_new, size = run.products.shape[1] - count * self._kinds, np.sqrt(square)
         along, across = (answer[:, at] for answer in self._answers)
-        for kind in range(1 + self._guided):
+        for kind in range(self._kinds):
             column = along[kind][:, None] * miss
             column[:, 2 + count * (1 + kind) + i] += 1.0
             column[:, first_new + count * kind + i] += across[kind] * size
@@ -155,24 +155,19 @@ class Forecast:
             run = run.with_column(column)
         return run, square
 
-    def _weights(self, run: _Run, signals: Array, i: int) -> Array:
+    def _rows(self, run: _Run, signals: Array, i: int) -> Array:
         """The factors of the columns in row i, shape (B, n)."""
-        target, size = run.seen[:, :, 1 + i], run.columns.shape[1]
-        if i == 0:
-            return target / run.among[:, 0]
-        newest = size - 1 - self._guided  # D of the query before, whose factor follows from the others
-        ridge = np.append(0.0, np.full(size - 1, (RIDGE * self.recording.size) ** 2))
-        products = run.among + np.diag(ridge)
-        of_constant = np.zeros(size)
-        of_constant[1 :: 1 + self._guided], of_constant[0] = 1.0, self.recording.signals[0]
-        directions = np.delete(np.eye(size), newest, axis=0)
-        directions[:, newest] -= np.delete(of_constant, newest)
-        square = directions @ products @ directions.T
-        square += 1e-10 * np.eye(size - 1) * np.diagonal(square, axis1=1, axis2=2)[:, None]
-        slope = (target - signals[:, None] * products[:, newest]) @ directions.T
-        weights: Array = np.linalg.solve(square, slope[..., None])[..., 0] @ directions
-        weights[:, newest] += signals
-        return weights
+        size = run.columns.shape[1]
+        offset = np.zeros((len(signals), size))
+        directions = np.eye(size)
+        if i:  # the factor of the newest D follows from the others; row 0 scales u_T
+            newest = size - self._kinds
+            of_constant = np.zeros(size)
+            of_constant[1 :: self._kinds], of_constant[0] = 1.0, self.recording.signals[0]
+            offset[:, newest] = signals
+            directions = np.delete(directions, newest, axis=0)
+            directions[:, newest] -= np.delete(of_constant, newest)
+        return nearest_row(run.among, run.seen[:, :, 1 + i], directions, offset, self.recording.size)
 
     def _finished(self, run: _Run, outlines: Sequence[Outline], first: int) -> Array:
         """Make the rows from ``first`` on."""
@@ -191,10 +186,10 @@ class Forecast:
         """
         found: dict[Outline, float] = {}
         for count in counts:
-            every = tuple(range(count)) if self._guided else ()
+            every = tuple(range(count)) if self._kinds > 1 else ()
             near = next((each.at for each in starts if len(each.at) == count), self._even(count))
             best = [self._descended(Outline(near, every))]
-            if self._guided and budget - count < count:
+            if every and budget - count < count:
                 best = [self._descended(mask) for mask in self._masks(best[0], budget - count)]
             found |= dict(zip(best, np.sqrt(self.errors(best)), strict=True))
         return dict(sorted(found.items(), key=lambda pair: pair[1]))

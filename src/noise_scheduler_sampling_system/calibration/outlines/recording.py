@@ -51,6 +51,7 @@ class Recording:
         states: u at the levels, and the samples, shape (K + 1, n, p).
         predictions: D at the levels, shape (K, n, p).
         differences: δ at the levels, shape (K, n, p); empty where the goal holds no guidance.
+        numbers: of a whole sample.
         picked: the indices of the p numbers in a flat sample.
     """
 
@@ -60,6 +61,7 @@ class Recording:
     states: Tensor
     predictions: Tensor
     differences: Tensor
+    numbers: int
     picked: Tensor
 
     @classmethod
@@ -71,7 +73,8 @@ class Recording:
         """
         table = goal.folded(_fine_table(span))
         numbers = few.noise[0].numel()
-        picked = torch.linspace(0, numbers - 1, min(numbers, _NUMBERS)).long()
+        count = min(numbers, _NUMBERS)
+        picked = torch.arange(count) * numbers // count
         at_a_time = max(1, _HELD // (numbers * table.made[-1]))
         parts = [
             _played(student, table, few.part(first, first + at_a_time), picked)
@@ -80,7 +83,7 @@ class Recording:
         noise, states, predictions, differences = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
         top = span.ends[0]
         places = np.minimum(np.log([level.noise_to_signal for level in table.levels]), top)
-        return cls(table.levels, places, noise[0], states, predictions, differences, picked)
+        return cls(table.levels, places, noise[0], states, predictions, differences, numbers, picked)
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -116,16 +119,15 @@ class Recording:
     def spread(self) -> float:
         """The variance of the samples along the directions in which they vary most: Σλ²/Σλ of their covariance.
 
-        It is estimated from the pairs of different samples. The numbers that are left out count as if they were there.
+        It is estimated from the pairs of different samples. The numbers that are left out count as if they were alike.
         """
         samples = self.states[-1].double()
+        count = len(samples)
         centred = samples - samples.mean(0)
-        products = (centred @ centred.T).numpy() * (len(samples) / max(len(samples) - 1, 1))
-        own = float(np.trace(products)) / len(samples)
-        pairs = float(np.square(products - np.diag(np.diag(products))).sum()) / max(
-            len(samples) * (len(samples) - 1), 1
-        )
-        return pairs / own if own > 0.0 else 1.0
+        products = (centred @ centred.T).numpy() * (count / max(count - 1, 1)) * (self.numbers / len(self.picked))
+        own = np.diag(products)
+        pairs = float(np.square(products - np.diag(own)).sum()) / max(count * (count - 1), 1)
+        return pairs / float(own.mean()) if own.any() else 1.0
 
 
 def _played(student: Student, table: Table, few: Trajectories, picked: Tensor) -> tuple[Tensor, ...]:

@@ -14,8 +14,9 @@ from ..level_range import LevelRange
 from ..student import Student, combined
 from ..table import Table
 from ..trajectories import Errors, Trajectories
-from .forecast import RIDGE, Outline
+from .forecast import Outline
 from .recording import Recording, gram_of
+from .regression import nearest_row
 from .response import Answer
 
 __all__ = ["Rehearsal", "rehearse"]
@@ -74,7 +75,7 @@ def rehearse(
     predictions, differences = [], []
     for i, at in enumerate((*outline.at, len(recording))):
         exact = recording.states[at].flatten()
-        table = _with_fitted_row(table, i, seen, exact, RIDGE * recording.size)
+        table = _with_fitted_row(table, i, seen, exact, recording.size)
         if i == count:
             break
         row = table.rows[i, : table.made[i]]
@@ -92,19 +93,16 @@ def rehearse(
     return Rehearsal(table, each_error(end, few.solution), tuple(predictions), tuple(differences))
 
 
-def _with_fitted_row(table: Table, i: int, seen: list[Tensor], exact: Tensor, ridge: float) -> Table:
+def _with_fitted_row(table: Table, i: int, seen: list[Tensor], exact: Tensor, size: float) -> Table:
     """Return the table whose row i is the nearest combination of columns to the exact state that its frame holds."""
-    frame = table.frame(i)
-    if not len(frame.directions):
-        return table.with_row(i, frame.offset)
-    products = gram_of(torch.stack([*seen, exact]))
-    columns = len(seen)
-    directions, offset = frame.directions[:, :columns], frame.offset[:columns]
-    borne = np.diag(np.append(0.0, np.full(columns - 1, ridge**2))) + products[:columns, :columns]
-    square = directions @ borne @ directions.T
-    square[np.diag_indices_from(square)] *= 1.0 + 1e-10
-    slope = directions @ (products[:columns, columns] - borne @ offset)
-    return table.with_row(i, frame.row(np.linalg.solve(square, slope)))
+    frame, made = table.frame(i), len(seen)
+    row = np.array(frame.offset)
+    if len(frame.directions):
+        products = gram_of(torch.stack([*seen, exact]))[None]
+        row[:made] = nearest_row(
+            products[:, :made, :made], products[:, :made, made], frame.directions[:, :made], row[None, :made], size
+        )[0]
+    return table.with_row(i, row)
 
 
 def _answer(place: float, change: Tensor, miss: Tensor) -> Answer:
