@@ -146,15 +146,33 @@ def test_a_forecast_equals_the_rehearsal_where_the_answers_are_known():
 
 
 def test_a_descent_finds_the_best_levels():
-    _, _, _, response = exact_gaussian()
-    forecast = Forecast(response.recording, response)
-    every = [Outline(at, ()) for at in itertools.combinations(range(LEVELS), 2)]
-    least = float(forecast.errors(every).min()) ** 0.5
-    (found, error), *_ = forecast.outlines((2,), 2).items()
+    student, few, span = problem(NoiseSchedulerConfig())
+    recording = Recording.of(student, Goal(3), few, span)
+    forecast = Forecast(recording, Response(recording))
+    every = [Outline(at, ()) for at in itertools.combinations(range(LEVELS), 3)]
+    errors = np.concatenate([forecast.errors(every[k : k + 500]) for k in range(0, len(every), 500)])
+    least = float(errors.min()) ** 0.5
+    start = Outline(forecast._even(3), ())
+    assert float(forecast.errors([start])[0]) ** 0.5 > 1.3 * least  # it has to move
+    (found, error), *_ = forecast.outlines((3,), 3).items()
     assert error <= 1.02 * least
     assert float(forecast.errors([found])[0]) ** 0.5 == pytest.approx(error)
     fixed = next(iter(replace(forecast, first_fixed=True).outlines((3,), 3)))
     assert fixed.at[0] == 0
+
+
+def test_what_is_new_in_a_prediction_adds_to_the_error():
+    _, _, _, response = exact_gaussian()
+    recording = response.recording
+
+    def error(across, at):
+        answers = tuple(Answer(place, 0.0, across) for place in recording.places) * 1000
+        return float(Forecast(recording, Response(recording, answers)).errors([Outline((at,), ())])[0])
+
+    for at in (20, 30):
+        products = recording.gram[:, recording.state(at)]
+        miss = products[recording.state(at)] - products[0] ** 2 / recording.gram[0, 0]  # the state without its u_T
+        assert error(0.5, at) - error(0.0, at) == pytest.approx(0.25 * miss, rel=0.05)
 
 
 def test_outlines_in_one_batch_have_the_errors_that_they_have_alone():
