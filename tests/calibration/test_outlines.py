@@ -184,6 +184,14 @@ def test_outlines_in_one_batch_have_the_errors_that_they_have_alone():
     alone = [float(forecast.errors([outline])[0]) for outline in outlines]
     assert np.allclose(forecast.errors(outlines), alone, rtol=1e-8)
     assert len(set(np.round(alone, 12))) == len(alone)
+    # a descent keeps the rows before the query that it moves
+    first = outlines[2]
+    run = forecast._begun([first])
+    for query in range(4):
+        moved = forecast._moved(first, query)
+        kept = forecast._finished(run.on(forecast._begun(moved)), moved, query)
+        assert np.allclose(kept, forecast.errors(moved), rtol=1e-8)
+        run, _ = forecast._advanced(run, [first], query)
 
 
 def test_masks_are_those_with_the_least_errors():
