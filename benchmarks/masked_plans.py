@@ -1,6 +1,7 @@
 """Calibrated plans that evaluate the unconditional branch in some rows, against guided calls at equal evaluations.
 
     python benchmarks/masked_plans.py unet [--scales 2] [--evaluations 8 12 16] [--seeds 0 1 2] [--passes 26] [--once]
+    python benchmarks/masked_plans.py unet --evaluations 8 10 12 16 20 --budget-seconds 900
     python benchmarks/masked_plans.py digits [--bandwidth 0.15] [--scales 3 7] [--evaluations 10 16]
     python benchmarks/masked_plans.py mnist [--path flow] [--scales 3] [--evaluations 10 16]
     python benchmarks/masked_plans.py curve [--evaluations 8] [--seconds 10 30 60 300 900]
@@ -271,6 +272,9 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=0.15)
     parser.add_argument("--path", choices=("vp", "cosine", "flow"), default="vp")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0, 60.0, 300.0])
+    parser.add_argument(
+        "--budget-seconds", type=float, help="for a seed's plans of the U-Net, not --passes"
+    )
     parser.add_argument("--once", action="store_true", help="do not run the U-Net with twice the evaluations")
     parser.add_argument("--keep", type=Path, help="a folder for plans and checkpoints, to go on from")
     given = parser.parse_args()
@@ -285,7 +289,8 @@ def main() -> None:
     elif given.what == "unet":
         compared(
             unet(), given.scales or (2.0,), given.evaluations or (8, 12, 16), given.seeds, given.keep, network=True,
-            twice=not given.once, passes=given.passes or 26.0,
+            twice=not given.once, budget_seconds=given.budget_seconds,
+            passes=given.passes or (26.0 if given.budget_seconds is None else 1e6),
         )  # fmt: skip
     else:
         setting = digits(given.bandwidth) if given.what == "digits" else mnist(given.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from noise_scheduler_sampling_system import (
     calibrate,
 )
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
+from noise_scheduler_sampling_system.calibration.budget import Budget, Limits
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.calibration.fit.fit import Fit, fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
@@ -101,6 +103,19 @@ def test_several_budgets_share_the_time(monkeypatch):
     assert 1_500 < calls[0] < 4_500
     errors = [plan.provenance["held_out_error"]["rms"] for plan in plans.values()]
     assert errors == sorted(errors, reverse=True)
+
+
+def test_the_total_of_a_budget_follows_the_speed(monkeypatch):
+    """A limit on the passes that the time does not allow must not decide how thoroughly samplers are ranked."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    student = Student(DiffusionPipeline(NoiseSchedulerConfig()), None, None, None, {})
+    of_passes, of_time = (
+        Budget.start(student, 10.0, Limits(1e6, deadline, ("fit",), None, "free", 30.0)) for deadline in (math.inf, 8.0)
+    )
+    assert (of_passes.total, of_time.total) == (1e6, 0.0)
+    clock[0], student.calls.samples = 2.0, 50  # five passes in two seconds
+    assert (of_passes.total, of_time.total) == (1e6, 20.0)
 
 
 def test_a_kept_fit_is_gone_on_with_even_if_it_had_converged(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import final
@@ -78,6 +79,13 @@ class Budget:
         """Return whether this share of the time or of the passes is spent."""
         seconds = self.limits.deadline - self.began
         return time.monotonic() - self.began > share * seconds or self.passes >= share * self.limits.passes
+
+    @property
+    def total(self) -> float:
+        """The number of passes that both limits allow, by the speed so far for the time; 0 while that is not known."""
+        if not self.passes and math.isfinite(self.limits.deadline):
+            return 0.0
+        return self.passes + self.left()
 
     def left(self, share: float = 1.0) -> float:
         """Return the number of passes that are left of a share of both limits, by the speed so far for the time."""

@@ -120,7 +120,7 @@ def calibrate(
     The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 15 % of it, but
     ranks at least twelve. A recording takes at most a quarter of it, and the starts are found within its first half.
     The fit makes one iteration, and further ones while the next one fits the budget. The final choice takes up to 10 %
-    more. The teacher is never cut short. Several ``nfe`` share the remaining seconds in proportion to N^1.5. An
+    more. The teacher is never cut short. Several ``nfe`` share the remaining seconds in proportion to N. An
     interrupt (Ctrl-C) after the teacher ends the search and returns the best plan so far; further ``nfe`` are left out.
     With a checkpoint the same call continues.
 
@@ -251,7 +251,7 @@ def calibrate(
             goal = Goal(budget, folded)
             shown = FitReport(bar, gauge, replace(student, calls=CallCounter()), unseen, goal, stored)
             now = time.monotonic()
-            share = budget**1.5 / sum(each**1.5 for each in left)  # an iteration costs about N^1.5
+            share = budget / sum(left)  # as many passes for each
             until = now + share * (deadline - now)
             limits = Limits(passes, until, stages, history, first, max_gain)
             smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))

@@ -179,7 +179,7 @@ def ranked(student: Student, nfe: int, taught: Trajectories, budget: Budget) -> 
         left = [b for b in left if b.plan.asked[0] and b.plan.time[0] == top]
     try:
         for share, fewest, most, kept, least in _ROUNDS:
-            room = share * budget.limits.passes * len(taught) / max(1, len(left))
+            room = share * budget.total * len(taught) / max(1, len(left))
             few = taught.part(0, int(min(max(room, fewest), most)))
             left = _ordered(student, left, few, budget, least)[:kept]
     except KeyboardInterrupt:
