@@ -16,8 +16,8 @@ from those that were made. The forecasts:
 
 The steps to evaluate are spread evenly, the first one among them, except for pairs and thresholds. Each forecast is
 linear in outputs that were made, so a run with one is a plan of N calls; the question is whether it is a good one. The
-opponents are built-in samplers with N calls, and calibrated plans of N calls from a file. The model is the embedded
-U-Net of MNIST with guidance 2. The error is the root mean square per pixel to the fine solution, over the root mean
+opponents are built-in samplers with N calls, and calibrated plans of as many calls or evaluations from a file. The
+model is the embedded U-Net of MNIST with guidance 2. The error is the root mean square per pixel to the fine solution, over the root mean
 square of this solution.
 """
 
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     given = parser.parse_args()
     bench = Bench(given.samples, models.mnist_unet().to(memory_format=torch.channels_last))
-    plans = {} if given.plans is None else PlanSet.load(given.plans)
+    plans = None if given.plans is None else PlanSet.load(given.plans)
     solution = bench.guided(plan_of(*FINE))
     size = float(solution.square().mean().sqrt())
     figures: dict[str, dict[int, str]] = {}
@@ -248,8 +248,9 @@ def main() -> None:
     for made in given.made:
         for method, spacing in RIVALS:
             note(f"{method} on {spacing}, N steps", made, bench.guided(plan_of(method, spacing, made)))
-        if made in plans:
-            note("calibrated, N calls", made, bench.guided(plans[made]))
+        budget = made if plans is None or plans.counts == "nfe" else 2 * made
+        if plans is not None and budget in plans:
+            note(f"calibrated, {plans.counts_in_words} as in N steps", made, bench.guided(plans[budget]))
         for method, spacing in BASES:
             plan = plan_of(method, spacing, STEPS)
             base = f"{method} on {spacing}, {STEPS} steps"

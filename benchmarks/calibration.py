@@ -2,17 +2,16 @@
 
     python benchmarks/calibration.py digits [--bandwidth 0.15] [--nfe 5 6 8 10]
     python benchmarks/calibration.py mnist [--path cosine]
-    python benchmarks/calibration.py unet [--nfe 4 5 6 8 10]
     python benchmarks/calibration.py transfer
     python benchmarks/calibration.py seeds [--nfe 5 10]
 
 ``digits``: the exact model of digits on the linear schedule. The opponents are the best of every deterministic sampler
 of diffusers, k-diffusion and this library on each of their grids, screened on a share of the held-out noise. ``mnist``:
-a kernel density of MNIST on the cosine and the flow path, with guidance 3. ``unet``: the embedded trained network, N
-calibrated calls against 2N of the best built-in sampler, in error and in Fréchet distance. ``transfer``: a plan that
-was calibrated at guidance 3, used at others, and one of five classes, used for the other five. ``seeds``: the errors of
-digits' plans on the noise they were fitted to and on new noise, for several seeds. Errors are root mean squares per
-pixel on held-out noise, in brackets the medians over samples. Gaussian data is in ``benchmarks/design.py``.
+a kernel density of MNIST on the cosine and the flow path, with guidance 3. ``transfer``: a plan that was calibrated at
+guidance 3, used at others, and one of five classes, used for the other five. ``seeds``: the errors of digits' plans on
+the noise they were fitted to and on new noise, for several seeds. Errors are root mean squares per pixel on held-out
+noise, in brackets the medians over samples. Gaussian data is in ``benchmarks/design.py``, the trained network in
+``benchmarks/masked_plans.py``.
 """
 
 from __future__ import annotations
@@ -222,60 +221,6 @@ def mnist(path_name: str, budgets: Sequence[int]) -> None:
     print(table(("NFE", "best built-in", "error", "calibrated", "ratio", "of medians", "passes"), rows))
 
 
-UNET_SCALE = 2.0
-#: The samplers that are looked among with twice the calls: leaders of docs/accuracy.md, and those that people use.
-STRONG = ("adams", "deis", "dpmpp_2m", "dpmpp_3m", "ipndm", "lms", "sa_solver", "unipc")
-
-
-def unet(budgets: Sequence[int], seconds: float, given: Path | None, out: Path | None, plot: Path | None) -> None:
-    pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "ddim")
-    model, count = models.mnist_unet().to(memory_format=torch.channels_last), 500
-    x, labels = noise_of(count, (1, 28, 28)), torch.arange(count) % 10
-    told = {"condition": {"class_labels": torch.arange(10)}, "guidance_scale": UNET_SCALE, "max_batch_size": 16}
-    data = models.FeatureStatistics.of(models.load_mnist("test")[0])
-
-    def run(plan: SamplingPlan, part: slice) -> Tensor:
-        told_part = {**told, "condition": {"class_labels": labels[part]}}
-        return pipeline.sample(model, initial_noise=x[part], plan=plan, seed=0, **told_part)
-
-    def distance(samples: Tensor) -> float:
-        return models.frechet_distance(models.FeatureStatistics.of(samples), data)
-
-    if given is not None:
-        plans = PlanSet.load(given)
-    else:
-        began = time.perf_counter()
-        plans = calibrate(
-            model, pipeline, shape=(1, 28, 28), nfe=budgets, trajectories=256, held_out=64, teacher_calls=48,
-            budget_seconds=seconds, **told,
-        )  # fmt: skip
-        spent = (time.perf_counter() - began) / 60
-        print(f"calibrated for {', '.join(map(str, budgets))} calls in {spent:.1f} minutes; {machine()}", flush=True)
-    rows: list[tuple[object, ...]] = []
-    for nfe, plan in plans.items():
-        own, best = Errors(**plan.provenance["held_out_error"]), plan.provenance["built_in"][0]
-        rows.append((nfe, figure(own), best["name"], figure(Errors(**best["held_out_error"]))))
-    print(f"\n{table(('N', 'calibrated, 64 held-out', 'best built-in, N calls', 'its error'), rows)}\n", flush=True)
-    if out is not None:
-        plans.save(out)
-    if plot is not None:
-        draw(plans, pipeline.scheduler, plot, title=f"Embedded UNet of digits, guidance {UNET_SCALE:g}")
-    fine = run(teacher(pipeline, 48), slice(0, count))
-    print(f"fine solution: Fréchet distance {distance(fine):.2f}", flush=True)
-    twofold = []
-    for nfe in budgets:
-        name = leaders(pipeline, 2 * nfe, run, fine[:100], ((4, 10), (24, 2)), STRONG)[0][0]
-        twice = next(b for b in baselines(pipeline.scheduler, 2 * nfe) if b.name == name)
-        theirs, ours = run(twice.plan, slice(0, count)), run(plans[nfe], slice(0, count))
-        twofold.append((
-            nfe, plans[nfe].provenance["kind"], figure(errors_of(ours, fine)), f"{distance(ours):.2f}", name,
-            figure(errors_of(theirs, fine)), f"{distance(theirs):.2f}",
-        ))  # fmt: skip
-        print(f"  {twofold[-1]}", flush=True)
-    head = ("N", "kind", "calibrated, N calls", "Fréchet", "best built-in at 2N", "its error", "Fréchet")
-    print(f"\nembedded UNet, guidance {UNET_SCALE:g}, {count} samples; {machine()}\n\n{table(head, twofold)}")
-
-
 def transfer(budgets: Sequence[int]) -> None:
     pipeline, count = DiffusionPipeline(NoiseSchedulerConfig(), "ddim"), 2000
     model = models.DigitsModel(pipeline.scheduler, bandwidth=0.15)
@@ -323,13 +268,10 @@ def transfer(budgets: Sequence[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("digits", "mnist", "unet", "transfer", "seeds"))
+    parser.add_argument("what", choices=("digits", "mnist", "transfer", "seeds"))
     parser.add_argument("--nfe", type=int, nargs="+")
     parser.add_argument("--bandwidth", type=float, default=0.15)
     parser.add_argument("--path", choices=("cosine", "flow"), default="cosine")
-    parser.add_argument("--seconds", type=float, default=900.0, help="for all calibrations of the UNet")
-    parser.add_argument("--plans", type=Path, help="plans of the UNet from --out, to judge these")
-    parser.add_argument("--out", type=Path, help="write the UNet's plans to a .json file")
     parser.add_argument("--plot", type=Path, help="draw errors and levels to a .png file")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -338,8 +280,6 @@ def main() -> None:
         digits(arguments.bandwidth, arguments.nfe or (5, 6, 8, 10), arguments.plot)
     elif arguments.what == "mnist":
         mnist(arguments.path, arguments.nfe or (5, 8))
-    elif arguments.what == "unet":
-        unet(arguments.nfe or (4, 5, 6, 8, 10), arguments.seconds, arguments.plans, arguments.out, arguments.plot)
     elif arguments.what == "seeds":
         seeds(arguments.bandwidth, arguments.nfe or (5, 10))
     else:

@@ -46,6 +46,7 @@ from noise_scheduler_sampling_system import (
     models,
 )
 from noise_scheduler_sampling_system.analysis.solution import fine_plan
+from noise_scheduler_sampling_system.calibration.plot import draw
 from noise_scheduler_sampling_system.calibration.search.built_in import baselines
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, errors_of
 
@@ -65,6 +66,7 @@ class Setting:
         reference_calls: the model calls of the solution that all are compared with.
         fit: arguments of ``calibrate``.
         run: further arguments of ``sample``.
+        title: of pictures.
         screens: the rounds of the search for the best built-in sampler: samples, and samplers that stay.
     """
 
@@ -76,6 +78,7 @@ class Setting:
     reference_calls: int
     fit: dict[str, Any]
     run: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
     screens: tuple[tuple[int, int], ...] = ((8, 48), (128, 8))
 
     def sample(self, plan: SamplingPlan, scale: float, part: slice) -> Tensor:
@@ -134,7 +137,16 @@ def unet() -> Setting:
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "ddim")
     fit = {"trajectories": 192, "held_out": 64, "teacher_calls": 40, "max_batch_size": 32}
     return Setting(
-        "unet", pipeline, models.mnist_unet(), (1, 28, 28), 256, 48, fit, {"max_batch_size": 32}, ((4, 12), (32, 3))
+        "unet",
+        pipeline,
+        models.mnist_unet(),
+        (1, 28, 28),
+        256,
+        48,
+        fit,
+        {"max_batch_size": 32},
+        "Embedded U-Net of digits",
+        ((4, 12), (32, 3)),
     )
 
 
@@ -176,7 +188,7 @@ def spread(values: Sequence[float]) -> str:
 
 def compared(
     setting: Setting, scales: Sequence[float], budgets: Sequence[int], seeds: Sequence[int], keep: Path | None,
-    *, network: bool, twice: bool = True, **limits: Any,
+    *, network: bool, twice: bool = True, plot: Path | None = None, **limits: Any,
 ) -> None:  # fmt: skip
     """Print the errors of calibrated plans and of the best built-in samplers, for each scale and budget."""
     rows: list[tuple[object, ...]] = []
@@ -191,6 +203,8 @@ def compared(
         for seed in seeds:
             made[seed], seconds = setting.calibrated(scale, budgets, seed, keep, **limits)
             print(f"  guidance {scale:g}, seed {seed}: calibrated in {seconds:.0f} s", flush=True)
+        if plot is not None:
+            draw(made[seeds[0]], setting.pipeline.scheduler, plot, title=f"{setting.title}, guidance {scale:g}")
         for budget in budgets:
             ranked = setting.leaders(scale, budget // 2, keep, STRONG if network else ())
             (name, best), median = ranked[0], min(errors.median for _, errors in ranked)
@@ -272,11 +286,10 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=0.15)
     parser.add_argument("--path", choices=("vp", "cosine", "flow"), default="vp")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0, 60.0, 300.0])
-    parser.add_argument(
-        "--budget-seconds", type=float, help="for a seed's plans of the U-Net, not --passes"
-    )
+    parser.add_argument("--budget-seconds", type=float, help="for a seed's plans of the U-Net, not --passes")
     parser.add_argument("--once", action="store_true", help="do not run the U-Net with twice the evaluations")
     parser.add_argument("--keep", type=Path, help="a folder for plans and checkpoints, to go on from")
+    parser.add_argument("--plot", type=Path, help="draw errors and levels of the first seed to a .png file")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -289,7 +302,7 @@ def main() -> None:
     elif given.what == "unet":
         compared(
             unet(), given.scales or (2.0,), given.evaluations or (8, 12, 16), given.seeds, given.keep, network=True,
-            twice=not given.once, budget_seconds=given.budget_seconds,
+            twice=not given.once, plot=given.plot, budget_seconds=given.budget_seconds,
             passes=given.passes or (26.0 if given.budget_seconds is None else 1e6),
         )  # fmt: skip
     else:
