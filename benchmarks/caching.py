@@ -17,8 +17,8 @@ from those that were made. The forecasts:
 The steps to evaluate are spread evenly, the first one among them, except for pairs and thresholds. Each forecast is
 linear in outputs that were made, so a run with one is a plan of N calls; the question is whether it is a good one. The
 opponents are built-in samplers with N calls, and calibrated plans of as many calls or evaluations from a file. The
-model is the embedded U-Net of MNIST with guidance 2. The error is the root mean square per pixel to the fine solution, over the root mean
-square of this solution.
+model is the embedded U-Net of MNIST with guidance 2. The error is the root mean square per pixel to the fine solution,
+over the root mean square of this solution.
 """
 
 from __future__ import annotations
