@@ -17,7 +17,7 @@ from ..support.values import ByValue
 
 __all__ = [
     "Unbatched", "joined", "merged", "null_counterpart", "numbers_as_rows", "refuse_foreign_labels",
-    "unwrapped",
+    "unwrapped", "zeros_for",
 ]  # fmt: skip
 
 
@@ -120,27 +120,34 @@ def null_counterpart(model: Any, condition: Mapping[str, Any]) -> Mapping[str, A
     Raises:
         ConfigurationError: an entry does not have an evident null value (labels, text).
     """
-    if hasattr(model, "null_condition"):
-        return dict(model.null_condition(condition))
+    return dict(model.null_condition(condition)) if hasattr(model, "null_condition") else zeros_for(condition)
 
-    def zeros(name: str, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return torch.zeros_like(value)
-        if isinstance(value, Mapping):
-            return {key: zeros(f"{name}.{key}", item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(zeros(f"{name}[{i}]", item) for i, item in enumerate(value))
-        if isinstance(value, Unbatched):
-            return value
-        raise ConfigurationError(
-            f"{name!r} does not have an evident null value",
-            where="null_condition",
-            why="classifier-free guidance compares the condition with its absence",
-            suggestion="give null_condition={...} with it, e.g. the index of the null class, or "
-            "classifier_free_guidance=False",
-        )
 
-    return {name: zeros(name, value) for name, value in condition.items()}
+def zeros_for(condition: Mapping[str, Any]) -> dict[str, Any]:
+    """A condition with zeros instead of its embeddings.
+
+    Raises:
+        ConfigurationError: an entry does not have an evident null value (labels, text).
+    """
+    return {name: _zeros(name, value) for name, value in condition.items()}
+
+
+def _zeros(name: str, value: Any) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return torch.zeros_like(value)
+    if isinstance(value, Mapping):
+        return {key: _zeros(f"{name}.{key}", item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_zeros(f"{name}[{i}]", item) for i, item in enumerate(value))
+    if isinstance(value, Unbatched):
+        return value
+    raise ConfigurationError(
+        f"{name!r} does not have an evident null value",
+        where="null_condition",
+        why="classifier-free guidance compares the condition with its absence",
+        suggestion="give null_condition={...} with it, e.g. the index of the null class, or "
+        "classifier_free_guidance=False",
+    )
 
 
 def joined(values: Sequence[Any], where: str) -> Any:
@@ -154,9 +161,10 @@ def joined(values: Sequence[Any], where: str) -> Any:
         return first
     if isinstance(first, Unbatched):
         return _same(values, where)
-    if all(isinstance(value, Tensor) and value.shape == first.shape for value in values):
-        return torch.cat([value.to(first.device) for value in values]) if first.ndim else first
-    if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
+    if isinstance(first, Tensor):
+        if all(isinstance(value, Tensor) and value.shape == first.shape for value in others):
+            return torch.cat([value.to(first.device) for value in values]) if first.ndim else first
+    elif all(isinstance(value, dict | Mapping) and value.keys() == first.keys() for value in values):
         return {name: joined([value[name] for value in values], f"{where}[{name!r}]") for name in first}
     if all(isinstance(value, list | tuple) and len(value) == len(first) for value in values):
         return type(first)(joined(items, f"{where}[{i}]") for i, items in enumerate(zip(*values, strict=True)))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..guidance.conditions import Unbatched, merged, null_counterpart, numbers_as_rows, refuse_foreign_labels
+from ..guidance.conditions import Unbatched, merged, numbers_as_rows, refuse_foreign_labels, zeros_for
 from ..guidance.formula import Branch
 from ..running.model_adapter import ModelAdapter, map_values
 from ..running.placement import resolve_device
@@ -68,10 +68,17 @@ class BatchConditions(NamedTuple):
         return self.adapter.completed(condition, self.batch, self.device)
 
     def null(self, condition: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The null condition: the given entries over those of the condition, or the counterpart of the condition."""
+        """The null condition: the given entries over those of the condition, or the counterpart of the condition.
+
+        Args:
+            condition: of the other branch, fitted.
+            given: by the user.
+        """
         if given is not None:
             return self.completed(merged(condition, self.fitted(given, "null_condition")))
-        return self.completed(self.fitted(null_counterpart(self.adapter.model, condition), "null_condition"))
+        if not hasattr(self.adapter.model, "null_condition"):
+            return zeros_for(condition)
+        return self.completed(self.fitted(self.adapter.model.null_condition(condition), "null_condition"))
 
     def of_branches(
         self,
@@ -89,23 +96,29 @@ class BatchConditions(NamedTuple):
             null: the null condition, as the user gave it.
         """
         adapters = self._adapters(branches)
-        conditions: dict[int, dict[str, Any]] = {i: {} for i in range(len(branches))}
-        order = sorted(evaluated)
-        for i in order:
-            branch, adapter = branches[i], adapters[i]
-            if branch.condition is not None:
-                conditions[i] = adapter.completed(self.fitted(branch.condition, "guidance"), self.batch, self.device)
-            else:
-                conditions[i] = self.null(base, null) if branch.null else dict(base)
-            where = "null_condition" if branch.null else "condition"
-            adapter.refuse_call(conditions[i], where)
-            if conditions[i]:
-                refuse_foreign_labels(adapter.model, conditions[i], where)
-        if len(order) > 1:
-            own = {i: conditions[i] for i in order if adapters[i] is self.adapter}
-            if len(own) > 1:
-                conditions |= numbers_as_rows(own, self.batch, self.device)
-        return tuple(zip(adapters, conditions.values(), strict=True))
+        conditions = [
+            self._of_branch(branch, adapter, base, null) if i in evaluated else {}
+            for i, (branch, adapter) in enumerate(zip(branches, adapters, strict=True))
+        ]
+        own = {i: conditions[i] for i in evaluated if adapters[i] is self.adapter}
+        if len(own) > 1:
+            for i, condition in numbers_as_rows(own, self.batch, self.device).items():
+                conditions[i] = condition
+        return tuple(zip(adapters, conditions, strict=True))
+
+    def _of_branch(
+        self, branch: Branch, adapter: ModelAdapter, base: Mapping[str, Any], null: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """The condition of a branch, which its model accepts."""
+        if branch.condition is not None:
+            condition = adapter.completed(self.fitted(branch.condition, "guidance"), self.batch, self.device)
+        else:
+            condition = self.null(base, null) if branch.null else dict(base)
+        where = "null_condition" if branch.null else "condition"
+        adapter.refuse_call(condition, where)
+        if condition:
+            refuse_foreign_labels(adapter.model, condition, where)
+        return condition
 
     def _adapters(self, branches: Sequence[Branch]) -> list[ModelAdapter]:
         """The model of each branch; branches of one further model share its adapter."""

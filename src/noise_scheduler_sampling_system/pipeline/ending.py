@@ -9,9 +9,10 @@ from typing import NamedTuple, final
 from torch import Tensor
 
 from ..guidance.evaluate import Memory
+from ..plans.base import Plan
 from ..running.callbacks import Callback, asks_to_stop
 from ..running.early_stopping import EarlyStopping, Settled
-from ..running.loop import Reached
+from ..running.loop import Reached, StepsFound
 from ..schedules.path import Level
 from .job import Job
 from .request import Request
@@ -22,26 +23,56 @@ __all__ = ["Ending", "Outcome", "calls_made"]
 logger = logging.getLogger(__name__)
 
 
+@final
 class Outcome(NamedTuple):
-    """The result of one batch.
+    """The result of one batch, and what it took, which is counted where it is read.
 
     Attributes:
         samples: shape (B, ...).
-        steps, nfe: steps and model calls that were made.
-        evaluations: of a network, for each sample.
+        job: whose result it is.
+        plan: the last row belongs to it.
+        row: after the last row.
+        found: the steps of a run that finds them itself; None for the run of a plan.
         stopped: whether the run ended before its last step was due.
-        saved: model calls that were left then; 0 where the number is not known.
-        rejected, levels: failed steps, and the levels of the others, of a run that finds its steps itself.
     """
 
     samples: Tensor
-    steps: int
-    nfe: int
-    evaluations: int
+    job: Job
+    plan: Plan
+    row: int
+    found: StepsFound | None
     stopped: bool
-    saved: int
-    rejected: int = 0
-    levels: tuple[Level, ...] | None = None
+
+    @property
+    def steps(self) -> int:
+        """The steps that were made."""
+        return int(self.plan.step[self.row - 1]) + 1
+
+    @property
+    def nfe(self) -> int:
+        """The model calls that were made."""
+        return self.plan.calls_before(self.row) if self.found is None else self.found.calls
+
+    @property
+    def evaluations(self) -> int:
+        """The evaluations of a network for each sample."""
+        found = self.found
+        return sum(self.job.guidance.evaluations[: self.row]) if found is None else found.evaluations
+
+    @property
+    def saved(self) -> int:
+        """The model calls that were left when the run was stopped; 0 where the number is not known."""
+        return self.job.run.plan.nfe - self.nfe if self.stopped and self.job.run.planned else 0
+
+    @property
+    def rejected(self) -> int:
+        """The failed steps of a run that finds its steps itself."""
+        return 0 if self.found is None else self.found.rejected
+
+    @property
+    def levels(self) -> tuple[Level, ...] | None:
+        """The levels of the other steps of such a run; None for the run of a plan."""
+        return None if self.found is None else self.found.levels
 
 
 @final
@@ -85,8 +116,12 @@ class Ending:
 
     def outcome(self, reached: Reached) -> Outcome:
         """The result of a run that ended with this row."""
-        x = reached.state.x
-        return _counted(self.job, reached, self.settled.result(x) if self.settled else x, self.stopped)
+        (run, state, found), settled = reached, self.settled
+        samples = state.x if settled is None else settled.result(state.x)
+        outcome = Outcome(samples, self.job, run.plan, state.row, found, self.stopped)
+        if self.stopped:
+            _log_stop(outcome)
+        return outcome
 
 
 def calls_made(reached: Reached) -> int:
@@ -95,19 +130,12 @@ def calls_made(reached: Reached) -> int:
     return run.plan.calls_before(state.row) if found is None else found.calls
 
 
-def _counted(job: Job, reached: Reached, samples: Tensor, stopped: bool) -> Outcome:
-    """The samples with the steps and the calls that they took."""
-    (run, state, found), planned = reached, job.run.planned
-    steps = int(run.plan.step[state.row - 1]) + 1
-    calls = calls_made(reached)
-    evaluations = sum(job.guidance.compiled.evaluations[: state.row]) if found is None else found.evaluations
-    saved = job.run.plan.nfe - calls if stopped and planned else 0
-    if saved:
+def _log_stop(outcome: Outcome) -> None:
+    run = outcome.job.run
+    if outcome.saved:
         logger.info(
             "stopped after step %d of %d: %d of %d model calls saved",
-            steps, job.run.plan.steps, saved, job.run.plan.nfe,
+            outcome.steps, run.plan.steps, outcome.saved, run.plan.nfe,
         )  # fmt: skip
-    elif stopped and not planned:
-        logger.info("stopped after step %d and %d model calls", steps, calls)
-    rejected, levels = (0, None) if found is None else (found.rejected, found.levels)
-    return Outcome(samples, steps, calls, evaluations, stopped, saved, rejected, levels)
+    elif not run.planned:
+        logger.info("stopped after step %d and %d model calls", outcome.steps, outcome.nfe)

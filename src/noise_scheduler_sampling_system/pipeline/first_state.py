@@ -55,16 +55,13 @@ class GivenStart(NamedTuple):
         Raises:
             ConfigurationError: a wrong shape, none, or another one than the tensor's.
         """
-        if shape is None:
-            if self.tensor is None:
-                raise ConfigurationError(
-                    "is missing", where="shape", suggestion="give (batch, channels, height, width)"
-                )
-            shape = tuple(self.tensor.shape)
-        checked = checked_shape(shape)
-        if self.tensor is not None and tuple(self.tensor.shape) != checked:
+        own = None if self.tensor is None else tuple(self.tensor.shape)
+        if shape is None and own is None:
+            raise ConfigurationError("is missing", where="shape", suggestion="give (batch, channels, height, width)")
+        checked = checked_shape(own if shape is None else shape)
+        if own is not None and own != checked:
             raise ConfigurationError(
-                f"has shape {tuple(self.tensor.shape)}, the samples {checked}",
+                f"has shape {own}, the samples {checked}",
                 where=self.name,
                 suggestion="leave shape out, or make them the same",
             )

@@ -94,7 +94,7 @@ def run_guidance(
     if condition or compiled.further is None:
         base = conditions.completed(condition)
     else:  # further conditions stand against the null one
-        base = conditions.null(conditions.fitted(compiled.further, "guidance"), null)
+        base = conditions.completed(conditions.null(conditions.fitted(compiled.further, "guidance"), null))
     of_branches = conditions.of_branches(compiled.branches, evaluated, base, null)
     return RunGuidance(of_branches, compiled, run.split, run.branches)
 

@@ -81,7 +81,6 @@ class Job:
         given = self.given.tensor
         if given is None:
             return RowState(0, self.given.with_context(self.run.prior(self.noise.initial())), {})
-        given = given.to(self.noise.device, self.noise.dtype)
         x = given if self.given.name == "initial_sample" else self.given.with_context(self.run.prior(given))
         # the state is handed out, and the user's tensor must not change with it
         return RowState(0, x.clone() if x is self.given.tensor else x, {})

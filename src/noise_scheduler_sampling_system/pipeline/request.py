@@ -81,9 +81,7 @@ class Request:
     resume: RunState | str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in tuple(vars(self).items()):
-            if name in _CHECKS and value is not _DEFAULTS[name]:  # the default is valid
-                object.__setattr__(self, name, _CHECKS[name](value, name))
+        vars(self).update(_checked(vars(self)))
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Request:
@@ -91,9 +89,17 @@ class Request:
         request = object.__new__(cls)
         # the others have their defaults; the constructor would set all fields one by one, as long as a small step takes
         given = {name: value for name, value in arguments.items() if value is not _DEFAULTS.get(name, value)}
-        vars(request).update(given)
-        request.__post_init__()
+        vars(request).update(given, **_checked(given))
         return request
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are checked alone, in the form that a run needs; a default is valid."""
+    return {
+        name: _CHECKS[name](value, name)
+        for name, value in given.items()
+        if name in _CHECKS and value is not _DEFAULTS[name]
+    }
 
 
 def _checked_noise(kind: Any, where: str) -> str:

@@ -23,7 +23,7 @@ from ..support.registry import did_you_mean
 from .null_text import null_text
 from .placement import device_of_parameter, first_float_parameter
 from .second_time import SECOND_TIMES, at_two_times, refuse_one_time, refuse_two_times
-from .signatures import CallSignature, signature_of
+from .signatures import CallSignature, signatures_of
 
 __all__ = ["ModelAdapter", "map_tensors", "map_values"]
 
@@ -43,6 +43,8 @@ def map_values(function: Callable[[Any], Any], value: Any, kind: type | tuple[ty
     """Apply a function to every value of a type in nested mappings, lists and tuples."""
     if isinstance(value, kind):
         return function(value)
+    if isinstance(value, Tensor):  # the searches below take longer
+        return value
     if isinstance(value, dict | Mapping):
         return {key: map_values(function, item, kind) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -85,10 +87,16 @@ class ModelAdapter:
     model: Callable[..., Any]
     trains: bool = False
     two_times: bool = False
-    #: The two networks of :class:`Experts`; None for every other model.
-    _experts: tuple[ModelAdapter, ModelAdapter] | None = field(init=False, repr=False, compare=False, default=None)
     #: The first one, looked up once for each run, because the search takes as long as a step of a small state.
-    _parameter: Tensor | None = field(init=False, repr=False, compare=False, default=None)
+    _parameter: Tensor | None = field(init=False, repr=False, compare=False)
+    #: The two networks of :class:`Experts`; None for every other model.
+    _experts: tuple[ModelAdapter, ModelAdapter] | None = field(init=False, repr=False, compare=False)
+    #: The signature of the model's own call, not of a function that it wraps; None where it has none.
+    _own: CallSignature | None = field(init=False, repr=False, compare=False)
+    #: The signature of the network inside its wrappers.
+    _network: CallSignature | None = field(init=False, repr=False, compare=False)
+    #: (x, times, condition) ↦ what the model returns.
+    _call: Callable[[Tensor, Tensor, Mapping[str, Any]], Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.model) or isinstance(self.model, type):
@@ -98,13 +106,18 @@ class ModelAdapter:
                 where="model",
                 suggestion="give a network (an instance, not its class) or a function of (x, t, **condition)",
             )
-        object.__setattr__(self, "_parameter", first_float_parameter(self.model))
+        experts = None
         if isinstance(self.model, Experts):
             high, low = (ModelAdapter(network, self.trains, self.two_times) for network in self.model.networks)
-            object.__setattr__(self, "_experts", (high, low))
-            return  # each of the two was checked
+            experts = (high, low)
+        own, network = _signatures(self.model)
+        vars(self).update(  # at once, because the class is frozen
+            _parameter=first_float_parameter(self.model), _experts=experts, _own=own, _network=network
+        )
+        vars(self).update(_call=self._made_call())
         if (
-            not self.trains
+            experts is None  # each of the two was checked
+            and not self.trains
             and getattr(self.model, "training", False)
             and _has_mode(self.model)
             and _first_time(self.model)
@@ -186,9 +199,7 @@ class ModelAdapter:
         call = self._call
         return lambda x, t, condition: _tensor_in(call(x, t, condition))
 
-    @functools.cached_property
-    def _call(self) -> Callable[[Tensor, Tensor, Mapping[str, Any]], Any]:
-        """(x, times, condition) ↦ what the model returns."""
+    def _made_call(self) -> Callable[[Tensor, Tensor, Mapping[str, Any]], Any]:
         model = self.model
         if self.two_times:
             return at_two_times(model, self._second_time or SECOND_TIMES[0], time_by_name=self._time_by_name)
@@ -214,7 +225,7 @@ class ModelAdapter:
         """
         for expert in self._experts or ():
             expert.refuse_call(condition, where)
-        known = self._signature()
+        known = self._own
         if known is None or (self.two_times and self._experts is not None):
             return
         times = (self._second_time,) if self.two_times else ()
@@ -259,30 +270,13 @@ class ModelAdapter:
                 suggestion="give a network or a function of (x, t, **condition)",
             ) from None
 
-    def _signature(self) -> CallSignature | None:
-        """The signature of the model's own call, not of a function that it wraps; None where it has none."""
-        model: Any = self.model
-        plain = isinstance(model, torch.nn.Module) and type(model).__call__ is torch.nn.Module.__call__
-        if plain and not model._forward_pre_hooks:  # a hook may change the arguments of forward
-            model = model.forward
-        return signature_of(model, follow=False)
-
     @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
-        return {} if self._called is None else self._called.signature.parameters
+        return {} if self._network is None else self._network.signature.parameters
 
     @property
     def _time_by_name(self) -> bool:
-        return self._called is not None and self._called.time_by_name
-
-    @functools.cached_property
-    def _called(self) -> CallSignature | None:
-        """The signature of the network itself, inside its wrappers."""
-        model: Any = self.model
-        for wrapped in ("_orig_mod", "module"):  # torch.compile, DataParallel
-            model = getattr(model, wrapped, model)
-        target = model.forward if isinstance(model, torch.nn.Module) else model
-        return signature_of(target, follow=True)
+        return self._network is not None and self._network.time_by_name
 
     def completed(self, condition: Mapping[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
         """The condition, with zeros for text conditioning that a diffusers model requires and the user left out.
@@ -308,6 +302,18 @@ class ModelAdapter:
             dtype = self.dtype or torch.float32
             given |= map_tensors(lambda v: v.to(device, dtype), missing)
         return given
+
+
+def _signatures(model: Any) -> tuple[CallSignature | None, CallSignature | None]:
+    """The signature of a model's own call, and that of the network inside its wrappers."""
+    is_module, network = isinstance(model, torch.nn.Module), model
+    for wrapped in ("_orig_mod", "module"):  # torch.compile, DataParallel
+        network = getattr(network, wrapped, network)
+    plain = is_module and type(model).__call__ is torch.nn.Module.__call__ and not model._forward_pre_hooks
+    own = signatures_of(model.forward if plain else model)  # a hook may change the arguments of forward
+    if network is model and plain is is_module:
+        return own
+    return own.own, signatures_of(network.forward if isinstance(network, torch.nn.Module) else network).wrapped
 
 
 def _tensor_in(output: Any) -> Any:

@@ -95,8 +95,8 @@ class NoiseSource:
 
     def _fill(self, out: npt.NDArray[np.float32], stage: int, step: int) -> None:
         """Write the noise of the batch into ``out``, shape (B, d)."""
-        size = out.shape[1]
-        if len(self.keys) >= _MANY and size <= _FEW_NUMBERS:
+        batch, size = out.shape
+        if batch >= _MANY and size <= _FEW_NUMBERS:
             layout = self._layout
             count = layout.most_rows * size
             if len(layout.keys) >= _MANY and count <= _FEW_NUMBERS:
@@ -135,7 +135,8 @@ class NoiseSource:
     def _groups(self) -> tuple[_Group, ...]:
         """The samples of the batch, grouped by generator."""
         if len(self.keys) < _MANY:  # as below, which would take longer than these noises
-            size, found = self._group_size, dict[Key, tuple[list[int], list[int]]]()
+            found: dict[Key, tuple[list[int], list[int]]] = {}
+            size = self._group_size
             for place, (seed, index) in enumerate(self.keys.array.tolist()):
                 members, rows = found.setdefault((seed, index // size), ([], []))
                 members.append(place)

@@ -14,6 +14,7 @@ from ..support.errors import ConfigurationError, shown
 
 __all__ = ["MOST_SAMPLES", "Key", "Keys", "Seed", "calibration_keys", "checked_index", "resolve_keys"]
 
+_CPU: Final = torch.device("cpu")
 Seed = int | Sequence[int]
 #: (seed, index of the sample with that seed)
 Key = tuple[int, int]
@@ -199,7 +200,7 @@ def _draw(generator: torch.Generator | None) -> int:
         raise ConfigurationError(
             f"got {shown(generator)}", where="generator", suggestion="give a torch.Generator, or seed=... for a number"
         )
-    device = generator.device if generator is not None else "cpu"
+    device = _CPU if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (1,), generator=generator, device=device).item())
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import weakref
 from types import FunctionType
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 from ..support.kept import Kept
 
-__all__ = ["CallSignature", "signature_of"]
+__all__ = ["CallSignature", "Signatures", "signatures_of"]
 
 
 @final
@@ -30,30 +30,41 @@ class CallSignature:
         self.accepted: Final[Kept[bool]] = Kept()
 
 
-#: Of functions, by whether they are bound and whether the function that they wrap counts.
-_KNOWN: Final[weakref.WeakKeyDictionary[FunctionType, dict[tuple[bool, bool], CallSignature]]] = (
-    weakref.WeakKeyDictionary()
-)
+@final
+class Signatures(NamedTuple):
+    """The signatures of a callable; None where it has none.
 
-
-def signature_of(call: Any, *, follow: bool) -> CallSignature | None:
-    """The signature of a callable; None where it has none.
-
-    Args:
-        call: anything that can be called.
-        follow: whether that of the function that it wraps counts.
+    Attributes:
+        own: of the callable itself.
+        wrapped: of the function that it wraps; of itself where it wraps none.
     """
+
+    own: CallSignature | None
+    wrapped: CallSignature | None
+
+
+#: Of functions, by whether they are bound.
+_KNOWN: Final[weakref.WeakKeyDictionary[FunctionType, dict[bool, Signatures]]] = weakref.WeakKeyDictionary()
+
+
+def signatures_of(call: Any) -> Signatures:
+    """The signatures of anything that can be called."""
     function = call if type(call) is FunctionType else getattr(call, "__func__", None) or _of_class(call)
-    plain, key = type(function) is FunctionType, (function is call, follow)
-    if plain and (known := _KNOWN.get(function, {}).get(key)) is not None:
-        return known
+    if type(function) is not FunctionType:
+        return Signatures(_signature(call, follow=False), _signature(call, follow=True))
+    bound = function is not call
+    known = _KNOWN.get(function, {}).get(bound)
+    if known is None:
+        known = Signatures(_signature(call, follow=False), _signature(call, follow=True))
+        _KNOWN.setdefault(function, {})[bound] = known
+    return known
+
+
+def _signature(call: Any, *, follow: bool) -> CallSignature | None:
     try:
-        made = CallSignature(inspect.signature(call, follow_wrapped=follow))
+        return CallSignature(inspect.signature(call, follow_wrapped=follow))
     except (TypeError, ValueError):
         return None
-    if plain:
-        _KNOWN.setdefault(function, {})[key] = made
-    return made
 
 
 def _of_class(call: Any) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES, TWO_TIME_TYPES
@@ -31,12 +31,14 @@ class Statement(NamedTuple):
 
 def unwrapped(model: Any) -> Any:
     """The model inside torch.compile, DataParallel, ``functools.partial`` and its own bound methods."""
+    if type(model) is FunctionType and not vars(model):  # the search below takes longer
+        return model
     for _ in range(8):
         inner = getattr(model, "module", None) if type(model).__name__ in _PARALLEL else None
         inner = getattr(model, "_orig_mod", inner)
         if isinstance(model, functools.partial):
             inner = model.func
-        elif inspect.ismethod(model) and model.__name__ in ("__call__", "forward"):
+        elif isinstance(model, MethodType) and model.__name__ in ("__call__", "forward"):
             inner = model.__self__
         if inner is None or not callable(inner) or isinstance(getattr(model, "prediction_type", None), str):
             return model

@@ -142,7 +142,8 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
     """
     try:
         given = tuple(shape)
-        checked = tuple([int(n) for n in given if isinstance(n, _WHOLE) and not isinstance(n, bool)])
+        plain = {*map(type, given)} == {int}  # the most frequent case
+        checked = given if plain else tuple([int(n) for n in given if _is_whole(n)])
         valid = len(checked) >= 2 and checked == given and min(checked) >= 1 and not isinstance(shape, set | dict)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         valid = False
@@ -151,6 +152,10 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
             f"got {shown(shape)}", where="shape", suggestion="give whole numbers ≥ 1: (batch, channels, height, width)"
         )
     return checked
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, _WHOLE) and not isinstance(value, bool)
 
 
 def refuse_too_large(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
@@ -222,11 +227,8 @@ def as_tensor(value: Any, where: str) -> Tensor:
             f"got {shown(value)}", where=where, suggestion="give a tensor, an array or nested lists of numbers"
         ) from None
     refuse_special(tensor, where)
-    if (
-        tensor.dtype is torch.bool
-        or tensor.is_complex()
-        or (tensor.is_floating_point() and tensor.dtype not in STATE_TYPES)
-    ):
+    dtype = tensor.dtype
+    if dtype not in STATE_TYPES and (dtype is torch.bool or dtype.is_complex or dtype.is_floating_point):
         raise ConfigurationError(
             f"is of {tensor.dtype}", where=where, suggestion="give real numbers, e.g. of torch.float32"
         )
