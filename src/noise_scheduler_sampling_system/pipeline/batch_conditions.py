@@ -96,12 +96,11 @@ class BatchConditions(NamedTuple):
             null: the null condition, as the user gave it.
         """
         adapters = self._adapters(branches)
-        conditions = [
-            self._of_branch(branch, adapter, base, null) if i in evaluated else {}
-            for i, (branch, adapter) in enumerate(zip(branches, adapters, strict=True))
-        ]
-        own = {i: conditions[i] for i in evaluated if adapters[i] is self.adapter}
-        if len(own) > 1:
+        conditions: list[dict[str, Any]] = [{} for _ in branches]
+        for i in sorted(evaluated):
+            conditions[i] = self._of_branch(branches[i], adapters[i], base, null)
+        if len(evaluated) > 1:
+            own = {i: conditions[i] for i in evaluated if adapters[i] is self.adapter}
             for i, condition in numbers_as_rows(own, self.batch, self.device).items():
                 conditions[i] = condition
         return tuple(zip(adapters, conditions, strict=True))

@@ -75,7 +75,9 @@ class GivenStart(NamedTuple):
         """
         if self.tensor is None:
             return self
-        placed = self.tensor.to(device, dtype)
+        placed = self.tensor
+        if placed.dtype is not dtype or placed.device != device:
+            placed = placed.to(device, dtype)
         if not is_finite(placed):
             finite = is_finite(self.tensor)
             raise ConfigurationError(

@@ -111,9 +111,8 @@ class ModelAdapter:
             high, low = (ModelAdapter(network, self.trains, self.two_times) for network in self.model.networks)
             experts = (high, low)
         own, network = _signatures(self.model)
-        vars(self).update(  # at once, because the class is frozen
-            _parameter=first_float_parameter(self.model), _experts=experts, _own=own, _network=network
-        )
+        parameter = first_float_parameter(self.model)
+        vars(self).update(_parameter=parameter, _experts=experts, _own=own, _network=network)  # the class is frozen
         vars(self).update(_call=self._made_call())
         if (
             experts is None  # each of the two was checked

@@ -76,7 +76,7 @@ class NoiseSource:
     def on_host(self, step: int, stage: int) -> Tensor:
         """The noise of one step on the host, where another thread may draw it; in pinned memory for CUDA."""
         batch, size = len(self.keys), math.prod(self.shape)
-        if self.device.type == "cuda":
+        if self.device != _CPU and self.device.type == "cuda":  # to name a type takes longer than to compare
             out = torch.empty((batch, *self.shape), dtype=torch.float32, device=_CPU, pin_memory=True)
             numbers = out.numpy().reshape(batch, size)
         else:
@@ -88,9 +88,8 @@ class NoiseSource:
 
     def placed(self, drawn: Tensor) -> Tensor:
         """A noise of :meth:`on_host` on the device, in the type of the run; a copy to CUDA is not waited for."""
-        kind = self.device.type
-        if kind != "cpu":
-            drawn = drawn.to(self.device, non_blocking=kind == "cuda")
+        if self.device != _CPU:
+            drawn = drawn.to(self.device, non_blocking=self.device.type == "cuda")
         return drawn if self.dtype is torch.float32 else drawn.to(self.dtype)
 
     def _fill(self, out: npt.NDArray[np.float32], stage: int, step: int) -> None:
@@ -137,7 +136,7 @@ class NoiseSource:
         if len(self.keys) < _MANY:  # as below, which would take longer than these noises
             found: dict[Key, tuple[list[int], list[int]]] = {}
             size = self._group_size
-            for place, (seed, index) in enumerate(self.keys.array.tolist()):
+            for place, (seed, index) in enumerate(self.keys):
                 members, rows = found.setdefault((seed, index // size), ([], []))
                 members.append(place)
                 rows.append(index % size)

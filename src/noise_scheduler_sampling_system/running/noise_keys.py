@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, final, overload
 
@@ -14,12 +16,13 @@ from ..support.errors import ConfigurationError, shown
 
 __all__ = ["MOST_SAMPLES", "Key", "Keys", "Seed", "calibration_keys", "checked_index", "resolve_keys"]
 
-_CPU: Final = torch.device("cpu")
 Seed = int | Sequence[int]
 #: (seed, index of the sample with that seed)
 Key = tuple[int, int]
 #: The index of the first sample of a calibration.
 _CALIBRATION = 1 << 40
+#: Seeds that are drawn are below this one.
+_MOST_DRAWN: Final = 2**63 - 1
 #: Samples of a seed have indices below this one; those above belong to calibrations.
 MOST_SAMPLES: Final = _CALIBRATION
 
@@ -28,18 +31,22 @@ MOST_SAMPLES: Final = _CALIBRATION
 class Keys(Sequence[Key]):
     """(seed, index) of each sample of a batch: a sequence of pairs, equal to a tuple of the same pairs.
 
-    The pairs are stored in one array, because a batch may have millions of samples.
+    The pairs are in one array, because a batch may have millions of samples. Those of numbered samples of one seed
+    are put there when they are first read.
 
     Args:
         array: shape (B, 2), of uint64.
     """
 
-    __slots__ = ("array",)
-    array: npt.NDArray[np.uint64]
+    __slots__ = ("_array", "_numbered")
+    _array: npt.NDArray[np.uint64] | None
+    #: (seed, first index, B) of numbered samples.
+    _numbered: tuple[int, int, int] | None
 
     def __init__(self, array: npt.NDArray[np.uint64]) -> None:
         array.setflags(write=False)
-        object.__setattr__(self, "array", array)
+        object.__setattr__(self, "_array", array)
+        object.__setattr__(self, "_numbered", None)
 
     @classmethod
     def of(cls, pairs: Iterable[Key]) -> Keys:
@@ -52,18 +59,30 @@ class Keys(Sequence[Key]):
     @classmethod
     def numbered(cls, seed: int, count: int, first: int = 0) -> Keys:
         """The keys of ``count`` samples of one seed, with indices from ``first`` on."""
-        if count == 1:  # as below, in one operation
-            return cls(np.array([(seed, first)], dtype=np.uint64))
+        keys = object.__new__(cls)
+        object.__setattr__(keys, "_array", None)
+        object.__setattr__(keys, "_numbered", (seed, first, count))
+        return keys
+
+    @property
+    def array(self) -> npt.NDArray[np.uint64]:
+        """The pairs, shape (B, 2), read-only."""
+        if self._array is not None:
+            return self._array
+        assert self._numbered is not None  # one of the two is set
+        seed, first, count = self._numbered
         array = np.empty((count, 2), dtype=np.uint64)
         array[:, 0] = seed
         array[:, 1] = np.arange(first, first + count, dtype=np.uint64)
-        return cls(array)
+        array.setflags(write=False)
+        object.__setattr__(self, "_array", array)
+        return array
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name} of Keys cannot be set")
 
     def __len__(self) -> int:
-        return len(self.array)
+        return len(self.array) if self._numbered is None else self._numbered[2]
 
     @overload
     def __getitem__(self, index: int) -> Key: ...
@@ -78,7 +97,10 @@ class Keys(Sequence[Key]):
         return seed, number
 
     def __iter__(self) -> Iterator[Key]:
-        return ((seed, number) for seed, number in self.array.tolist())
+        if self._numbered is None:
+            return ((seed, number) for seed, number in self.array.tolist())
+        seed, first, count = self._numbered
+        return zip(itertools.repeat(seed, count), range(first, first + count), strict=True)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Keys):
@@ -195,13 +217,26 @@ def _listed(seed: Any) -> Any:
         return seed
 
 
+@final
+class _Drawn(threading.local):
+    """The number that a thread draws from PyTorch's global generator; a new tensor takes twice the time."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):  # it must work outside that mode too
+            self.number = torch.empty(1, dtype=torch.int64, device="cpu")
+
+
+_DRAWN: Final = _Drawn()
+
+
 def _draw(generator: torch.Generator | None) -> int:
-    if generator is not None and not isinstance(generator, torch.Generator):
+    if generator is None:
+        return int(_DRAWN.number.random_(_MOST_DRAWN).item())
+    if not isinstance(generator, torch.Generator):
         raise ConfigurationError(
             f"got {shown(generator)}", where="generator", suggestion="give a torch.Generator, or seed=... for a number"
         )
-    device = _CPU if generator is None else generator.device
-    return int(torch.randint(2**63 - 1, (1,), generator=generator, device=device).item())
+    return int(torch.randint(_MOST_DRAWN, (1,), generator=generator, device=generator.device).item())
 
 
 def _checked_seed(seed: Any) -> int:
