@@ -238,17 +238,20 @@ PLANS = {steps: DiffusionPipeline().plan(steps) for steps in (10, 20)}
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "most"),
+    ("model", "options", "most", "operations"),
     [
-        (lambda x, t: x, {"initial_noise": torch.zeros(1, 2)}, 140),
-        (lambda x, t: x, {"shape": (1, 2), "seed": 3}, 150),
-        (lambda x, t: x, {"shape": (1, 2), "seed": 3, "plan": PLANS}, 155),
-        (lambda x, t, c: x, {"shape": (1, 2), "seed": 3, "guidance_scale": 3.0, "condition": GIVEN}, 220),
-        (Large().eval(), {"shape": (1, 2), "seed": 3}, 190),
+        # the sum and the read of the check twice, the drawn seed and its read, a copy of the noise, the times
+        (lambda x, t: x, {"initial_noise": torch.zeros(1, 2)}, 125, 8),
+        # the noise, the times, the sum and the read of the final check
+        (lambda x, t: x, {"shape": (1, 2), "seed": 3}, 138, 4),
+        (lambda x, t: x, {"shape": (1, 2), "seed": 3, "plan": PLANS}, 141, 4),
+        # zeros for the null condition, and both conditions as one
+        (lambda x, t, c: x, {"shape": (1, 2), "seed": 3, "guidance_scale": 3.0, "condition": GIVEN}, 180, 6),
+        (Large().eval(), {"shape": (1, 2), "seed": 3}, 166, 4),
     ],
     ids=["noise", "seed", "plan", "guided", "large"],
 )  # fmt: skip
-def test_an_equal_call_prepares_nothing_again(model, options, most):
+def test_an_equal_call_prepares_nothing_again(model, options, most, operations):
     """Beyond its steps a call enters few functions: what its arguments alone decide was prepared by the first one."""
     pipeline = DiffusionPipeline()
 
@@ -256,4 +259,10 @@ def test_an_equal_call_prepares_nothing_again(model, options, most):
         given = {**options, "plan": PLANS[steps]} if "plan" in options else options
         pipeline.sample(model, num_inference_steps=steps, **given)
 
+    def dispatched(steps):
+        with Count() as count:
+            sample(steps)
+        return len(count.names)
+
     assert 0 < calls_beyond_steps(sample) <= most
+    assert dispatched(10) - (dispatched(20) - dispatched(10)) == operations

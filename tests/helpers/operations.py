@@ -7,7 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["HOST_READS", "Count"]
 
-VIEWS = {"view", "_unsafe_view", "reshape", "unbind", "select", "expand", "slice", "split", "alias", "detach", "chunk"}
+VIEWS = {
+    "view", "_unsafe_view", "reshape", "unbind", "select", "expand", "slice", "split", "unsafe_split", "alias",
+    "detach", "chunk",
+}  # fmt: skip
 HOST_READS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero"}
 
 

@@ -183,6 +183,18 @@ def test_without_a_seed_one_is_drawn_from_torchs_global_generator():
     assert first[0][0] == first[1][0]
 
 
+def test_a_drawn_seed_is_the_next_number_of_the_generator_in_every_mode_and_thread():
+    generator = torch.Generator().manual_seed(7)
+    wanted = [int(torch.randint(2**63 - 1, (1,), generator=generator)) for _ in range(4)]
+    torch.manual_seed(7)
+    with torch.inference_mode(), ThreadPoolExecutor(1) as pool:
+        drawn = [resolve_keys(None, None, 1), pool.submit(resolve_keys, None, None, 1).result()]
+    drawn.append(resolve_keys(None, None, 2))
+    drawn.append(resolve_keys(None, torch.Generator().manual_seed(7), 1))
+    assert [keys[0][0] for keys in drawn] == [*wanted[:3], wanted[0]]
+    assert int(torch.randint(2**63 - 1, (1,))) == wanted[3]
+
+
 def test_a_generator_advances_and_repeats():
     generator = torch.Generator().manual_seed(1)
     state = torch.get_rng_state()

@@ -47,7 +47,8 @@ class BatchConditions(NamedTuple):
             if isinstance(value, Unbatched):
                 return value.on(self.device)
             refuse_special(value, where)
-            if value.ndim and value.shape[0] not in (1, self.batch):
+            rows = value.shape[0] if value.ndim else self.batch
+            if rows not in (1, self.batch):
                 raise ConfigurationError(
                     f"a tensor of shape {tuple(value.shape)} for a batch of {self.batch}",
                     where=where,
@@ -55,8 +56,7 @@ class BatchConditions(NamedTuple):
                     "noise_scheduler_sampling_system.Unbatched(tensor)",
                 )
             value = value.to(self.device)
-            short = value.ndim and value.shape[0] != self.batch
-            return value.expand(self.batch, *value.shape[1:]) if short else value
+            return value if rows == self.batch else value.expand(self.batch, *value.shape[1:])
 
         for name, value in given.items():
             rows = as_rows(value, self.batch, f"{where}[{name!r}]")

@@ -55,8 +55,7 @@ class RowInputs(NamedTuple):
         times = self.time_of_row
         if size == 1:  # nobody reads the whole again, so that each row may be a tensor of its own, and is made faster
             return torch.unsafe_chunk(times, times.shape[0])
-        columns = times.unsqueeze(1)
-        return (columns.expand(-1, size) if times.ndim == 1 else columns.expand(-1, size, -1)).unbind(0)
+        return times.expand(size, *times.shape).unbind(1)
 
 
 @final

@@ -20,6 +20,7 @@ from ..models.experts import Experts
 from ..support.argument_checks import STATE_TYPES
 from ..support.errors import ConfigurationError, ModelOutputError, shown
 from ..support.registry import did_you_mean
+from .model_attributes import attribute
 from .null_text import null_text
 from .placement import device_of_parameter, first_float_parameter
 from .second_time import SECOND_TIMES, at_two_times, refuse_one_time, refuse_two_times
@@ -288,7 +289,7 @@ class ModelAdapter:
         if self._experts is not None:
             return self._experts[0].completed(condition, batch, device)
         given = dict(condition)
-        if getattr(self.model, "config", None) is None:
+        if attribute(self.model, "config") is None:
             return given
         zeros = null_text(self.model, self._parameters, batch)
         missing = {name: value for name, value in zeros.items() if name not in given}
@@ -307,7 +308,7 @@ def _signatures(model: Any) -> tuple[CallSignature | None, CallSignature | None]
     """The signature of a model's own call, and that of the network inside its wrappers."""
     is_module, network = isinstance(model, torch.nn.Module), model
     for wrapped in ("_orig_mod", "module"):  # torch.compile, DataParallel
-        network = getattr(network, wrapped, network)
+        network = attribute(network, wrapped, network)
     plain = is_module and type(model).__call__ is torch.nn.Module.__call__ and not model._forward_pre_hooks
     own = signatures_of(model.forward if plain else model)  # a hook may change the arguments of forward
     if network is model and plain is is_module:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, final
 
+import torch
 from torch import Tensor
 
 from .bound_plan import BoundPlan
@@ -15,6 +16,7 @@ from .noise import NoiseSource
 
 __all__ = ["Ahead", "drawn_ahead"]
 
+_CPU: Final = torch.device("cpu")
 _Key = tuple[int, int]
 #: Numbers that take about 100 µs to draw.
 _WORTH_A_THREAD: Final = 1 << 14
@@ -33,10 +35,13 @@ def drawn_ahead(source: NoiseSource, run: Run, row: int, wanted: bool | None) ->
             and the noise takes longer than to wake a thread.
     """
     if wanted is None:
-        large = source.device.type == "cuda" and len(source.keys) * math.prod(source.shape) >= _WORTH_A_THREAD
-        wanted = large
+        wanted = source.device != _CPU and source.device.type == "cuda" and _is_large(source)
     order = noises_of(run, row) if wanted and source.made_on == "cpu" else ()
     return Ahead(source, order) if order else source
+
+
+def _is_large(source: NoiseSource) -> bool:
+    return len(source.keys) * math.prod(source.shape) >= _WORTH_A_THREAD
 
 
 def noises_of(run: Run, row: int) -> Sequence[_Key]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, final, overload
@@ -100,7 +99,7 @@ class Keys(Sequence[Key]):
         if self._numbered is None:
             return ((seed, number) for seed, number in self.array.tolist())
         seed, first, count = self._numbered
-        return zip(itertools.repeat(seed, count), range(first, first + count), strict=True)
+        return ((seed, number) for number in range(first, first + count))
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Keys):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..config.prediction import PREDICTION_ALIASES, PREDICTION_TYPES, TWO_TIME_TYPES
 from ..support.data_files import read_json
 from ..support.errors import ConfigurationError
+from .model_attributes import attribute
 
 __all__ = ["Statement", "refuse_other_prediction", "refuse_other_statement", "stated_prediction", "unwrapped"]
 
@@ -35,7 +36,7 @@ def unwrapped(model: Any) -> Any:
         return model
     for _ in range(8):
         inner = getattr(model, "module", None) if type(model).__name__ in _PARALLEL else None
-        inner = getattr(model, "_orig_mod", inner)
+        inner = attribute(model, "_orig_mod", inner)
         if isinstance(model, functools.partial):
             inner = model.func
         elif isinstance(model, MethodType) and model.__name__ in ("__call__", "forward"):
@@ -54,7 +55,7 @@ def stated_prediction(model: Any, *, beside: bool = True) -> Statement | None:
         beside: whether the scheduler that diffusers saved beside the network counts.
     """
     inner = unwrapped(model)
-    own = getattr(inner, "prediction_type", None)
+    own = attribute(inner, "prediction_type")
     if isinstance(own, str):
         kind = PREDICTION_ALIASES.get(own, own)
         known = kind in (*PREDICTION_TYPES, *TWO_TIME_TYPES)
@@ -102,7 +103,7 @@ def refuse_other_statement(
 
 def _origin(model: Any) -> str | None:
     """The folder or name that a network of diffusers was loaded from."""
-    config = getattr(model, "config", None)
+    config = attribute(model, "config")
     if config is None:
         return None
     place = config.get("_name_or_path") if isinstance(config, Mapping) else getattr(config, "_name_or_path", None)
