@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 
 import numpy as np
@@ -99,3 +100,17 @@ def test_samples_converge_along_one_path(method, options):
     assert along[0] > 2.0 * along[1] > 4.0 * along[2]
     assert along[2] < 0.12
     assert min(unrelated) > 0.6
+
+
+def test_a_part_of_a_batch_frees_its_path_before_the_next_one():
+    """A path holds up to 49 arrays of the size of its part."""
+    paths = []
+
+    def model(x, t):
+        paths.append(sum(isinstance(each, BrownianNoise) and bool(each._last) for each in gc.get_objects()))
+        return 0.1 * x
+
+    gc.collect()
+    pipeline = DiffusionPipeline(None, "dpmpp_sde")
+    pipeline.sample(model, (8, 2), 2, seed=1, noise="brownian", max_batch_size=2, return_result=True)
+    assert max(paths) == 1

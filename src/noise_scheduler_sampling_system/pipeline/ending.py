@@ -8,11 +8,12 @@ from typing import NamedTuple, final
 
 from torch import Tensor
 
+from ..guidance.compile import CompiledGuidance
 from ..guidance.evaluate import Memory
 from ..plans.base import Plan
 from ..running.callbacks import Callback, asks_to_stop
 from ..running.early_stopping import EarlyStopping, Settled
-from ..running.loop import Reached, StepsFound
+from ..running.loop import Reached, Run, StepsFound
 from ..schedules.path import Level
 from .job import Job
 from .request import Request
@@ -27,9 +28,12 @@ logger = logging.getLogger(__name__)
 class Outcome(NamedTuple):
     """The result of one batch, and what it took, which is counted where it is read.
 
+    It does not hold the job, whose noise and conditions would stay in memory until the last part of a batch is done.
+
     Attributes:
         samples: shape (B, ...).
-        job: whose result it is.
+        run: what was executed.
+        guidance: of the rows of ``run``.
         plan: the last row belongs to it.
         row: after the last row.
         found: the steps of a run that finds them itself; None for the run of a plan.
@@ -37,7 +41,8 @@ class Outcome(NamedTuple):
     """
 
     samples: Tensor
-    job: Job
+    run: Run
+    guidance: CompiledGuidance
     plan: Plan
     row: int
     found: StepsFound | None
@@ -57,12 +62,12 @@ class Outcome(NamedTuple):
     def evaluations(self) -> int:
         """The evaluations of a network for each sample."""
         found = self.found
-        return sum(self.job.guidance.evaluations[: self.row]) if found is None else found.evaluations
+        return sum(self.guidance.evaluations[: self.row]) if found is None else found.evaluations
 
     @property
     def saved(self) -> int:
         """The model calls that were left when the run was stopped; 0 where the number is not known."""
-        return self.job.run.plan.nfe - self.nfe if self.stopped and self.job.run.planned else 0
+        return self.run.plan.nfe - self.nfe if self.stopped and self.run.planned else 0
 
     @property
     def rejected(self) -> int:
@@ -118,7 +123,8 @@ class Ending:
         """The result of a run that ended with this row."""
         (run, state, found), settled = reached, self.settled
         samples = state.x if settled is None else settled.result(state.x)
-        outcome = Outcome(samples, self.job, run.plan, state.row, found, self.stopped)
+        job = self.job
+        outcome = Outcome(samples, job.run, job.guidance.compiled, run.plan, state.row, found, self.stopped)
         if self.stopped:
             _log_stop(outcome)
         return outcome
@@ -131,7 +137,7 @@ def calls_made(reached: Reached) -> int:
 
 
 def _log_stop(outcome: Outcome) -> None:
-    run = outcome.job.run
+    run = outcome.run
     if outcome.saved:
         logger.info(
             "stopped after step %d of %d: %d of %d model calls saved",
