@@ -16,6 +16,7 @@ from noise_scheduler_sampling_system import (
     ModelOutputError,
     NoiseSchedulerConfig,
 )
+from noise_scheduler_sampling_system.guidance import AutoGuidance
 from small_runs import CLIPS, METHODS, SHAPE, STEPS, Counting, Plain, network, pipeline
 
 
@@ -107,6 +108,32 @@ def test_a_training_model_is_warned_about(caplog):
     caplog.clear()
     pipeline().sample(Plain().eval(), SHAPE, 2)
     assert "model.eval()" not in caplog.text
+
+
+def test_a_training_model_without_a_hash_is_warned_about(caplog):
+    class Unhashable:
+        training, __hash__ = True, None
+
+        def __call__(self, x, t):
+            return network(x, t)
+
+    pipeline().sample(Unhashable(), SHAPE, 2)
+    assert "model.eval()" in caplog.text
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_network_that_changes_its_time_in_place_leaves_that_of_another_network(batch):
+    def zeroing(x, t):
+        out = network(x, t)
+        t.zero_()
+        return out
+
+    def weaker(x, t):
+        return 0.5 * network(x, t)
+
+    shape, guided = (batch, *SHAPE[1:]), {"seed": 0, "guidance": AutoGuidance(weaker, 2.0)}
+    expected = pipeline().sample(network, shape, STEPS, **guided)
+    assert torch.equal(pipeline().sample(zeroing, shape, STEPS, **guided), expected)
 
 
 @pytest.mark.parametrize("model", [5, "unet", Plain, torch.ones(2)])

@@ -136,6 +136,20 @@ def test_a_stream_of_unequal_requests_has_the_samples_of_each_alone():
     assert metrics.occupancy > 0.4
 
 
+@pytest.mark.parametrize("method", ["ddim", HandWritten])
+def test_a_network_that_changes_its_time_in_place_leaves_that_of_another_network(method):
+    def zeroing(x, t):
+        out = network(x, t)
+        t.zero_()
+        return out
+
+    pipeline, guidance = DiffusionPipeline(CONFIG, method), AutoGuidance(lambda x, t: 0.9 * network(x, t), 2.0)
+    request = {"shape": SHAPE, "num_inference_steps": 4, "seed": 4, "guidance": guidance}
+    with Batcher(pipeline, 8) as batcher:
+        given = batcher.submit(model=zeroing, **request).result(60)
+    assert torch.equal(given, pipeline.sample(model=network, **request))
+
+
 def test_a_new_request_joins_at_the_next_call():
     batcher, model, gate, first = held(max_batch_size=8)
     later = batcher.submit(shape=(3, 1, 4, 4), num_inference_steps=2, seed=1)

@@ -120,7 +120,6 @@ class NetworkCalls(NamedTuple):
             batch: B, the samples of x.
             watch: measures the time inside the networks.
         """
-        inputs = self.inputs(plan)
 
         def caller(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
             given = unwrapped(condition)
@@ -130,6 +129,7 @@ class NetworkCalls(NamedTuple):
             return self.look.around(call, plan.level)
 
         def of_network(adapter: ModelAdapter, condition: Mapping[str, Any], copies: int) -> Model:
+            inputs = self.inputs(plan)  # each network has its own, because one may change its t in-place
             network: Callable[..., Tensor] = adapter.__call__
             network = watch.wrap("model", network) if watch else network
             network = explaining(network) if inputs.real_times else network

@@ -63,10 +63,11 @@ def _has_mode(model: Any) -> bool:
 
 def _first_time(model: Any) -> bool:
     """Whether no warning was logged for a model yet; a calibration makes many runs of one model."""
-    seen = model in _WARNED
-    with contextlib.suppress(TypeError):  # it has no weak references
+    with contextlib.suppress(TypeError):  # it has no weak references, or no hash
+        if model in _WARNED:
+            return False
         _WARNED.add(model)
-    return not seen
+    return True
 
 
 @final

@@ -129,7 +129,8 @@ class Calls:
     def _output(self, slices: Sequence[Slice]) -> Tensor:
         first = slices[0]
         if len(slices) == 1:
-            x, t, is_copy = first.x, first.t, first.question.owns_input
+            # a copy of t, because a network may change it in-place, and another may be asked at the same times
+            x, t, is_copy = first.x, first.t.clone(), first.question.owns_input
         else:
             x, t, is_copy = torch.cat([each.x for each in slices]), torch.cat([each.t for each in slices]), True
         network = first.question.asked.adapter.__call__
