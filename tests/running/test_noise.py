@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import pickle
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
@@ -193,6 +195,43 @@ def test_a_drawn_seed_is_the_next_number_of_the_generator_in_every_mode_and_thre
     drawn.append(resolve_keys(None, torch.Generator().manual_seed(7), 1))
     assert [keys[0][0] for keys in drawn] == [*wanted[:3], wanted[0]]
     assert int(torch.randint(2**63 - 1, (1,))) == wanted[3]
+
+
+def drawn_seed() -> int:
+    return resolve_keys(None, None, 1)[0][0]
+
+
+def draw_of_fake_tensors() -> None:
+    with FakeTensorMode(), contextlib.suppress(DataDependentOutputException):
+        drawn_seed()
+
+
+def draw_of_meta_tensors() -> None:
+    with torch.device("meta"):
+        drawn_seed()
+
+
+#: Programs that draw inside a mode of PyTorch, which may make other tensors there.
+MODES = {
+    "fake": draw_of_fake_tensors,
+    "grad": lambda: torch.func.grad(lambda x: drawn_seed() * 0.0 + x)(torch.zeros(())),
+    "functionalize": lambda: torch.func.functionalize(lambda x: drawn_seed() * 0.0 + x)(torch.zeros(1)),
+    "meta": draw_of_meta_tensors,
+    "inference": torch.inference_mode(drawn_seed),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_seed_is_drawn_after_a_first_draw_inside_a_mode(mode):
+    wanted = int(torch.randint(2**63 - 1, (1,), generator=torch.Generator().manual_seed(7)))
+
+    def draws():  # in a new thread, which drew nothing before
+        MODES[mode]()
+        torch.manual_seed(7)
+        return drawn_seed()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(draws).result() == wanted
 
 
 def test_a_generator_advances_and_repeats():

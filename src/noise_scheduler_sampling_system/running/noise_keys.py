@@ -220,17 +220,24 @@ def _listed(seed: Any) -> Any:
 class _Drawn(threading.local):
     """The number that a thread draws from PyTorch's global generator; a new tensor takes twice the time."""
 
-    def __init__(self) -> None:
-        with torch.inference_mode(False):  # it must work outside that mode too
-            self.number = torch.empty(1, dtype=torch.int64, device="cpu")
+    number: Tensor | None = None
 
 
 _DRAWN: Final = _Drawn()
 
 
+def _new_number() -> Tensor:
+    with torch.inference_mode(False):  # it must work outside that mode too
+        made = torch.empty(1, dtype=torch.int64, device="cpu")
+    if type(made) is Tensor:  # a tracing mode makes another type
+        _DRAWN.number = made
+    return made
+
+
 def _draw(generator: torch.Generator | None) -> int:
     if generator is None:
-        return int(_DRAWN.number.random_(_MOST_DRAWN).item())
+        number = _DRAWN.number
+        return int((_new_number() if number is None else number).random_(_MOST_DRAWN).item())
     if not isinstance(generator, torch.Generator):
         raise ConfigurationError(
             f"got {shown(generator)}", where="generator", suggestion="give a torch.Generator, or seed=... for a number"
