@@ -99,6 +99,31 @@ def test_what_the_model_has_become_counts(network):
         pipeline.sample(network, SHAPE, STEPS, seed=0)
 
 
+def test_what_a_function_has_become_counts():
+    """A reload (IPython's autoreload) replaces the code of a function that programs hold."""
+
+    def model(x, t):
+        return x * 0.1
+
+    def edited(x, t, *, label=0.0):
+        return x * 0.1 + label
+
+    def strict(x, t, *, label):
+        return x * 0.1 + label
+
+    pipeline = DiffusionPipeline()
+    plain = pipeline.sample(model, SHAPE, STEPS, seed=0)
+    model.__code__, model.__kwdefaults__ = edited.__code__, edited.__kwdefaults__
+    assert torch.equal(pipeline.sample(model, SHAPE, STEPS, seed=0), plain)
+    options = {"condition": {"label": 0.5}, "classifier_free_guidance": False}
+    assert not torch.equal(pipeline.sample(model, SHAPE, STEPS, seed=0, **options), plain)
+    model.__kwdefaults__ = None
+    with pytest.raises(ConfigurationError, match="label"):
+        pipeline.sample(model, SHAPE, STEPS, seed=0)
+    model.__code__ = strict.__code__
+    pipeline.sample(model, SHAPE, STEPS, seed=0, **options)
+
+
 def test_an_update_of_the_pipeline_counts(network):
     pipeline = DiffusionPipeline()
     before = pipeline.sample(network, SHAPE, STEPS, seed=0)

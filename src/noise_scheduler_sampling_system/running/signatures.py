@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, Final, NamedTuple, final
 
 from ..support.kept import Kept
@@ -43,8 +43,17 @@ class Signatures(NamedTuple):
     wrapped: CallSignature | None
 
 
+class _Known(NamedTuple):
+    """The signatures of a function, and what they were read from, which a reload (IPython's autoreload) replaces."""
+
+    signatures: Signatures
+    code: CodeType
+    defaults: tuple[Any, ...] | None
+    named_defaults: dict[str, Any] | None
+
+
 #: Of functions, by whether they are bound.
-_KNOWN: Final[weakref.WeakKeyDictionary[FunctionType, dict[bool, Signatures]]] = weakref.WeakKeyDictionary()
+_KNOWN: Final[weakref.WeakKeyDictionary[FunctionType, dict[bool, _Known]]] = weakref.WeakKeyDictionary()
 
 
 def signatures_of(call: Any) -> Signatures:
@@ -53,11 +62,13 @@ def signatures_of(call: Any) -> Signatures:
     if type(function) is not FunctionType:
         return Signatures(_signature(call, follow=False), _signature(call, follow=True))
     bound = function is not call
+    code, defaults, named = function.__code__, function.__defaults__, function.__kwdefaults__
     known = _KNOWN.get(function, {}).get(bound)
-    if known is None:
-        known = Signatures(_signature(call, follow=False), _signature(call, follow=True))
-        _KNOWN.setdefault(function, {})[bound] = known
-    return known
+    if known is not None and known.code is code and known.defaults is defaults and known.named_defaults is named:
+        return known.signatures
+    made = Signatures(_signature(call, follow=False), _signature(call, follow=True))
+    _KNOWN.setdefault(function, {})[bound] = _Known(made, code, defaults, named)
+    return made
 
 
 def _signature(call: Any, *, follow: bool) -> CallSignature | None:
