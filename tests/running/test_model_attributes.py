@@ -28,12 +28,17 @@ class WithSearch(Module):
         return "found" if name == "config" else super().__getattr__(name)
 
 
+class WithFirstSearch(Module):
+    def __getattribute__(self, name):
+        return "found" if name == "config" else super().__getattribute__(name)
+
+
 class BeforeInit(nn.Module):
     def __init__(self):
         pass
 
 
-@pytest.mark.parametrize("model", [Module(), WithSearch(), BeforeInit(), lambda x, t: x, 3])
+@pytest.mark.parametrize("model", [Module(), WithSearch(), WithFirstSearch(), BeforeInit(), lambda x, t: x, 3])
 @pytest.mark.parametrize(
     "name", ["of_class", "of_object", "computed", "parameter", "layer", "buffer", "forward", "training", "config"]
 )
