@@ -11,7 +11,7 @@ __all__ = ["attribute"]
 #: PyTorch's search for what is not among the plain attributes of a module. It raises an error where it finds nothing.
 _SEARCH: Final = Module.__getattr__
 #: Python's search, which comes first.
-_PLAIN: Final = Module.__getattribute__
+_PLAIN: Final[Any] = Module.__getattribute__
 
 
 def attribute(model: Any, name: str, default: Any = None) -> Any:
