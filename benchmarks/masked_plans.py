@@ -60,17 +60,18 @@ class Setting:
 
     Attributes:
         name: to print, and for files.
+        title: of pictures.
         pipeline, model: what is sampled.
         shape: of one sample.
         samples: the number that is judged.
         reference_calls: the model calls of the solution that all are compared with.
         fit: arguments of ``calibrate``.
         run: further arguments of ``sample``.
-        title: of pictures.
         screens: the rounds of the search for the best built-in sampler: samples, and samplers that stay.
     """
 
     name: str
+    title: str
     pipeline: DiffusionPipeline
     model: Any
     shape: tuple[int, ...]
@@ -78,7 +79,6 @@ class Setting:
     reference_calls: int
     fit: dict[str, Any]
     run: dict[str, Any] = field(default_factory=dict)
-    title: str = ""
     screens: tuple[tuple[int, int], ...] = ((8, 48), (128, 8))
 
     def sample(self, plan: SamplingPlan, scale: float, part: slice) -> Tensor:
@@ -137,31 +137,16 @@ def unet() -> Setting:
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(prediction_type="v_prediction"), "ddim")
     fit = {"trajectories": 192, "held_out": 64, "teacher_calls": 40, "max_batch_size": 32}
     return Setting(
-        "unet",
-        pipeline,
-        models.mnist_unet(),
-        (1, 28, 28),
-        256,
-        48,
-        fit,
-        {"max_batch_size": 32},
-        "Embedded U-Net of digits",
-        ((4, 12), (32, 3)),
-    )
+        "unet", "Embedded U-Net of digits", pipeline, models.mnist_unet(), (1, 28, 28), 256, 48, fit,
+        {"max_batch_size": 32}, ((4, 12), (32, 3)),
+    )  # fmt: skip
 
 
 def digits(bandwidth: float) -> Setting:
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
     fit = {"trajectories": 1024, "held_out": 512, "teacher_calls": 64}
-    return Setting(
-        f"digits-{bandwidth:g}",
-        pipeline,
-        models.DigitsModel(pipeline.scheduler, bandwidth=bandwidth),
-        (1, 8, 8),
-        2048,
-        128,
-        fit,
-    )
+    model = models.DigitsModel(pipeline.scheduler, bandwidth=bandwidth)
+    return Setting(f"digits-{bandwidth:g}", "Digits, exact model", pipeline, model, (1, 8, 8), 2048, 128, fit)
 
 
 def mnist(path: str) -> Setting:
@@ -171,7 +156,7 @@ def mnist(path: str) -> Setting:
     kind = pipeline.config.prediction_type
     model = models.KernelDensityModel(pipeline.scheduler, images, 0.2, labels=labels, prediction_type=kind)
     fit = {"trajectories": 512, "held_out": 256, "teacher_calls": 48}
-    return Setting(f"mnist-{path}", pipeline, model, (1, 28, 28), 256, 96, fit)
+    return Setting(f"mnist-{path}", "MNIST, exact model", pipeline, model, (1, 28, 28), 256, 96, fit)
 
 
 def frechet(samples: Tensor) -> float:
@@ -286,30 +271,33 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=0.15)
     parser.add_argument("--path", choices=("vp", "cosine", "flow"), default="vp")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0, 60.0, 300.0])
-    parser.add_argument("--budget-seconds", type=float, help="for a seed's plans of the U-Net, not --passes")
+    parser.add_argument("--budget-seconds", type=float, help="for the plans of a seed, in place of --passes")
     parser.add_argument("--once", action="store_true", help="do not run the U-Net with twice the evaluations")
     parser.add_argument("--keep", type=Path, help="a folder for plans and checkpoints, to go on from")
-    parser.add_argument("--plot", type=Path, help="draw errors and levels of the first seed to a .png file")
+    parser.add_argument("--plot", type=Path, help="draw the first seed's errors and levels to a .png file")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    if given.what in ("curve", "time") and (given.plot, given.budget_seconds) != (None, None):
+        parser.error("--plot and --budget-seconds are for unet, digits and mnist")
     if given.keep is not None:
         given.keep.mkdir(parents=True, exist_ok=True)
     if given.what == "curve":
         curve(given.evaluations or (8,), given.seconds)
     elif given.what == "time":
         timed(given.keep or Path())
-    elif given.what == "unet":
-        compared(
-            unet(), given.scales or (2.0,), given.evaluations or (8, 12, 16), given.seeds, given.keep, network=True,
-            twice=not given.once, plot=given.plot, budget_seconds=given.budget_seconds,
-            passes=given.passes or (26.0 if given.budget_seconds is None else 1e6),
-        )  # fmt: skip
     else:
-        setting = digits(given.bandwidth) if given.what == "digits" else mnist(given.path)
+        network = given.what == "unet"
+        setting = unet() if network else digits(given.bandwidth) if given.what == "digits" else mnist(given.path)
+        scales = given.scales or ((2.0,) if network else (3.0, 7.0))
+        if given.plot is not None and len(scales) > 1:
+            parser.error("--plot draws one scale: give it with --scales")
+        limits = {"passes": given.passes or (26.0 if network else 150.0)}
+        if given.budget_seconds is not None:
+            limits = {"budget_seconds": given.budget_seconds}
         compared(
-            setting, given.scales or (3.0, 7.0), given.evaluations or (10, 16), given.seeds, given.keep, network=False,
-            passes=given.passes or 150.0,
+            setting, scales, given.evaluations or ((8, 12, 16) if network else (10, 16)), given.seeds, given.keep,
+            network=network, twice=not given.once, plot=given.plot, **limits,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from dataclasses import replace
@@ -23,8 +24,12 @@ from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.calibration.fit.fit import Fit, fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
 from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss
+from noise_scheduler_sampling_system.calibration.search.built_in import ranked
+from noise_scheduler_sampling_system.calibration.search.search import search
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, teach
+
+calibrate_module = importlib.import_module("noise_scheduler_sampling_system.calibration.calibrate")
 
 
 def test_a_checkpoint_is_gone_on_with(tmp_path):
@@ -96,8 +101,17 @@ def test_several_budgets_share_the_time(monkeypatch):
 
     monkeypatch.setattr(time, "monotonic", lambda: 1e-3 * calls[0])  # a call takes a millisecond
     asked = {"shape": SHAPE, "trajectories": 64, "held_out": 64, "teacher_calls": 32, "passes": 1e4}
+    shares = []
+
+    def noted(*arguments):
+        limits = next(each for each in arguments if isinstance(each, Limits))
+        shares.append((limits.deadline - time.monotonic()) / (3.0 - time.monotonic()))
+        return search(*arguments)
+
+    monkeypatch.setattr(calibrate_module, "search", noted)
     plans = calibrate(counted, pipeline, nfe=(3, 5, 4), budget_seconds=3.0, **asked)
     assert list(plans) == [3, 4, 5]
+    assert shares == pytest.approx([3 / 12, 4 / 9, 1.0])
     assert all(plan.provenance["iterations"] > 3 for plan in plans.values())
     assert all(plan.provenance["kind"] == "fit" for plan in plans.values())
     assert 1_500 < calls[0] < 4_500
@@ -116,6 +130,24 @@ def test_the_total_of_a_budget_follows_the_speed(monkeypatch):
     assert (of_passes.total, of_time.total) == (1e6, 0.0)
     clock[0], student.calls.samples = 2.0, 50  # five passes in two seconds
     assert (of_passes.total, of_time.total) == (1e6, 20.0)
+
+
+@pytest.mark.parametrize(("deadline", "first"), [(math.inf, 32), (1e3, 4)])
+def test_a_ranking_within_seconds_does_not_plan_with_the_passes(deadline, first, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model, sizes = mixture(pipeline.scheduler), []
+
+    def counted(x, t):
+        sizes.append(len(x))
+        return model(x, t)
+
+    student = Student(pipeline, counted, None, None, {})
+    lesson, _ = teach(student, noise_of(64, 1), 16)
+    sizes.clear()
+    budget = Budget.start(student, 3.0 * len(lesson), Limits(1e6, deadline, ("fit",), None, "free", 30.0))
+    assert ranked(student, 3, lesson, budget)[0]
+    assert sizes[0] == first
 
 
 def test_a_kept_fit_is_gone_on_with_even_if_it_had_converged(tmp_path):

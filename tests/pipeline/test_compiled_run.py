@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, NoiseSchedulerConfig, SamplingMethod
-from noise_scheduler_sampling_system.guidance import AdaptiveProjected, ClassifierFree, Energy, Interval, Rescale
+from noise_scheduler_sampling_system.guidance import (
+    AdaptiveProjected,
+    AutoGuidance,
+    ClassifierFree,
+    Energy,
+    Interval,
+    Rescale,
+)
 from sampler_names import TWO_TIMES
 
 SHAPE = (2, 1, 8, 8)
@@ -162,6 +169,26 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason():
     for arguments, what in cases:
         with pytest.raises(ConfigurationError, match=what):
             pipeline.compile(NETWORK, SHAPE, 4, **arguments)
+
+
+class Zeroing(Network):
+    """Changes its times in-place."""
+
+    def forward(self, x: Tensor, t: Tensor, class_labels: Tensor | None = None, r: Tensor | None = None) -> Tensor:
+        out = super().forward(x, t, class_labels, r)
+        t.zero_()
+        return out
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend": "eager"}, TRACED, {"backend": "network", "options": {"backend": "eager"}}]
+)
+def test_a_network_that_changes_its_time_in_place_leaves_those_of_others_and_of_later_calls(options):
+    pipeline, guided = pipeline_of("dpmpp_2m"), {"condition": LABELS, "guidance": AutoGuidance(NETWORK, 2.0)}
+    expected = pipeline.sample(NETWORK, SHAPE, 3, seed=1, **guided)
+    fast = pipeline.compile(Zeroing().eval(), SHAPE, 3, **options, **guided)
+    for _ in range(2):
+        torch.testing.assert_close(fast(1), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_call_of_another_form_is_refused():

@@ -246,7 +246,8 @@ class CompiledRun:
 
         def call(x: Tensor, row: int) -> Tensor:
             x = inputs.state(x, row, wanted)
-            return network(x if copies == 1 else torch.cat([x] * copies), times[row], kept)
+            t = times[row].clone()  # a network may change it in-place, and others and later calls read this memory
+            return network(x if copies == 1 else torch.cat([x] * copies), t, kept)
 
         return call
 

@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
     @property
     def nfe(self) -> int:
         """The model calls that were made."""
-        return self.plan.calls_before(self.row) if self.found is None else self.found.calls
+        return _calls(self.plan, self.row, self.found)
 
     @property
     def evaluations(self) -> int:
@@ -133,7 +133,12 @@ class Ending:
 def calls_made(reached: Reached) -> int:
     """The model calls that a run made so far."""
     run, state, found = reached
-    return run.plan.calls_before(state.row) if found is None else found.calls
+    return _calls(run.plan, state.row, found)
+
+
+def _calls(plan: Plan, row: int, found: StepsFound | None) -> int:
+    """The model calls before a row, or those of a run that finds its steps itself."""
+    return plan.calls_before(row) if found is None else found.calls
 
 
 def _log_stop(outcome: Outcome) -> None:

@@ -165,8 +165,8 @@ def _fits(
 
     The best start gets at least one iteration.
 
-    Where a fit ends is a local minimum, so the start matters. Trials of several starts cost more than they gain
-    (docs/calibration.md, "What each mechanism is worth").
+    Where a fit ends is a local minimum, so the start matters. Trials of several starts would take iterations from
+    the fit (``benchmarks/calibration_ablation.py``, "trials of 4 starts").
 
     Args:
         student: the model.
