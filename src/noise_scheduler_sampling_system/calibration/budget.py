@@ -11,7 +11,10 @@ from ..schedules.path import NoisePath
 from .level_range import LevelRange
 from .student import Student
 
-__all__ = ["Budget", "Limits"]
+__all__ = ["Budget", "Hours", "Limits"]
+
+#: What serves several budgets, and the final choice of one, take at most this share of the seconds.
+_MOST = 0.25
 
 
 @final
@@ -38,6 +41,38 @@ class Limits:
     def levels(self, path: NoisePath) -> LevelRange:
         """Return the range of the query levels on a path."""
         return LevelRange(path, first_fixed=self.first != "free")
+
+
+@final
+@dataclass(frozen=True)
+class Hours:
+    """The time of a calibration, in seconds of ``time.monotonic``.
+
+    Attributes:
+        began: its start.
+        deadline: its end; infinite: none.
+    """
+
+    began: float
+    deadline: float
+
+    def search_ends(self, share: float, student: Student, *, recording: float, gate: float) -> float:
+        """Return the deadline of a search, so that its recording serves all budgets and its gate has time.
+
+        Args:
+            share: of the seconds left that this budget gets.
+            student: counts the evaluations so far, which tell the speed.
+            recording: the evaluations of the recording that it makes.
+            gate: the least evaluations of the choice after the search.
+        """
+        now = time.monotonic()
+        if not math.isfinite(self.deadline) or not student.calls.samples:
+            return now + share * (self.deadline - now)
+        of_one = (now - self.began) / student.calls.samples
+        left = max(0.0, self.deadline - now)
+        shared = min(of_one * recording, _MOST * left)
+        own = share * (left - shared)
+        return now + shared + own - min(of_one * gate, _MOST * own)
 
 
 @final

@@ -41,14 +41,15 @@ from .arguments import (
     stages_of,
     teacher_calls_of,
 )
-from .budget import Limits
+from .budget import Hours, Limits
 from .checkpoint import Checkpoint
 from .design import FIRST
 from .goal import Goal
 from .outlines.insight import Insight
 from .progress import BAR, FitReport, WorkGauge
 from .provenance import setting_facts
-from .search.search import Found, search
+from .search.gate import Gate
+from .search.search import Found, Learned, search
 from .student import CallCounter, Student
 from .trajectories import Errors, Trajectories, teach
 from .trust.elsewhere import SHARE, elsewhere_of
@@ -226,6 +227,7 @@ def calibrate(
         "teacher_calls": teacher_calls, **({"round_timesteps": True} if round_timesteps else {}),
         **({} if by_calls else {"counts": "evaluations"}),
     }  # fmt: skip
+    hours = Hours(began, deadline)
     stored = Checkpoint.open(checkpoint, about)
     made: dict[int, SamplingPlan] = {}
     of_teacher = float(count * teacher_calls * student.branches)
@@ -242,7 +244,7 @@ def calibrate(
         solution = stored.solution.to(place)
         everything = Trajectories(noise, solution, torch.arange(count))
         taught, unseen = everything.part(0, trajectories), everything.part(trajectories, count)
-        insight: Insight | None = None
+        learned = Learned()
         for budget in sorted(budgets):
             if stored.done(budget, budget_seconds):
                 continue
@@ -250,18 +252,18 @@ def calibrate(
             # the error that is shown costs model calls, which must not count: without the bar the plan is the same
             goal = Goal(budget, folded)
             shown = FitReport(bar, gauge, replace(student, calls=CallCounter()), unseen, goal, stored)
-            now = time.monotonic()
-            share = budget / sum(left)  # as many passes for each
-            until = now + share * (deadline - now)
+            recording = Insight.cost(student, goal, taught) if "fit" in stages and learned.insight is None else 0.0
+            share, choice = budget / sum(left), Gate.cost(goal, taught, unseen)  # as many passes for each
+            until = hours.search_ends(share, student, recording=recording, gate=choice)
             limits = Limits(passes, until, stages, history, first, max_gain)
             smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))
             resume, before = stored.fits.get(budget), stored.before(budget)
             try:
-                found = search(student, goal, taught, unseen, limits, shown, resume, smaller, before, insight)
+                found = search(student, goal, taught, unseen, limits, shown, resume, smaller, before, learned)
             except KeyboardInterrupt:  # before or after the fit, which handles it itself
                 logger.warning("interrupted: returning the plans that are done")
                 break
-            insight = found.insight
+            learned = found.learned
             found, measured = _measured(student, found, unseen)
             facts = {**about, **_facts(found, stored.teacher_error), "measured": measured, "versions": _versions()}
             plan = replace(found.plan, provenance=facts)

@@ -5,12 +5,14 @@ The derivatives are differences of runs; there are no gradients through the mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ...analysis.solution import each_error
@@ -25,7 +27,7 @@ from .free_numbers import FreeNumbers
 from .normal_equations import NormalEquations
 from .robust_loss import CauchyLoss, informative
 
-__all__ = ["Fit", "cost_of_iteration", "enough", "fit"]
+__all__ = ["Fit", "cost_of_iteration", "ends_unless_worse", "enough", "fit"]
 
 Array = npt.NDArray[np.float64]
 
@@ -38,6 +40,8 @@ _MEDIANS = (3.0, 300.0)
 #: The least and the most trajectories of a Jacobian, and the numbers of all their samples together that are enough.
 #: More trajectories are drawn only while they cost no more than a run of all.
 _FEWEST, _MOST, _NUMBERS = 8, 256, 1 << 13
+#: A step is first tried on one trajectory out of this many.
+_PART = 3
 #: The number of damped steps that are tried with one Jacobian.
 _TRIES = 4
 #: A phase ends after _SLOW iterations in a row of which each gains less than _LITTLE of the loss.
@@ -126,13 +130,17 @@ def fit(
         weights = robust.weights(each)
         square, slope = equations.at(numbers, chosen, shares, ends, weights.__getitem__)
 
-        def attempt(changes: Array, now: Fit = now, numbers: FreeNumbers = numbers) -> Reached | None:
+        def attempt(
+            changes: Array, now: Fit = now, numbers: FreeNumbers = numbers, each: Tensor = each
+        ) -> Reached | None:
             trial = numbers.moved(changes)
             if trial.gain > max_gain:
                 return None
             try:
-                there = taught.ends(student, trial)
+                there = ends_unless_worse(student, trial, taught, each, now.robust)
             except (NumericsError, ModelOutputError):  # the step is too long: the model overflows there
+                return None
+            if there is None:
                 return None
             reached = each_error(there, taught.solution)
             better = replace(now, table=trial, loss=now.robust.loss(reached), errors=Errors.of(reached))
@@ -148,6 +156,38 @@ def fit(
         yield now
         if now.stalled == _SLOW and not last_phase:
             now = replace(now, phase=now.phase + 1, stalled=0, damping=0.1, robust=CauchyLoss())
+
+
+def ends_unless_worse(
+    student: Student, trial: Table, taught: Trajectories, each: Tensor, robust: CauchyLoss
+) -> Tensor | None:
+    """Run a table on a part of the trajectories, and on the others unless the part shows that the loss rises.
+
+    Args:
+        student: the model.
+        trial: the table.
+        taught: the trajectories.
+        each: their errors so far, shape (n,).
+        robust: the loss.
+
+    Returns:
+        The ends, shape (n, ...), or None where the loss of the part rises by more than its standard error.
+
+    Raises:
+        NoiseSamplingError: a run overflows.
+    """
+    part = torch.arange(0, len(taught), _PART)
+    few = taught.picked(part)
+    ends = few.ends(student, trial)
+    rise = robust.each(each_error(ends, few.solution)) - robust.each(each[part])
+    if len(part) > 1 and float(rise.mean()) > float(rise.std()) / math.sqrt(len(part)):
+        return None
+    others = torch.tensor([k for k in range(len(taught)) if k % _PART], dtype=torch.long)
+    whole = torch.empty_like(ends[:1]).repeat(len(taught), *[1] * (ends.ndim - 1))
+    whole[part.to(ends.device)] = ends
+    if len(others):
+        whole[others.to(ends.device)] = taught.picked(others).ends(student, trial)
+    return whole
 
 
 def enough(taught: Trajectories) -> int:

@@ -54,6 +54,11 @@ class Insight:
     span: LevelRange
     response: Response
 
+    @staticmethod
+    def cost(student: Student, goal: Goal, taught: Trajectories) -> float:
+        """Return the evaluations of a recording of as many trajectories as are useful; 0 where there is none."""
+        return _of_each(student, goal) * min(_FEW, len(taught)) if _possible(goal) else 0.0
+
     @classmethod
     def of(cls, student: Student, goal: Goal, taught: Trajectories, span: LevelRange, budget: Budget) -> Insight | None:
         """Record the first trajectories.
@@ -61,8 +66,7 @@ class Insight:
         Returns:
             None where that would cost too much, the goal has too many queries, or fine runs are impossible.
         """
-        of_each = LEVELS * (student.branches if goal.scale is None else 2.0)
-        room = _FOR_RECORDING * budget.left() * budget.of_a_pass / of_each
+        room = _FOR_RECORDING * budget.left() * budget.of_a_pass / _of_each(student, goal)
         if min(room, len(taught)) < _FEWEST or not _possible(goal):
             return None
         few = taught.part(0, int(min(_FEW, room)))
@@ -106,6 +110,11 @@ class Insight:
         except NoiseSamplingError as error:
             logger.info("an outline is left out: %s", error)
             return None
+
+
+def _of_each(student: Student, goal: Goal) -> float:
+    """The evaluations of the recording of a trajectory."""
+    return LEVELS * (student.branches if goal.scale is None else 2.0)
 
 
 def _possible(goal: Goal) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from ...analysis.recommend import plan_within
 from ...config.registries import SAMPLERS
@@ -43,14 +43,28 @@ _SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 _STRONG = ("res_2s", "gradient_estimation", "dpmpp_2m", "dpmpp_3m", "adams", "ipndm", "unipc", "sa_solver")
 #: Options that make a sampler deterministic if they are 0.
 _SILENT = ("eta", "tau", "s_churn")
-#: The rounds of the ranking of built-in samplers: the share of the budget that running all of them may cost, which
-#: decides on the number of trajectories, the least and the most of these, the samplers that stay, and the samplers that
-#: are run whatever the budget.
-_ROUNDS = ((0.06, 4, 32, 48, 12), (0.04, 32, 256, 24, 4))
 #: The levels of built-in samplers under :class:`CachedGuidance`, as shares of the evaluations.
 _LEVELS = (0.65, 0.75)
-#: The ranking ends after this share of the budget.
-_FOR_RANKING = 0.15
+
+
+class _Round(NamedTuple):
+    """A round of the ranking of built-in samplers.
+
+    Attributes:
+        share: of the budget that it may spend, which decides on the number of trajectories.
+        fewest, most: of these.
+        kept: the most samplers that stay.
+        least: the samplers that are run whatever the budget.
+    """
+
+    share: float
+    fewest: int
+    most: int
+    kept: int
+    least: int
+
+
+_ROUNDS = (_Round(0.06, 4, 32, 48, 12), _Round(0.04, 32, 256, 24, 4))
 
 
 @final
@@ -160,7 +174,9 @@ def _with_calls(known: Sequence[Baseline], student: Student, calls: int) -> list
     return [each for each in found if each.plan.nfe == calls]
 
 
-def ranked(student: Student, nfe: int, taught: Trajectories, budget: Budget) -> tuple[list[Baseline], bool]:
+def ranked(
+    student: Student, nfe: int, taught: Trajectories, budget: Budget, leaders: Sequence[str] = ()
+) -> tuple[list[Baseline], bool]:
     """Rank the built-in samplers with N calls by their errors on a few trajectories.
 
     Args:
@@ -168,6 +184,7 @@ def ranked(student: Student, nfe: int, taught: Trajectories, budget: Budget) -> 
         nfe: N.
         taught: the trajectories, of which the first ones are used.
         budget: ends the ranking after a share of it.
+        leaders: the names of samplers that come first, for budgets that end within the list.
 
     Returns:
         The samplers, best first, and whether the user interrupted the ranking.
@@ -177,25 +194,32 @@ def ranked(student: Student, nfe: int, taught: Trajectories, budget: Budget) -> 
     left = [b for b in left if history is None or b.plan.history <= history]
     if budget.limits.first != "free":
         left = [b for b in left if b.plan.asked[0] and b.plan.time[0] == top]
+    place = {name: number for number, name in enumerate(leaders)}
+    left.sort(key=lambda each: place.get(each.name, len(place)))
     try:
-        for share, fewest, most, kept, least in _ROUNDS:
-            room = share * budget.total * len(taught) / max(1, len(left))
-            few = taught.part(0, int(min(max(room, fewest), most)))
-            left = _ordered(student, left, few, budget, least)[:kept]
+        until = 0.0
+        for each in _ROUNDS:
+            until += each.share
+            room = each.share * budget.total * len(taught) / max(1, len(left))
+            few = taught.part(0, int(min(max(room, each.fewest), each.most)))
+            left = _ordered(student, left, few, budget, each.least, until)[: each.kept]
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the built-in samplers")
         return left, True
     return left, False
 
 
-def _ordered(student: Student, known: list[Baseline], few: Trajectories, budget: Budget, least: int) -> list[Baseline]:
+def _ordered(
+    student: Student, known: list[Baseline], few: Trajectories, budget: Budget, least: int, until: float
+) -> list[Baseline]:
     """Return the samplers that do not overflow: the best by score and the best by root mean square, in turns.
 
-    Few trajectories do not tell which of these is better on many.
+    Few trajectories do not tell which of these is better on many. After a share ``until`` of the budget no further
+    samplers than ``least`` are run.
     """
     scored: list[tuple[Errors, Baseline]] = []
     for baseline in known:
-        if len(scored) >= least and budget.spent(_FOR_RANKING):
+        if len(scored) >= least and budget.spent(until):
             break
         try:
             end = student.run(baseline.plan, few.noise, few.rows)

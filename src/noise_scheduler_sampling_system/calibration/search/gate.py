@@ -16,6 +16,7 @@ from typing import NamedTuple, final
 from ...plans.plan import SamplingPlan
 from ...support.errors import ModelOutputError, NoiseSamplingError, NumericsError
 from ..budget import Budget
+from ..goal import Goal
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories, errors_of
@@ -59,6 +60,11 @@ class Gate:
     student: Student
     taught: Trajectories
     held_out: Trajectories
+
+    @staticmethod
+    def cost(goal: Goal, taught: Trajectories, held_out: Trajectories) -> float:
+        """Estimate the evaluations of a choice: the leaders, as many tables, and the training errors of one."""
+        return goal.budget * (2.0 * _LEADERS * len(held_out) + len(taught))
 
     def built_in(self, known: Iterable[Baseline], budget: Budget) -> list[Candidate]:
         """Judge built-in samplers in the given order, at least 5 and as many as the budget allows.

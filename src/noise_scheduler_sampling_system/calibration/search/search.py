@@ -21,7 +21,7 @@ from .built_in import cached, ranked
 from .gate import Gate
 from .starts import best_first, designed, grown
 
-__all__ = ["STAGES", "Found", "search"]
+__all__ = ["STAGES", "Found", "Learned", "search"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ STAGES: Final = ("design", "fit", "refine")
 _BEFORE_REFINEMENT = 0.7
 #: The gate may run built-in samplers for this share of the budget, on top of it.
 _FOR_GATE = 0.1
+#: A fit takes a part of the trajectories, at least so many, where all of them leave fewer iterations than this.
+_FEW, _ITERATIONS = 64, 8
 #: The number of built-in samplers among the starts.
 _BUILT_IN = 2
 #: Starts are compared on this part of the trajectories where none were recorded.
@@ -38,6 +40,18 @@ _PART = 0.25
 
 #: Called after every iteration with the stage and the state of the fit.
 Report = Callable[[str, Fit], None]
+
+
+class Learned(NamedTuple):
+    """What a search leaves for the searches of more calls or evaluations of the same model.
+
+    Attributes:
+        insight: what it knows of the model. None: it would have cost too much.
+        leaders: the names of the built-in samplers that were ranked highest, best first.
+    """
+
+    insight: Insight | None = None
+    leaders: tuple[str, ...] = ()
 
 
 class Found(NamedTuple):
@@ -56,7 +70,7 @@ class Found(NamedTuple):
         passes: the number of runs of all trajectories.
         iterations: of all fits.
         interrupted: whether the user interrupted the search.
-        insight: what the search knows of the model, for the searches of more calls. None: it would have cost too much.
+        learned: for the searches of more calls.
     """
 
     plan: SamplingPlan
@@ -69,7 +83,7 @@ class Found(NamedTuple):
     passes: float
     iterations: int
     interrupted: bool
-    insight: Insight | None
+    learned: Learned
 
 
 def search(
@@ -82,7 +96,7 @@ def search(
     resume: Fit | None = None,
     smaller: Table | None = None,
     before: tuple[str, Table] | None = None,
-    insight: Insight | None = None,
+    learned: Learned | None = None,
 ) -> Found:
     """Find the plan of a number of model calls or evaluations whose runs end nearest to where the trajectories end.
 
@@ -96,11 +110,12 @@ def search(
         resume: a fit to continue, in place of fits from new starts.
         smaller: the table that was found for fewer calls or evaluations, another start.
         before: the kind and the table of the plan of as many calls that was found within a smaller budget.
-        insight: what the search for fewer calls or evaluations knew of the model.
+        learned: what the search for fewer calls or evaluations left.
     """
     budget, nfe = Budget.start(student, len(taught) * goal.budget, limits), goal.calls
     span = limits.levels(student.pipeline.scheduler)
-    known, interrupted = ranked(student, nfe, taught, budget)
+    insight, leaders = learned or Learned()
+    known, interrupted = ranked(student, nfe, taught, budget, leaders)
     designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
     tables = [("design", goal.folded(table)) for table in designs]
     if smaller is not None:
@@ -146,10 +161,10 @@ def search(
     best, training = gate.best(built_in, ours)
     nearest = min(ours, key=lambda each: each.errors.rms, default=None)
     fitted = None if nearest is None else (nearest.kind, nearest.errors)
-    leaders = tuple((each.kind, each.errors) for each in built_in)
+    judged = tuple((each.kind, each.errors) for each in built_in)
     return Found(
-        goal.holding(best.plan), best.kind, training, best.errors, leaders, fitted, best.table, budget.passes,
-        iterations, interrupted, insight,
+        goal.holding(best.plan), best.kind, training, best.errors, judged, fitted, best.table, budget.passes,
+        iterations, interrupted, Learned(insight, tuple(each.name for each in known)),
     )  # fmt: skip
 
 
@@ -180,14 +195,26 @@ def _fits(
         The number of the start, and the state of its fit after every iteration.
     """
     share = _BEFORE_REFINEMENT if "refine" in budget.limits.stages else 1.0
-    for number, start in enumerate(starts if resume is None else [resume.table]):
-        cost = cost_of_iteration(start, span, taught)
+    starts = starts if resume is None else [resume.table]
+    part = _part_for(starts[0], span, taught, budget.left(share)) if starts else taught
+    for number, start in enumerate(starts):
+        cost = cost_of_iteration(start, span, part) * len(part) / len(taught)
         if number and budget.left(share) < cost:  # the first start has an iteration in any case
             return
         try:
-            for now in fit(student, start, span, taught, max_gain=budget.limits.max_gain, resume=resume):
+            for now in fit(student, start, span, part, max_gain=budget.limits.max_gain, resume=resume):
                 yield number, now
                 if budget.left(share) < cost:
                     return
         except NoiseSamplingError as error:
             logger.info("a start is left out: %s", error)
+
+
+def _part_for(start: Table, span: LevelRange, taught: Trajectories, left: float) -> Trajectories:
+    """Return as many of the trajectories as leave enough iterations of a fit within some passes of all of them."""
+    count = len(taught)
+    while count >= 2 * _FEW and left < _ITERATIONS * cost_of_iteration(
+        start, span, taught.part(0, count)
+    ) * count / len(taught):
+        count //= 2
+    return taught.part(0, count)
