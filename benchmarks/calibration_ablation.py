@@ -120,7 +120,7 @@ def patched(*changes: tuple[object, str, Any]) -> Callable[[], contextlib.Abstra
     return switched
 
 
-FITS = search._fits
+FITS = search.fits
 
 
 def only_the_best(student: Any, starts: Sequence[Any], *rest: Any) -> Iterator[Any]:
@@ -159,8 +159,8 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "no outlines": patched((Insight, "of", lambda *_: None)),
     "no design": patched((search, "designed", lambda *_: [])),
     "no built-in starts": patched((search, "_BUILT_IN", 0)),
-    "one start": patched((search, "_fits", only_the_best)),
-    "trials of 4 starts": patched((search, "_fits", with_trials)),
+    "one start": patched((search, "fits", only_the_best)),
+    "trials of 4 starts": patched((search, "fits", with_trials)),
     "no robust loss": patched((fit, "_MEDIANS", (1e9,))),
     "one phase": patched((fit, "_MEDIANS", (300.0,))),
     "even draw": patched((fit, "informative", evenly)),

@@ -15,11 +15,13 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerConfig,
 )
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
+from noise_scheduler_sampling_system.calibration.budget import Budget, Limits
 from noise_scheduler_sampling_system.calibration.fit.fit import ends_unless_worse, fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
 from noise_scheduler_sampling_system.calibration.fit.normal_equations import derivatives
 from noise_scheduler_sampling_system.calibration.fit.refine import refine
 from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss, informative
+from noise_scheduler_sampling_system.calibration.search.fits import fits
 from noise_scheduler_sampling_system.calibration.search.starts import grown, with_query
 from noise_scheduler_sampling_system.calibration.student import Student, end_of
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, errors_of, teach
@@ -86,6 +88,40 @@ def test_a_step_is_tried_on_a_third_first(count):
     first = -(-count // 3)
     assert student.calls.samples == 4 * (first if first > 1 else count)  # one trajectory alone does not tell
     assert (worse is None) == (first > 1)
+
+
+def test_a_fit_that_begins_with_a_part_ends_with_all():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {"dtype": torch.float64})
+    taught, _ = teach(student, noise_of(64, seed=0), 64)
+    table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler.plan(3))
+    span = LevelRange(pipeline.scheduler)
+    sizes = iter([16, 16, 8, 8, 40])  # 8: it never takes fewer than before
+    growing = fit(student, table, span, taught, max_gain=30.0, counts=lambda: next(sizes, 40))
+    states = list(growing)
+    assert [now.count for now in states[:4]] == [16, 16, 16, 40]
+    assert states[-1].count == 64  # it had converged on 40
+    assert states[-1].converged
+    assert [now.iterations for now in states] == list(range(1, len(states) + 1))
+    for now in states:
+        part = taught.part(0, now.count)
+        assert now.errors == pytest.approx(errors_of(part.ends(student, now.table), part.solution), rel=1e-6)
+
+
+def test_a_fit_within_few_passes_begins_with_a_part_of_the_trajectories():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {})
+    taught, _ = teach(student, noise_of(512, seed=0), 16)
+    table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler.plan(3))
+    span, counts = LevelRange(pipeline.scheduler), {}
+    for passes in (8.0, 20.0, 100.0):
+        limits = Limits(passes, math.inf, ("fit",), None, "free", 30.0)
+        budget = Budget.start(student, 3.0 * len(taught), limits)
+        counts[passes] = [now.count for number, now in fits(student, [table], taught, span, budget, None) if not number]
+        assert budget.passes < passes + 1.0, counts
+    assert counts[8.0][0] < counts[20.0][0] < 512
+    assert counts[8.0][-1] == counts[20.0][-1] == 512
+    assert set(counts[100.0]) == {512}
 
 
 def test_fit_lowers_the_loss_every_time():

@@ -118,10 +118,11 @@ def calibrate(
     5. The plan that is best on held-out noise is returned. The best built-in samplers with N calls are among the
        candidates, so that the plan is not worse than they are there.
 
-    The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 15 % of it, but
+    The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 10 % of it, but
     ranks at least twelve. A recording takes at most a quarter of it, and the starts are found within its first half.
-    The fit makes one iteration, and further ones while the next one fits the budget. The final choice takes up to 10 %
-    more. The teacher is never cut short. Several ``nfe`` share the remaining seconds in proportion to N. An
+    The fit makes one iteration, and further ones while the next one fits the budget; a fit of few iterations begins
+    with a part of the trajectories. The final choice is within ``budget_seconds``, and takes up to 10 % more of
+    ``passes``. The teacher is never cut short. Several ``nfe`` share the remaining seconds in proportion to N. An
     interrupt (Ctrl-C) after the teacher ends the search and returns the best plan so far; further ``nfe`` are left out.
     With a checkpoint the same call continues.
 

@@ -5,8 +5,9 @@ The derivatives are differences of runs; there are no gradients through the mode
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -39,11 +40,13 @@ Reached = tuple["Fit", Tensor, Tensor]
 _MEDIANS = (3.0, 300.0)
 #: The least and the most trajectories of a Jacobian, and the numbers of all their samples together that are enough.
 #: More trajectories are drawn only while they cost no more than a run of all.
-_FEWEST, _MOST, _NUMBERS = 8, 256, 1 << 13
+_FEWEST, _MOST, _NUMBERS = 8, 256, 1 << 11
 #: A step is first tried on one trajectory out of this many.
 _PART = 3
 #: The number of damped steps that are tried with one Jacobian.
 _TRIES = 4
+#: What they cost, in runs of all trajectories: one step is taken, and some are refused before.
+_TRIALS = 1.5
 #: A phase ends after _SLOW iterations in a row of which each gains less than _LITTLE of the loss.
 _SLOW, _LITTLE = 3, 0.01
 #: The step of finite differences for networks in float32, and in half precision.
@@ -94,6 +97,7 @@ def fit(
     max_gain: float,
     drawn: int | None = None,
     resume: Fit | None = None,
+    counts: Callable[[], int] | None = None,
 ) -> Iterator[Fit]:
     """Improve a table until it no longer gets better.
 
@@ -108,6 +112,8 @@ def fit(
         max_gain: the largest :attr:`Table.gain` of a table that may be accepted.
         drawn: the number of trajectories of a Jacobian. None: as many as cost a run of all, but enough.
         resume: the fit to continue, in place of a new one from ``table``.
+        counts: called before every iteration: how many of the trajectories it takes, the first ones. It takes no fewer
+            than the last one, and all before the fit ends. None: all.
 
     Yields:
         The state after every iteration.
@@ -116,36 +122,30 @@ def fit(
         NoiseSamplingError: the start overflows.
     """
     begun = FreeNumbers.of(span, table).table if resume is None else resume.table
-    ends = taught.ends(student, begun)
-    each = each_error(ends, taught.solution)
+    part = taught.part(0, len(taught) if counts is None else counts())
+    ends = part.ends(student, begun)
+    each = each_error(ends, part.solution)
     equations = NormalEquations(student, taught, _step_for(student))
     if resume is not None:  # it may have converged on other trajectories, and its end must be yielded again
-        resume = replace(resume, errors=Errors.of(each), count=len(taught), stalled=0, converged=False)
-    now = resume or Fit(begun, CauchyLoss().loss(each), Errors.of(each), len(taught))
-    while not now.converged and now.errors.rms > 0.0:
+        resume = replace(resume, errors=Errors.of(each), count=len(part), stalled=0, converged=False)
+    now = resume or Fit(begun, CauchyLoss().loss(each), Errors.of(each), len(part))
+    while now.errors.rms > 0.0:
+        wanted = len(taught) if counts is None or now.converged else max(len(part), counts())
+        if wanted > len(part):
+            others, part = taught.part(len(part), wanted), taught.part(0, wanted)
+            ends = torch.cat([ends, others.ends(student, now.table)])
+            each = each_error(ends, part.solution)
+            now = replace(now, errors=Errors.of(each), count=wanted, stalled=0, converged=False)
+        elif now.converged:
+            return
         robust = CauchyLoss.at(_MEDIANS[now.phase], now.errors, now.robust)
         now = replace(now, robust=robust, loss=robust.loss(each))
         numbers = FreeNumbers(span, now.table)
-        chosen, shares = informative(each, robust, drawn or _drawn(numbers, taught), now.iterations)
+        chosen, shares = informative(each, robust, drawn or _drawn(numbers, part), now.iterations)
         weights = robust.weights(each)
         square, slope = equations.at(numbers, chosen, shares, ends, weights.__getitem__)
 
-        def attempt(
-            changes: Array, now: Fit = now, numbers: FreeNumbers = numbers, each: Tensor = each
-        ) -> Reached | None:
-            trial = numbers.moved(changes)
-            if trial.gain > max_gain:
-                return None
-            try:
-                there = ends_unless_worse(student, trial, taught, each, now.robust)
-            except (NumericsError, ModelOutputError):  # the step is too long: the model overflows there
-                return None
-            if there is None:
-                return None
-            reached = each_error(there, taught.solution)
-            better = replace(now, table=trial, loss=now.robust.loss(reached), errors=Errors.of(reached))
-            return (better, reached, there) if better.loss < now.loss else None
-
+        attempt = functools.partial(_tried, student, now, numbers, part, each, max_gain)
         found, damping = damped_step(square, slope, now.damping, attempt, tries=_TRIES)
         better, each, ends = (now, each, ends) if found is None else found
         gained = better.loss < (1.0 - _LITTLE) * now.loss
@@ -156,6 +156,24 @@ def fit(
         yield now
         if now.stalled == _SLOW and not last_phase:
             now = replace(now, phase=now.phase + 1, stalled=0, damping=0.1, robust=CauchyLoss())
+
+
+def _tried(
+    student: Student, now: Fit, numbers: FreeNumbers, part: Trajectories, each: Tensor, max_gain: float, changes: Array
+) -> Reached | None:
+    """Change the numbers of a table; return what that reached, or None if the loss is not smaller."""
+    trial = numbers.moved(changes)
+    if trial.gain > max_gain:
+        return None
+    try:
+        there = ends_unless_worse(student, trial, part, each, now.robust)
+    except (NumericsError, ModelOutputError):  # the step is too long: the model overflows there
+        return None
+    if there is None:
+        return None
+    reached = each_error(there, part.solution)
+    better = replace(now, table=trial, loss=now.robust.loss(reached), errors=Errors.of(reached))
+    return (better, reached, there) if better.loss < now.loss else None
 
 
 def ends_unless_worse(
@@ -196,9 +214,9 @@ def enough(taught: Trajectories) -> int:
 
 
 def cost_of_iteration(table: Table, span: LevelRange, taught: Trajectories) -> float:
-    """Estimate the cost of an iteration in runs of all trajectories: the Jacobian of some, and two trial steps."""
+    """Estimate the cost of an iteration in runs of all trajectories: the Jacobian of some, and the trial steps."""
     numbers = FreeNumbers.of(span, table)
-    return numbers.runs * _drawn(numbers, taught) / len(taught) + 2.0
+    return numbers.runs * _drawn(numbers, taught) / len(taught) + _TRIALS
 
 
 def _drawn(numbers: FreeNumbers, taught: Trajectories) -> int:

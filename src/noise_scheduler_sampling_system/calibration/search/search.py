@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ...plans.plan import SamplingPlan
-from ...support.errors import NoiseSamplingError
 from ..budget import Budget, Limits
-from ..fit.fit import Fit, cost_of_iteration, enough, fit
+from ..fit.fit import Fit, enough
 from ..fit.refine import refine
 from ..goal import Goal
-from ..level_range import LevelRange
 from ..outlines.insight import Insight
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories
 from .built_in import cached, ranked
+from .fits import fits
 from .gate import Gate
 from .starts import best_first, designed, grown
 
@@ -27,12 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: The stages of a search, in the order in which they run.
 STAGES: Final = ("design", "fit", "refine")
-#: The share of the budget that the fit may spend where its result is refined.
-_BEFORE_REFINEMENT = 0.7
 #: The gate may run built-in samplers for this share of the budget, on top of it.
 _FOR_GATE = 0.1
-#: A fit takes a part of the trajectories, at least so many, where all of them leave fewer iterations than this.
-_FEW, _ITERATIONS = 64, 8
 #: The number of built-in samplers among the starts.
 _BUILT_IN = 2
 #: Starts are compared on this part of the trajectories where none were recorded.
@@ -139,7 +134,7 @@ def search(
                 if insight is not None:
                     insight, few = insight.explored(goal, budget, tell), insight.few
                 starts = best_first(student, starts, few, span, limits.max_gain, rehearsed)
-            for number, now in _fits(student, starts, taught, span, budget, resume):
+            for number, now in fits(student, starts, taught, span, budget, resume):
                 ends[number, now.phase] = now
                 report("fit", now)
         if "refine" in limits.stages and not interrupted:
@@ -166,55 +161,3 @@ def search(
         goal.holding(best.plan), best.kind, training, best.errors, judged, fitted, best.table, budget.passes,
         iterations, interrupted, Learned(insight, tuple(each.name for each in known)),
     )  # fmt: skip
-
-
-def _fits(
-    student: Student,
-    starts: Sequence[Table],
-    taught: Trajectories,
-    span: LevelRange,
-    budget: Budget,
-    resume: Fit | None,
-) -> Iterator[tuple[int, Fit]]:
-    """Fit the best start until it no longer gets better, then the next one, while the next iteration fits the budget.
-
-    The best start gets at least one iteration.
-
-    Where a fit ends is a local minimum, so the start matters. Trials of several starts would take iterations from
-    the fit (``benchmarks/calibration_ablation.py``, "trials of 4 starts").
-
-    Args:
-        student: the model.
-        starts: the starts, best first.
-        taught: the trajectories.
-        span: the range of the levels.
-        budget: what may be spent.
-        resume: a fit to continue in place of all starts.
-
-    Yields:
-        The number of the start, and the state of its fit after every iteration.
-    """
-    share = _BEFORE_REFINEMENT if "refine" in budget.limits.stages else 1.0
-    starts = starts if resume is None else [resume.table]
-    part = _part_for(starts[0], span, taught, budget.left(share)) if starts else taught
-    for number, start in enumerate(starts):
-        cost = cost_of_iteration(start, span, part) * len(part) / len(taught)
-        if number and budget.left(share) < cost:  # the first start has an iteration in any case
-            return
-        try:
-            for now in fit(student, start, span, part, max_gain=budget.limits.max_gain, resume=resume):
-                yield number, now
-                if budget.left(share) < cost:
-                    return
-        except NoiseSamplingError as error:
-            logger.info("a start is left out: %s", error)
-
-
-def _part_for(start: Table, span: LevelRange, taught: Trajectories, left: float) -> Trajectories:
-    """Return as many of the trajectories as leave enough iterations of a fit within some passes of all of them."""
-    count = len(taught)
-    while count >= 2 * _FEW and left < _ITERATIONS * cost_of_iteration(
-        start, span, taught.part(0, count)
-    ) * count / len(taught):
-        count //= 2
-    return taught.part(0, count)
