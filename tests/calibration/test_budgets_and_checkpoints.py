@@ -111,7 +111,7 @@ def test_several_budgets_share_the_time(monkeypatch):
     monkeypatch.setattr(calibrate_module, "search", noted)
     plans = calibrate(counted, pipeline, nfe=(3, 5, 4), budget_seconds=3.0, **asked)
     assert list(plans) == [3, 4, 5]
-    assert shares == pytest.approx([3 / 12, 4 / 9, 1.0], rel=0.1)  # less the choice, and with a recording for all
+    assert shares == pytest.approx([3 / 12, 4 / 9, 1.0], rel=0.12)  # less the choice, and with a recording for all
     assert all(plan.provenance["iterations"] > 3 for plan in plans.values())
     assert all(plan.provenance["kind"] in ("fit", "outline") for plan in plans.values())
     assert 1_500 < calls[0] <= 3_000
@@ -129,6 +129,7 @@ def test_a_recording_serves_all_budgets_and_the_choice_has_time(monkeypatch):
     assert hours.search_ends(0.5, student, recording=100.0, gate=50.0) == 30.0 + 10.0 + 0.5 * 70.0 - 5.0
     assert hours.search_ends(0.5, student, recording=0.0, gate=50.0) == 30.0 + 0.5 * 80.0 - 5.0
     assert hours.search_ends(0.5, student, recording=1e9, gate=1e9) == 30.0 + 20.0 + 0.75 * 30.0  # a quarter at most
+    assert hours.search_ends(0.5, student, recording=0.0, gate=0.0) == 30.0 + 0.9 * 0.5 * 80.0  # built-in samplers
     clock[0] = 200.0
     assert hours.search_ends(0.5, student, recording=100.0, gate=50.0) <= 200.0
     assert Hours(10.0, math.inf).search_ends(0.5, student, recording=100.0, gate=50.0) == math.inf

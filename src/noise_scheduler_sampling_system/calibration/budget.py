@@ -11,8 +11,10 @@ from ..schedules.path import NoisePath
 from .level_range import LevelRange
 from .student import Student
 
-__all__ = ["Budget", "Hours", "Limits"]
+__all__ = ["FOR_GATE", "Budget", "Hours", "Limits"]
 
+#: The choice after a search may run built-in samplers for this share of the budget.
+FOR_GATE = 0.1
 #: What serves several budgets, and the final choice of one, take at most this share of the seconds.
 _MOST = 0.25
 
@@ -72,7 +74,7 @@ class Hours:
         left = max(0.0, self.deadline - now)
         shared = min(of_one * recording, _MOST * left)
         own = share * (left - shared)
-        return now + shared + own - min(of_one * gate, _MOST * own)
+        return now + shared + own - min(max(of_one * gate, FOR_GATE * own), _MOST * own)
 
 
 @final

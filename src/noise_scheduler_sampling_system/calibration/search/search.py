@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ...plans.plan import SamplingPlan
-from ..budget import Budget, Limits
+from ..budget import FOR_GATE, Budget, Limits
 from ..fit.fit import Fit, enough
 from ..fit.refine import refine
 from ..goal import Goal
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 #: The stages of a search, in the order in which they run.
 STAGES: Final = ("design", "fit", "refine")
-#: The gate may run built-in samplers for this share of the budget, on top of it.
-_FOR_GATE = 0.1
 #: The number of built-in samplers among the starts.
 _BUILT_IN = 2
 #: Starts are compared on this part of the trajectories where none were recorded.
@@ -151,7 +149,7 @@ def search(
     iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())
     iterations += 0 if refined is None else refined.iterations
     gate = Gate(student, taught, held_out)
-    built_in = gate.built_in((*known[:1], *cached(known, student, goal), *known[1:]), budget.another(_FOR_GATE))
+    built_in = gate.built_in((*known[:1], *cached(known, student, goal), *known[1:]), budget.another(FOR_GATE))
     ours = gate.found(tables)
     best, training = gate.best(built_in, ours)
     nearest = min(ours, key=lambda each: each.errors.rms, default=None)
