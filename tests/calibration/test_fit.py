@@ -106,6 +106,8 @@ def test_a_fit_that_begins_with_a_part_ends_with_all():
     for now in states:
         part = taught.part(0, now.count)
         assert now.errors == pytest.approx(errors_of(part.ends(student, now.table), part.solution), rel=1e-6)
+    resumed = fit(student, table, span, taught, max_gain=30.0, resume=states[3], counts=lambda: 16)
+    assert next(resumed).count == 40
 
 
 def test_a_fit_within_few_passes_begins_with_a_part_of_the_trajectories():

@@ -113,7 +113,7 @@ def fit(
         drawn: the number of trajectories of a Jacobian. None: as many as cost a run of all, but enough.
         resume: the fit to continue, in place of a new one from ``table``.
         counts: called before every iteration: how many of the trajectories it takes, the first ones. It takes no fewer
-            than the last one, and all before the fit ends. None: all.
+            than the last one, also of ``resume``, and all before the fit ends. None: all.
 
     Yields:
         The state after every iteration.
@@ -122,7 +122,8 @@ def fit(
         NoiseSamplingError: the start overflows.
     """
     begun = FreeNumbers.of(span, table).table if resume is None else resume.table
-    part = taught.part(0, len(taught) if counts is None else counts())
+    before = 0 if resume is None else resume.count
+    part = taught.part(0, len(taught) if counts is None else max(before, counts()))
     ends = part.ends(student, begun)
     each = each_error(ends, part.solution)
     equations = NormalEquations(student, taught, _step_for(student))
