@@ -195,17 +195,16 @@ def ends_unless_worse(
     Raises:
         NoiseSamplingError: a run overflows.
     """
-    part = torch.arange(0, len(taught), _PART)
-    few = taught.picked(part)
+    first = torch.arange(len(taught)) % _PART == 0
+    few, others = (taught.picked(each_part.nonzero().flatten()) for each_part in (first, ~first))
     ends = few.ends(student, trial)
-    rise = robust.each(each_error(ends, few.solution)) - robust.each(each[part])
-    if len(part) > 1 and float(rise.mean()) > float(rise.std()) / math.sqrt(len(part)):
+    rise = robust.each(each_error(ends, few.solution)) - robust.each(each[first])
+    if len(few) > 1 and float(rise.mean()) > float(rise.std()) / math.sqrt(len(few)):
         return None
-    others = torch.tensor([k for k in range(len(taught)) if k % _PART], dtype=torch.long)
-    whole = torch.empty_like(ends[:1]).repeat(len(taught), *[1] * (ends.ndim - 1))
-    whole[part.to(ends.device)] = ends
+    whole, first = ends.new_empty(len(taught), *ends.shape[1:]), first.to(ends.device)
+    whole[first] = ends
     if len(others):
-        whole[others.to(ends.device)] = taught.picked(others).ends(student, trial)
+        whole[~first] = others.ends(student, trial)
     return whole
 
 
