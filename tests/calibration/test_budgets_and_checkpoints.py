@@ -24,7 +24,7 @@ from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.calibration.fit.fit import Fit, fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
 from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss
-from noise_scheduler_sampling_system.calibration.search.built_in import baselines, ranked
+from noise_scheduler_sampling_system.calibration.search.built_in import WINNERS, baselines, ranked
 from noise_scheduler_sampling_system.calibration.search.search import search
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, teach
@@ -144,7 +144,8 @@ def test_a_ranking_begins_with_the_leaders_of_smaller_budgets():
     last = [each.name for each in baselines(pipeline.scheduler, 3) if each.plan.nfe == 3][-12:]
     found, _ = ranked(student, 3, lesson, Budget.start(student, 3.0 * len(lesson), few), last)
     assert {each.name for each in found} <= set(last)
-    assert not {each.name for each in known} & set(last)
+    assert {each.name for each in known} <= set(WINNERS)
+    assert set(WINNERS) <= {each.name for each in baselines(pipeline.scheduler, 5)}
 
 
 def test_the_total_of_a_budget_follows_the_speed(monkeypatch):

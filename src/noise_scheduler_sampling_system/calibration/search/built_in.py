@@ -25,7 +25,7 @@ from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories, errors_of
 
-__all__ = ["Baseline", "baselines", "cached", "ranked"]
+__all__ = ["WINNERS", "Baseline", "baselines", "cached", "ranked"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,25 @@ _SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("karras", {}),
     ("ays", {}),
     ("leading_dpm", {"end": "lowest"}),
+    ("scm", {}),
 )
-#: The samplers that win with few calls (docs/accuracy.md). They come first, for budgets that end within the list.
-_STRONG = ("res_2s", "gradient_estimation", "dpmpp_2m", "dpmpp_3m", "adams", "ipndm", "unipc", "sa_solver")
+#: The samplers that win with few calls (docs/accuracy.md). They come early, for budgets that end within the list.
+_STRONG = ("res_2s", "gradient_estimation", "dpmpp_2m", "dpmpp_3m", "adams", "ipndm", "unipc", "sa_solver", "deis")
+#: The pairs that win on the trained network and on exact models (docs/calibration.md). They come first.
+WINNERS = (
+    "dpmpp_2m afs, leading_dpm end=lowest",
+    "dpmpp_3m, ays",
+    "gradient_estimation, scm",
+    "adams, scm",
+    "sa_solver afs, leading_dpm end=lowest",
+    "deis afs, leading_dpm end=lowest",
+    "dpmpp_2m, ays",
+    "res_2s afs, leading_dpm end=lowest",
+    "unipc, scm",
+    "adams, kl_optimal",
+    "dpmpp_2m afs, trailing",
+    "unipc, beta a=0.5 b=0.7",
+)
 #: Options that make a sampler deterministic if they are 0.
 _SILENT = ("eta", "tau", "s_churn")
 #: The levels of built-in samplers under :class:`CachedGuidance`, as shares of the evaluations.
@@ -184,7 +200,7 @@ def ranked(
         nfe: N.
         taught: the trajectories, of which the first ones are used.
         budget: ends the ranking after a share of it.
-        leaders: the names of samplers that come first, for budgets that end within the list.
+        leaders: the names of samplers that come first, before :data:`WINNERS`, for budgets that end within the list.
 
     Returns:
         The samplers, best first, and whether the user interrupted the ranking.
@@ -194,7 +210,7 @@ def ranked(
     left = [b for b in left if history is None or b.plan.history <= history]
     if budget.limits.first != "free":
         left = [b for b in left if b.plan.asked[0] and b.plan.time[0] == top]
-    place = {name: number for number, name in enumerate(leaders)}
+    place = {name: number for number, name in enumerate(dict.fromkeys((*leaders, *WINNERS)))}
     left.sort(key=lambda each: place.get(each.name, len(place)))
     try:
         until = 0.0
