@@ -21,6 +21,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.app.command_line import app
 from noise_scheduler_sampling_system.calibration import Measurement, verify_plan
+from noise_scheduler_sampling_system.calibration.search.built_in import named
 from noise_scheduler_sampling_system.calibration.trust.elsewhere import scales_around
 from noise_scheduler_sampling_system.calibration.trust.measurement import standard_errors
 from noise_scheduler_sampling_system.plans import PlanSet, SamplingPlan
@@ -235,6 +236,12 @@ def test_a_plan_that_holds_its_guidance_is_verified_at_its_own_scale(pipeline, m
     found = verify_plan(plan, model, pipeline)
     assert not found.changes
     assert found.rival is not None
+    stated = [each["name"] for each in plan.provenance["built_in"]]
+    assert any("both branches in" in name for name in stated)
+    for name in stated:  # also those that keep a branch
+        rival = named(pipeline.scheduler, name, plan.evaluations // 2, plan.scale)
+        assert rival is not None
+        assert (rival.evaluations if rival.scale else 2 * rival.nfe) <= 6
     with pytest.raises(ConfigurationError, match="holds guidance of scale 2"):
         verify_plan(plan, never, pipeline, guidance_scale=3.0)
 

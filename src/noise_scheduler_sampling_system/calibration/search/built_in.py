@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
@@ -25,7 +26,7 @@ from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories, errors_of
 
-__all__ = ["WINNERS", "Baseline", "baselines", "cached", "ranked"]
+__all__ = ["WINNERS", "Baseline", "baselines", "cached", "named", "ranked"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,10 @@ WINNERS = (
 _SILENT = ("eta", "tau", "s_churn")
 #: The levels of built-in samplers under :class:`CachedGuidance`, as shares of the evaluations.
 _LEVELS = (0.65, 0.75)
+
+
+#: The names of these.
+_CACHED = re.compile(r"(?P<name>.+), both branches in (?P<both>\d+) of (?P<levels>\d+) calls")
 
 
 class _Round(NamedTuple):
@@ -181,6 +186,24 @@ def cached(known: Sequence[Baseline], student: Student, goal: Goal) -> list[Base
             plan = with_folded_guidance(each.plan, goal.guidance, [call in calls for call in range(levels)])
             found.append(Baseline(f"{each.name}, both branches in {len(calls)} of {levels} calls", plan, None))
     return found
+
+
+def named(path: NoisePath, name: str, calls: int, scale: float | None) -> SamplingPlan | None:
+    """Return the plan of the built-in sampler with a name, also of one that :func:`cached` made; None if there is none.
+
+    Args:
+        path: the noise schedule.
+        name: the :attr:`Baseline.name`.
+        calls: the model calls of samplers with both branches in all of them.
+        scale: the guidance scale of a plan that holds one.
+    """
+    found = _CACHED.fullmatch(name)
+    if found is None or scale is None:
+        return next((each.plan for each in baselines(path, calls) if each.name == name), None)
+    levels, both = int(found["levels"]), default_calls(int(found["levels"]), int(found["both"]))
+    alike = (each.plan for each in baselines(path, levels, (found["name"],)) if each.plan.nfe == levels)
+    plan = next(alike, None)
+    return None if plan is None else with_folded_guidance(plan, scale, [call in both for call in range(levels)])
 
 
 def _with_calls(known: Sequence[Baseline], student: Student, calls: int) -> list[Baseline]:

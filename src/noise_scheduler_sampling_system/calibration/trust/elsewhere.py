@@ -21,7 +21,7 @@ from ...support.argument_checks import checked_number
 from ...support.errors import ConfigurationError, NoiseSamplingError
 from ..arguments import in_turn, shape_of
 from ..provenance import described
-from ..search.built_in import baselines
+from ..search.built_in import named
 from ..student import Student
 from ..trajectories import Trajectories, errors_of
 from .measurement import Measurement, measured_of
@@ -274,4 +274,4 @@ def best_built_in(path: NoisePath, plan: SamplingPlan) -> tuple[str, SamplingPla
     if not isinstance(name, str):
         return "", None
     calls = plan.nfe if plan.scale is None else plan.evaluations // 2  # of samplers with both branches everywhere
-    return name, next((each.plan for each in baselines(path, calls) if each.name == name), None)
+    return name, named(path, name, calls, plan.scale)
