@@ -121,10 +121,10 @@ def calibrate(
     The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 10 % of it, but
     ranks at least twelve. A recording takes at most a quarter of it, and the starts are found within its first half.
     The fit makes one iteration, and further ones while the next one fits the budget; a fit of few iterations begins
-    with a part of the trajectories. The final choice may exceed ``budget_seconds`` by about a tenth, and takes
-    about ten ``passes`` more, or a tenth. The teacher is never cut short. Several ``nfe`` share the remaining seconds in proportion to N. An
-    interrupt (Ctrl-C) after the teacher ends the search and returns the best plan so far; further ``nfe`` are left out.
-    With a checkpoint the same call continues.
+    with a part of the trajectories. The final choice may exceed ``budget_seconds`` by about a tenth, and takes about
+    ten ``passes`` more, or a tenth. The teacher is never cut short. Several ``nfe`` share the remaining seconds in
+    proportion to N. An interrupt (Ctrl-C) after the teacher ends the search and returns the best plan so far; further
+    ``nfe`` are left out. With a checkpoint the same call continues.
 
     Args:
         model: as for :meth:`DiffusionPipeline.sample`. None: the embedded digits.
