@@ -19,11 +19,13 @@ from noise_scheduler_sampling_system import (
     calibrate,
 )
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
-from noise_scheduler_sampling_system.calibration.budget import Budget, Hours, Limits
+from noise_scheduler_sampling_system.calibration.budget import Budget, Clock, Limits
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.calibration.fit.fit import Fit, fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
 from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss
+from noise_scheduler_sampling_system.calibration.goal import Goal
+from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
 from noise_scheduler_sampling_system.calibration.search.built_in import WINNERS, baselines, ranked
 from noise_scheduler_sampling_system.calibration.search.search import search
 from noise_scheduler_sampling_system.calibration.student import Student
@@ -123,16 +125,31 @@ def test_a_recording_serves_all_budgets_and_the_choice_has_time(monkeypatch):
     clock = [10.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     student = Student(DiffusionPipeline(NoiseSchedulerConfig()), None, None, None, {})
-    hours = Hours(10.0, 110.0)
-    assert hours.search_ends(0.5, student, recording=100.0, gate=50.0) == 60.0  # the speed is not known
+    watch = Clock(student, 10.0, 110.0)
+    assert watch.granted(100.0) == 0.0  # the speed is not known
+    assert watch.search_ends(0.5, recording=0.0, gate=50.0) == 60.0
     clock[0], student.calls.samples = 30.0, 200  # ten evaluations in a second, 80 seconds left
-    assert hours.search_ends(0.5, student, recording=100.0, gate=50.0) == 30.0 + 10.0 + 0.5 * 70.0 - 5.0
-    assert hours.search_ends(0.5, student, recording=0.0, gate=50.0) == 30.0 + 0.5 * 80.0 - 5.0
-    assert hours.search_ends(0.5, student, recording=1e9, gate=1e9) == 30.0 + 20.0 + 0.75 * 30.0  # a quarter at most
-    assert hours.search_ends(0.5, student, recording=0.0, gate=0.0) == 30.0 + 0.9 * 0.5 * 80.0  # built-in samplers
+    assert (watch.granted(100.0), watch.granted(1e9)) == (100.0, 200.0)  # a quarter at most
+    assert watch.search_ends(0.5, recording=100.0, gate=50.0) == 30.0 + 10.0 + 0.5 * 70.0 - 5.0
+    assert watch.search_ends(0.5, recording=0.0, gate=50.0) == 30.0 + 0.5 * 80.0 - 5.0
+    assert watch.search_ends(0.5, recording=200.0, gate=1e9) == 30.0 + 20.0 + 0.75 * 30.0
+    assert watch.search_ends(0.5, recording=0.0, gate=0.0) == 30.0 + 0.9 * 0.5 * 80.0  # built-in samplers
     clock[0] = 200.0
-    assert hours.search_ends(0.5, student, recording=100.0, gate=50.0) <= 200.0
-    assert Hours(10.0, math.inf).search_ends(0.5, student, recording=100.0, gate=50.0) == math.inf
+    assert watch.search_ends(0.5, recording=watch.granted(100.0), gate=50.0) <= 200.0
+    endless = Clock(student, 10.0, math.inf)
+    assert (endless.granted(100.0), endless.search_ends(0.5, recording=0.0, gate=50.0)) == (0.0, math.inf)
+
+
+@pytest.mark.parametrize(("granted", "recorded"), [(0.0, 11), (44.0 * 20, 20), (44.0 * 1000, 64)])
+def test_a_recording_uses_the_time_that_was_granted(granted, recorded):
+    """Beside a quarter of the search's own budget: 12 passes of 64 trajectories and 3 calls, 576 evaluations."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {})
+    lesson, _ = teach(student, noise_of(64, 1), 16)
+    limits = Limits(10.4, math.inf, ("fit",), None, "free", 30.0, granted)
+    budget = Budget.start(student, 3.0 * len(lesson), limits)
+    insight = Insight.of(student, Goal(3), lesson, limits.levels(pipeline.scheduler), budget)
+    assert len(insight.few) == recorded
 
 
 def test_a_ranking_begins_with_the_leaders_of_smaller_budgets():

@@ -25,6 +25,7 @@ from noise_scheduler_sampling_system.calibration.search.fits import fits
 from noise_scheduler_sampling_system.calibration.search.starts import grown, with_query
 from noise_scheduler_sampling_system.calibration.student import Student, end_of
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, errors_of, teach
+from noise_scheduler_sampling_system.support.errors import NumericsError
 
 
 def test_derivatives_of_the_end():
@@ -96,8 +97,8 @@ def test_a_fit_that_begins_with_a_part_ends_with_all():
     taught, _ = teach(student, noise_of(64, seed=0), 64)
     table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler.plan(3))
     span = LevelRange(pipeline.scheduler)
-    sizes = iter([16, 16, 8, 8, 40])  # 8: it never takes fewer than before
-    growing = fit(student, table, span, taught, max_gain=30.0, counts=lambda: next(sizes, 40))
+    sizes = iter([16, 16, 16, 16, 40])
+    growing = fit(student, table, span, taught, max_gain=30.0, counts=lambda known: next(sizes, known))
     states = list(growing)
     assert [now.count for now in states[:4]] == [16, 16, 16, 40]
     assert states[-1].count == 64  # it had converged on 40
@@ -106,24 +107,66 @@ def test_a_fit_that_begins_with_a_part_ends_with_all():
     for now in states:
         part = taught.part(0, now.count)
         assert now.errors == pytest.approx(errors_of(part.ends(student, now.table), part.solution), rel=1e-6)
-    resumed = fit(student, table, span, taught, max_gain=30.0, resume=states[3], counts=lambda: 16)
+    resumed = fit(student, table, span, taught, max_gain=30.0, resume=states[3], counts=lambda known: max(known, 16))
     assert next(resumed).count == 40
 
 
-def test_a_fit_within_few_passes_begins_with_a_part_of_the_trajectories():
+def fitted_within(passes, starts=1):
+    """The numbers of starts and of trajectories of the iterations within some passes, and the passes that they took."""
     pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
     student = Student(pipeline, mixture(pipeline.scheduler), None, None, {})
     taught, _ = teach(student, noise_of(512, seed=0), 16)
     table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler.plan(3))
-    span, counts = LevelRange(pipeline.scheduler), {}
-    for passes in (8.0, 20.0, 100.0):
-        limits = Limits(passes, math.inf, ("fit",), None, "free", 30.0)
-        budget = Budget.start(student, 3.0 * len(taught), limits)
-        counts[passes] = [now.count for number, now in fits(student, [table], taught, span, budget, None) if not number]
-        assert budget.passes < passes + 1.0, counts
-    assert counts[8.0][0] < counts[20.0][0] < 512
-    assert counts[8.0][-1] == counts[20.0][-1] == 512
+    budget = Budget.start(student, 3.0 * len(taught), Limits(passes, math.inf, ("fit",), None, "free", 30.0))
+    made = list(fits(student, [table] * starts, taught, LevelRange(pipeline.scheduler), budget, None))
+    return [(number, now.count) for number, now in made], budget.passes
+
+
+def test_a_fit_within_few_passes_begins_with_a_part_of_the_trajectories():
+    made = {passes: fitted_within(passes) for passes in (9.0, 20.0, 100.0)}
+    counts = {passes: [count for _, count in of_fit] for passes, (of_fit, _) in made.items()}
+    assert counts[9.0][0] < counts[20.0][0] < 512
+    assert counts[9.0][-1] == counts[20.0][-1] == 512
     assert set(counts[100.0]) == {512}
+    assert all(spent <= passes + 0.5 for passes, (_, spent) in made.items())  # costs are estimates
+
+
+@pytest.mark.parametrize("passes", [0.1, 0.7, 2.0, 4.0, 5.0])
+def test_an_iteration_that_the_budget_does_not_hold_is_not_made(passes):
+    """The first one is made whatever the budget, with few trajectories; a second start is not begun."""
+    made, spent = fitted_within(passes, starts=2)
+    assert made[0] == (0, 64)
+    assert spent <= max(passes, 1.0) + 0.5
+
+
+def test_a_fit_that_cannot_run_all_trajectories_goes_on_with_its_part(monkeypatch):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {"dtype": torch.float64})
+    taught, _ = teach(student, noise_of(64, seed=0), 64)
+    table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler.plan(3))
+    ends = Trajectories.ends
+
+    def overflowing(self, student, table):
+        if int(self.rows.max()) >= 40:
+            raise NumericsError("overflows", where="x", suggestion="none")
+        return ends(self, student, table)
+
+    monkeypatch.setattr(Trajectories, "ends", overflowing)
+    span = LevelRange(pipeline.scheduler)
+    sizes = iter([16, 16, 64, 32])
+    states = list(fit(student, table, span, taught, max_gain=30.0, counts=lambda known: next(sizes, known)))
+    assert [now.count for now in states[:3]] == [16, 16, 32]
+    assert states[-1].converged
+
+    def infinite(self, student, table):
+        found = ends(self, student, table)
+        found[self.rows >= 40] = math.inf
+        return found
+
+    monkeypatch.setattr(Trajectories, "ends", infinite)
+    sizes = iter([16, 16, 64])
+    states = list(fit(student, table, span, taught, max_gain=30.0, counts=lambda known: next(sizes, known)))
+    assert {now.count for now in states} == {16}
 
 
 def test_fit_lowers_the_loss_every_time():

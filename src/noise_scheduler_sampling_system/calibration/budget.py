@@ -11,12 +11,12 @@ from ..schedules.path import NoisePath
 from .level_range import LevelRange
 from .student import Student
 
-__all__ = ["FOR_GATE", "Budget", "Hours", "Limits"]
+__all__ = ["FOR_GATE", "Budget", "Clock", "Limits"]
 
 #: The choice after a search may run built-in samplers for this share of the budget.
 FOR_GATE = 0.1
-#: What serves several budgets, and the final choice of one, take at most this share of the seconds.
-_MOST = 0.25
+#: A recording takes at most this share of the seconds that are left, and a choice of those of its search.
+_AT_MOST = 0.25
 
 
 @final
@@ -31,6 +31,7 @@ class Limits:
         history: of :class:`Table`.
         first: "free", or "noisiest": the first query is at the path's noisiest level.
         max_gain: the largest :attr:`Table.gain`.
+        recording: the evaluations of a recording for which the deadline has time beyond the search's own.
     """
 
     passes: float
@@ -39,6 +40,7 @@ class Limits:
     history: int | None
     first: str
     max_gain: float
+    recording: float = 0.0
 
     def levels(self, path: NoisePath) -> LevelRange:
         """Return the range of the query levels on a path."""
@@ -47,34 +49,47 @@ class Limits:
 
 @final
 @dataclass(frozen=True)
-class Hours:
+class Clock:
     """The time of a calibration, in seconds of ``time.monotonic``.
 
     Attributes:
-        began: its start.
-        deadline: its end; infinite: none.
+        student: counts the evaluations, which tell the speed.
+        began: the start.
+        deadline: the end; infinite: none.
     """
 
+    student: Student
     began: float
     deadline: float
 
-    def search_ends(self, share: float, student: Student, *, recording: float, gate: float) -> float:
-        """Return the deadline of a search, so that its recording serves all budgets and its gate has time.
+    @property
+    def _left(self) -> float:
+        return max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def _of_one(self) -> float:
+        """The seconds of an evaluation; 0 where they are not known, or do not matter."""
+        calls = self.student.calls.samples
+        return (time.monotonic() - self.began) / calls if calls and math.isfinite(self.deadline) else 0.0
+
+    def granted(self, recording: float) -> float:
+        """Return how many evaluations of a recording, which serves all budgets, the time that is left allows."""
+        return min(recording, _AT_MOST * self._left / self._of_one) if self._of_one else 0.0
+
+    def search_ends(self, share: float, *, recording: float, gate: float) -> float:
+        """Return the deadline of a search, so that its recording serves all budgets and the choice after it has time.
 
         Args:
-            share: of the seconds left that this budget gets.
-            student: counts the evaluations so far, which tell the speed.
-            recording: the evaluations of the recording that it makes.
-            gate: the least evaluations of the choice after the search.
+            share: the search's share of the seconds that are left.
+            recording: the evaluations that were granted for a recording.
+            gate: the least evaluations of the choice.
         """
-        now = time.monotonic()
-        if not math.isfinite(self.deadline) or not student.calls.samples:
-            return now + share * (self.deadline - now)
-        of_one = (now - self.began) / student.calls.samples
-        left = max(0.0, self.deadline - now)
-        shared = min(of_one * recording, _MOST * left)
-        own = share * (left - shared)
-        return now + shared + own - min(max(of_one * gate, FOR_GATE * own), _MOST * own)
+        if not math.isfinite(self.deadline):
+            return math.inf
+        shared = self._of_one * recording
+        own = share * (self._left - shared)
+        reserved = min(max(self._of_one * gate, FOR_GATE * own), _AT_MOST * own) if self._of_one else 0.0
+        return time.monotonic() + shared + own - reserved
 
 
 @final

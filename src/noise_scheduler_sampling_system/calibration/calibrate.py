@@ -41,7 +41,7 @@ from .arguments import (
     stages_of,
     teacher_calls_of,
 )
-from .budget import Hours, Limits
+from .budget import Clock, Limits
 from .checkpoint import Checkpoint
 from .design import FIRST
 from .goal import Goal
@@ -228,7 +228,7 @@ def calibrate(
         "teacher_calls": teacher_calls, **({"round_timesteps": True} if round_timesteps else {}),
         **({} if by_calls else {"counts": "evaluations"}),
     }  # fmt: skip
-    hours = Hours(began, deadline)
+    clock = Clock(student, began, deadline)
     stored = Checkpoint.open(checkpoint, about)
     made: dict[int, SamplingPlan] = {}
     of_teacher = float(count * teacher_calls * student.branches)
@@ -253,12 +253,13 @@ def calibrate(
             # the error that is shown costs model calls, which must not count: without the bar the plan is the same
             goal = Goal(budget, folded)
             shown = FitReport(bar, gauge, replace(student, calls=CallCounter()), unseen, goal, stored)
-            recording = Insight.cost(student, goal, taught) if "fit" in stages and learned.insight is None else 0.0
-            share, choice = budget / sum(left), Gate.cost(goal, taught, unseen)  # as many passes for each
-            until = hours.search_ends(share, student, recording=recording, gate=choice)
-            limits = Limits(passes, until, stages, history, first, max_gain)
             smaller = stored.tables.get(max((n for n in stored.tables if n < budget), default=0))
             resume, before = stored.fits.get(budget), stored.before(budget)
+            records = "fit" in stages and learned.insight is None and resume is None
+            recording = clock.granted(Insight.cost(student, goal, taught)) if records else 0.0
+            share = budget / sum(left)  # as many passes for each
+            until = clock.search_ends(share, recording=recording, gate=Gate.cost(goal, taught, unseen))
+            limits = Limits(passes, until, stages, history, first, max_gain, recording)
             try:
                 found = search(student, goal, taught, unseen, limits, shown, resume, smaller, before, learned)
             except KeyboardInterrupt:  # before or after the fit, which handles it itself

@@ -6,6 +6,7 @@ The derivatives are differences of runs; there are no gradients through the mode
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ from .normal_equations import NormalEquations
 from .robust_loss import CauchyLoss, informative
 
 __all__ = ["Fit", "cost_of_iteration", "ends_unless_worse", "enough", "fit"]
+
+logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 
@@ -60,9 +63,9 @@ class Fit:
 
     Attributes:
         table: the best table so far.
-        loss: its loss on the trajectories.
+        loss: its loss on the trajectories that the iteration took.
         errors: its errors on them.
-        count: the number of trajectories.
+        count: the number of these trajectories.
         damping: Levenberg's μ for the next step.
         robust: the loss function.
         phase: the index of the phase.
@@ -97,7 +100,7 @@ def fit(
     max_gain: float,
     drawn: int | None = None,
     resume: Fit | None = None,
-    counts: Callable[[], int] | None = None,
+    counts: Callable[[int], int] | None = None,
 ) -> Iterator[Fit]:
     """Improve a table until it no longer gets better.
 
@@ -112,8 +115,9 @@ def fit(
         max_gain: the largest :attr:`Table.gain` of a table that may be accepted.
         drawn: the number of trajectories of a Jacobian. None: as many as cost a run of all, but enough.
         resume: the fit to continue, in place of a new one from ``table``.
-        counts: called before every iteration: how many of the trajectories it takes, the first ones. It takes no fewer
-            than the last one, also of ``resume``, and all before the fit ends. None: all.
+        counts: from the number of trajectories whose ends are known, 0 at first, to the number that the next iteration
+            takes: the first ones, and no fewer than are known. A fit that has converged on a part goes on with all.
+            None: all.
 
     Yields:
         The state after every iteration.
@@ -122,8 +126,8 @@ def fit(
         NoiseSamplingError: the start overflows.
     """
     begun = FreeNumbers.of(span, table).table if resume is None else resume.table
-    before = 0 if resume is None else resume.count
-    part = taught.part(0, len(taught) if counts is None else max(before, counts()))
+    wanted = counts or (lambda known: len(taught))
+    part = taught.part(0, wanted(0 if resume is None else resume.count))
     ends = part.ends(student, begun)
     each = each_error(ends, part.solution)
     equations = NormalEquations(student, taught, _step_for(student))
@@ -131,12 +135,13 @@ def fit(
         resume = replace(resume, errors=Errors.of(each), count=len(part), stalled=0, converged=False)
     now = resume or Fit(begun, CauchyLoss().loss(each), Errors.of(each), len(part))
     while now.errors.rms > 0.0:
-        wanted = len(taught) if counts is None or now.converged else max(len(part), counts())
-        if wanted > len(part):
-            others, part = taught.part(len(part), wanted), taught.part(0, wanted)
-            ends = torch.cat([ends, others.ends(student, now.table)])
+        count = len(taught) if now.converged else wanted(len(part))
+        others = taught.part(len(part), count)
+        further = _ends_if_finite(student, now.table, others) if len(others) else None
+        if further is not None:
+            part, ends = taught.part(0, count), torch.cat([ends, further])
             each = each_error(ends, part.solution)
-            now = replace(now, errors=Errors.of(each), count=wanted, stalled=0, converged=False)
+            now = replace(now, errors=Errors.of(each), count=count, stalled=0, converged=False)
         elif now.converged:
             return
         robust = CauchyLoss.at(_MEDIANS[now.phase], now.errors, now.robust)
@@ -157,6 +162,16 @@ def fit(
         yield now
         if now.stalled == _SLOW and not last_phase:
             now = replace(now, phase=now.phase + 1, stalled=0, damping=0.1, robust=CauchyLoss())
+
+
+def _ends_if_finite(student: Student, table: Table, others: Trajectories) -> Tensor | None:
+    """Run a table on trajectories that it has not seen; return their ends, or None if one overflows."""
+    try:
+        ends = others.ends(student, table)
+    except (NumericsError, ModelOutputError) as error:
+        logger.info("the fit goes on without %d trajectories: %s", len(others), error)
+        return None
+    return ends if bool(ends.isfinite().all()) else None
 
 
 def _tried(

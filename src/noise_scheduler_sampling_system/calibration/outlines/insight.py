@@ -66,7 +66,8 @@ class Insight:
         Returns:
             None where that would cost too much, the goal has too many queries, or fine runs are impossible.
         """
-        room = _FOR_RECORDING * budget.left() * budget.of_a_pass / _of_each(student, goal)
+        own = _FOR_RECORDING * budget.left() * budget.of_a_pass
+        room = max(own, budget.limits.recording) / _of_each(student, goal)
         if min(room, len(taught)) < _FEWEST or not _possible(goal):
             return None
         few = taught.part(0, int(min(_FEW, room)))

@@ -43,7 +43,8 @@ _SPACINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )
 #: The samplers that win with few calls (docs/accuracy.md). They come early, for budgets that end within the list.
 _STRONG = ("res_2s", "gradient_estimation", "dpmpp_2m", "dpmpp_3m", "adams", "ipndm", "unipc", "sa_solver", "deis")
-#: The pairs that win on the trained network and on exact models (docs/calibration.md). They come first.
+#: The pairs that win on the trained network and on exact models (docs/calibration.md). They come first, so that the
+#: shortest ranking of a first budget sees those that exist with as many calls.
 WINNERS = (
     "dpmpp_2m afs, leading_dpm end=lowest",
     "dpmpp_3m, ays",
@@ -64,7 +65,7 @@ _SILENT = ("eta", "tau", "s_churn")
 _LEVELS = (0.65, 0.75)
 
 
-#: The names of these.
+#: The name of a built-in sampler that :func:`cached` made.
 _CACHED = re.compile(r"(?P<name>.+), both branches in (?P<both>\d+) of (?P<levels>\d+) calls")
 
 
@@ -73,7 +74,7 @@ class _Round(NamedTuple):
 
     Attributes:
         share: of the budget that it may spend, which decides on the number of trajectories.
-        fewest, most: of these.
+        fewest, most: the least and the most trajectories.
         kept: the most samplers that stay.
         least: the samplers that are run whatever the budget.
     """

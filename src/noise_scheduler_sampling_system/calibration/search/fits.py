@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 from ...support.errors import NoiseSamplingError
@@ -21,20 +21,19 @@ logger = logging.getLogger(__name__)
 
 #: The share of the budget that the fit may spend where its result is refined.
 _BEFORE_REFINEMENT: Final = 0.7
-#: Where all trajectories leave fewer iterations than this, a fit begins with a part of them, at least so many, and ends
-#: with so many iterations of all.
+#: Where all trajectories leave fewer iterations than this, a fit begins with a part of them.
 _ENOUGH: Final = 8
+#: The least trajectories of a part.
 _FEWEST: Final = 64
-_OF_ALL: Final = 1
 
 
 @final
 @dataclass(frozen=True)
 class _Sizes:
-    """How many trajectories the next iteration of a fit takes: a part while few passes are left, and all at the end.
+    """How many trajectories the iterations of a fit take: a part while few passes are left, and all in the last one.
 
-    A small part finds most of the way in half the passes. The root mean square of all rests on the few trajectories
-    that end elsewhere, so the last iteration sees all of them.
+    An iteration with a part costs less. The root mean square of all rests on the few trajectories that end elsewhere,
+    so the last iteration that the budget allows sees all of them.
 
     Attributes:
         budget: what may be spent.
@@ -55,24 +54,29 @@ class _Sizes:
     @classmethod
     def of(cls, budget: Budget, share: float, table: Table, span: LevelRange, taught: Trajectories) -> _Sizes:
         """Halve the trajectories until the budget is enough for the iterations."""
-        few, left = len(taught), budget.left(share)
-        while few >= 2 * _FEWEST and left < _ENOUGH * _cost(table, span, taught, few):
-            few //= 2
-        return cls(budget, share, table, span, taught, few)
+        made = cls(budget, share, table, span, taught, len(taught))
+        left = budget.left(share)
+        while made.few >= 2 * _FEWEST and left < _ENOUGH * made.cost(made.few, made.few):
+            made = replace(made, few=made.few // 2)
+        return made
 
-    def cost(self, count: int) -> float:
-        """The passes of an iteration."""
-        return _cost(self.table, self.span, self.taught, count)
+    def cost(self, count: int, known: int) -> float:
+        """Return the passes of an iteration, with the runs of the trajectories whose ends are not known yet."""
+        of_iteration = cost_of_iteration(self.table, self.span, self.taught.part(0, count)) * count
+        return (of_iteration + count - known) / len(self.taught)
 
-    def __call__(self) -> int:
-        everything = len(self.taught)
-        ahead = self.cost(self.few) + _OF_ALL * self.cost(everything)
-        return self.few if self.budget.left(self.share) > ahead else everything
+    def after(self, known: int) -> int:
+        """Return the trajectories of the next iteration, after those whose ends are known.
 
+        It takes all where the budget has no room for another iteration with the part before one of all.
+        """
+        part, everything, left = max(self.few, known), len(self.taught), self.budget.left(self.share)
+        last = self.cost(everything, part)
+        return everything if last <= left < self.cost(part, known) + last else part
 
-def _cost(table: Table, span: LevelRange, taught: Trajectories, count: int) -> float:
-    """The passes of an iteration with some of the trajectories."""
-    return cost_of_iteration(table, span, taught.part(0, count)) * count / len(taught)
+    def affords(self, count: int, known: int) -> bool:
+        """Return whether an iteration is within the budget."""
+        return self.cost(count, known) <= self.budget.left(self.share)
 
 
 def fits(
@@ -104,12 +108,14 @@ def fits(
     share = _BEFORE_REFINEMENT if "refine" in budget.limits.stages else 1.0
     for number, start in enumerate(starts if resume is None else [resume.table]):
         sizes = _Sizes.of(budget, share, start, span, taught)
-        if number and budget.left(share) < sizes.cost(sizes.few):  # the first start has an iteration in any case
+        if number and not sizes.affords(sizes.after(0), 0):  # the first start has an iteration in any case
             return
+        made = fit(student, start, span, taught, max_gain=budget.limits.max_gain, resume=resume, counts=sizes.after)
         try:
-            for now in fit(student, start, span, taught, max_gain=budget.limits.max_gain, resume=resume, counts=sizes):
+            for now in made:
                 yield number, now
-                if budget.left(share) < sizes.cost(now.count):
+                ahead = len(taught) if now.converged else sizes.after(now.count)
+                if not sizes.affords(ahead, now.count):
                     return
         except NoiseSamplingError as error:
             logger.info("a start is left out: %s", error)

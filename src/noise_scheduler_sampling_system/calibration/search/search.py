@@ -39,7 +39,7 @@ class Learned(NamedTuple):
     """What a search leaves for the searches of more calls or evaluations of the same model.
 
     Attributes:
-        insight: what it knows of the model. None: it would have cost too much.
+        insight: what it knows of the model. None: nothing was recorded.
         leaders: the names of the built-in samplers that were ranked highest, best first.
     """
 
@@ -136,7 +136,7 @@ def search(
                 ends[number, now.phase] = now
                 report("fit", now)
         if "refine" in limits.stages and not interrupted:
-            ahead = [now.table for now in sorted(ends.values(), key=lambda now: now.score)] or starts
+            ahead = [now.table for now in sorted(ends.values(), key=lambda now: (-now.count, now.score))] or starts
             for now in refine(student, ahead[0], taught, max_gain=limits.max_gain, until=budget.spent):
                 refined = now
                 report("refine", now)
