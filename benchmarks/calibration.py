@@ -44,6 +44,7 @@ from noise_scheduler_sampling_system.analysis.solution import each_error
 from noise_scheduler_sampling_system.calibration.plot import draw
 from noise_scheduler_sampling_system.calibration.search.built_in import baselines
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, errors_of
+from noise_scheduler_sampling_system.calibration.trust.measurement import changed
 from noise_scheduler_sampling_system.running.noise import NoiseSource, calibration_keys, resolve_keys
 
 HELD_OUT = 4096
@@ -86,9 +87,8 @@ def leaders(
 
 def elsewhere(ends: Tensor, solution: Tensor) -> str:
     """How many samples end nearer to another sample's solution than to their own, and the error of the others."""
-    nearest = torch.cdist(ends.flatten(1), solution.flatten(1)).argmin(1)
-    stays = nearest == torch.arange(len(ends))
-    return f"{int((~stays).sum())} ({float(each_error(ends[stays], solution[stays]).square().mean().sqrt()):.2g})"
+    moved = changed(ends, solution)
+    return f"{int(moved.sum())} ({errors_of(ends[~moved], solution[~moved]).rms:.2g})"
 
 
 def digits(bandwidth: float, budgets: Sequence[int], plot: Path | None) -> None:

@@ -33,7 +33,7 @@ from noise_scheduler_sampling_system.calibration.budget import Limits
 from noise_scheduler_sampling_system.calibration.fit import fit
 from noise_scheduler_sampling_system.calibration.goal import Goal
 from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
-from noise_scheduler_sampling_system.calibration.search import search
+from noise_scheduler_sampling_system.calibration.search import fits, search
 from noise_scheduler_sampling_system.calibration.search.gate import Gate
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, errors_of, teach
@@ -131,15 +131,16 @@ def with_trials(
     student: Any, starts: Sequence[Any], taught: Trajectories, span: Any, budget: Any, resume: Any
 ) -> Iterator[Any]:
     """Fit each of the best four starts for an iteration, within 40 % of the budget, then the best one to its end."""
-    fits = {}
+    begun = {}
     for number, start in enumerate(starts[:4]):
-        if budget.left() - 0.6 * budget.limits.passes < fit.cost_of_iteration(start, span, taught) and fits:
+        if budget.left() - 0.6 * budget.limits.passes < fit.cost_of_iteration(start, span, taught) and begun:
             break
-        run = fit.fit(student, start, span, taught, max_gain=budget.limits.max_gain)
+        sizes = fits._Sizes.of(budget, 1.0, start, span, taught)
+        run = fit.fit(student, start, span, taught, max_gain=budget.limits.max_gain, counts=sizes.after)
         with contextlib.suppress(NoiseSamplingError):  # the start overflows
-            fits[number] = (next(run), run)
-            yield number, fits[number][0]
-    for number, (_, run) in sorted(fits.items(), key=lambda item: item[1][0].score):
+            begun[number] = (next(run), run)
+            yield number, begun[number][0]
+    for number, (_, run) in sorted(begun.items(), key=lambda item: item[1][0].score):
         for now in run:
             yield number, now
             if budget.left() < fit.cost_of_iteration(now.table, span, taught):
@@ -164,6 +165,8 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
     "no robust loss": patched((fit, "_MEDIANS", (1e9,))),
     "one phase": patched((fit, "_MEDIANS", (300.0,))),
     "even draw": patched((fit, "informative", evenly)),
+    "all trajectories": patched((fits, "_ENOUGH", 0)),
+    "larger draws": patched((fit, "_NUMBERS", 1 << 13)),
     "no gate": patched((Gate, "built_in", lambda *_: [])),
 }
 

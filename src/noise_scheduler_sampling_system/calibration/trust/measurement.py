@@ -13,7 +13,7 @@ from ...analysis.solution import each_error
 from ...plans.plan import SamplingPlan
 from ..trajectories import Errors
 
-__all__ = ["Measurement", "measured_of", "rms_and_median", "standard_errors"]
+__all__ = ["Measurement", "changed", "measured_of", "rms_and_median", "standard_errors"]
 
 #: The distances to compute at a time.
 _AT_A_TIME: Final = 64
@@ -53,10 +53,10 @@ class Measurement(NamedTuple):
         each = each_error(ends, solution)
         errors, (of_rms, of_median) = Errors.of(each), standard_errors(each)
         count = len(each)
-        changed = _changes(ends, solution)
+        changes = int(changed(ends, solution).sum())
         # Agresti and Coull: two more of each kind, so that no change among few is not a certain 0
-        smooth = (changed + 2.0) / (count + 4.0)
-        moved = changed / count if count > 1 else math.nan
+        smooth = (changes + 2.0) / (count + 4.0)
+        moved = changes / count if count > 1 else math.nan
         spread = math.sqrt(smooth * (1.0 - smooth) / (count + 4.0)) if count > 1 else math.nan
         return cls(errors.rms, of_rms, errors.median, of_median, moved, spread, count)
 
@@ -114,14 +114,14 @@ def rms_and_median(errors: Any) -> Errors | None:
     return Errors(*numbers) if len(numbers) == len(values) else None
 
 
-def _changes(ends: Tensor, solution: Tensor) -> int:
-    """The number of samples that are nearer to the end of another trajectory than to their own."""
+def changed(ends: Tensor, solution: Tensor) -> Tensor:
+    """Tell which samples are nearer to the end of another trajectory than to their own, shape (n,), on the CPU."""
     flat, targets = (each.flatten(1).cpu().double() for each in (ends, solution))
-    found = 0
-    for start in range(0, len(flat), _AT_A_TIME):
+    found = torch.zeros(len(flat), dtype=torch.bool)
+    for start in range(0, len(flat), _AT_A_TIME) if len(targets) > 1 else ():
         distances = torch.cdist(flat[start : start + _AT_A_TIME], targets)
         rows = torch.arange(len(distances))
         own = distances[rows, start + rows].clone()
         distances[rows, start + rows] = math.inf
-        found += int((distances.amin(1) < own).sum()) if len(targets) > 1 else 0
+        found[start : start + _AT_A_TIME] = distances.amin(1) < own
     return found
