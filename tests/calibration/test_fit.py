@@ -16,7 +16,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.budget import Budget, Limits
-from noise_scheduler_sampling_system.calibration.fit.fit import ends_unless_worse, fit
+from noise_scheduler_sampling_system.calibration.fit.fit import fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
 from noise_scheduler_sampling_system.calibration.fit.normal_equations import derivatives
 from noise_scheduler_sampling_system.calibration.fit.refine import refine
@@ -70,25 +70,6 @@ def test_levels_stay_in_order_whatever_the_step():
             assert math.exp(bottom) * (1 - 1e-9) <= noise[-1]
             assert noise[0] <= math.exp(top) * (1 + 1e-9)
             assert moved.is_consistent
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 32])
-def test_a_step_is_tried_on_a_third_first(count):
-    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
-    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {"dtype": torch.float64})
-    taught, _ = teach(student, noise_of(count, seed=0), 64)
-    plan_of = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler.plan
-    good, bad = Table.of_plan(plan_of(4)), Table.of_plan(DiffusionPipeline(pipeline.scheduler, "ddim").plan(4))
-    errors = {name: taught.errors(student, table) for name, table in (("good", good), ("bad", bad))}
-    student.calls.samples = 0
-    better = ends_unless_worse(student, good, taught, errors["bad"], CauchyLoss())
-    assert student.calls.samples == 4 * count
-    assert torch.allclose(better, taught.ends(student, good), rtol=1e-12)
-    student.calls.samples = 0
-    worse = ends_unless_worse(student, bad, taught, errors["good"], CauchyLoss())
-    first = -(-count // 3)
-    assert student.calls.samples == 4 * (first if first > 1 else count)  # one trajectory alone does not tell
-    assert (worse is None) == (first > 1)
 
 
 def test_a_fit_that_begins_with_a_part_ends_with_all():

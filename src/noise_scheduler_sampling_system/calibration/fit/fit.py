@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -29,7 +28,7 @@ from .free_numbers import FreeNumbers
 from .normal_equations import NormalEquations
 from .robust_loss import CauchyLoss, informative
 
-__all__ = ["Fit", "cost_of_iteration", "ends_unless_worse", "enough", "fit"]
+__all__ = ["Fit", "cost_of_iteration", "enough", "fit"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +43,6 @@ _MEDIANS = (3.0, 300.0)
 #: The least and the most trajectories of a Jacobian, and the numbers of all their samples together that are enough.
 #: More trajectories are drawn only while they cost no more than a run of all.
 _FEWEST, _MOST, _NUMBERS = 8, 256, 1 << 11
-#: A step is first tried on one trajectory out of this many.
-_PART = 3
 #: The number of damped steps that are tried with one Jacobian.
 _TRIES = 4
 #: What they cost, in runs of all trajectories: one step is taken, and some are refused before.
@@ -151,7 +148,7 @@ def fit(
         weights = robust.weights(each)
         square, slope = equations.at(numbers, chosen, shares, ends, weights.__getitem__)
 
-        attempt = functools.partial(_tried, student, now, numbers, part, each, max_gain)
+        attempt = functools.partial(_tried, student, now, numbers, part, max_gain)
         found, damping = damped_step(square, slope, now.damping, attempt, tries=_TRIES)
         better, each, ends = (now, each, ends) if found is None else found
         gained = better.loss < (1.0 - _LITTLE) * now.loss
@@ -175,52 +172,19 @@ def _ends_if_finite(student: Student, table: Table, others: Trajectories) -> Ten
 
 
 def _tried(
-    student: Student, now: Fit, numbers: FreeNumbers, part: Trajectories, each: Tensor, max_gain: float, changes: Array
+    student: Student, now: Fit, numbers: FreeNumbers, part: Trajectories, max_gain: float, changes: Array
 ) -> Reached | None:
     """Change the numbers of a table; return what that reached, or None if the loss is not smaller."""
     trial = numbers.moved(changes)
     if trial.gain > max_gain:
         return None
     try:
-        there = ends_unless_worse(student, trial, part, each, now.robust)
+        there = part.ends(student, trial)
     except (NumericsError, ModelOutputError):  # the step is too long: the model overflows there
-        return None
-    if there is None:
         return None
     reached = each_error(there, part.solution)
     better = replace(now, table=trial, loss=now.robust.loss(reached), errors=Errors.of(reached))
     return (better, reached, there) if better.loss < now.loss else None
-
-
-def ends_unless_worse(
-    student: Student, trial: Table, taught: Trajectories, each: Tensor, robust: CauchyLoss
-) -> Tensor | None:
-    """Run a table on a part of the trajectories, and on the others unless the part shows that the loss rises.
-
-    Args:
-        student: the model.
-        trial: the table.
-        taught: the trajectories.
-        each: their errors so far, shape (n,).
-        robust: the loss.
-
-    Returns:
-        The ends, shape (n, ...), or None where the loss of the part rises by more than its standard error.
-
-    Raises:
-        NoiseSamplingError: a run overflows.
-    """
-    first = torch.arange(len(taught)) % _PART == 0
-    few, others = (taught.picked(each_part.nonzero().flatten()) for each_part in (first, ~first))
-    ends = few.ends(student, trial)
-    rise = robust.each(each_error(ends, few.solution)) - robust.each(each[first])
-    if len(few) > 1 and float(rise.mean()) > float(rise.std()) / math.sqrt(len(few)):
-        return None
-    whole, first = ends.new_empty(len(taught), *ends.shape[1:]), first.to(ends.device)
-    whole[first] = ends
-    if len(others):
-        whole[~first] = others.ends(student, trial)
-    return whole
 
 
 def enough(taught: Trajectories) -> int:

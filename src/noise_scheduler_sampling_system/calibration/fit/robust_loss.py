@@ -43,13 +43,9 @@ class CauchyLoss:
 
     def loss(self, each: Tensor) -> float:
         """Return the mean loss of errors of shape (n,)."""
-        return float(self.each(each).mean())
-
-    def each(self, errors: Tensor) -> Tensor:
-        """Return the loss of each error, shape (n,)."""
         if not math.isfinite(self.scale):
-            return 0.5 * errors.square()
-        return 0.5 * self.scale**2 * torch.log1p((errors / self.scale).square())
+            return float(0.5 * each.square().mean())
+        return float(0.5 * self.scale**2 * torch.log1p((each / self.scale).square()).mean())
 
     def weights(self, each: Tensor) -> Tensor:
         """Return ρ'(e)/e of errors of shape (n,): the weight of each error's square, in (0, 1]."""
