@@ -27,9 +27,11 @@ from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLo
 from noise_scheduler_sampling_system.calibration.goal import Goal
 from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
 from noise_scheduler_sampling_system.calibration.search.built_in import WINNERS, baselines, ranked
+from noise_scheduler_sampling_system.calibration.search.gate import Gate
 from noise_scheduler_sampling_system.calibration.search.search import search
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, teach
+from noise_scheduler_sampling_system.samplers.base import BaseSampler
 
 calibrate_module = importlib.import_module("noise_scheduler_sampling_system.calibration.calibrate")
 
@@ -163,6 +165,38 @@ def test_a_ranking_begins_with_the_leaders_of_smaller_budgets():
     assert {each.name for each in found} <= set(last)
     assert {each.name for each in known} <= set(WINNERS)
     assert set(WINNERS) <= {each.name for each in baselines(pipeline.scheduler, 5)}
+
+
+def test_a_short_ranking_compiles_few_plans(monkeypatch):
+    """All of them take seconds, which a small budget needs for the fit."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(beta_end=0.019), "ddim")  # no other test has its plans
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {})
+    lesson, _ = teach(student, noise_of(64, 1), 16)
+    compiled, plan = [], BaseSampler.plan
+
+    def counted(self, *given, **named):
+        compiled.append(self)
+        return plan(self, *given, **named)
+
+    monkeypatch.setattr(BaseSampler, "plan", counted)
+    few = Limits(1e-9, math.inf, ("fit",), None, "free", 30.0)
+    assert len(ranked(student, 3, lesson, Budget.start(student, 3.0 * len(lesson), few))[0]) >= 2
+    assert 0 < len(compiled) < 60  # up to three for each of some 15 pairs of 680
+
+
+def test_the_gate_does_not_run_a_fit_again_on_the_trajectories_that_it_knows():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {})
+    taught, _ = teach(student, noise_of(64, 1), 16)
+    table = Table.of_plan(DiffusionPipeline(pipeline.scheduler, "dpmpp_2m").plan(3))
+    known = Errors.of(taught.errors(student, table))
+    gate, spent = Gate(student, taught, taught.part(0, 16)), []
+    for fitted in (None, Fit(table, 0.0, known, 32), Fit(table, 0.0, known, 64)):
+        before = student.calls.samples
+        _, training = gate.best([], gate.found([("fit", table, fitted)]))
+        spent.append(student.calls.samples - before)
+        assert training == pytest.approx(known, rel=1e-4)
+    assert spent == [3 * (16 + 64), 3 * (16 + 64), 3 * 16]
 
 
 def test_the_total_of_a_budget_follows_the_speed(monkeypatch):

@@ -239,20 +239,22 @@ class Table:
         scale = 1.0 + np.abs(self.rows).sum(axis=1)
         return bool((np.abs(self.constant_residual) <= 1e-9 * scale)[1:].all())
 
-    @property
+    @functools.cached_property
     def weights(self) -> Array:
-        """The weights of all consistent rows (:meth:`frame`), from row 0 on, in one array."""
-        return np.concatenate([self.frame(i).weights(self.rows[i]) for i in range(1 + self.nfe)])
+        """The weights of all consistent rows (:meth:`frame`), from row 0 on, in one read-only array."""
+        weights = np.concatenate([self.frame(i).weights(self.rows[i]) for i in range(1 + self.nfe)])
+        weights.flags.writeable = False
+        return weights
 
     def with_weights(self, weights: Array) -> Table:
         """Return the consistent table with these :attr:`weights` at the same levels."""
-        table, at = self, 0
+        rows, at = np.array(self.rows), 0
         for i in range(1 + self.nfe):
-            frame = table.frame(i)
+            frame = self.frame(i, rows=rows)
             size = len(frame.directions)
-            table = table.with_row(i, frame.row(np.asarray(weights[at : at + size], dtype=np.float64)))
+            rows[i] = frame.row(np.asarray(weights[at : at + size], dtype=np.float64))
             at += size
-        return table
+        return replace(self, rows=rows)
 
     def limited(self, history: int | None) -> Table:
         """Return the nearest table whose rows read at most ``history`` earlier predictions. Its samples differ."""

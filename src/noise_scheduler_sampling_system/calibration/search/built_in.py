@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -113,46 +114,73 @@ def baselines(path: NoisePath, nfe: int, names: Sequence[str] = ()) -> list[Base
         nfe: N.
         names: the names of those that are wanted, in this order; empty: all.
     """
-    found = _baselines(path, nfe, tuple(SAMPLERS), frozenset(names))
-    return sorted(found, key=lambda each: names.index(each.name)) if names else list(found)
+    shelf = _shelf(path, nfe, tuple(SAMPLERS))
+    return list(shelf.compiled(names or shelf.names))
 
 
-@functools.lru_cache(maxsize=16)  # making some hundred plans takes seconds
-def _baselines(path: NoisePath, nfe: int, registered: tuple[str, ...], names: frozenset[str]) -> tuple[Baseline, ...]:
-    found: dict[str, Baseline] = {}
-    most: dict[tuple[str, Any], int] = {}  # the number of steps depends on the grid's end and no other option
-    for sampler, grid_of, spacing, name in _samplers(path):
-        if names and f"{name}, {spacing}" not in names:
-            continue
+@final
+class _Shelf:
+    """The built-in samplers with N model calls. A plan is compiled when it is first asked for.
+
+    All of them take seconds, and a short ranking sees only the first ones.
+
+    Args:
+        path: the noise schedule.
+        nfe: N.
+        registered: the names of the samplers.
+    """
+
+    def __init__(self, path: NoisePath, nfe: int, registered: tuple[str, ...]) -> None:
+        self._nfe = nfe
+        self._pairs = _pairs(path, registered)
+        self._steps: dict[tuple[str, Any], int] = {}  # they depend on the grid's end and on no other option
+        self._known: dict[str, Baseline | None] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all pairs of a sampler and a spacing, strong samplers first."""
+        return tuple(self._pairs)
+
+    def compiled(self, names: Iterable[str]) -> Iterator[Baseline]:
+        """Yield the samplers with these names, without those that are impossible and those whose plan came before."""
+        seen: set[str] = set()
+        for name in names:
+            if name not in self._known:
+                self._known[name] = self._compiled(name) if name in self._pairs else None
+            found = self._known[name]
+            if found is not None and found.plan.fingerprint not in seen:
+                seen.add(found.plan.fingerprint)
+                yield found
+
+    def _compiled(self, name: str) -> Baseline | None:
+        sampler, grid_of = self._pairs[name]
+        alike = (name.split(",")[0], sampler.scheduler.config.spacing_options.get("end"))
+        steps = self._steps.get(alike)
         try:
-            alike = (name, sampler.scheduler.config.spacing_options.get("end"))
-            if alike in most and (plan := sampler.plan(grid=grid_of(most[alike]))).nfe <= nfe:
-                steps = most[alike]
-            else:
-                steps, plan = plan_within(sampler, nfe, _on_grids(sampler, grid_of))
-                most.setdefault(alike, steps)
-            grid = grid_of(steps)
+            plan = None if steps is None else sampler.plan(grid=grid_of(steps))
+            if steps is None or plan is None or plan.nfe > self._nfe:
+                steps, plan = plan_within(sampler, self._nfe, lambda count: sampler.plan(grid=grid_of(count)))
+                self._steps.setdefault(alike, steps)
+            start = grid_of(steps).levels[0]
         except (NoiseSamplingError, ArithmeticError, ValueError):  # impossible on this path or with N calls
-            continue
+            return None
         if plan.stochastic or plan.two_times or plan.null is not None or plan.delta is not None:
-            continue
-        if plan.fingerprint in found:
-            continue
+            return None
         try:
-            table = Table.of_plan(plan, start=grid.levels[0]) if plan.nfe == nfe else None
+            table = Table.of_plan(plan, start=start) if plan.nfe == self._nfe else None
         except NoiseSamplingError:  # it reads more than states and predictions
             table = None
-        found[plan.fingerprint] = Baseline(f"{name}, {spacing}", plan, table)
-    return tuple(found.values())
+        return Baseline(name, plan, table)
 
 
-def _on_grids(sampler: BaseSampler, grid_of: Callable[[int], TimeGrid]) -> Callable[[int], SamplingPlan]:
-    """A function from a number of steps to the plan on its grid."""
-    return lambda steps: sampler.plan(grid=grid_of(steps))
+@functools.lru_cache(maxsize=16)
+def _shelf(path: NoisePath, nfe: int, registered: tuple[str, ...]) -> _Shelf:
+    return _Shelf(path, nfe, registered)
 
 
-def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, Callable[[int], TimeGrid], str, str]]:
-    """Yield each sampler, a function from a number of steps to its grid, and the names of its spacing and of itself.
+@functools.lru_cache(maxsize=4)
+def _pairs(path: NoisePath, registered: tuple[str, ...]) -> dict[str, tuple[BaseSampler, Callable[[int], TimeGrid]]]:
+    """Return each sampler on each spacing, and a function from a number of steps to its grid, by their name.
 
     The samplers share the grids of a spacing.
     """
@@ -161,7 +189,8 @@ def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, Callable[[int], Ti
         place = path.spaced(spacing, chosen)
         settings = "".join(f" {k}={v}" for k, v in chosen.items())
         places.append((place, functools.cache(functools.partial(make_grid, place)), f"{spacing}{settings}"))
-    for name in (*_STRONG, *(name for name in SAMPLERS if name not in _STRONG)):
+    found: dict[str, tuple[BaseSampler, Callable[[int], TimeGrid]]] = {}
+    for name in (*_STRONG, *(name for name in registered if name not in _STRONG)):
         cls = SAMPLERS.get(name)
         if issubclass(cls, AdaptiveSampler):
             continue
@@ -173,7 +202,8 @@ def _samplers(path: NoisePath) -> Iterator[tuple[BaseSampler, Callable[[int], Ti
                     sampler = SamplerFactory.create(name, place, **options)
                 except NoiseSamplingError:
                     continue
-                yield sampler, grid_of, spacing, name + (" afs" if changes else "")
+                found[f"{name}{' afs' if changes else ''}, {spacing}"] = sampler, grid_of
+    return found
 
 
 def cached(known: Sequence[Baseline], student: Student, goal: Goal) -> list[Baseline]:
@@ -200,7 +230,7 @@ def named(path: NoisePath, name: str, calls: int, scale: float | None) -> Sampli
     """
     found = _CACHED.fullmatch(name)
     if found is None or scale is None:
-        return next((each.plan for each in baselines(path, calls) if each.name == name), None)
+        return next((each.plan for each in baselines(path, calls, (name,))), None)
     levels, both = int(found["levels"]), default_calls(int(found["levels"]), int(found["both"]))
     alike = (each.plan for each in baselines(path, levels, (found["name"],)) if each.plan.nfe == levels)
     plan = next(alike, None)
@@ -229,28 +259,31 @@ def ranked(
     Returns:
         The samplers, best first, and whether the user interrupted the ranking.
     """
-    left = [b for b in baselines(student.pipeline.scheduler, nfe) if b.plan.nfe == nfe]
     history, top = budget.limits.history, student.pipeline.scheduler.t_max
-    left = [b for b in left if history is None or b.plan.history <= history]
-    if budget.limits.first != "free":
-        left = [b for b in left if b.plan.asked[0] and b.plan.time[0] == top]
-    place = {name: number for number, name in enumerate(dict.fromkeys((*leaders, *WINNERS)))}
-    left.sort(key=lambda each: place.get(each.name, len(place)))
+
+    def allowed(plan: SamplingPlan) -> bool:
+        fits = plan.nfe == nfe and (history is None or plan.history <= history)
+        return fits and (budget.limits.first == "free" or bool(plan.asked[0] and plan.time[0] == top))
+
+    shelf = _shelf(student.pipeline.scheduler, nfe, tuple(SAMPLERS))
+    order = dict.fromkeys((*leaders, *WINNERS, *shelf.names))
+    left: Iterable[Baseline] = (each for each in shelf.compiled(order) if allowed(each.plan))
+    count, until, ahead = len(shelf.names), 0.0, list[Baseline]()
     try:
-        until = 0.0
         for each in _ROUNDS:
             until += each.share
-            room = each.share * budget.total * len(taught) / max(1, len(left))
+            room = each.share * budget.total * len(taught) / max(1, count)
             few = taught.part(0, int(min(max(room, each.fewest), each.most)))
-            left = _ordered(student, left, few, budget, each.least, until)[: each.kept]
+            left = ahead = _ordered(student, left, few, budget, each.least, until)[: each.kept]
+            count = len(ahead)
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the built-in samplers")
-        return left, True
-    return left, False
+        return ahead or list(itertools.islice(shelf.compiled(order), _ROUNDS[0].least)), True
+    return ahead, False
 
 
 def _ordered(
-    student: Student, known: list[Baseline], few: Trajectories, budget: Budget, least: int, until: float
+    student: Student, known: Iterable[Baseline], few: Trajectories, budget: Budget, least: int, until: float
 ) -> list[Baseline]:
     """Return the samplers that do not overflow: the best by score and the best by root mean square, in turns.
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, final
 from ...plans.plan import SamplingPlan
 from ...support.errors import ModelOutputError, NoiseSamplingError, NumericsError
 from ..budget import Budget
+from ..fit.fit import Fit
 from ..goal import Goal
 from ..student import Student
 from ..table import Table
@@ -38,12 +39,14 @@ class Candidate(NamedTuple):
         kind: what made it: a stage, "outline", "grown", or a built-in sampler's name.
         plan: the plan.
         table: its table, None for a built-in sampler.
+        training: its errors on the trajectories of the fit, where a fit has measured them.
     """
 
     errors: Errors
     kind: str
     plan: SamplingPlan
     table: Table | None
+    training: Errors | None = None
 
 
 @final
@@ -62,9 +65,9 @@ class Gate:
     held_out: Trajectories
 
     @staticmethod
-    def cost(goal: Goal, taught: Trajectories, held_out: Trajectories) -> float:
-        """Estimate the evaluations of a choice: the leaders, as many tables, and the training errors of one."""
-        return goal.budget * (2.0 * _LEADERS * len(held_out) + len(taught))
+    def cost(goal: Goal, held_out: Trajectories) -> float:
+        """Estimate the evaluations of a choice: the leaders, and as many tables."""
+        return goal.budget * 2.0 * _LEADERS * len(held_out)
 
     def built_in(self, known: Iterable[Baseline], budget: Budget) -> list[Candidate]:
         """Judge built-in samplers in the given order, at least 5 and as many as the budget allows.
@@ -76,19 +79,23 @@ class Gate:
         for baseline in known:
             if len(made) >= _LEADERS and budget.spent():
                 break
-            made += self._judged(baseline.name, baseline.plan, None)
+            made += self._judged(baseline.name, baseline.plan)
         return sorted(made, key=lambda each: each.errors.rms)
 
-    def found(self, tables: Iterable[tuple[str, Table]]) -> list[Candidate]:
-        """Judge tables, each given with its kind. Tables that cannot be a plan, or that overflow, are left out."""
+    def found(self, tables: Iterable[tuple[str, Table, Fit | None]]) -> list[Candidate]:
+        """Judge tables, each given with its kind and the fit that ended with it, if any.
+
+        Tables that cannot be a plan, or that overflow, are left out.
+        """
         made: list[Candidate] = []
-        for kind, table in tables:
+        for kind, table, fitted in tables:
+            training = fitted.errors if fitted is not None and fitted.count == len(self.taught) else None
             try:
                 plan = table.plan(start="query", sampler="calibrated")
             except NumericsError as error:
                 logger.info("%s is left out: %s", kind, error)
                 continue
-            made += self._judged(kind, plan, table)
+            made += self._judged(kind, plan, table, training)
         return made
 
     def best(self, built_in: Sequence[Candidate], found: Sequence[Candidate]) -> tuple[Candidate, Errors]:
@@ -102,7 +109,7 @@ class Gate:
         worst = min((each.errors.rms for each in built_in), default=math.inf)
         allowed = [each for each in (*built_in, *found) if each.errors.rms <= worst]
         for candidate in sorted(allowed, key=lambda each: each.errors.weighed):
-            training = self._errors(candidate.kind, candidate.plan, self.taught)
+            training = candidate.training or self._errors(candidate.kind, candidate.plan, self.taught)
             if training is not None:
                 return candidate, training
         raise ModelOutputError(
@@ -111,9 +118,11 @@ class Gate:
             suggestion="see with sample() that it runs with a built-in sampler",
         )
 
-    def _judged(self, kind: str, plan: SamplingPlan, table: Table | None) -> list[Candidate]:
+    def _judged(
+        self, kind: str, plan: SamplingPlan, table: Table | None = None, training: Errors | None = None
+    ) -> list[Candidate]:
         errors = self._errors(kind, plan, self.held_out)
-        return [] if errors is None else [Candidate(errors, kind, plan, table)]
+        return [] if errors is None else [Candidate(errors, kind, plan, table, training)]
 
     def _errors(self, kind: str, plan: SamplingPlan, on: Trajectories) -> Errors | None:
         """Return the errors of a plan, or None if it overflows."""

@@ -110,12 +110,12 @@ def search(
     insight, leaders = learned or Learned()
     known, interrupted = ranked(student, nfe, taught, budget, leaders)
     designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
-    tables = [("design", goal.folded(table)) for table in designs]
+    tables: list[tuple[str, Table, Fit | None]] = [("design", goal.folded(table), None) for table in designs]
     if smaller is not None:
-        tables.append(("grown", grown(smaller, smaller.nfe + goal.budget - smaller.evaluations, span)))
-    starts = [table for _, table in tables]
+        tables.append(("grown", grown(smaller, smaller.nfe + goal.budget - smaller.evaluations, span), None))
+    starts = [table for _, table, _ in tables]
     starts += [goal.folded(b.table.limited(limits.history)) for b in known if b.table is not None][:_BUILT_IN]
-    tables += [] if before is None else [before]
+    tables += [] if before is None else [(*before, None)]
     ends: dict[tuple[int, int], Fit] = {}  # by the number of the start and the phase
     refined: Fit | None = None
     rehearsed: list[Fit] = []
@@ -143,9 +143,9 @@ def search(
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the best so far")
         interrupted = True
-    tables += [("outline", min(rehearsed, key=lambda now: now.score).table)] if rehearsed else []
-    tables += [("fit", now.table) for now in ends.values()]
-    tables += [] if refined is None else [("refine", refined.table)]
+    rehearsal = min(rehearsed, key=lambda now: now.score, default=None)
+    for kind, made in (("outline", rehearsal), *(("fit", now) for now in ends.values()), ("refine", refined)):
+        tables += [] if made is None else [(kind, made.table, made)]
     iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())
     iterations += 0 if refined is None else refined.iterations
     gate = Gate(student, taught, held_out)
