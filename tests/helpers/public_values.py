@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from noise_scheduler_sampling_system import (
@@ -46,7 +50,8 @@ from noise_scheduler_sampling_system.running.brownian import brownian
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 from noise_scheduler_sampling_system.samplers import SamplerOutput
 from noise_scheduler_sampling_system.support import Plugin, SeveralMistakesError
-from noise_scheduler_sampling_system.support.values import same
+from noise_scheduler_sampling_system.support.values import ByValue, same
+from noise_scheduler_sampling_system.support.values import _compared as compared
 from noise_scheduler_sampling_system.testing import (
     PluginReport,
     check_density,
@@ -190,6 +195,26 @@ def equal(one: Any, other: Any) -> bool:
         parts = zip(getattr(one, "errors", ()), getattr(other, "errors", ()), strict=True)
         return type(one) is type(other) and str(one) == str(other) and mine == theirs and all(equal(*p) for p in parts)
     return same(one, other) if isinstance(one, tuple) else bool(one == other)
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether values of two machines are equal: the last digits of logarithms and products depend on the processor."""
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9) or (math.isnan(one) and math.isnan(other))
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor | np.ndarray):
+        there, here = (np.asarray(each) for each in (one, other))
+        return there.shape == here.shape and np.allclose(there, here, rtol=1e-6, atol=1e-9, equal_nan=True)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(alike(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, ByValue):
+        return alike(*map(compared, (one, other)))
+    if is_dataclass(one):
+        return all(alike(getattr(one, each.name), getattr(other, each.name)) for each in fields(one) if each.compare)
+    return equal(one, other)
 
 
 def returned(value: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 
 from noise_scheduler_sampling_system.support.moved_modules import MOVED, RENAMED
 from places import DATA
-from public_values import VALUES, equal
+from public_values import VALUES, alike
 
 ROOT = "noise_scheduler_sampling_system"
 ARCHIVE = DATA / "values_of_version_1_3.zip"
@@ -38,7 +38,7 @@ def test_values_that_version_1_3_pickled_are_read():
         values = {name: pickle.loads(archive.read(name)) for name in archive.namelist()}
     assert len(values) > 70
     measured = {"result", "report"}  # a profile holds times; orders are measured, with times in float64 since then
-    unequal = [name for name, value in values.items() if name not in measured and not equal(value, VALUES[name])]
+    unequal = [name for name, value in values.items() if name not in measured and not alike(value, VALUES[name])]
     assert unequal == []
     assert torch.equal(values["result"].samples, VALUES["result"].samples)
     old, new = (each["report"].paths[0] for each in (values, VALUES))

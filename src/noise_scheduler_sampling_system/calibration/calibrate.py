@@ -258,7 +258,7 @@ def calibrate(
             records = "fit" in stages and learned.insight is None and resume is None
             recording = clock.granted(Insight.cost(student, goal, taught)) if records else 0.0
             share = budget / sum(left)  # as many passes for each
-            until = clock.search_ends(share, recording=recording, gate=Gate.cost(goal, unseen))
+            until = clock.search_ends(share, recording=recording, gate=Gate.cost(goal, taught, unseen))
             limits = Limits(passes, until, stages, history, first, max_gain, recording)
             try:
                 found = search(student, goal, taught, unseen, limits, shown, resume, smaller, before, learned)

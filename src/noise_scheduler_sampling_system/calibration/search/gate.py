@@ -65,9 +65,12 @@ class Gate:
     held_out: Trajectories
 
     @staticmethod
-    def cost(goal: Goal, held_out: Trajectories) -> float:
-        """Estimate the evaluations of a choice: the leaders, and as many tables."""
-        return goal.budget * 2.0 * _LEADERS * len(held_out)
+    def cost(goal: Goal, taught: Trajectories, held_out: Trajectories) -> float:
+        """Estimate the evaluations of a choice: the leaders, as many tables, and the training errors of one.
+
+        The last are known where a fit wins that took all trajectories, but not where a start wins.
+        """
+        return goal.budget * (2.0 * _LEADERS * len(held_out) + len(taught))
 
     def built_in(self, known: Iterable[Baseline], budget: Budget) -> list[Candidate]:
         """Judge built-in samplers in the given order, at least 5 and as many as the budget allows.
