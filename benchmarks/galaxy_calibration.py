@@ -1,6 +1,6 @@
 """What calibrate() brings on a second trained network: the galaxies of ``benchmarks/galaxy_network.py``.
 
-    python benchmarks/galaxy_calibration.py [--nfe 5 8] [--trajectories 64] [--passes 40] [--seeds 1] [--out plans.json]
+    python benchmarks/galaxy_calibration.py [--nfe 5 8] [--trajectories 64] [--passes 60] [--seeds 2] [--out plans.json]
 
 The network has no guidance and no classes, so a plan of N calls is a table of scalars. The opponents are all
 deterministic built-in samplers on the best spacings, of which the calibration itself finds the best on held-out
@@ -27,9 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nfe", type=int, nargs="+", default=(5, 8))
     parser.add_argument("--trajectories", type=int, default=64)
-    parser.add_argument("--teacher-calls", type=int, default=64)
-    parser.add_argument("--passes", type=float, default=40.0)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--teacher-calls", type=int, default=48)
+    parser.add_argument("--passes", type=float, default=60.0)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--name", default="hsc_ScoreNet32")
     parser.add_argument("--out", type=Path, help="write the plans of the last seed to a .json file")
     given = parser.parse_args()
