@@ -77,6 +77,7 @@ def test_a_set_is_not_continued_with_something_else(tmp_path, other, where):
     with pytest.raises(ConfigurationError) as raised:
         made(tmp_path, **{"num_samples": 16, **other})
     assert raised.value.where == where
+    assert ("another type of processor" in str(raised.value)) == (where == "plan")
     assert verify_dataset(tmp_path).complete
 
 

@@ -2,11 +2,12 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
-from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline
+from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline, SamplingPlan
 from noise_scheduler_sampling_system.guidance import AdaptiveProjected, ClassifierFree
 from noise_scheduler_sampling_system.support import FileError, ModelOutputError
 
@@ -146,3 +147,19 @@ def test_a_changed_file_and_a_state_that_is_not_finite_are_refused(tmp_path):
     file.write_bytes(data)
     with pytest.raises(FileError, match="changed"):
         pipeline.sample(broken, SHAPE, **asked)
+
+
+def test_a_run_goes_on_with_the_plan_that_another_processor_compiled(tmp_path):
+    """The last digits of levels differ between processors, and so does the hash of a plan that is compiled again."""
+    pipeline, file = DiffusionPipeline(None, "dpmpp_2m"), tmp_path / "run.safetensors"
+    here = pipeline.plan(STEPS)
+    there = replace(here, b=here.b * (1.0 + 2.0**-52))
+    assert there.content_hash != here.content_hash
+    whole = pipeline.sample(Fails(pipeline), SHAPE, plan=there, seed=4)
+    with pytest.raises(ValueError, match="machine broke"):
+        pipeline.sample(Fails(pipeline, at=9), SHAPE, plan=there, seed=4, checkpoint=file, every=3)
+    with pytest.raises(ConfigurationError, match=r"another type of processor.*give plan="):
+        pipeline.sample(Fails(pipeline), SHAPE, num_inference_steps=STEPS, seed=4, checkpoint=file)
+    there.save(tmp_path / "plan.json")
+    plan = SamplingPlan.load(tmp_path / "plan.json")
+    assert torch.equal(pipeline.sample(Fails(pipeline), SHAPE, plan=plan, seed=4, checkpoint=file), whole)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..pipeline.finite_samples import job_of
-from ..running.digests import digest
+from ..running.digests import OTHER_PROCESSOR, digest
 from ..running.model_fingerprint import fingerprint
 from ..support.errors import ConfigurationError
 from ..support.version import __version__
@@ -79,7 +79,8 @@ def refuse_other_set(there: Mapping[str, Any], here: Mapping[str, Any], folder: 
         where=first,
         why=f"it was begun with {_told(there.get(first))}; this is {_told(here[first])}"
         + "".join(f"; {name} is {_WORDS[name]}" for name in other if name in _WORDS),
-        suggestion="go on with the arguments that it was begun with, or name a new folder",
+        suggestion="go on with the arguments that it was begun with, or name a new folder"
+        + (OTHER_PROCESSOR if "plan" in other else ""),
     )
 
 

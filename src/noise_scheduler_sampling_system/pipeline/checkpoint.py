@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..guidance.evaluate import Memory
-from ..running.digests import digest
+from ..running.digests import OTHER_PROCESSOR, digest
 from ..running.faults import explained, is_finite
 from ..running.loop import Reached, RowState
 from ..running.noise_keys import Keys
@@ -136,7 +136,8 @@ class Checkpoint:
             raise ConfigurationError(
                 f"{path} is of a run with another {', '.join(other)}",
                 where="checkpoint",
-                suggestion="call sample with the arguments of that run, name another file, or remove this one",
+                suggestion="call sample with the arguments of that run, name another file, or remove this one"
+                + (OTHER_PROCESSOR if _WORDS["plan"] in other else ""),
             )
         with of_file(path, "is not a checkpoint of this run", "name another file, or remove this one"):
             for part in parts:

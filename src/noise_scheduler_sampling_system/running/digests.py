@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,8 +14,11 @@ from torch import Tensor
 
 from .model_fingerprint import fingerprint
 
-__all__ = ["digest"]
+__all__ = ["OTHER_PROCESSOR", "digest"]
 
+#: A suggestion where a plan is not the expected one. Levels come from logarithms and products, whose last digits differ
+#: between processors, and so do the hashes of plans that are compiled from them.
+OTHER_PROCESSOR: Final = "; if another type of processor compiled that plan, save it there (plan.save) and give plan="
 #: Characters of a digest.
 _LENGTH = 32
 
