@@ -16,6 +16,7 @@ from noise_scheduler_sampling_system import (
     DiffusionPipeline,
     FileError,
     NoiseSchedulerConfig,
+    NoiseSchedulerFactory,
     calibrate,
 )
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
@@ -26,7 +27,7 @@ from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNum
 from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss
 from noise_scheduler_sampling_system.calibration.goal import Goal
 from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
-from noise_scheduler_sampling_system.calibration.search.built_in import WINNERS, baselines, ranked
+from noise_scheduler_sampling_system.calibration.search.built_in import WINNERS, _shelf, baselines, ranked
 from noise_scheduler_sampling_system.calibration.search.gate import Gate
 from noise_scheduler_sampling_system.calibration.search.search import search
 from noise_scheduler_sampling_system.calibration.student import Student
@@ -182,6 +183,32 @@ def test_a_short_ranking_compiles_few_plans(monkeypatch):
     few = Limits(1e-9, math.inf, ("fit",), None, "free", 30.0)
     assert len(ranked(student, 3, lesson, Budget.start(student, 3.0 * len(lesson), few))[0]) >= 2
     assert 0 < len(compiled) < 60  # up to three for each of some 15 pairs of 680
+
+
+def test_built_in_plans_do_not_depend_on_which_were_asked_for_before():
+    """On this path, samplers of two calls have other steps on two grids with the same end."""
+    path, asked = NoiseSchedulerFactory.create(NoiseSchedulerConfig(beta_schedule="flow")), 3
+    name, first = "res_2s, kl_optimal end=lowest", "res_2s, leading_dpm end=lowest"
+    _shelf.cache_clear()
+    alone = baselines(path, asked, (name,))[0].plan
+    _shelf.cache_clear()
+    baselines(path, asked, (first,))
+    assert baselines(path, asked, (name,))[0].plan == alone
+
+
+def test_an_interrupted_ranking_names_only_samplers_that_are_allowed(monkeypatch):
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {})
+    lesson, _ = teach(student, noise_of(64, 1), 16)
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Student, "run", stopped)
+    short = Limits(10.0, math.inf, ("fit",), 0, "free", 30.0)
+    known, interrupted = ranked(student, 3, lesson, Budget.start(student, 3.0 * len(lesson), short))
+    assert interrupted and known
+    assert all(each.plan.nfe == 3 and each.plan.history == 0 for each in known)
 
 
 def test_the_gate_does_not_run_a_fit_again_on_the_trajectories_that_it_knows():

@@ -133,7 +133,8 @@ class _Shelf:
     def __init__(self, path: NoisePath, nfe: int, registered: tuple[str, ...]) -> None:
         self._nfe = nfe
         self._pairs = _pairs(path, registered)
-        self._steps: dict[tuple[str, Any], int] = {}  # they depend on the grid's end and on no other option
+        # of each sampler on the last grid with this end: most often the number for another grid, too
+        self._steps: dict[tuple[str, Any], int] = {}
         self._known: dict[str, Baseline | None] = {}
 
     @property
@@ -154,13 +155,12 @@ class _Shelf:
 
     def _compiled(self, name: str) -> Baseline | None:
         sampler, grid_of = self._pairs[name]
-        alike = (name.split(",")[0], sampler.scheduler.config.spacing_options.get("end"))
-        steps = self._steps.get(alike)
+        alike = name.split(",")[0], sampler.scheduler.config.spacing_options.get("end")
         try:
-            plan = None if steps is None else sampler.plan(grid=grid_of(steps))
-            if steps is None or plan is None or plan.nfe > self._nfe:
-                steps, plan = plan_within(sampler, self._nfe, lambda count: sampler.plan(grid=grid_of(count)))
-                self._steps.setdefault(alike, steps)
+            steps, plan = self._guessed(alike, sampler, grid_of) or plan_within(
+                sampler, self._nfe, lambda count: sampler.plan(grid=grid_of(count))
+            )
+            self._steps[alike] = steps
             start = grid_of(steps).levels[0]
         except (NoiseSamplingError, ArithmeticError, ValueError):  # impossible on this path or with N calls
             return None
@@ -171,6 +171,19 @@ class _Shelf:
         except NoiseSamplingError:  # it reads more than states and predictions
             table = None
         return Baseline(name, plan, table)
+
+    def _guessed(
+        self, alike: tuple[str, Any], sampler: BaseSampler, grid_of: Callable[[int], TimeGrid]
+    ) -> tuple[int, SamplingPlan] | None:
+        """Return the plan of as many steps as on the last such grid, if it has N calls: the order must not matter."""
+        steps = self._steps.get(alike)
+        if steps is None:
+            return None
+        try:
+            plan = sampler.plan(grid=grid_of(steps))
+        except (NoiseSamplingError, ArithmeticError, ValueError):
+            return None
+        return (steps, plan) if plan.nfe == self._nfe else None
 
 
 @functools.lru_cache(maxsize=16)
@@ -267,7 +280,11 @@ def ranked(
 
     shelf = _shelf(student.pipeline.scheduler, nfe, tuple(SAMPLERS))
     order = dict.fromkeys((*leaders, *WINNERS, *shelf.names))
-    left: Iterable[Baseline] = (each for each in shelf.compiled(order) if allowed(each.plan))
+
+    def possible() -> Iterator[Baseline]:
+        return (each for each in shelf.compiled(order) if allowed(each.plan))
+
+    left: Iterable[Baseline] = possible()
     count, until, ahead = len(shelf.names), 0.0, list[Baseline]()
     try:
         for each in _ROUNDS:
@@ -278,7 +295,7 @@ def ranked(
             count = len(ahead)
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the built-in samplers")
-        return ahead or list(itertools.islice(shelf.compiled(order), _ROUNDS[0].least)), True
+        return ahead or list(itertools.islice(possible(), _ROUNDS[0].least)), True
     return ahead, False
 
 
