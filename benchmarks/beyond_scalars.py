@@ -12,8 +12,8 @@ Variants of the search of ``calibrate(evaluations=...)``, on the same noise and 
 A corrector in a row before the last one is a combination of x_T and the predictions up to the newest one. Rows of full
 history are all such combinations, so plans hold every linear corrector already.
 
-The last line is an oracle: for each test sample the best of the plans that the seeds of "masks" found. It bounds what a
-choice of a plan for each sample could gain.
+The last line is an oracle: for each test sample the best of the plans with masks, of both variants and all seeds. It
+bounds what a choice of a plan for each sample could gain.
 """
 
 from __future__ import annotations

@@ -51,7 +51,6 @@ from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_k
 from noise_scheduler_sampling_system.samplers import SamplerOutput
 from noise_scheduler_sampling_system.support import Plugin, SeveralMistakesError
 from noise_scheduler_sampling_system.support.values import ByValue, same
-from noise_scheduler_sampling_system.support.values import _compared as compared
 from noise_scheduler_sampling_system.testing import (
     PluginReport,
     check_density,
@@ -197,23 +196,29 @@ def equal(one: Any, other: Any) -> bool:
     return same(one, other) if isinstance(one, tuple) else bool(one == other)
 
 
+#: By how much numbers of two processors may differ, in double precision.
+_ROUNDING = 1e-10
+
+
 def alike(one: Any, other: Any) -> bool:
     """Whether values of two machines are equal: the last digits of logarithms and products depend on the processor."""
     if isinstance(one, int | float) and isinstance(other, int | float):
-        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9) or (math.isnan(one) and math.isnan(other))
+        return math.isclose(one, other, rel_tol=_ROUNDING, abs_tol=_ROUNDING) or (math.isnan(one) and math.isnan(other))
     if type(one) is not type(other):
         return False
     if isinstance(one, torch.Tensor | np.ndarray):
         there, here = (np.asarray(each) for each in (one, other))
-        return there.shape == here.shape and np.allclose(there, here, rtol=1e-6, atol=1e-9, equal_nan=True)
+        rounding = _ROUNDING if there.dtype.itemsize > 4 else 1e-6
+        alike_types = one.dtype == other.dtype and there.shape == here.shape
+        return alike_types and np.allclose(there, here, rtol=rounding, atol=rounding, equal_nan=True)
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(alike(value, other[name]) for name, value in one.items())
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(alike, one, other))
-    if isinstance(one, ByValue):
-        return alike(*map(compared, (one, other)))
     if is_dataclass(one):
         return all(alike(getattr(one, each.name), getattr(other, each.name)) for each in fields(one) if each.compare)
+    if isinstance(one, ByValue):
+        return alike(one.__getstate__(), other.__getstate__())
     return equal(one, other)
 
 
