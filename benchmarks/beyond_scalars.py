@@ -1,6 +1,7 @@
 """What could follow plans of scalars: what each idea adds to the fit of a plan with guidance, at equal passes.
 
     python benchmarks/beyond_scalars.py [digits|unet] [--scale 3] [--rows 8:60:256] [--seeds 3] [--variants ...]
+                                        [--correctors]
 
 Variants of the search of ``calibrate(evaluations=...)``, on the same noise and with the same passes:
 
@@ -12,30 +13,38 @@ Variants of the search of ``calibrate(evaluations=...)``, on the same noise and 
 A corrector in a row before the last one is a combination of x_T and the predictions up to the newest one. Rows of full
 history are all such combinations, so plans hold every linear corrector already.
 
-The last line is an oracle: for each test sample the best of the plans with masks, of both variants and all seeds. It
-bounds what a choice of a plan for each sample could gain.
+A line at the end is an oracle: for each test sample the best of the plans with masks, of both variants and all seeds.
+It bounds what a choice of a plan for each sample could gain.
+
+``--correctors`` adds small networks after the last row of every plan with masks. They see all columns of the run, at
+each pixel or in windows of 3×3, and learn from the trajectories of the fit what the sample still misses; the held-out
+trajectories choose when they stop. Their errors are on the test samples, in ratio to those of the same plan.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import calibration_ablation as ablation
 import torch
 from calibration_ablation import Problem, Row, patched, row_of
+from masked_plans import spread
+from torch import Tensor, nn
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models
 from noise_scheduler_sampling_system.analysis.solution import each_error
 from noise_scheduler_sampling_system.calibration.goal import Goal
 from noise_scheduler_sampling_system.calibration.search import search
-from noise_scheduler_sampling_system.calibration.student import Student
+from noise_scheduler_sampling_system.calibration.student import Student, end_of
 from noise_scheduler_sampling_system.calibration.table import Frame, Table
-from noise_scheduler_sampling_system.calibration.trajectories import Errors
+from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories
+from noise_scheduler_sampling_system.plans.plan import SamplingPlan
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
 ROWS: dict[str, tuple[Row, ...]] = {"digits": ((8, 60, 256), (12, 60, 256)), "unet": ((8, 24, 192),)}
@@ -67,6 +76,63 @@ def problem_of(name: str, scale: float) -> Problem:
     return Problem(f"{name}, guidance {scale:g}", student, shape, calls, tested, scale)
 
 
+class Made(NamedTuple):
+    """A plan with masks, its table, and the trajectories of its search."""
+
+    plan: SamplingPlan
+    table: Table | None
+    taught: Trajectories
+    held_out: Trajectories
+
+
+#: Of a corrector: hidden channels, steps of Adam, trajectories in each, steps between two looks at the held-out ones.
+HIDDEN, STEPS, BATCH, EVERY = 32, 2000, 32, 50
+
+
+def corrected(student: Student, made: Made, test: Trajectories, window: int) -> Tensor:
+    """The errors of the test samples after a corrector that was trained on the trajectories of the fit."""
+    assert made.table is not None
+    sets = []
+    for part in (made.taught, made.held_out, test):
+        columns = student.columns(made.table, part.noise, part.rows)
+        sets.append((torch.cat(columns, dim=1), end_of(made.table, columns), part.solution))
+    (seen, ends, exact), held, last = sets
+    missing = float((exact - ends).square().mean().sqrt())
+    torch.manual_seed(0)
+    hidden = nn.Conv2d(seen.shape[1], HIDDEN, window, padding=window // 2)
+    corrector = nn.Sequential(hidden, nn.Tanh(), nn.Conv2d(HIDDEN, ends.shape[1], 1))
+    nn.init.zeros_(corrector[2].weight)
+    nn.init.zeros_(corrector[2].bias)
+    adam = torch.optim.Adam(corrector.parameters(), 3e-3)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, STEPS)
+    best = (float("inf"), each_error(last[1], last[2]))
+    for step in range(STEPS):
+        if step % EVERY == 0:
+            with torch.no_grad():
+                now = float((held[1] + missing * corrector(held[0]) - held[2]).square().mean())
+                if now < best[0]:
+                    best = (now, each_error(last[1] + missing * corrector(last[0]), last[2]))
+        chosen = torch.randperm(len(seen))[:BATCH]
+        adam.zero_grad()
+        (corrector(seen[chosen]) - (exact - ends)[chosen] / missing).square().mean().backward()
+        adam.step()
+        decay.step()
+    return best[1]
+
+
+def report_correctors(student: Student, budget: int, plans: Sequence[Made], test: Trajectories) -> None:
+    """Print what correctors gain, as means over plans with standard errors."""
+    for name, window in (("at each pixel", 1), ("in windows of 3×3", 3)):
+        ratios = []
+        for made in plans:
+            before = Errors.of(each_error(student.run(made.plan, test.noise, test.rows), test.solution))
+            after = Errors.of(corrected(student, made, test, window))
+            ratios.append((after.rms / before.rms, after.median / before.median))
+        rms, median = (spread(values) for values in zip(*ratios, strict=True))
+        count = statistics.fmean(1 + len(made.table.levels) + len(made.table.both) for made in plans if made.table)
+        print(f"{budget} evaluations, a corrector {name} of {count:g} columns: {rms} of the error ({median})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", choices=ROWS, default="digits")
@@ -74,16 +140,17 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=row_of, help="evaluations:passes or evaluations:passes:trajectories")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--correctors", action="store_true", help="train small networks after the last row")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     problem, rows = problem_of(given.data, given.scale), given.rows or ROWS[given.data]
-    plans: dict[int, list[Any]] = {}
+    plans: dict[int, list[Made]] = {}
 
-    def recorded(student: Student, goal: Goal, *rest: Any) -> Any:
-        found = original(student, goal, *rest)
+    def recorded(student: Student, goal: Goal, taught: Trajectories, held_out: Trajectories, *rest: Any) -> Any:
+        found = original(student, goal, taught, held_out, *rest)
         if found.plan.evaluations < 2 * found.plan.nfe:
-            plans.setdefault(goal.budget, []).append(found.plan)
+            plans.setdefault(goal.budget, []).append(Made(found.plan, found.table, taught, held_out))
         return found
 
     original = search.search
@@ -94,11 +161,14 @@ def main() -> None:
         NoiseSource(resolve_keys(ablation.TEST_SEED, None, problem.tested), problem.shape).initial()
     )
     for budget, made in plans.items():
-        each = [each_error(problem.student.run(plan, test.noise, test.rows), test.solution) for plan in made]
+        ends = [problem.student.run(each.plan, test.noise, test.rows) for each in made]
+        each = [each_error(end, test.solution) for end in ends]
         best = Errors.of(torch.stack(each).amin(0))
         print(
             f"{budget} evaluations, the best of {len(made)} plans for each sample: {best.rms:.3g} ({best.median:.2g})"
         )
+        if given.correctors:
+            report_correctors(problem.student, budget, [each for each in made if each.table is not None], test)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,14 +17,16 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.budget import Budget, Limits
+from noise_scheduler_sampling_system.calibration.fit.damped_steps import Bound, damped_step
 from noise_scheduler_sampling_system.calibration.fit.fit import fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
 from noise_scheduler_sampling_system.calibration.fit.normal_equations import derivatives
 from noise_scheduler_sampling_system.calibration.fit.refine import refine
 from noise_scheduler_sampling_system.calibration.fit.robust_loss import CauchyLoss, informative
+from noise_scheduler_sampling_system.calibration.fit.units import units_of
 from noise_scheduler_sampling_system.calibration.search.fits import fits
 from noise_scheduler_sampling_system.calibration.search.starts import grown, with_query
-from noise_scheduler_sampling_system.calibration.student import Student, end_of
+from noise_scheduler_sampling_system.calibration.student import Student, combined, end_of
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, errors_of, teach
 from noise_scheduler_sampling_system.support.errors import NumericsError
 
@@ -48,12 +51,76 @@ def test_derivatives_of_the_end():
 
         base = student.columns(numbers.table, x, part.rows)
         end = end_of(numbers.table, base)
-        found = derivatives(student, numbers, part, base, end, 1e-3)  # the model's time is told in float32
-        for k, (stage, ours) in enumerate(zip(numbers.stages, found, strict=True)):
-            up, change = numbers.nudged(stage, 3e-3)
-            down, back = numbers.nudged(stage, -3e-3)
-            central = (ended(up) - ended(down)) / (change - back)
-            assert torch.allclose(ours, central, rtol=2e-2, atol=1e-2 * float(central.abs().max())), (history, k)
+        for each in (numbers, replace(numbers, units=units_of(numbers.table, base))):
+            found = derivatives(student, each, part, base, end, 1e-3)  # the model's time is told in float32
+            for k, (stage, ours) in enumerate(zip(each.stages, found, strict=True)):
+                up, change = each.nudged(stage, 3e-3)
+                down, back = each.nudged(stage, -3e-3)
+                central = (ended(up) - ended(down)) / (change - back)
+                assert torch.allclose(ours, central, rtol=2e-2, atol=1e-2 * float(central.abs().max())), (history, k)
+
+
+@pytest.mark.parametrize("history", [None, 2])
+def test_a_unit_of_any_weight_moves_a_state_as_far_as_any_other(history):
+    """Changes of one are orthonormal in the states, up to the share of the weights themselves."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {"dtype": torch.float64})
+    span = LevelRange(pipeline.scheduler)
+    plan = DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").sampler.plan(12)
+    numbers = FreeNumbers.of(span, Table.of_plan(plan, history=history))
+    table, x = numbers.table, noise_of(64, seed=2)
+    columns = student.columns(table, x, torch.arange(64))
+    numbers = replace(numbers, units=units_of(table, columns))
+    size = float(columns[-1].square().mean())  # of a sample
+    for i in range(1 + table.nfe):
+        of_row = [stage for stage in numbers.stages if stage[0] == i and stage[1] >= 0]
+        moved = [(numbers.nudged(stage, 1.0)[0].rows[i] - table.rows[i]) for stage in of_row]
+        states = [combined(row, columns) for row in moved]
+        for a, b in itertools.product(range(len(moved)), repeat=2):
+            product = float((states[a] * states[b]).mean()) + 0.3**2 * size * float(moved[a] @ moved[b])
+            assert product == pytest.approx(float(a == b), abs=1e-6), (i, a, b)
+
+
+def test_a_bound_shortens_a_step_only_where_it_must():
+    """x² + (y/100)² is least at the origin, but y may move by 1 only. Damping would stop x as well."""
+    square, slope = np.diag([1.0, 1e-4]), np.array([1.0, 1e-4 * 30.0])
+    tried = []
+
+    def attempt(step):
+        tried.append(step)
+        return step
+
+    bound = Bound(np.diag([0.0, 1.0]), lambda step: abs(step[1]) <= 1.0)
+    damped_step(square, slope, 1e-6, attempt, tries=4, bound=bound)
+    damped_step(square, slope, 1e-6, attempt, tries=4)
+    assert len(tried) == 2
+    assert tried[0][0] == pytest.approx(-1.0, abs=1e-4)
+    assert 0.1 < -tried[0][1] <= 1.0
+    assert tried[1] == pytest.approx([-1.0, -30.0], rel=1e-4)
+
+
+def test_a_fit_at_the_limit_of_the_gain_goes_on():
+    """A step beyond the limit is bent until it is within, and not lost: refused steps would end the phase."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {})
+    taught, _ = teach(student, noise_of(128, seed=0), 64)
+    table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("karras"), "dpmpp_2m").sampler.plan(12))
+    made = list(itertools.islice(fit(student, table, LevelRange(pipeline.scheduler), taught, max_gain=5.0), 10))
+    assert all(now.table.gain <= 5.0 for now in made)
+    assert max(now.table.gain for now in made) > 4.0
+    assert made[-1].errors.median < 0.2 * made[0].errors.median  # without the bound 0.95
+
+
+def test_a_fit_of_many_calls_gains_an_order_of_magnitude():
+    """Columns are nearly parallel there, and derivatives hold for short steps only."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {})
+    taught, _ = teach(student, noise_of(128, seed=0), 64)
+    table = Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "unipc").sampler.plan(12))
+    before = Errors.of(taught.errors(student, table))
+    made = list(itertools.islice(fit(student, table, LevelRange(pipeline.scheduler), taught, max_gain=30.0), 6))
+    assert made[-1].errors.median < 0.05 * before.median
+    assert made[-1].errors.rms < 0.05 * before.rms
 
 
 def test_levels_stay_in_order_whatever_the_step():

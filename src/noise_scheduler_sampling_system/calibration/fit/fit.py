@@ -23,10 +23,11 @@ from ..level_range import LevelRange
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories
-from .damped_steps import damped_step
+from .damped_steps import Bound, damped_step
 from .free_numbers import FreeNumbers
 from .normal_equations import NormalEquations
 from .robust_loss import CauchyLoss, informative
+from .units import units_of
 
 __all__ = ["Fit", "cost_of_iteration", "enough", "fit"]
 
@@ -49,8 +50,12 @@ _TRIES = 4
 _TRIALS = 1.5
 #: A phase ends after _SLOW iterations in a row of which each gains less than _LITTLE of the loss.
 _SLOW, _LITTLE = 3, 0.01
-#: The step of finite differences for networks in float32, and in half precision.
-_STEP, _COARSE_STEP = 1e-3, 3e-2
+#: Levenberg's μ at the start of each phase.
+_DAMPING = 1.0
+#: The step of finite differences for networks in float32, and in half precision, in units and in log(σ/α). Near a
+#: boundary of basins derivatives change within 1e-3. Clean samples that are predicted from noise in float32 have
+#: rounding errors of some 1e-5.
+_STEP, _COARSE_STEP = 1e-4, 3e-2
 
 
 @final
@@ -75,7 +80,7 @@ class Fit:
     loss: float
     errors: Errors
     count: int
-    damping: float = 0.1
+    damping: float = _DAMPING
     robust: CauchyLoss = field(default_factory=CauchyLoss)
     phase: int = 0
     stalled: int = 0
@@ -128,6 +133,8 @@ def fit(
     ends = part.ends(student, begun)
     each = each_error(ends, part.solution)
     equations = NormalEquations(student, taught, _step_for(student))
+    few = part.part(0, enough(part))
+    units = units_of(begun, student.columns(begun, few.noise, few.rows))
     if resume is not None:  # it may have converged on other trajectories, and its end must be yielded again
         resume = replace(resume, errors=Errors.of(each), count=len(part), stalled=0, converged=False)
     now = resume or Fit(begun, CauchyLoss().loss(each), Errors.of(each), len(part))
@@ -143,13 +150,14 @@ def fit(
             return
         robust = CauchyLoss.at(_MEDIANS[now.phase], now.errors, now.robust)
         now = replace(now, robust=robust, loss=robust.loss(each))
-        numbers = FreeNumbers(span, now.table)
+        numbers = FreeNumbers(span, now.table, units)
         chosen, shares = informative(each, robust, drawn or _drawn(numbers, part), now.iterations)
         weights = robust.weights(each)
         square, slope = equations.at(numbers, chosen, shares, ends, weights.__getitem__)
 
+        bound = Bound(numbers.squared_weights, functools.partial(_bears, numbers, max_gain))
         attempt = functools.partial(_tried, student, now, numbers, part, max_gain)
-        found, damping = damped_step(square, slope, now.damping, attempt, tries=_TRIES)
+        found, damping = damped_step(square, slope, now.damping, attempt, tries=_TRIES, bound=bound)
         better, each, ends = (now, each, ends) if found is None else found
         gained = better.loss < (1.0 - _LITTLE) * now.loss
         stalled = 0 if gained else now.stalled + 1
@@ -158,7 +166,7 @@ def fit(
         now = replace(now, converged=last_phase and now.stalled == _SLOW)
         yield now
         if now.stalled == _SLOW and not last_phase:
-            now = replace(now, phase=now.phase + 1, stalled=0, damping=0.1, robust=CauchyLoss())
+            now = replace(now, phase=now.phase + 1, stalled=0, damping=_DAMPING, robust=CauchyLoss())
 
 
 def _ends_if_finite(student: Student, table: Table, others: Trajectories) -> Tensor | None:
@@ -169,6 +177,11 @@ def _ends_if_finite(student: Student, table: Table, others: Trajectories) -> Ten
         logger.info("the fit goes on without %d trajectories: %s", len(others), error)
         return None
     return ends if bool(ends.isfinite().all()) else None
+
+
+def _bears(numbers: FreeNumbers, max_gain: float, changes: Array) -> bool:
+    """Return whether changed numbers give a table that bears errors of predictions."""
+    return numbers.moved(changes).gain <= max_gain
 
 
 def _tried(

@@ -23,15 +23,17 @@ _SHRINK, _LEAST = 0.2, 1e-5
 @final
 @dataclass(frozen=True)
 class FreeNumbers:
-    """The K free numbers of a table: log(σ/α) of each free level, then the weights of its rows.
+    """The K free numbers of a table: log(σ/α) of each free level, then the weights of its rows, in some units.
 
     Attributes:
         range: the range of the levels.
         table: the table.
+        units: for each row a matrix whose columns are the units of its numbers, in weights. None: its weights.
     """
 
     range: LevelRange
     table: Table
+    units: tuple[Array, ...] | None = None
 
     @classmethod
     def of(cls, span: LevelRange, table: Table) -> FreeNumbers:
@@ -62,6 +64,31 @@ class FreeNumbers:
         rows = [i for i, size in enumerate(sizes) for _ in range(size)]
         return of_levels + [(i, k) for k, i in enumerate(rows)]
 
+    @functools.cached_property
+    def _in_weights(self) -> Array:
+        """The matrix that takes changes of all numbers but the levels to changes of the table's weights."""
+        if self.units is None:
+            return np.eye(len(self.table.weights))
+        made, at = np.zeros((len(self.table.weights),) * 2), 0
+        for unit in self.units:
+            made[at : at + len(unit), at : at + len(unit)] = unit
+            at += len(unit)
+        return made
+
+    @property
+    def squared_weights(self) -> Array:
+        """The sum of the squared changes of all weights as a quadratic form of changes of the numbers, shape (K, K)."""
+        form = np.zeros((len(self.stages),) * 2)
+        free = self.table.nfe - self.range.first_fixed
+        form[free:, free:] = self._in_weights.T @ self._in_weights
+        return form
+
+    @property
+    def of_last_row(self) -> Array:
+        """What one unit of each number of the last row adds to it, shape (numbers, columns)."""
+        directions = self.table.frame(self.table.nfe).directions
+        return directions if self.units is None else self.units[-1].T @ directions
+
     @property
     def runs(self) -> float:
         """The cost of the derivatives of one trajectory's end by all numbers, in runs of that trajectory."""
@@ -83,7 +110,7 @@ class FreeNumbers:
         if stage[1] >= 0:
             change = np.zeros(len(self.table.weights))
             change[stage[1]] = step
-            return self.table.with_weights(self.table.weights + change), step
+            return self.table.with_weights(self.table.weights + self._in_weights @ change), step
         step = -step if place[i] + step > self.range.ends[0] else step
         levels = list(self.table.levels)
         levels[i] = self.range.level(float(place[i] + step))
@@ -103,4 +130,4 @@ class FreeNumbers:
         places = top - np.cumsum(gaps)[:-1] * ((top - bottom) / gaps.sum())
         kept = self.table.levels[: self.range.first_fixed]
         levels = (*kept, *(self.range.level(float(place)) for place in places))
-        return replace(self.table, levels=levels).with_weights(self.table.weights + changes[free:])
+        return replace(self.table, levels=levels).with_weights(self.table.weights + self._in_weights @ changes[free:])

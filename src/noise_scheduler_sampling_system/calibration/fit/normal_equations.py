@@ -134,7 +134,7 @@ def derivatives(
         step: of the finite differences.
     """
     table, made = numbers.table, dict[int, Tensor]()
-    last = table.frame(table.nfe).directions * table.radii[-1]
+    last = numbers.of_last_row * table.radii[-1]
     stages = list(enumerate(numbers.stages))
     made |= {k: combined(row, columns) for (k, _), row in zip(stages[len(stages) - len(last) :], last, strict=True)}
     rest = stages[: len(stages) - len(last)]

@@ -9,7 +9,7 @@ from typing import Final, final
 
 from ...support.errors import NoiseSamplingError
 from ..budget import Budget
-from ..fit.fit import Fit, cost_of_iteration, fit
+from ..fit.fit import Fit, cost_of_iteration, enough, fit
 from ..level_range import LevelRange
 from ..student import Student
 from ..table import Table
@@ -61,9 +61,13 @@ class _Sizes:
         return made
 
     def cost(self, count: int, known: int) -> float:
-        """Return the passes of an iteration, with the runs of the trajectories whose ends are not known yet."""
-        of_iteration = cost_of_iteration(self.table, self.span, self.taught.part(0, count)) * count
-        return (of_iteration + count - known) / len(self.taught)
+        """Return the passes of an iteration, with the runs of the trajectories whose ends are not known yet.
+
+        The first iteration also runs a few trajectories for the units of the numbers.
+        """
+        part = self.taught.part(0, count)
+        of_iteration = cost_of_iteration(self.table, self.span, part) * count
+        return (of_iteration + count - known + (0 if known else enough(part))) / len(self.taught)
 
     def after(self, known: int) -> int:
         """Return the trajectories of the next iteration, after those whose ends are known.
