@@ -141,9 +141,9 @@ def digits(bandwidth: float, budgets: Sequence[int], plot: Path | None) -> None:
         rows.append((
             nfe, f"{peer.candidate}, {peer.grid}", figure(peer_errors), f"{ours.rms / peer.error:.2f}",
             f"{ours.median / peer_errors.median:.2f}", f"{best.candidate}, {best.grid}",
-            f"{best.error:.3g} ({median:.2g})", figure(free), f"{free.rms / best.error:.2f}", figure(ours), f"{ours.rms / best.error:.2f}",
-            f"{ours.median / median:.2f}", elsewhere(runs[best_of], solution), elsewhere(ends, solution),
-            f"{ours.rms / trained['rms']:.2f}", f"{ours.median / trained['median']:.2f}",
+            f"{best.error:.3g} ({median:.2g})", figure(free), f"{free.rms / best.error:.2f}", figure(ours),
+            f"{ours.rms / best.error:.2f}", f"{ours.median / median:.2f}", elsewhere(runs[best_of], solution),
+            elsewhere(ends, solution), f"{ours.rms / trained['rms']:.2f}", f"{ours.median / trained['median']:.2f}",
             f"{facts['student_passes']:.0f}", f"{seconds:.0f}",
         ))  # fmt: skip
         print(f"  {nfe} calls done", flush=True)
