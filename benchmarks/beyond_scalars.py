@@ -167,8 +167,9 @@ def main() -> None:
         print(
             f"{budget} evaluations, the best of {len(made)} plans for each sample: {best.rms:.3g} ({best.median:.2g})"
         )
-        if given.correctors:
-            report_correctors(problem.student, budget, [each for each in made if each.table is not None], test)
+        fitted = [each for each in made if each.table is not None]  # others are built-in samplers
+        if given.correctors and fitted:
+            report_correctors(problem.student, budget, fitted, test)
 
 
 if __name__ == "__main__":
