@@ -82,7 +82,7 @@ def test_a_unit_of_any_weight_moves_a_state_as_far_as_any_other(history):
 
 
 def test_a_bound_shortens_a_step_only_where_it_must():
-    """x² + (y/100)² is least at the origin, but y may move by 1 only. Damping would stop x as well."""
+    """(x + 1)² + ((y + 30)/100)² is least at (−1, −30), but y may move by 1 only. Damping would stop x as well."""
     square, slope = np.diag([1.0, 1e-4]), np.array([1.0, 1e-4 * 30.0])
     tried = []
 
