@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..outlines.recording import gram_of
+from ..gram import gram_of
 from ..table import Table
 
 __all__ = ["units_of"]

@@ -15,12 +15,13 @@ from ...grids.time_grid import TimeGrid
 from ...samplers.factory import SamplerFactory
 from ...schedules.path import CLEAN, Level
 from ..goal import Goal
+from ..gram import gram_of
 from ..level_range import LevelRange
 from ..student import Student, combined
 from ..table import Table
 from ..trajectories import Trajectories
 
-__all__ = ["LEVELS", "Recording", "gram_of"]
+__all__ = ["LEVELS", "Recording"]
 
 Array = npt.NDArray[np.float64]
 Places = TypeVar("Places", int, npt.NDArray[np.int64])
@@ -33,8 +34,6 @@ _SAMPLER: Final = "unipc"
 _NUMBERS: Final = 4096
 #: The most numbers of all columns in memory at a time: 1 GiB of float32.
 _HELD: Final = 1 << 28
-#: The most numbers of each column that are multiplied at a time.
-_PIECE: Final = 1 << 16
 
 
 @final
@@ -152,12 +151,3 @@ def _fine_table(span: LevelRange) -> Table:
     inner = (span.level(float(place)) for place in np.linspace(*span.ends, LEVELS)[1:])
     grid = TimeGrid((span.path.level(span.path.t_max), *inner, CLEAN))
     return Table.of_plan(SamplerFactory.create(_SAMPLER, span.path).plan(grid=grid))
-
-
-def gram_of(columns: Tensor) -> Array:
-    """Return the mean products of columns of shape (M, numbers), in double precision, shape (M, M)."""
-    products = np.zeros((len(columns), len(columns)))
-    for piece in torch.split(columns, _PIECE, 1):
-        wide = piece.double()
-        products += (wide @ wide.T).numpy()
-    return products / columns.shape[1]

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ...analysis.solution import each_error
 from ...schedules.path import CLEAN
+from ..gram import gram_of
 from ..level_range import LevelRange
 from ..student import Student, combined
 from ..table import Table
 from ..trajectories import Errors, Trajectories
 from .forecast import Outline
-from .recording import Recording, gram_of
+from .recording import Recording
 from .regression import nearest_row
 from .response import Answer
 
