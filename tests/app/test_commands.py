@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import tiny_pipelines
 from noise_scheduler_sampling_system import AdvancedDiffusionSystem, DiffusionPipeline, SamplingPlan
 from noise_scheduler_sampling_system.app import command_line as cli
 from noise_scheduler_sampling_system.app import completion
+from noise_scheduler_sampling_system.app.commands.calibrate import _on_all_trajectories
 from noise_scheduler_sampling_system.config.registries import PRESETS, SAMPLERS, SCHEDULES, SPACINGS
 from noise_scheduler_sampling_system.plans import PlanSet
 
@@ -194,6 +196,17 @@ def test_a_missing_package_is_said_before_the_model_is_called(monkeypatch, packa
     Path("mine_to_spare.py").write_text("def model(x, t): raise SystemExit('called')\n")
     line = f"compare ddim --model mine_to_spare:model --shape 1,8,8 --nfe 2 --out page.{ending}"
     assert f"{package} is not installed" in run(line, 3).output
+
+
+def test_a_choice_by_all_trajectories_is_said():
+    four, five = (DiffusionPipeline(method="ddim").plan(calls) for calls in (4, 5))
+    pooled = {"trajectories": 3072, "rms": 0.0123, "built_in": "adams, scm", "built_in_rms": 0.0234}
+    plans = PlanSet({4: replace(four, provenance={"all_trajectories": pooled}), 5: five})
+    (sentence,) = _on_all_trajectories(plans)
+    assert sentence == (
+        "4: the held-out trajectories cannot tell the plan from adams, scm; over all 3072 trajectories the errors are "
+        "0.0123 and 0.0234"
+    )
 
 
 def test_a_pipeline_of_diffusers_is_sampled_compared_calibrated_and_advised():

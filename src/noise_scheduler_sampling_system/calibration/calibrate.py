@@ -45,6 +45,7 @@ from .budget import Clock, Limits
 from .checkpoint import Checkpoint
 from .design import FIRST
 from .goal import Goal
+from .measurement import Measurement
 from .outlines.insight import Insight
 from .progress import BAR, FitReport, WorkGauge
 from .provenance import setting_facts
@@ -53,7 +54,6 @@ from .search.search import Found, Learned, search
 from .student import CallCounter, Student
 from .trajectories import Errors, Trajectories, teach
 from .trust.elsewhere import SHARE, elsewhere_of
-from .trust.measurement import Measurement
 
 if TYPE_CHECKING:
     from ..config.settings import NoiseSchedulerConfig
@@ -116,7 +116,8 @@ def calibrate(
     4. "refine", only if it is among ``stages``: Adam on the coefficients, with gradients through the model. The fit
        then gets 70 % of the budget.
     5. The plan that is best on held-out noise is returned. The best built-in samplers with N calls are among the
-       candidates, so that the plan is not worse than they are there.
+       candidates, so that the plan is not worse than they are there. Where the difference is less than its own standard
+       error, the trajectories of the fit are counted, too.
 
     The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 10 % of it, but
     ranks at least twelve. A recording takes at most a quarter of it, and the starts are found within its first half.
@@ -166,8 +167,9 @@ def calibrate(
     Returns:
         A plan for ``pipeline.sample(plan=...)``, or a :class:`PlanSet`. ``plan.provenance`` holds its errors, those of
         the teacher and of the best built-in samplers, the seed, settings, versions, and the model's fingerprint.
-        ``provenance["measured"]`` holds standard errors and the share of trajectories that change their basin
-        (:class:`Measurement`), also of the other places; :func:`verify_plan` measures a plan again.
+        ``provenance["all_trajectories"]`` holds the figures over the trajectories of the fit and the held-out ones
+        where they decided. ``provenance["measured"]`` holds standard errors and the share of trajectories that change
+        their basin (:class:`Measurement`), also of the other places; :func:`verify_plan` measures a plan again.
         ``provenance["calibrated"]`` is False if a built-in sampler's plan is returned, which is logged as a warning.
 
     Raises:
@@ -266,7 +268,7 @@ def calibrate(
                 logger.warning("interrupted: returning the plans that are done")
                 break
             learned = found.learned
-            found, measured = _measured(student, found, unseen)
+            measured = {"held_out": found.held_out.to_dict()}
             facts = {**about, **_facts(found, stored.teacher_error), "measured": measured, "versions": _versions()}
             plan = replace(found.plan, provenance=facts)
             if found.held_out.median < _TAUGHT_ENOUGH * stored.teacher_error:
@@ -297,25 +299,12 @@ def calibrate(
     return kept[budgets[0]] if single else PlanSet(kept, "nfe" if by_calls else "evaluations")
 
 
-def _measured(student: Student, found: Found, unseen: Trajectories) -> tuple[Found, dict[str, Any]]:
-    """Measure the plan that was found on the held-out trajectories.
-
-    Returns:
-        What was found, interrupted if the user interrupts the measurement, and the figures as plain data.
-    """
-    try:
-        ends = student.run(found.plan, unseen.noise, unseen.rows)
-        return found, {"held_out": Measurement.of(ends, unseen.solution).to_dict()}
-    except KeyboardInterrupt:
-        logger.warning("interrupted: the plan is done, its uncertainty is not measured")
-        return found._replace(interrupted=True), {}
-
-
 def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
     return {
         "kind": found.kind,
         "training_error": found.training._asdict(),
-        "held_out_error": found.held_out._asdict(),
+        "held_out_error": {"rms": found.held_out.rms, "median": found.held_out.median},
+        "all_trajectories": None if found.pooled is None else found.pooled._asdict(),
         "teacher_error": teacher_error,
         "calibrated": found.table is not None,
         "fitted": None
@@ -329,7 +318,7 @@ def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
     }
 
 
-def _both(errors: Errors) -> str:
+def _both(errors: Errors | Measurement) -> str:
     return f"{errors.rms:.3g} (median {errors.median:.3g})"
 
 

@@ -164,6 +164,8 @@ def calibrate(
         "errors: root mean square over held-out trajectories, by which plans and built-in samplers are chosen; ±: its "
         "standard error"
     )
+    for sentence in _on_all_trajectories(plans):
+        output.say(sentence)
     places = _places(plans)
     if len(places) > 1:
         output.table(places, numbers=(0,), folds=(1,))
@@ -212,15 +214,15 @@ def _found(plan: Any) -> dict[str, Any]:
     """What a calibration found for one number of calls."""
     from ...calibration.plot import is_calibrated
 
-    keys = ("held_out_error", "teacher_error", "kind", "measured")
+    keys = ("held_out_error", "all_trajectories", "teacher_error", "kind", "measured")
     return {"calibrated": is_calibrated(plan), **{key: plan.provenance.get(key) for key in keys},
             "built_in": plan.provenance["built_in"][0]}  # fmt: skip
 
 
 def _comparison(plans: PlanSet) -> list[tuple[str, ...]]:
     """A table: each plan with its error and the error of the best built-in sampler."""
+    from ...calibration.measurement import Measurement, measured_of
     from ...calibration.plot import is_calibrated
-    from ...calibration.trust.measurement import Measurement, measured_of
     from ...calibration.trust.verification import with_error
 
     rows: list[tuple[str, ...]] = [
@@ -239,9 +241,20 @@ def _comparison(plans: PlanSet) -> list[tuple[str, ...]]:
     return rows
 
 
+def _on_all_trajectories(plans: PlanSet) -> list[str]:
+    """Say which figures decided where the held-out trajectories could not tell a plan from a built-in sampler."""
+    found = ((budget, plan.provenance.get("all_trajectories")) for budget, plan in plans.items())
+    return [
+        f"{budget}: the held-out trajectories cannot tell the plan from {pooled['built_in']}; over all "
+        f"{pooled['trajectories']} trajectories the errors are {pooled['rms']:.3g} and {pooled['built_in_rms']:.3g}"
+        for budget, pooled in found
+        if pooled is not None
+    ]
+
+
 def _places(plans: PlanSet) -> list[tuple[str, ...]]:
     """A table: the errors of each plan at other guidance scales, under another condition and on another shape."""
-    from ...calibration.trust.measurement import Measurement, measured_of
+    from ...calibration.measurement import Measurement, measured_of
     from ...calibration.trust.verification import with_error
 
     rows: list[tuple[str, ...]] = [

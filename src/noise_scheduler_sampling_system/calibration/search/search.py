@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -11,14 +12,15 @@ from ..budget import FOR_GATE, Budget, Limits
 from ..fit.fit import Fit, enough
 from ..fit.refine import refine
 from ..goal import Goal
+from ..measurement import Measurement
 from ..outlines.insight import Insight
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories
 from .built_in import cached, ranked
 from .fits import fits
-from .gate import Gate
-from .starts import best_first, designed, grown
+from .gate import Gate, Pooled
+from .starts import BUILT_IN, Start, best_first, designed, grown, worth_judging
 
 __all__ = ["STAGES", "Found", "Learned", "search"]
 
@@ -55,7 +57,8 @@ class Found(NamedTuple):
         kind: "fit", "refine", "design", "outline" (a start of fits), "grown" (the plan of fewer calls with more
             queries), or the name of the built-in sampler that nothing beat.
         training: the plan's errors on the trajectories of the fit.
-        held_out: its errors on the held-out trajectories.
+        held_out: its errors on the held-out trajectories, with their standard errors.
+        pooled: the comparison that decided where the held-out trajectories could not tell, or None.
         built_in: the best built-in samplers and their held-out errors, by root mean square, best first.
         fitted: the kind and the held-out errors of the best table that was found, by root mean square. None: no table
             runs without overflow.
@@ -69,7 +72,8 @@ class Found(NamedTuple):
     plan: SamplingPlan
     kind: str
     training: Errors
-    held_out: Errors
+    held_out: Measurement
+    pooled: Pooled | None
     built_in: tuple[tuple[str, Errors], ...]
     fitted: tuple[str, Errors] | None
     table: Table | None
@@ -110,18 +114,17 @@ def search(
     insight, leaders = learned or Learned()
     known, interrupted = ranked(student, nfe, taught, budget, leaders)
     designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
-    tables: list[tuple[str, Table, Fit | None]] = [("design", goal.folded(table), None) for table in designs]
+    starts = [Start("design", goal.folded(table)) for table in designs]
     if smaller is not None:
-        tables.append(("grown", grown(smaller, smaller.nfe + goal.budget - smaller.evaluations, span), None))
-    starts = [table for _, table, _ in tables]
-    starts += [goal.folded(b.table.limited(limits.history)) for b in known if b.table is not None][:_BUILT_IN]
-    tables += [] if before is None else [(*before, None)]
+        starts.append(Start("grown", grown(smaller, smaller.nfe + goal.budget - smaller.evaluations, span)))
+    tables = (goal.folded(each.table.limited(limits.history)) for each in known if each.table is not None)
+    starts += [Start(BUILT_IN, table) for table in itertools.islice(tables, _BUILT_IN)]
+    compared = False
     ends: dict[tuple[int, int], Fit] = {}  # by the number of the start and the phase
     refined: Fit | None = None
-    rehearsed: list[Fit] = []
 
     def tell(now: Fit) -> None:
-        rehearsed.append(now)
+        starts.append(Start("outline", now.table, now))
         report("outline", now)
 
     try:
@@ -131,31 +134,33 @@ def search(
                 few = taught.part(0, max(enough(taught), int(_PART * len(taught))))
                 if insight is not None:
                     insight, few = insight.explored(goal, budget, tell), insight.few
-                starts = best_first(student, starts, few, span, limits.max_gain, rehearsed)
-            for number, now in fits(student, starts, taught, span, budget, resume):
+                starts, compared = best_first(student, starts, few, span, limits.max_gain), True
+            for number, now in fits(student, [start.table for start in starts], taught, span, budget, resume):
                 ends[number, now.phase] = now
                 report("fit", now)
         if "refine" in limits.stages and not interrupted:
-            ahead = [now.table for now in sorted(ends.values(), key=lambda now: (-now.count, now.score))] or starts
+            ahead = [now.table for now in sorted(ends.values(), key=lambda now: (-now.count, now.score))]
+            ahead += [start.table for start in starts]
             for now in refine(student, ahead[0], taught, max_gain=limits.max_gain, until=budget.spent):
                 refined = now
                 report("refine", now)
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the best so far")
         interrupted = True
-    rehearsal = min(rehearsed, key=lambda now: now.score, default=None)
-    for kind, made in (("outline", rehearsal), *(("fit", now) for now in ends.values()), ("refine", refined)):
-        tables += [] if made is None else [(kind, made.table, made)]
+    found: list[tuple[str, Table, Fit | None]] = [] if before is None else [(*before, None)]
+    found += worth_judging(starts, compared=compared)
+    found += [("fit", now.table, now) for now in ends.values()]
+    found += [] if refined is None else [("refine", refined.table, refined)]
     iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())
     iterations += 0 if refined is None else refined.iterations
     gate = Gate(student, taught, held_out)
     built_in = gate.built_in((*known[:1], *cached(known, student, goal), *known[1:]), budget.another(FOR_GATE))
-    ours = gate.found(tables)
-    best, training = gate.best(built_in, ours)
+    ours = gate.found(found)
+    best, training, pooled = gate.best(built_in, ours)
     nearest = min(ours, key=lambda each: each.errors.rms, default=None)
     fitted = None if nearest is None else (nearest.kind, nearest.errors)
     judged = tuple((each.kind, each.errors) for each in built_in)
     return Found(
-        goal.holding(best.plan), best.kind, training, best.errors, judged, fitted, best.table, budget.passes,
-        iterations, interrupted, Learned(insight, tuple(each.name for each in known)),
+        goal.holding(best.plan), best.kind, training, best.measured, pooled, judged, fitted, best.table,
+        budget.passes, iterations, interrupted, Learned(insight, tuple(each.name for each in known)),
     )  # fmt: skip

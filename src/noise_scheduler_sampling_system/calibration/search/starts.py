@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +22,30 @@ from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories
 
-__all__ = ["best_first", "designed", "grown", "with_query"]
+__all__ = ["BUILT_IN", "Start", "best_first", "designed", "grown", "with_query", "worth_judging"]
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 
+#: The kind of a start that is a built-in sampler's table.
+BUILT_IN: Final = "built-in"
 #: A query above the first one, or below the last one, is put half as far away as this, in log(σ/α).
-_REACH = 3.0
+_REACH: Final = 3.0
+
+
+class Start(NamedTuple):
+    """A table that a fit may begin with.
+
+    Attributes:
+        kind: "design", "grown", "outline" or :data:`BUILT_IN`.
+        table: the table.
+        known: its errors on the recorded trajectories, where it was made there.
+    """
+
+    kind: str
+    table: Table
+    known: Fit | None = None
 
 
 def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -> list[Table]:
@@ -45,31 +63,48 @@ def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -
 
 
 def best_first(
-    student: Student, starts: list[Table], few: Trajectories, span: LevelRange, max_gain: float, known: list[Fit]
-) -> list[Table]:
+    student: Student, starts: Iterable[Start], few: Trajectories, span: LevelRange, max_gain: float
+) -> list[Start]:
     """Return the starts in the order of their errors on a few trajectories, made consistent and put in range.
 
     Starts that overflow or whose gain is too large are left out.
 
     Args:
         student: the model.
-        starts: the tables.
+        starts: the starts. Where their errors are known, it is on these trajectories.
         few: the trajectories.
         span: the range of the levels.
         max_gain: the largest :attr:`Table.gain`.
-        known: further starts, whose errors on these trajectories are known.
     """
     noisiest = span.path.level(span.path.t_max)
-    scored = [(now.score, now.table) for now in known]
+    scored: list[tuple[float, Start]] = []
     for start in starts:
-        table = FreeNumbers.of(span, replace(start, start=noisiest, end=CLEAN)).table
+        if start.known is not None:
+            scored.append((start.known.score, start))
+            continue
+        table = FreeNumbers.of(span, replace(start.table, start=noisiest, end=CLEAN)).table
+        if table.gain > max_gain:
+            continue
         try:
             error = Errors.of(few.errors(student, table)).score(len(few))
         except NoiseSamplingError:
             continue
-        if table.gain <= max_gain:
-            scored.append((error, table))
-    return [table for _, table in sorted(scored, key=lambda pair: pair[0])]
+        scored.append((error, start._replace(table=table)))
+    return [start for _, start in sorted(scored, key=lambda pair: pair[0])]
+
+
+def worth_judging(starts: Sequence[Start], *, compared: bool) -> list[Start]:
+    """Return the starts that may be the plan to return: the best one, or one of each kind if none are compared yet.
+
+    Built-in samplers are judged as such. Each further start would take a run of the held-out trajectories, which is a
+    good part of a small budget.
+    """
+    if compared:
+        found = list(starts[:1])
+    else:
+        best = sorted(starts, key=lambda start: 0.0 if start.known is None else start.known.score)
+        found = list({start.kind: start for start in reversed(best)}.values())
+    return [start for start in found if start.kind != BUILT_IN]
 
 
 def places_of_new_queries(table: Table, span: LevelRange) -> Array:
