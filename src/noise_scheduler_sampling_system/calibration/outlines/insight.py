@@ -24,11 +24,9 @@ __all__ = ["EACH", "ROUNDS", "Insight"]
 
 logger = logging.getLogger(__name__)
 
-#: The least trajectories that are recorded, and the most of samples of up to so many numbers, and of larger ones.
+#: The trajectories that are recorded, at most and at least.
+_FEW: Final = 64
 _FEWEST: Final = 8
-_SMALL: Final = 256
-_OF_SMALL: Final = 64
-_OF_IMAGES: Final = 32
 #: The share of the budget that a recording may take, and the share after which the rehearsals end.
 _FOR_RECORDING: Final = 0.25
 _FOR_ALL: Final = 0.5
@@ -60,7 +58,7 @@ class Insight:
     @staticmethod
     def cost(student: Student, goal: Goal, taught: Trajectories) -> float:
         """Return the evaluations of a recording of as many trajectories as are useful; 0 where there is none."""
-        return _of_each(student, goal) * min(_useful(taught), len(taught)) if _possible(goal) else 0.0
+        return _of_each(student, goal) * min(_FEW, len(taught)) if _possible(goal) else 0.0
 
     @classmethod
     def of(cls, student: Student, goal: Goal, taught: Trajectories, span: LevelRange, budget: Budget) -> Insight | None:
@@ -73,7 +71,7 @@ class Insight:
         room = max(own, budget.limits.recording) / _of_each(student, goal)
         if min(room, len(taught)) < _FEWEST or not _possible(goal):
             return None
-        few = taught.part(0, int(min(_useful(taught), room)))
+        few = taught.part(0, int(min(_FEW, room)))
         try:
             return cls(student, few, span, Response(Recording.of(student, goal, few, span)))
         except NoiseSamplingError as error:
@@ -114,11 +112,6 @@ class Insight:
         except NoiseSamplingError as error:
             logger.info("an outline is left out: %s", error)
             return None
-
-
-def _useful(taught: Trajectories) -> int:
-    """The trajectories beyond which a recording tells little more."""
-    return _OF_SMALL if taught.noise[0].numel() <= _SMALL else _OF_IMAGES
 
 
 def _of_each(student: Student, goal: Goal) -> float:
