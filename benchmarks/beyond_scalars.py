@@ -33,8 +33,8 @@ from typing import Any, NamedTuple
 
 import calibration_ablation as ablation
 import torch
+from calibration import spread
 from calibration_ablation import Problem, Row, patched, row_of
-from masked_plans import spread
 from torch import Tensor, nn
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, models

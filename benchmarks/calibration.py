@@ -1,6 +1,6 @@
 """What calibrate() and design_plan() bring, against the best samplers there are without calibration.
 
-    python benchmarks/calibration.py digits [--bandwidth 0.15] [--nfe 5 6 8 10]
+    python benchmarks/calibration.py digits [--bandwidth 0.15] [--nfe 5 6 8 10] [--seeds 0 1 2] [--keep DIR]
     python benchmarks/calibration.py mnist [--path cosine]
     python benchmarks/calibration.py transfer
     python benchmarks/calibration.py seeds [--nfe 5 10]
@@ -8,24 +8,27 @@
 ``digits``: the exact model of digits on the linear schedule. The opponents are the best of every deterministic sampler
 of diffusers and k-diffusion on each of their grids, and the best of all those with the samplers of this library,
 screened on a share of the held-out noise. The "ratio of medians" takes the least median of any of them. "Elsewhere":
-how many samples end nearer to the solution of another one, in brackets the error of the others. ``mnist``: a kernel
-density of MNIST on the cosine and the flow path, with guidance 3. ``transfer``: a plan that was calibrated at guidance
-3, used at others, and one of five classes, used for the other five. ``seeds``: the errors of digits' plans on the noise
-they were fitted to and on new noise, for several seeds. Errors are root mean squares per pixel on held-out noise, in
-brackets the medians over samples. Gaussian data is in ``benchmarks/design.py``, the trained network in
-``benchmarks/masked_plans.py``.
+how many samples end nearer to the solution of another one, in brackets the error of the others. Errors of calibrated
+plans are means over seeds, ratios have standard errors. ``--keep`` writes what the opponents have to a folder, and
+reads it from there. ``mnist``: a kernel density of MNIST on the cosine and the flow path, with guidance 3.
+``transfer``: a plan that was calibrated at guidance 3, used at others, and one of five classes, used for the other
+five. ``seeds``: the errors of digits' plans on the noise they were fitted to and on new noise, for several seeds.
+Errors are root mean squares per pixel on held-out noise, in brackets the medians over samples. Gaussian data is in
+``benchmarks/design.py``, the trained network in ``benchmarks/masked_plans.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
+import statistics
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from common import machine, table
@@ -67,6 +70,17 @@ def teacher(pipeline: DiffusionPipeline, calls: int = 128) -> SamplingPlan:
     return DiffusionPipeline(pipeline.scheduler.spaced("kl_optimal"), "adams").plan(calls)
 
 
+def mean_figure(errors: Sequence[Errors]) -> str:
+    """The means over seeds of root mean squares and of medians."""
+    return figure(Errors(statistics.fmean(e.rms for e in errors), statistics.fmean(e.median for e in errors)))
+
+
+def spread(values: Sequence[float]) -> str:
+    """A mean with its standard error."""
+    mean = statistics.fmean(values)
+    return f"{mean:.2f} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else f"{mean:.2f}"
+
+
 def leaders(
     pipeline: DiffusionPipeline,
     nfe: int,
@@ -92,70 +106,127 @@ def elsewhere(ends: Tensor, solution: Tensor) -> str:
     return f"{int(moved.sum())} ({errors_of(ends[~moved], solution[~moved]).rms:.2g})"
 
 
-def digits(bandwidth: float, budgets: Sequence[int], plot: Path | None) -> None:
+class Opponents(NamedTuple):
+    """The best samplers without calibration, with as many calls.
+
+    Attributes:
+        peer: of diffusers and k-diffusion, with its spacing.
+        peer_errors: its errors.
+        best: of all, those of this library included.
+        best_rms: its root mean square error.
+        median: the least median of any of them.
+        elsewhere: how many samples of the best one end elsewhere.
+    """
+
+    peer: str
+    peer_errors: Errors
+    best: str
+    best_rms: float
+    median: float
+    elsewhere: str
+
+
+def opponents(
+    model: models.DigitsModel, x: Tensor, solution: Tensor, bandwidth: float, budgets: Sequence[int], keep: Path | None
+) -> dict[int, Opponents]:
+    """The opponents with each number of calls; from ``keep`` if they are there."""
+    file = None if keep is None else keep / f"digits-{bandwidth:g}-opponents.json"
+    known = {} if file is None or not file.exists() else json.loads(file.read_text())
+    found = {int(nfe): Opponents(peer, Errors(*errors), *others) for nfe, (peer, errors, *others) in known.items()}
+    missing = [nfe for nfe in budgets if nfe not in found]
+    if missing:
+        found |= _opponents(model, x, solution, bandwidth, missing)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(found))
+    return found
+
+
+def _opponents(
+    model: models.DigitsModel, x: Tensor, solution: Tensor, bandwidth: float, budgets: Sequence[int]
+) -> dict[int, Opponents]:
     import accuracy_per_nfe as all_samplers
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # processes are forked below, which threads do not survive
-    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
-    model = models.DigitsModel(pipeline.scheduler, bandwidth=bandwidth)
-    x = noise_of(HELD_OUT, (1, 8, 8)).double()
-    solution = pipeline.sample(model, initial_noise=x, plan=teacher(pipeline, 192), dtype=torch.float64)
     problem = all_samplers.Problem(f"digits {bandwidth:g}", model, x, solution)
     candidates = [*all_samplers.peers(), *all_samplers.ours(quick=True)]
     trial = all_samplers.measure(problem.first(32), [(c, n) for c in candidates for n in budgets])
     final = all_samplers.measure(problem, list(dict.fromkeys(all_samplers.best(trial, 6))))
     torch.set_num_threads(threads)
-    data = model.sample_data(1000, (1, 8, 8), generator=0)
-    spectrum = Spectrum.of(data)
-    rows, made = [], {}
+    found: dict[int, Opponents] = {}
     for nfe in budgets:
         judged = sorted(((c, r) for c, r in final if r.nfe == nfe), key=lambda pair: pair[1].error)
         best_of, best = judged[0]
         peer_of, peer = next(pair for pair in judged if pair[1].side == "peer")
-        runs = {c: c.run(problem, all_samplers.denoiser(model), nfe) for c, r in final if r.nfe == nfe}
+        runs = {c: c.run(problem, all_samplers.denoiser(model), nfe) for c, _ in judged}
         median = min(float(each_error(s, solution).median()) for s in runs.values() if s is not None)
-        began = time.perf_counter()
-        plan = in_a_minute(pipeline, model, nfe)
-        seconds = time.perf_counter() - began
-        made[nfe] = plan
-        ends = pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64)
-        ours = errors_of(ends, solution)
-        designed = design_plan(spectrum, nfe, pipeline.scheduler, start="query")
-        free = errors_of(pipeline.sample(model, initial_noise=x, plan=designed, dtype=torch.float64), solution)
-        facts = plan.provenance
-        trained = facts["training_error"]
-        if nfe == budgets[0]:
-            surrogate = models.KernelDensityModel(pipeline.scheduler, data, SURROGATE)
-            told = {"trajectories": 1024, "held_out": 512, "teacher_calls": 64, "passes": 100}
-            of_data = calibrate(surrogate, pipeline, shape=(1, 8, 8), nfe=nfe, **told)
-            error = errors_of(pipeline.sample(model, initial_noise=x, plan=of_data, dtype=torch.float64), solution)
-            print(
-                f"  {nfe} calls, calibrated on the exact model of {len(data)} samples, without a call of the network: "
-                f"{figure(error)}, ratio {error.rms / best.error:.2f}",
-                flush=True,
-            )
-        of_peer = runs[peer_of]
+        of_peer, of_best = runs[peer_of], runs[best_of]
         assert of_peer is not None
-        peer_errors = errors_of(of_peer, solution)
+        assert of_best is not None
+        found[nfe] = Opponents(
+            f"{peer.candidate}, {peer.grid}", errors_of(of_peer, solution), f"{best.candidate}, {best.grid}",
+            best.error, median, elsewhere(of_best, solution),
+        )  # fmt: skip
+    return found
+
+
+def digits(
+    bandwidth: float, budgets: Sequence[int], seeds: Sequence[int], keep: Path | None, plot: Path | None
+) -> None:
+    """Print the errors of calibrated plans of digits, and of the best samplers without calibration."""
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    model = models.DigitsModel(pipeline.scheduler, bandwidth=bandwidth)
+    x = noise_of(HELD_OUT, (1, 8, 8)).double()
+
+    def run(plan: SamplingPlan) -> Tensor:
+        return pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64)
+
+    solution = run(teacher(pipeline, 192))
+    others = opponents(model, x, solution, bandwidth, budgets, keep)
+    data = model.sample_data(1000, (1, 8, 8), generator=0)
+    free = errors_of(run(without_a_call(pipeline, data, budgets[0])), solution)
+    of_peer, of_best = free.rms / others[budgets[0]].peer_errors.rms, free.rms / others[budgets[0]].best_rms
+    print(
+        f"  {budgets[0]} calls, calibrated on the exact model of {len(data)} samples, without a call of the network: "
+        f"{figure(free)}, {of_peer:.2f} of the best peer's error, {of_best:.2f} of the best of all",
+        flush=True,
+    )
+    spectrum, rows, made = Spectrum.of(data), [], {}
+    for nfe in budgets:
+        plans = [in_a_minute(pipeline, model, nfe, seed) for seed in seeds]
+        ends = [run(plan) for plan in plans]
+        ours, them = [errors_of(end, solution) for end in ends], others[nfe]
+        trained = [plan.provenance["training_error"] for plan in plans]
+        design = errors_of(run(design_plan(spectrum, nfe, pipeline.scheduler, start="query")), solution)
+        made[nfe] = plans[0]
         rows.append((
-            nfe, f"{peer.candidate}, {peer.grid}", figure(peer_errors), f"{ours.rms / peer.error:.2f}",
-            f"{ours.median / peer_errors.median:.2f}", f"{best.candidate}, {best.grid}",
-            f"{best.error:.3g} ({median:.2g})", figure(free), f"{free.rms / best.error:.2f}", figure(ours),
-            f"{ours.rms / best.error:.2f}", f"{ours.median / median:.2f}", elsewhere(runs[best_of], solution),
-            elsewhere(ends, solution), f"{ours.rms / trained['rms']:.2f}", f"{ours.median / trained['median']:.2f}",
-            f"{facts['student_passes']:.0f}", f"{seconds:.0f}",
+            nfe, them.peer, figure(them.peer_errors), mean_figure(ours),
+            spread([e.rms / them.peer_errors.rms for e in ours]),
+            spread([e.median / them.peer_errors.median for e in ours]), them.best,
+            f"{them.best_rms:.3g} ({them.median:.2g})", them.elsewhere, figure(design),
+            spread([e.rms / them.best_rms for e in ours]), spread([e.median / them.median for e in ours]),
+            "; ".join(elsewhere(end, solution) for end in ends),
+            spread([e.rms / t["rms"] for e, t in zip(ours, trained, strict=True)]),
+            f"{statistics.fmean(plan.provenance['student_passes'] for plan in plans):.0f}",
         ))  # fmt: skip
-        print(f"  {nfe} calls done", flush=True)
+        print(f"  {rows[-1]}", flush=True)
     head = (
-        "NFE", "best peer", "error", "calibrated's ratio", "of medians", "best, ours included", "error", "design_plan",
-        "ratio", "calibrated", "ratio", "of medians", "elsewhere, best's", "calibrated's", "to training",
-        "median to training", "passes", "s",
+        "NFE", "best peer", "error", "calibrated", "ratio", "of medians", "best, ours included", "error", "elsewhere",
+        "design_plan", "calibrated's ratio", "of medians", "calibrated's elsewhere", "to training", "passes",
     )  # fmt: skip
-    print(f"\ndigits, linear betas, bandwidth {bandwidth:g}, {HELD_OUT} held-out samples; {machine()}\n")
+    print(f"\ndigits, linear betas, bandwidth {bandwidth:g}, {HELD_OUT} held-out samples, seeds "
+          f"{', '.join(map(str, seeds))}; {machine()}\n")  # fmt: skip
     print(table(head, rows))
     if plot is not None:
         draw(PlanSet(made), pipeline.scheduler, plot, title=f"Digits, exact model, bandwidth {bandwidth:g}")
+
+
+def without_a_call(pipeline: DiffusionPipeline, data: Tensor, nfe: int) -> SamplingPlan:
+    """A plan that is calibrated on the exact model of samples of the data."""
+    surrogate = models.KernelDensityModel(pipeline.scheduler, data, SURROGATE)
+    told = {"trajectories": 1024, "held_out": 512, "teacher_calls": 64, "passes": 100}
+    return calibrate(surrogate, pipeline, shape=(1, 8, 8), nfe=nfe, **told)
 
 
 #: Trajectories that a plan of digits is fitted to.
@@ -287,12 +358,14 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+")
     parser.add_argument("--bandwidth", type=float, default=0.15)
     parser.add_argument("--path", choices=("cosine", "flow"), default="cosine")
-    parser.add_argument("--plot", type=Path, help="draw errors and levels to a .png file")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibrations of digits")
+    parser.add_argument("--keep", type=Path, help="a folder for what the opponents have, to go on from")
+    parser.add_argument("--plot", type=Path, help="draw errors and levels of digits to a .png file")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     if arguments.what == "digits":
-        digits(arguments.bandwidth, arguments.nfe or (5, 6, 8, 10), arguments.plot)
+        digits(arguments.bandwidth, arguments.nfe or (5, 6, 8, 10), arguments.seeds, arguments.keep, arguments.plot)
     elif arguments.what == "mnist":
         mnist(arguments.path, arguments.nfe or (5, 8))
     elif arguments.what == "seeds":

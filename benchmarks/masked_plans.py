@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calibration import figure, leaders, noise_of
+from calibration import figure, leaders, mean_figure, noise_of, spread
 from candidates import CACHE
 from common import interleaved, machine, table
 from torch import Tensor
@@ -165,12 +165,6 @@ def frechet(samples: Tensor) -> float:
     return models.frechet_distance(models.FeatureStatistics.of(samples), data)
 
 
-def spread(values: Sequence[float]) -> str:
-    """A mean with its standard error."""
-    mean = statistics.fmean(values)
-    return f"{mean:.2f} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else f"{mean:.2f}"
-
-
 def compared(
     setting: Setting, scales: Sequence[float], budgets: Sequence[int], seeds: Sequence[int], keep: Path | None,
     *, network: bool, twice: bool = True, plot: Path | None = None, **limits: Any,
@@ -198,7 +192,7 @@ def compared(
             plan = made[seeds[0]][budget]
             rows.append((
                 f"{scale:g}", budget, name, f"{best.rms:.3g} ({median:.2g})", f"{plan.nfe}, {int(plan.both.sum())}",
-                figure(Errors(statistics.fmean(e.rms for e in ours), statistics.fmean(e.median for e in ours))),
+                mean_figure(ours),
                 spread([e.rms / best.rms for e in ours]), spread([e.median / median for e in ours]),
             ))  # fmt: skip
             if network:
