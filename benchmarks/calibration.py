@@ -130,7 +130,7 @@ def opponents(
     model: models.DigitsModel, x: Tensor, solution: Tensor, bandwidth: float, budgets: Sequence[int], keep: Path | None
 ) -> dict[int, Opponents]:
     """The opponents with each number of calls; from ``keep`` if they are there."""
-    file = None if keep is None else keep / f"digits-{bandwidth:g}-opponents.json"
+    file = None if keep is None else keep / f"digits-{bandwidth:g}-{len(x)}-opponents.json"
     known = {} if file is None or not file.exists() else json.loads(file.read_text())
     found = {int(nfe): Opponents(peer, Errors(*errors), *others) for nfe, (peer, errors, *others) in known.items()}
     missing = [nfe for nfe in budgets if nfe not in found]
@@ -147,13 +147,10 @@ def _opponents(
 ) -> dict[int, Opponents]:
     import accuracy_per_nfe as all_samplers
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # processes are forked below, which threads do not survive
     problem = all_samplers.Problem(f"digits {bandwidth:g}", model, x, solution)
     candidates = [*all_samplers.peers(), *all_samplers.ours(quick=True)]
     trial = all_samplers.measure(problem.first(32), [(c, n) for c in candidates for n in budgets])
     final = all_samplers.measure(problem, list(dict.fromkeys(all_samplers.best(trial, 6))))
-    torch.set_num_threads(threads)
     found: dict[int, Opponents] = {}
     for nfe in budgets:
         judged = sorted(((c, r) for c, r in final if r.nfe == nfe), key=lambda pair: pair[1].error)
@@ -182,8 +179,11 @@ def digits(
     def run(plan: SamplingPlan) -> Tensor:
         return pipeline.sample(model, initial_noise=x, plan=plan, dtype=torch.float64)
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the opponents run in processes that are forked, which threads do not survive
     solution = run(teacher(pipeline, 192))
     others = opponents(model, x, solution, bandwidth, budgets, keep)
+    torch.set_num_threads(threads)
     data = model.sample_data(1000, (1, 8, 8), generator=0)
     free = errors_of(run(without_a_call(pipeline, data, budgets[0])), solution)
     of_peer, of_best = free.rms / others[budgets[0]].peer_errors.rms, free.rms / others[budgets[0]].best_rms

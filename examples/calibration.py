@@ -1,4 +1,4 @@
-"""A plan of five model calls for one model: fitted, and not worse than the best built-in sampler on held-out noise."""
+"""A plan of five model calls for one model: fitted, and compared with the best built-in samplers on held-out noise."""
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
 from noise_scheduler_sampling_system.comparison import compare

@@ -200,12 +200,12 @@ def test_a_missing_package_is_said_before_the_model_is_called(monkeypatch, packa
 
 def test_a_choice_by_all_trajectories_is_said():
     four, five = (DiffusionPipeline(method="ddim").plan(calls) for calls in (4, 5))
-    pooled = {"trajectories": 3072, "rms": 0.0123, "built_in": "adams, scm", "built_in_rms": 0.0234}
+    pooled = {"trajectories": 3072, "kind": "fit", "rms": 0.0123, "built_in": "adams, scm", "built_in_rms": 0.0234}
     plans = PlanSet({4: replace(four, provenance={"all_trajectories": pooled}), 5: five})
     (sentence,) = _on_all_trajectories(plans)
     assert sentence == (
-        "4: the held-out trajectories cannot tell the plan from adams, scm; over all 3072 trajectories the errors are "
-        "0.0123 and 0.0234"
+        "4 calls: the held-out trajectories cannot tell the fit from adams, scm, so all 3072 trajectories decided: the "
+        "fit has 0.0123, the sampler 0.0234"
     )
 
 

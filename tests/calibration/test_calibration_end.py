@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, PlanSet, calibrate
+from noise_scheduler_sampling_system.app.commands.calibrate import _comparison, _found
 from noise_scheduler_sampling_system.calibration import plot
 from noise_scheduler_sampling_system.calibration.progress import WorkGauge
+from noise_scheduler_sampling_system.calibration.search.gate import Gate
 from noise_scheduler_sampling_system.calibration.student import CallCounter
 
 
@@ -73,3 +75,22 @@ def test_the_bar_goes_from_0_to_100_by_the_work_of_all_parts(seconds):
     assert bar.n == pytest.approx(100.0)
     gauge.finish(8)
     assert bar.n == pytest.approx(100.0)
+
+
+def test_a_gain_that_no_start_has_leaves_the_built_in_samplers():
+    told = {"shape": (1, 8, 8), "nfe": 2, "trajectories": 4, "passes": 4, "teacher_calls": 8}
+    plan = calibrate(None, DiffusionPipeline(), stages=("fit", "refine"), max_gain=1e-3, **told)
+    assert plan.provenance["calibrated"] is False
+
+
+def test_where_no_built_in_sampler_runs_the_table_is_returned_and_shown(monkeypatch, tmp_path):
+    monkeypatch.setattr(Gate, "built_in", lambda *_: [])
+    told = {"shape": (1, 8, 8), "nfe": 2, "trajectories": 4, "passes": 4, "teacher_calls": 8}
+    pipeline = DiffusionPipeline()
+    plan = calibrate(None, pipeline, **told)
+    assert plan.provenance["calibrated"] is True
+    assert plan.provenance["built_in"] == []
+    plot.draw(PlanSet({2: plan}), pipeline.scheduler, tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()
+    assert _comparison(PlanSet({2: plan}))[1][4:] == ("none runs", "", "")
+    assert _found(plan)["built_in"] is None

@@ -8,22 +8,32 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from noise_scheduler_sampling_system.calibration.measurement import Measurement
+from noise_scheduler_sampling_system.calibration.fit.fit import Fit
 from noise_scheduler_sampling_system.calibration.search.gate import Candidate, Gate, Pooled
-from noise_scheduler_sampling_system.calibration.trajectories import Errors
+from noise_scheduler_sampling_system.calibration.search.starts import Start, worth_judging
+from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories
 from noise_scheduler_sampling_system.support.errors import ModelOutputError
 
 HELD_OUT, TAUGHT = 1024, 2048
 GATE = Gate(None, range(TAUGHT), range(HELD_OUT))
 
 
-def candidate(kind, usual, elsewhere, training=None, fitted=True, count=HELD_OUT):
-    """A plan whose samples have the error ``usual``, but some at fixed places end elsewhere, with the error 0.5."""
+def candidate(kind, usual, elsewhere, training=None, fitted=True, count=HELD_OUT, on_fit=None):
+    """A plan whose samples have the error ``usual``, but some at fixed places end elsewhere, with the error 0.5.
+
+    Args:
+        training: its root mean square on the trajectories of the fit.
+        on_fit: its median there.
+    """
     each = torch.full((count,), usual, dtype=torch.float64)
     each[list(elsewhere)] = 0.5
-    measured = Measurement(float(each.square().mean().sqrt()), 0.0, float(each.median()), 0.0, 0.0, 0.0, count)
-    own = None if training is None else Errors(training, usual)
-    return Candidate(each, measured, kind, SimpleNamespace(), SimpleNamespace() if fitted else None, own)
+    own = None if training is None else Errors(training, on_fit or usual)
+    return Candidate(each, kind, SimpleNamespace(), SimpleNamespace() if fitted else None, own)
+
+
+def over_all(plan, optimism=1.0):
+    squares = HELD_OUT * plan.errors.rms**2 + TAUGHT * (optimism * plan.training.rms) ** 2
+    return math.sqrt(squares / (HELD_OUT + TAUGHT))
 
 
 BUILT_IN = candidate("unipc, scm", 0.002, (1, 2), training=0.02, fitted=False)
@@ -35,27 +45,59 @@ def test_a_sample_more_elsewhere_does_not_decide_where_all_trajectories_say_othe
     best, training, pooled = GATE.best([BUILT_IN], [fit])
     assert best is fit
     assert training == fit.training
-    ours, theirs = (
-        math.sqrt((HELD_OUT * each.errors.rms**2 + TAUGHT * each.training.rms**2) / (HELD_OUT + TAUGHT))
-        for each in (fit, BUILT_IN)
-    )
-    assert pooled == Pooled(HELD_OUT + TAUGHT, pytest.approx(ours), "unipc, scm", pytest.approx(theirs))
+    ours, theirs = over_all(fit), over_all(BUILT_IN)
+    assert pooled == Pooled(HELD_OUT + TAUGHT, "fit", pytest.approx(ours), "unipc, scm", pytest.approx(theirs))
     assert ours < theirs
 
 
 @pytest.mark.parametrize(
-    "fit",
+    ("fit", "compared"),
     [
-        candidate("worse on all", 0.0002, (3, 4, 5), training=0.03),
-        candidate("worse beyond a standard error", 0.0002, range(3, 13), training=0.0),
-        candidate("where the same samples end elsewhere, and more", 0.0002, (1, 2, 3, 4), training=0.0),
+        (candidate("worse on all", 0.0002, (3, 4, 5), training=0.03), True),
+        (candidate("knows those of the fit too well", 0.0002, (3, 4, 5), training=0.01, on_fit=0.00005), True),
+        (candidate("worse beyond a standard error", 0.0002, range(3, 13), training=0.0), False),
+        (candidate("where the same samples end elsewhere, and more", 0.0002, (1, 2, 3, 4), training=0.0), False),
     ],
-    ids=lambda fit: fit.kind,
+    ids=lambda each: getattr(each, "kind", None),
 )
-def test_a_worse_plan_is_not_returned_however_small_its_median(fit):
+def test_a_worse_plan_is_not_returned_however_small_its_median(fit, compared):
     best, _, pooled = GATE.best([BUILT_IN], [fit])
     assert best is BUILT_IN
-    assert pooled is None
+    assert (pooled is not None) is compared
+    assert pooled is None or (pooled.kind == fit.kind and not pooled.holds)
+
+
+def test_the_built_in_sampler_that_is_next_counts_too():
+    """The least of several near ties looks worse on other trajectories."""
+    following = candidate("adams, scm", 0.0021, (1, 2), training=0.002, fitted=False)
+    fit = candidate("fit", 0.0002, (3, 4, 5), training=0.01)
+    assert GATE.best([BUILT_IN], [fit]).best is fit
+    best, _, pooled = GATE.best([BUILT_IN, following], [fit])
+    assert best is BUILT_IN
+    assert (pooled.built_in, pooled.built_in_rms) == ("adams, scm", pytest.approx(over_all(following)))
+
+
+def test_every_candidate_runs_once_on_the_trajectories_of_the_fit(monkeypatch):
+    ran = []
+
+    def run(self, kind, plan, on):
+        ran.append(kind)
+        return torch.full((TAUGHT, 1), 0.02)
+
+    monkeypatch.setattr(Gate, "_run", run)
+    built_in = [candidate(name, 0.002 + 0.001 * i, (1, 2), fitted=False) for i, name in enumerate("abc")]
+    fits = [candidate(f"fit {i}", 0.0002, (3, 4, 5), training=0.03) for i in range(4)]
+    x = torch.zeros(TAUGHT, 1)
+    gate = Gate(None, Trajectories(x, x, torch.arange(TAUGHT)), range(HELD_OUT))
+    assert gate.best(built_in, fits).best is built_in[0]
+    assert ran == ["a", "b"]
+
+
+def test_a_built_in_sampler_that_overflows_on_other_trajectories_bars_nothing(monkeypatch):
+    monkeypatch.setattr(Gate, "_run", lambda self, kind, plan, on: None)
+    overflows = candidate("overflows", 0.001, (1,), fitted=False)
+    fit = candidate("fit", 0.0002, (3, 4), training=0.01)
+    assert GATE.best([overflows, BUILT_IN], [fit]).best is fit
 
 
 def test_a_plan_that_is_better_on_held_out_noise_needs_no_other():
@@ -65,7 +107,7 @@ def test_a_plan_that_is_better_on_held_out_noise_needs_no_other():
     assert pooled is None
 
 
-def test_three_trajectories_tell_nothing():
+def test_with_three_trajectories_the_held_out_ones_decide():
     built_in = candidate("euler", 0.1, (), training=1.0, fitted=False, count=3)
     fit = candidate("fit", 0.0002, (0,), training=0.0, count=3)
     assert Gate(None, range(9), range(3)).best([built_in], [fit])[0] is built_in
@@ -74,3 +116,19 @@ def test_three_trajectories_tell_nothing():
 def test_without_a_plan_that_runs_the_model_is_to_blame():
     with pytest.raises(ModelOutputError, match="overflows with every plan"):
         GATE.best([], [])
+
+
+def start(kind, score=None):
+    known = None if score is None else Fit(None, 0.0, Errors(score, score), 64)
+    return Start(kind, None, known)
+
+
+def test_what_is_judged_of_the_starts():
+    ranked = [start("built-in"), start("outline", 0.1), start("outline", 0.2), start("grown"), start("design")]
+    assert worth_judging(ranked, fitted=True) == [ranked[1], ranked[3]]
+    # without a fit the best of each kind, whatever their order
+    mixed = [start("design"), start("built-in"), start("outline", 0.2), start("outline", 0.1), start("grown")]
+    assert {(each.kind, each.known) for each in worth_judging(mixed, fitted=False)} == {
+        ("design", None), ("outline", mixed[3].known), ("grown", None)
+    }  # fmt: skip
+    assert worth_judging([start("built-in")], fitted=True) == []

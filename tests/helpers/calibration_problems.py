@@ -10,7 +10,7 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
-__all__ = ["CONFIGS", "SHAPE", "mixture", "noise_of"]
+__all__ = ["CONFIGS", "SHAPE", "is_not_worse", "mixture", "noise_of"]
 
 SHAPE = (4,)
 
@@ -31,3 +31,11 @@ CONFIGS = {
     "flow": NoiseSchedulerConfig(beta_schedule="flow"),
     "zero snr v": NoiseSchedulerConfig(rescale_betas_zero_snr=True, prediction_type="v_prediction"),
 }
+
+
+def is_not_worse(about):
+    """Whether a plan's provenance says that it is not worse than the best built-in sampler."""
+    pooled = about["all_trajectories"]
+    if pooled is not None and about["calibrated"]:
+        return pooled["rms"] <= pooled["built_in_rms"]
+    return about["held_out_error"]["rms"] <= about["built_in"][0]["held_out_error"]["rms"]

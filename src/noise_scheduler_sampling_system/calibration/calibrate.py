@@ -168,8 +168,9 @@ def calibrate(
         A plan for ``pipeline.sample(plan=...)``, or a :class:`PlanSet`. ``plan.provenance`` holds its errors, those of
         the teacher and of the best built-in samplers, the seed, settings, versions, and the model's fingerprint.
         ``provenance["all_trajectories"]`` holds the figures over the trajectories of the fit and the held-out ones
-        where they decided. ``provenance["measured"]`` holds standard errors and the share of trajectories that change
-        their basin (:class:`Measurement`), also of the other places; :func:`verify_plan` measures a plan again.
+        where these decided between a table and a built-in sampler. ``provenance["measured"]`` holds standard errors
+        and the share of trajectories that change their basin (:class:`Measurement`), also of the other places;
+        :func:`verify_plan` measures a plan again.
         ``provenance["calibrated"]`` is False if a built-in sampler's plan is returned, which is logged as a warning.
 
     Raises:
@@ -268,7 +269,7 @@ def calibrate(
                 logger.warning("interrupted: returning the plans that are done")
                 break
             learned = found.learned
-            measured = {"held_out": found.held_out.to_dict()}
+            found, measured = _measured(student, found, unseen)
             facts = {**about, **_facts(found, stored.teacher_error), "measured": measured, "versions": _versions()}
             plan = replace(found.plan, provenance=facts)
             if found.held_out.median < _TAUGHT_ENOUGH * stored.teacher_error:
@@ -299,11 +300,25 @@ def calibrate(
     return kept[budgets[0]] if single else PlanSet(kept, "nfe" if by_calls else "evaluations")
 
 
+def _measured(student: Student, found: Found, unseen: Trajectories) -> tuple[Found, dict[str, Any]]:
+    """Measure the plan that was found on the held-out trajectories.
+
+    Returns:
+        What was found, interrupted if the user interrupts the measurement, and the figures as plain data.
+    """
+    try:
+        ends = student.run(found.plan, unseen.noise, unseen.rows)
+        return found, {"held_out": Measurement.of(ends, unseen.solution).to_dict()}
+    except KeyboardInterrupt:
+        logger.warning("interrupted: the plan is done, its uncertainty is not measured")
+        return found._replace(interrupted=True), {}
+
+
 def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
     return {
         "kind": found.kind,
         "training_error": found.training._asdict(),
-        "held_out_error": {"rms": found.held_out.rms, "median": found.held_out.median},
+        "held_out_error": found.held_out._asdict(),
         "all_trajectories": None if found.pooled is None else found.pooled._asdict(),
         "teacher_error": teacher_error,
         "calibrated": found.table is not None,
@@ -318,13 +333,13 @@ def _facts(found: Found, teacher_error: float) -> dict[str, Any]:
     }
 
 
-def _both(errors: Errors | Measurement) -> str:
+def _both(errors: Errors) -> str:
     return f"{errors.rms:.3g} (median {errors.median:.3g})"
 
 
 def _sentence(found: Found) -> str:
-    name, of_baseline = found.built_in[0]
-    return f"{found.kind}, held-out error {_both(found.held_out)}, best built-in {name} {_both(of_baseline)}"
+    rivals = [f"best built-in {name} {_both(errors)}" for name, errors in found.built_in[:1]]
+    return f"{found.kind}, held-out error {_both(found.held_out)}, {''.join(rivals) or 'no built-in sampler runs'}"
 
 
 def _warn_of_built_in(goal: Goal, found: Found) -> None:
@@ -332,6 +347,10 @@ def _warn_of_built_in(goal: Goal, found: Found) -> None:
     if found.table is not None:
         return
     rival = "" if found.fitted is None else f"; the best table found, {found.fitted[0]}, has {_both(found.fitted[1])}"
+    if found.pooled is not None:
+        pooled = found.pooled
+        rival += f"; over all {pooled.trajectories} trajectories the {pooled.kind} has {pooled.rms:.3g}, "
+        rival += f"{pooled.built_in} {pooled.built_in_rms:.3g}"
     logger.warning(
         "%s: the built-in sampler %s is returned, nothing calibrated: its error on held-out noise, root mean "
         "square over trajectories, is %s%s. The root mean square decides: a few samples that end elsewhere do not "

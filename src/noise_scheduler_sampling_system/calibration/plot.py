@@ -67,9 +67,10 @@ def _errors(axes: Any, plans: PlanSet) -> None:
         axes.plot([nfe] * len(others), others, "_", color=_OTHERS, alpha=0.35, markersize=9)
     for key, style in (("rms", "-"), ("median", ":")):
         ours = [plan.provenance["held_out_error"][key] for plan in plans.values()]
-        best = [plan.provenance["built_in"][0]["held_out_error"][key] for plan in plans.values()]
+        known = {n: plan.provenance["built_in"][0] for n, plan in plans.items() if plan.provenance["built_in"]}
+        best = [entry["held_out_error"][key] for entry in known.values()]
         axes.plot(budgets, ours, style, marker="o", color=_OURS, label=f"calibrated, {key}")
-        axes.plot(budgets, best, style, marker="s", color=_OTHERS, label=f"best built-in, {key}", markersize=4)
+        axes.plot(list(known), best, style, marker="s", color=_OTHERS, label=f"best built-in, {key}", markersize=4)
     taken = {n: plan.provenance["held_out_error"]["rms"] for n, plan in plans.items() if not is_calibrated(plan)}
     if taken:
         axes.plot(

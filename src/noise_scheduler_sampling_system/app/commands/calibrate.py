@@ -161,8 +161,8 @@ def calibrate(
     rows = _comparison(plans)
     output.table(rows, numbers=(0, 2, 3, 5, 6), folds=(4,))
     output.say(
-        "errors: root mean square over held-out trajectories, by which plans and built-in samplers are chosen; ±: its "
-        "standard error"
+        "errors: root mean square over held-out trajectories, by which plans and built-in samplers are compared; ±: "
+        "its standard error"
     )
     for sentence in _on_all_trajectories(plans):
         output.say(sentence)
@@ -216,7 +216,7 @@ def _found(plan: Any) -> dict[str, Any]:
 
     keys = ("held_out_error", "all_trajectories", "teacher_error", "kind", "measured")
     return {"calibrated": is_calibrated(plan), **{key: plan.provenance.get(key) for key in keys},
-            "built_in": plan.provenance["built_in"][0]}  # fmt: skip
+            "built_in": next(iter(plan.provenance["built_in"]), None)}  # fmt: skip
 
 
 def _comparison(plans: PlanSet) -> list[tuple[str, ...]]:
@@ -229,24 +229,24 @@ def _comparison(plans: PlanSet) -> list[tuple[str, ...]]:
         (plans.counts_in_words, "plan", "held-out error", "median", "best built-in", "error", "median")
     ]
     for budget, plan in plans.items():
-        ours, best = plan.provenance["held_out_error"], plan.provenance["built_in"][0]
-        theirs = best["held_out_error"]
+        ours, best = plan.provenance["held_out_error"], next(iter(plan.provenance["built_in"]), None)
+        rival = ("none runs", "", "")
+        if best is not None:
+            rival = (best["name"], *(f"{best['held_out_error'][key]:.3g}" for key in ("rms", "median")))
         kind = plan.provenance["kind"] if is_calibrated(plan) else "built-in"
         own = Measurement.from_dict(measured_of(plan).get("held_out"))
         error = f"{ours['rms']:.3g}" if own is None else with_error(own.rms, own.rms_error)
-        rows.append((
-            str(budget), kind, error, f"{ours['median']:.3g}", best["name"], f"{theirs['rms']:.3g}",
-            f"{theirs['median']:.3g}",
-        ))  # fmt: skip
+        rows.append((str(budget), kind, error, f"{ours['median']:.3g}", *rival))
     return rows
 
 
 def _on_all_trajectories(plans: PlanSet) -> list[str]:
-    """Say which figures decided where the held-out trajectories could not tell a plan from a built-in sampler."""
+    """Say which figures decided where the held-out trajectories could not tell a table from a built-in sampler."""
     found = ((budget, plan.provenance.get("all_trajectories")) for budget, plan in plans.items())
     return [
-        f"{budget}: the held-out trajectories cannot tell the plan from {pooled['built_in']}; over all "
-        f"{pooled['trajectories']} trajectories the errors are {pooled['rms']:.3g} and {pooled['built_in_rms']:.3g}"
+        f"{budget} {plans.counts_in_words}: the held-out trajectories cannot tell the {pooled['kind']} from "
+        f"{pooled['built_in']}, so all {pooled['trajectories']} trajectories decided: the {pooled['kind']} has "
+        f"{pooled['rms']:.3g}, the sampler {pooled['built_in_rms']:.3g}"
         for budget, pooled in found
         if pooled is not None
     ]

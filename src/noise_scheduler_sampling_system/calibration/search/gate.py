@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from torch import Tensor
 
@@ -23,7 +23,6 @@ from ...support.errors import ModelOutputError, NoiseSamplingError, NumericsErro
 from ..budget import Budget
 from ..fit.fit import Fit
 from ..goal import Goal
-from ..measurement import Measurement
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories, errors_of
@@ -34,7 +33,10 @@ __all__ = ["Candidate", "Choice", "Gate", "Pooled"]
 logger = logging.getLogger(__name__)
 
 #: The number of built-in samplers that are judged whatever the budget.
-_LEADERS = 5
+_LEADERS: Final = 5
+#: The built-in samplers that a table is compared with on all trajectories, each for a run of those of the fit. The
+#: least of several near ties on the held-out trajectories looks worse on others.
+_RIVALS: Final = 2
 
 
 class Candidate(NamedTuple):
@@ -42,7 +44,6 @@ class Candidate(NamedTuple):
 
     Attributes:
         each: its error on each held-out trajectory, shape (n,).
-        measured: these errors with their standard errors.
         kind: what made it: a stage, "outline", "grown", or a built-in sampler's name.
         plan: the plan.
         table: its table, None for a built-in sampler.
@@ -50,7 +51,6 @@ class Candidate(NamedTuple):
     """
 
     each: Tensor
-    measured: Measurement
     kind: str
     plan: SamplingPlan
     table: Table | None
@@ -59,7 +59,7 @@ class Candidate(NamedTuple):
     @property
     def errors(self) -> Errors:
         """Its errors on the held-out trajectories."""
-        return Errors(self.measured.rms, self.measured.median)
+        return Errors.of(self.each)
 
 
 class Pooled(NamedTuple):
@@ -67,15 +67,24 @@ class Pooled(NamedTuple):
 
     Attributes:
         trajectories: their number.
-        rms: the root mean square of the returned plan over all of them.
-        built_in: the name of the sampler with the least root mean square on the held-out ones.
-        built_in_rms: that of this sampler over all of them.
+        kind: of the table.
+        rms: its root mean square over all of them. Where its median on the held-out ones is larger than on those of the
+            fit, its errors on the latter count larger by this factor: a fit to few trajectories knows them too well.
+        built_in: the name of the sampler with the least root mean square over all of them, of the best two on the
+            held-out ones.
+        built_in_rms: that of this sampler.
     """
 
     trajectories: int
+    kind: str
     rms: float
     built_in: str
     built_in_rms: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the table is not worse."""
+        return self.rms <= self.built_in_rms
 
 
 class Choice(NamedTuple):
@@ -84,7 +93,8 @@ class Choice(NamedTuple):
     Attributes:
         best: the plan.
         training: its errors on the trajectories of the fit.
-        pooled: the comparison that decided where the held-out trajectories could not tell, or None.
+        pooled: the comparison that decided for a table, or against one for a built-in sampler, because the held-out
+            trajectories could not tell them apart; None: they could.
     """
 
     best: Candidate
@@ -150,56 +160,81 @@ class Gate:
         Raises:
             ModelOutputError: the model overflows with every candidate.
         """
-        rival = min(built_in, key=lambda each: each.errors.rms, default=None)
+        training = self._remembered()
+        rivals = sorted(built_in, key=lambda each: each.errors.rms)
+        refused: Pooled | None = None
         for candidate in sorted((*built_in, *found), key=lambda each: each.errors.weighed):
-            doubtful = rival is not None and candidate.errors.rms > rival.errors.rms
-            if doubtful and (candidate.table is None or not _undecided(candidate, rival)):
+            doubtful = bool(rivals) and candidate.errors.rms > rivals[0].errors.rms
+            if doubtful and (candidate.table is None or not _undecided(candidate, rivals[0])):
                 continue
-            training = self._training(candidate)
-            if training is None:
+            own = training(candidate)
+            if own is None:
                 continue
-            pooled = self._pooled(candidate, training, rival) if doubtful else None
-            if doubtful and (pooled is None or pooled.rms > pooled.built_in_rms):
+            pooled = self._pooled(candidate, own, rivals, training) if doubtful else None
+            if doubtful and not (pooled is not None and pooled.holds):
+                refused = refused or pooled
                 continue
-            return Choice(candidate, training, pooled)
+            return Choice(candidate, own, refused if candidate.table is None else pooled)
+        if len(rivals) > 1:  # the best one overflows on the trajectories of the fit
+            return self.best(rivals[1:], found)
         raise ModelOutputError(
             "overflows with every plan",
             where="model",
             suggestion="see with sample() that it runs with a built-in sampler",
         )
 
-    def _pooled(self, candidate: Candidate, training: Errors, rival: Candidate) -> Pooled | None:
-        """Compare a candidate and a built-in sampler on all trajectories; None if the sampler overflows on some."""
-        theirs = self._training(rival)
-        if theirs is None:
+    def _pooled(
+        self,
+        table: Candidate,
+        own: Errors,
+        rivals: Sequence[Candidate],
+        training: Callable[[Candidate], Errors | None],
+    ) -> Pooled | None:
+        """Compare a table on all trajectories with the built-in samplers that are best on the held-out ones.
+
+        None: all of these overflow on the trajectories of the fit.
+        """
+        known = [
+            (self._over_all(each.errors, theirs), each.kind) for each in rivals[:_RIVALS] if (theirs := training(each))
+        ]
+        if not known:
             return None
-        counts = (len(self.held_out), len(self.taught))
-
-        def rms(*parts: Errors) -> float:
-            squares = sum(count * errors.rms**2 for count, errors in zip(counts, parts, strict=True))
-            return math.sqrt(squares / sum(counts))
-
-        ours, built_in = rms(candidate.errors, training), rms(rival.errors, theirs)
+        optimism = max(1.0, table.errors.median / own.median) if own.median > 0.0 else 1.0
+        rms, (least, name) = self._over_all(table.errors, own, optimism), min(known)
         logger.info(
             "held-out trajectories cannot tell %s from %s; root mean squares over all: %.3g and %.3g",
-            candidate.kind, rival.kind, ours, built_in,
+            table.kind, name, rms, least,
         )  # fmt: skip
-        return Pooled(sum(counts), ours, rival.kind, built_in)
+        return Pooled(len(self.held_out) + len(self.taught), table.kind, rms, name, least)
 
-    def _training(self, candidate: Candidate) -> Errors | None:
-        """The errors of a candidate on the trajectories of the fit; None if it overflows there."""
-        if candidate.training is not None:
-            return candidate.training
-        end = self._run(candidate.kind, candidate.plan, self.taught)
-        return None if end is None else errors_of(end, self.taught.solution)
+    def _over_all(self, held_out: Errors, training: Errors, optimism: float = 1.0) -> float:
+        """Return the root mean square over all trajectories."""
+        counts = len(self.held_out), len(self.taught)
+        squares = counts[0] * held_out.rms**2 + counts[1] * (optimism * training.rms) ** 2
+        return math.sqrt(squares / sum(counts))
+
+    def _remembered(self) -> Callable[[Candidate], Errors | None]:
+        """Return a function that gives the errors of candidates on the trajectories of the fit, each run once.
+
+        They are None for a candidate that overflows there.
+        """
+        known: dict[int, Errors | None] = {}
+
+        def training(candidate: Candidate) -> Errors | None:
+            if candidate.training is not None:
+                return candidate.training
+            if id(candidate) not in known:
+                end = self._run(candidate.kind, candidate.plan, self.taught)
+                known[id(candidate)] = None if end is None else errors_of(end, self.taught.solution)
+            return known[id(candidate)]
+
+        return training
 
     def _judged(
         self, kind: str, plan: SamplingPlan, table: Table | None = None, training: Errors | None = None
     ) -> list[Candidate]:
-        end, exact = self._run(kind, plan, self.held_out), self.held_out.solution
-        if end is None:
-            return []
-        return [Candidate(each_error(end, exact), Measurement.of(end, exact), kind, plan, table, training)]
+        end = self._run(kind, plan, self.held_out)
+        return [] if end is None else [Candidate(each_error(end, self.held_out.solution), kind, plan, table, training)]
 
     def _run(self, kind: str, plan: SamplingPlan, on: Trajectories) -> Tensor | None:
         """Return the samples of a plan, or None if it overflows."""
@@ -217,7 +252,8 @@ class Gate:
 def _undecided(candidate: Candidate, rival: Candidate) -> bool:
     """Tell whether the difference of the mean squares of two plans is below its standard error.
 
-    Both ran on the same trajectories, and most of what they share cancels. Fewer than 4 trajectories tell nothing.
+    Both ran on the same trajectories, so the errors that they share cancel. Fewer than 4 trajectories have no standard
+    error, and then the held-out ones decide.
     """
     difference = candidate.each.double().square() - rival.each.double().square()
     count = len(difference)

@@ -12,7 +12,6 @@ from ..budget import FOR_GATE, Budget, Limits
 from ..fit.fit import Fit, enough
 from ..fit.refine import refine
 from ..goal import Goal
-from ..measurement import Measurement
 from ..outlines.insight import Insight
 from ..student import Student
 from ..table import Table
@@ -20,7 +19,7 @@ from ..trajectories import Errors, Trajectories
 from .built_in import cached, ranked
 from .fits import fits
 from .gate import Gate, Pooled
-from .starts import BUILT_IN, Start, best_first, designed, grown, worth_judging
+from .starts import BUILT_IN, GROWN, Start, best_first, designed, grown, worth_judging
 
 __all__ = ["STAGES", "Found", "Learned", "search"]
 
@@ -57,8 +56,8 @@ class Found(NamedTuple):
         kind: "fit", "refine", "design", "outline" (a start of fits), "grown" (the plan of fewer calls with more
             queries), or the name of the built-in sampler that nothing beat.
         training: the plan's errors on the trajectories of the fit.
-        held_out: its errors on the held-out trajectories, with their standard errors.
-        pooled: the comparison that decided where the held-out trajectories could not tell, or None.
+        held_out: its errors on the held-out trajectories.
+        pooled: of :class:`Choice`.
         built_in: the best built-in samplers and their held-out errors, by root mean square, best first.
         fitted: the kind and the held-out errors of the best table that was found, by root mean square. None: no table
             runs without overflow.
@@ -72,7 +71,7 @@ class Found(NamedTuple):
     plan: SamplingPlan
     kind: str
     training: Errors
-    held_out: Measurement
+    held_out: Errors
     pooled: Pooled | None
     built_in: tuple[tuple[str, Errors], ...]
     fitted: tuple[str, Errors] | None
@@ -116,10 +115,9 @@ def search(
     designs = designed(student, nfe, taught, limits) if "design" in limits.stages else []
     starts = [Start("design", goal.folded(table)) for table in designs]
     if smaller is not None:
-        starts.append(Start("grown", grown(smaller, smaller.nfe + goal.budget - smaller.evaluations, span)))
+        starts.append(Start(GROWN, grown(smaller, smaller.nfe + goal.budget - smaller.evaluations, span)))
     tables = (goal.folded(each.table.limited(limits.history)) for each in known if each.table is not None)
     starts += [Start(BUILT_IN, table) for table in itertools.islice(tables, _BUILT_IN)]
-    compared = False
     ends: dict[tuple[int, int], Fit] = {}  # by the number of the start and the phase
     refined: Fit | None = None
 
@@ -134,21 +132,22 @@ def search(
                 few = taught.part(0, max(enough(taught), int(_PART * len(taught))))
                 if insight is not None:
                     insight, few = insight.explored(goal, budget, tell), insight.few
-                starts, compared = best_first(student, starts, few, span, limits.max_gain), True
+                starts = best_first(student, starts, few, span, limits.max_gain)
             for number, now in fits(student, [start.table for start in starts], taught, span, budget, resume):
                 ends[number, now.phase] = now
                 report("fit", now)
         if "refine" in limits.stages and not interrupted:
             ahead = [now.table for now in sorted(ends.values(), key=lambda now: (-now.count, now.score))]
             ahead += [start.table for start in starts]
-            for now in refine(student, ahead[0], taught, max_gain=limits.max_gain, until=budget.spent):
-                refined = now
-                report("refine", now)
+            for table in ahead[:1]:
+                for now in refine(student, table, taught, max_gain=limits.max_gain, until=budget.spent):
+                    refined = now
+                    report("refine", now)
     except KeyboardInterrupt:
         logger.warning("interrupted: going on with the best so far")
         interrupted = True
     found: list[tuple[str, Table, Fit | None]] = [] if before is None else [(*before, None)]
-    found += worth_judging(starts, compared=compared)
+    found += worth_judging(starts, fitted=bool(ends))
     found += [("fit", now.table, now) for now in ends.values()]
     found += [] if refined is None else [("refine", refined.table, refined)]
     iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())
@@ -161,6 +160,6 @@ def search(
     fitted = None if nearest is None else (nearest.kind, nearest.errors)
     judged = tuple((each.kind, each.errors) for each in built_in)
     return Found(
-        goal.holding(best.plan), best.kind, training, best.measured, pooled, judged, fitted, best.table,
+        goal.holding(best.plan), best.kind, training, best.errors, pooled, judged, fitted, best.table,
         budget.passes, iterations, interrupted, Learned(insight, tuple(each.name for each in known)),
     )  # fmt: skip

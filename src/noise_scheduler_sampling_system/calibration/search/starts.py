@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -22,14 +23,15 @@ from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories
 
-__all__ = ["BUILT_IN", "Start", "best_first", "designed", "grown", "with_query", "worth_judging"]
+__all__ = ["BUILT_IN", "GROWN", "Start", "best_first", "designed", "grown", "with_query", "worth_judging"]
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 
-#: The kind of a start that is a built-in sampler's table.
+#: The kinds of starts that are a built-in sampler's table, and the plan of fewer calls with more queries.
 BUILT_IN: Final = "built-in"
+GROWN: Final = "grown"
 #: A query above the first one, or below the last one, is put half as far away as this, in log(σ/α).
 _REACH: Final = 3.0
 
@@ -38,7 +40,7 @@ class Start(NamedTuple):
     """A table that a fit may begin with.
 
     Attributes:
-        kind: "design", "grown", "outline" or :data:`BUILT_IN`.
+        kind: "design", "outline", :data:`GROWN` or :data:`BUILT_IN`.
         table: the table.
         known: its errors on the recorded trajectories, where it was made there.
     """
@@ -93,18 +95,22 @@ def best_first(
     return [start for _, start in sorted(scored, key=lambda pair: pair[0])]
 
 
-def worth_judging(starts: Sequence[Start], *, compared: bool) -> list[Start]:
-    """Return the starts that may be the plan to return: the best one, or one of each kind if none are compared yet.
+def worth_judging(starts: Sequence[Start], *, fitted: bool) -> list[Start]:
+    """Return the starts that may be the plan to return.
 
-    Built-in samplers are judged as such. Each further start would take a run of the held-out trajectories, which is a
-    good part of a small budget.
+    After a fit they are the first one, and the plan of fewer calls with more queries, so that more calls are not worse.
+    Each further start would take a run of the held-out trajectories, which is a good part of a small budget. Without a
+    fit they are the best of each kind. Built-in samplers are judged as such.
+
+    Args:
+        starts: the starts, best first if they are compared.
+        fitted: whether there is a fit.
     """
-    if compared:
-        found = list(starts[:1])
-    else:
-        best = sorted(starts, key=lambda start: 0.0 if start.known is None else start.known.score)
-        found = list({start.kind: start for start in reversed(best)}.values())
-    return [start for start in found if start.kind != BUILT_IN]
+    own = [start for start in starts if start.kind != BUILT_IN]
+    if fitted:
+        return [start for i, start in enumerate(own) if i == 0 or start.kind == GROWN]
+    best = sorted(own, key=lambda start: math.inf if start.known is None else start.known.score)
+    return list({start.kind: start for start in reversed(best)}.values())
 
 
 def places_of_new_queries(table: Table, span: LevelRange) -> Array:
