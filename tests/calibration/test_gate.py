@@ -8,10 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from noise_scheduler_sampling_system.calibration.fit.fit import Fit
+from calibration_problems import mixture, noise_of
+from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig
+from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.search.gate import Candidate, Gate, Pooled
-from noise_scheduler_sampling_system.calibration.search.starts import Start, worth_judging
-from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories
+from noise_scheduler_sampling_system.calibration.search.starts import Start, best_first, worth_judging
+from noise_scheduler_sampling_system.calibration.student import Student
+from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, teach
 from noise_scheduler_sampling_system.support.errors import ModelOutputError
 
 HELD_OUT, TAUGHT = 1024, 2048
@@ -118,17 +121,49 @@ def test_without_a_plan_that_runs_the_model_is_to_blame():
         GATE.best([], [])
 
 
-def start(kind, score=None):
-    known = None if score is None else Fit(None, 0.0, Errors(score, score), 64)
-    return Start(kind, None, known)
+def start(kind, error=None):
+    return Start(kind, None, None if error is None else Errors(error, error))
 
 
 def test_what_is_judged_of_the_starts():
-    ranked = [start("built-in"), start("outline", 0.1), start("outline", 0.2), start("grown"), start("design")]
+    ranked = [
+        start("built-in", 0.1),
+        start("outline", 0.1),
+        start("outline", 0.2),
+        start("grown", 0.3),
+        start("design"),
+    ]
     assert worth_judging(ranked, fitted=True) == [ranked[1], ranked[3]]
+    assert worth_judging([*ranked[:3], start("grown"), ranked[4]], fitted=True) == [
+        ranked[1]
+    ]  # it is far from the best
     # without a fit the best of each kind, whatever their order
     mixed = [start("design"), start("built-in"), start("outline", 0.2), start("outline", 0.1), start("grown")]
-    assert {(each.kind, each.known) for each in worth_judging(mixed, fitted=False)} == {
-        ("design", None), ("outline", mixed[3].known), ("grown", None)
+    assert {(each.kind, each.errors) for each in worth_judging(mixed, fitted=False)} == {
+        ("design", None), ("outline", mixed[3].errors), ("grown", None)
     }  # fmt: skip
     assert worth_judging([start("built-in")], fitted=True) == []
+
+
+def test_starts_far_from_the_best_run_on_a_quarter_of_the_trajectories_and_come_last():
+    pipeline = DiffusionPipeline(NoiseSchedulerConfig(), "ddim")
+    student = Student(pipeline, mixture(pipeline.scheduler), None, None, {})
+    few, _ = teach(student, noise_of(64, 1), 64)
+    span = LevelRange(pipeline.scheduler)
+    poor, good = (
+        Table.of_plan(DiffusionPipeline(pipeline.scheduler.spaced(spacing), name).plan(5))
+        for name, spacing in (("ddim", "leading"), ("adams", "kl_optimal"))
+    )
+    before = student.calls.samples
+    given = [Start("design", poor), Start("grown", good), Start("built-in", good)]
+    starts = best_first(student, given, few, span, 30.0)
+    assert [each.kind for each in starts] == ["grown", "built-in", "design"]
+    assert student.calls.samples - before == 5 * (3 * 16 + 2 * 64)
+    assert starts[0].errors.rms == pytest.approx(Errors.of(few.errors(student, starts[0].table)).rms)
+    assert starts[2].errors is None
+    # a start that was rehearsed needs no run but that of the quarter
+    before = student.calls.samples
+    rehearsed = starts[0]._replace(kind="outline")
+    again = best_first(student, [Start("design", poor), rehearsed], few, span, 30.0)
+    assert [each.kind for each in again] == ["outline", "design"]
+    assert student.calls.samples - before == 5 * 2 * 16

@@ -33,7 +33,7 @@ __all__ = ["Candidate", "Choice", "Gate", "Pooled"]
 logger = logging.getLogger(__name__)
 
 #: The number of built-in samplers that are judged whatever the budget.
-_LEADERS: Final = 5
+_LEADERS: Final = 3
 #: The built-in samplers that a table is compared with on all trajectories, each for a run of those of the fit. The
 #: least of several near ties on the held-out trajectories looks worse on others.
 _RIVALS: Final = 2
@@ -126,7 +126,7 @@ class Gate:
         return goal.budget * (2.0 * _LEADERS * len(held_out) + len(taught))
 
     def built_in(self, known: Iterable[Baseline], budget: Budget) -> list[Candidate]:
-        """Judge built-in samplers in the given order, at least 5 and as many as the budget allows.
+        """Judge built-in samplers in the given order, at least 3 and as many as the budget allows.
 
         Returns:
             The ones that do not overflow, by root mean square, best first.

@@ -19,7 +19,7 @@ from ..trajectories import Errors, Trajectories
 from .built_in import cached, ranked
 from .fits import fits
 from .gate import Gate, Pooled
-from .starts import BUILT_IN, GROWN, Start, best_first, designed, grown, worth_judging
+from .starts import BUILT_IN, GROWN, OUTLINE, Start, best_first, designed, grown, worth_judging
 
 __all__ = ["STAGES", "Found", "Learned", "search"]
 
@@ -122,8 +122,8 @@ def search(
     refined: Fit | None = None
 
     def tell(now: Fit) -> None:
-        starts.append(Start("outline", now.table, now))
-        report("outline", now)
+        starts.append(Start(OUTLINE, now.table, now.errors))
+        report(OUTLINE, now)
 
     try:
         if "fit" in limits.stages and not interrupted:
@@ -147,7 +147,7 @@ def search(
         logger.warning("interrupted: going on with the best so far")
         interrupted = True
     found: list[tuple[str, Table, Fit | None]] = [] if before is None else [(*before, None)]
-    found += worth_judging(starts, fitted=bool(ends))
+    found += [(each.kind, each.table, None) for each in worth_judging(starts, fitted=bool(ends))]
     found += [("fit", now.table, now) for now in ends.values()]
     found += [] if refined is None else [("refine", refined.table, refined)]
     iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -16,22 +17,24 @@ from ...support.errors import NoiseSamplingError
 from ..budget import Limits
 from ..design.design_table import design_table
 from ..design.spectrum import Spectrum
-from ..fit.fit import Fit
 from ..fit.free_numbers import FreeNumbers
 from ..level_range import LevelRange
 from ..student import Student
 from ..table import Table
 from ..trajectories import Errors, Trajectories
 
-__all__ = ["BUILT_IN", "GROWN", "Start", "best_first", "designed", "grown", "with_query", "worth_judging"]
+__all__ = ["BUILT_IN", "GROWN", "OUTLINE", "Start", "best_first", "designed", "grown", "with_query", "worth_judging"]
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 
-#: The kinds of starts that are a built-in sampler's table, and the plan of fewer calls with more queries.
+#: The kinds of starts that are a built-in sampler's table, the plan of fewer calls with more queries, and a rehearsal.
 BUILT_IN: Final = "built-in"
 GROWN: Final = "grown"
+OUTLINE: Final = "outline"
+#: A start whose error on a quarter of the trajectories is this many times the least one is far from the best.
+_CLOSE: Final = 1.25
 #: A query above the first one, or below the last one, is put half as far away as this, in log(σ/α).
 _REACH: Final = 3.0
 
@@ -40,14 +43,14 @@ class Start(NamedTuple):
     """A table that a fit may begin with.
 
     Attributes:
-        kind: "design", "outline", :data:`GROWN` or :data:`BUILT_IN`.
+        kind: "design", :data:`OUTLINE`, :data:`GROWN` or :data:`BUILT_IN`.
         table: the table.
-        known: its errors on the recorded trajectories, where it was made there.
+        errors: its errors on the few trajectories on which starts are compared; None: it did not run on all of them.
     """
 
     kind: str
     table: Table
-    known: Fit | None = None
+    errors: Errors | None = None
 
 
 def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -> list[Table]:
@@ -65,42 +68,58 @@ def designed(student: Student, nfe: int, taught: Trajectories, limits: Limits) -
 
 
 def best_first(
-    student: Student, starts: Iterable[Start], few: Trajectories, span: LevelRange, max_gain: float
+    student: Student, starts: Sequence[Start], few: Trajectories, span: LevelRange, max_gain: float
 ) -> list[Start]:
     """Return the starts in the order of their errors on a few trajectories, made consistent and put in range.
 
-    Starts that overflow or whose gain is too large are left out.
+    A quarter of the trajectories drops those that are far from the best one, which come last. Starts that overflow or
+    whose gain is too large are left out.
 
     Args:
         student: the model.
-        starts: the starts. Where their errors are known, it is on these trajectories.
+        starts: the starts. Errors that are known are those on these trajectories.
         few: the trajectories.
         span: the range of the levels.
         max_gain: the largest :attr:`Table.gain`.
     """
+    known = sorted((each for each in starts if each.errors is not None), key=lambda each: _score(each, few))
+    begun = [_within(start, span) for start in starts if start.errors is None]
+    begun = [start for start in begun if start.table.gain <= max_gain]
+    part = few.part(0, max(1, len(few) // 4))
+    first = _compared(student, [*known[:1], *begun], part)
+    bar = min((_CLOSE * _score(each, part) for each in first), default=0.0)
+    first = [each for each in first if each.kind != OUTLINE]  # all of its trajectories are known
+    near = [each._replace(errors=None) for each in first if _score(each, part) <= bar]
+    far = sorted((each for each in first if _score(each, part) > bar), key=lambda each: _score(each, part))
+    ahead = sorted([*known, *_compared(student, near, few)], key=lambda each: _score(each, few))
+    return [*ahead, *(each._replace(errors=None) for each in far)]
+
+
+def _within(start: Start, span: LevelRange) -> Start:
+    """The start with a consistent table whose levels are in range."""
     noisiest = span.path.level(span.path.t_max)
-    scored: list[tuple[float, Start]] = []
+    return start._replace(table=FreeNumbers.of(span, replace(start.table, start=noisiest, end=CLEAN)).table)
+
+
+def _compared(student: Student, starts: Iterable[Start], few: Trajectories) -> list[Start]:
+    """The starts with their errors on some trajectories, without those that overflow."""
+    found: list[Start] = []
     for start in starts:
-        if start.known is not None:
-            scored.append((start.known.score, start))
-            continue
-        table = FreeNumbers.of(span, replace(start.table, start=noisiest, end=CLEAN)).table
-        if table.gain > max_gain:
-            continue
-        try:
-            error = Errors.of(few.errors(student, table)).score(len(few))
-        except NoiseSamplingError:
-            continue
-        scored.append((error, start._replace(table=table)))
-    return [start for _, start in sorted(scored, key=lambda pair: pair[0])]
+        with contextlib.suppress(NoiseSamplingError):
+            found.append(start._replace(errors=Errors.of(few.errors(student, start.table))))
+    return found
+
+
+def _score(start: Start, few: Trajectories) -> float:
+    return math.inf if start.errors is None else start.errors.score(len(few))
 
 
 def worth_judging(starts: Sequence[Start], *, fitted: bool) -> list[Start]:
     """Return the starts that may be the plan to return.
 
-    After a fit they are the first one, and the plan of fewer calls with more queries, so that more calls are not worse.
-    Each further start would take a run of the held-out trajectories, which is a good part of a small budget. Without a
-    fit they are the best of each kind. Built-in samplers are judged as such.
+    After a fit they are the first one, and the plan of fewer calls with more queries if it came near, so that more
+    calls are not worse. Each further start would take a run of the held-out trajectories, which is a good part of a
+    small budget. Without a fit they are the best of each kind. Built-in samplers are judged as such.
 
     Args:
         starts: the starts, best first if they are compared.
@@ -108,8 +127,8 @@ def worth_judging(starts: Sequence[Start], *, fitted: bool) -> list[Start]:
     """
     own = [start for start in starts if start.kind != BUILT_IN]
     if fitted:
-        return [start for i, start in enumerate(own) if i == 0 or start.kind == GROWN]
-    best = sorted(own, key=lambda start: math.inf if start.known is None else start.known.score)
+        return [start for i, start in enumerate(own) if i == 0 or (start.kind == GROWN and start.errors is not None)]
+    best = sorted(own, key=lambda start: math.inf if start.errors is None else start.errors.rms)
     return list({start.kind: start for start in reversed(best)}.values())
 
 
