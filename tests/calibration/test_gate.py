@@ -58,8 +58,8 @@ def test_a_sample_more_elsewhere_does_not_decide_where_all_trajectories_say_othe
     [
         (candidate("worse on all", 0.0002, (3, 4, 5), training=0.03), True),
         (candidate("knows those of the fit too well", 0.0002, (3, 4, 5), training=0.01, on_fit=0.00005), True),
-        (candidate("worse beyond a standard error", 0.0002, range(3, 13), training=0.0), False),
-        (candidate("where the same samples end elsewhere, and more", 0.0002, (1, 2, 3, 4), training=0.0), False),
+        (candidate("worse beyond two standard errors", 0.0002, range(3, 13), training=0.0), False),
+        (candidate("where the same samples end elsewhere, and more", 0.0002, range(1, 9), training=0.0), False),
     ],
     ids=lambda each: getattr(each, "kind", None),
 )

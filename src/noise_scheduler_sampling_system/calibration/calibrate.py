@@ -116,8 +116,8 @@ def calibrate(
     4. "refine", only if it is among ``stages``: Adam on the coefficients, with gradients through the model. The fit
        then gets 70 % of the budget.
     5. The plan that is best on held-out noise is returned. The best built-in samplers with N calls are among the
-       candidates, so that the plan is not worse than they are there. Where the difference is less than its own standard
-       error, the trajectories of the fit are counted, too.
+       candidates, so that the plan is not worse than they are there. Where the difference is less than two of its
+       standard errors, the trajectories of the fit are counted, too.
 
     The budget is ``passes`` or ``budget_seconds``. The ranking of the built-in samplers ends after 10 % of it, but
     ranks at least twelve. A recording takes at most a quarter of it, and the starts are found within its first half.

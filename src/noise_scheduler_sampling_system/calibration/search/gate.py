@@ -3,7 +3,7 @@
 The best built-in sampler is the one with the least root mean square over trajectories; the command's table and the plot
 use the same rule. A plan with a larger root mean square than that is not returned, however small its median, because
 a few of its samples would end elsewhere. Where the held-out trajectories cannot tell, because the difference of the
-mean squares is below its own standard error, the trajectories of the fit are counted, too. Among the others
+mean squares is below two of its own standard errors, the trajectories of the fit are counted, too. Among the others
 :attr:`Errors.weighed` decides.
 """
 
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: The number of built-in samplers that are judged whatever the budget.
 _LEADERS: Final = 3
+#: Differences of fewer standard errors than this may be chance.
+_DOUBT: Final = 2.0
 #: The built-in samplers that a table is compared with on all trajectories, each for a run of those of the fit. The
 #: least of several near ties on the held-out trajectories looks worse on others.
 _RIVALS: Final = 2
@@ -250,11 +252,11 @@ class Gate:
 
 
 def _undecided(candidate: Candidate, rival: Candidate) -> bool:
-    """Tell whether the difference of the mean squares of two plans is below its standard error.
+    """Tell whether the difference of the mean squares of two plans is below two of its standard errors.
 
     Both ran on the same trajectories, so the errors that they share cancel. Fewer than 4 trajectories have no standard
     error, and then the held-out ones decide.
     """
     difference = candidate.each.double().square() - rival.each.double().square()
     count = len(difference)
-    return count >= 4 and float(difference.mean()) < float(difference.std()) / math.sqrt(count)
+    return count >= 4 and float(difference.mean()) < _DOUBT * float(difference.std()) / math.sqrt(count)
