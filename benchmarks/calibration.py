@@ -45,10 +45,10 @@ from noise_scheduler_sampling_system import (
     models,
 )
 from noise_scheduler_sampling_system.analysis.solution import each_error
-from noise_scheduler_sampling_system.calibration.measurement import changed
 from noise_scheduler_sampling_system.calibration.plot import draw
 from noise_scheduler_sampling_system.calibration.search.built_in import baselines
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, errors_of
+from noise_scheduler_sampling_system.calibration.trust.measurement import changed
 from noise_scheduler_sampling_system.running.noise import NoiseSource, calibration_keys, resolve_keys
 
 HELD_OUT = 4096

@@ -137,6 +137,8 @@ def test_what_is_judged_of_the_starts():
     assert worth_judging([*ranked[:3], start("grown"), ranked[4]], fitted=True) == [
         ranked[1]
     ]  # it is far from the best
+    resumed = [start("design"), start("grown"), start("built-in")]
+    assert worth_judging(resumed, fitted=True) == resumed[:2]
     # without a fit the best of each kind, whatever their order
     mixed = [start("design"), start("built-in"), start("outline", 0.2), start("outline", 0.1), start("grown")]
     assert {(each.kind, each.errors) for each in worth_judging(mixed, fitted=False)} == {

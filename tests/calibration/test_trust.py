@@ -21,9 +21,9 @@ from noise_scheduler_sampling_system import (
 )
 from noise_scheduler_sampling_system.app.command_line import app
 from noise_scheduler_sampling_system.calibration import Measurement, verify_plan
-from noise_scheduler_sampling_system.calibration.measurement import standard_errors
 from noise_scheduler_sampling_system.calibration.search.built_in import named
 from noise_scheduler_sampling_system.calibration.trust.elsewhere import scales_around
+from noise_scheduler_sampling_system.calibration.trust.measurement import standard_errors
 from noise_scheduler_sampling_system.plans import PlanSet, SamplingPlan
 
 SCALE = 2.0

@@ -45,7 +45,6 @@ from .budget import Clock, Limits
 from .checkpoint import Checkpoint
 from .design import FIRST
 from .goal import Goal
-from .measurement import Measurement
 from .outlines.insight import Insight
 from .progress import BAR, FitReport, WorkGauge
 from .provenance import setting_facts
@@ -54,6 +53,7 @@ from .search.search import Found, Learned, search
 from .student import CallCounter, Student
 from .trajectories import Errors, Trajectories, teach
 from .trust.elsewhere import SHARE, elsewhere_of
+from .trust.measurement import Measurement
 
 if TYPE_CHECKING:
     from ..config.settings import NoiseSchedulerConfig

@@ -221,8 +221,8 @@ def _found(plan: Any) -> dict[str, Any]:
 
 def _comparison(plans: PlanSet) -> list[tuple[str, ...]]:
     """A table: each plan with its error and the error of the best built-in sampler."""
-    from ...calibration.measurement import Measurement, measured_of
     from ...calibration.plot import is_calibrated
+    from ...calibration.trust.measurement import Measurement, measured_of
     from ...calibration.trust.verification import with_error
 
     rows: list[tuple[str, ...]] = [
@@ -254,7 +254,7 @@ def _on_all_trajectories(plans: PlanSet) -> list[str]:
 
 def _places(plans: PlanSet) -> list[tuple[str, ...]]:
     """A table: the errors of each plan at other guidance scales, under another condition and on another shape."""
-    from ...calibration.measurement import Measurement, measured_of
+    from ...calibration.trust.measurement import Measurement, measured_of
     from ...calibration.trust.verification import with_error
 
     rows: list[tuple[str, ...]] = [

@@ -117,9 +117,10 @@ def _score(start: Start, few: Trajectories) -> float:
 def worth_judging(starts: Sequence[Start], *, fitted: bool) -> list[Start]:
     """Return the starts that may be the plan to return.
 
-    After a fit they are the first one, and the plan of fewer calls with more queries if it came near, so that more
-    calls are not worse. Each further start would take a run of the held-out trajectories, which is a good part of a
-    small budget. Without a fit they are the best of each kind. Built-in samplers are judged as such.
+    After a fit they are the first one, and the plan of fewer calls with more queries unless it is known to be far from
+    the best one, so that more calls are not worse. Each further start would take a run of the held-out trajectories,
+    which is a good part of a small budget. Without a fit they are the best of each kind. Built-in samplers are judged
+    as such.
 
     Args:
         starts: the starts, best first if they are compared.
@@ -127,7 +128,12 @@ def worth_judging(starts: Sequence[Start], *, fitted: bool) -> list[Start]:
     """
     own = [start for start in starts if start.kind != BUILT_IN]
     if fitted:
-        return [start for i, start in enumerate(own) if i == 0 or (start.kind == GROWN and start.errors is not None)]
+        compared = any(start.errors is not None for start in starts)  # not where a fit is resumed
+        return [
+            start
+            for i, start in enumerate(own)
+            if i == 0 or (start.kind == GROWN and not (compared and start.errors is None))
+        ]
     best = sorted(own, key=lambda start: math.inf if start.errors is None else start.errors.rms)
     return list({start.kind: start for start in reversed(best)}.values())
 

@@ -20,11 +20,11 @@ from ...schedules.path import NoisePath
 from ...support.argument_checks import checked_number
 from ...support.errors import ConfigurationError, NoiseSamplingError
 from ..arguments import in_turn, shape_of
-from ..measurement import Measurement, measured_of
 from ..provenance import described
 from ..search.built_in import named
 from ..student import Student
 from ..trajectories import Trajectories, errors_of
+from .measurement import Measurement, measured_of
 
 __all__ = ["SHARE", "Elsewhere", "Place", "best_built_in", "elsewhere_of", "scales_around"]
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, final
 
-from ..measurement import Measurement
 from ..trajectories import Errors
+from .measurement import Measurement
 
 __all__ = ["NAMES", "OtherSetting", "PlanVerification", "Rival", "StatedFigure", "with_error"]
 

@@ -21,11 +21,11 @@ from ...schedules.foreign_levels import refuse_foreign_levels
 from ...support.argument_checks import checked_count
 from ...support.errors import ConfigurationError, shown
 from ..arguments import in_turn, pipeline_of, refuse_guidance_along_a_run, request_of, scale_of, shape_of
-from ..measurement import Measurement, measured_of, rms_and_median
 from ..provenance import setting_facts
 from ..student import PlanRunner, Student
 from ..trajectories import Errors, Trajectories, errors_of, teach
 from .elsewhere import best_built_in
+from .measurement import Measurement, measured_of, rms_and_median
 from .verification import OtherSetting, PlanVerification, Rival, StatedFigure
 
 if TYPE_CHECKING:

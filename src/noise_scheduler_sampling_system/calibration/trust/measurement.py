@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple, final
 import torch
 from torch import Tensor
 
-from ..analysis.solution import each_error
-from ..plans.plan import SamplingPlan
-from .trajectories import Errors
+from ...analysis.solution import each_error
+from ...plans.plan import SamplingPlan
+from ..trajectories import Errors
 
 __all__ = ["Measurement", "changed", "measured_of", "rms_and_median", "standard_errors"]
 
