@@ -151,14 +151,18 @@ def final_error(a: Tensor, b: Tensor) -> float:
     return float((a - b).square().mean().sqrt())
 
 
-def measured_order(name: str, options: Mapping[str, Any], path_name: str, model_name: str) -> tuple[float, BaseSampler]:
+def measured_order(
+    name: str, options: Mapping[str, Any], path_name: str, model_name: str, *, coarser: int = 1
+) -> tuple[float, BaseSampler]:
     """The slope of log error over log steps between two times, and the sampler with its declared order.
 
     Two numbers of steps, the second four times the first: a third in the middle would have no part in the slope.
+    ``coarser`` divides both.
     """
     p = problem(path_name, model_name)
     sampler = SamplerFactory.create(name, p.path, **options)
     counts = {1: (40, 160), 2: (80, 320), 3: (160, 640)}.get(sampler.order, (32, 128))
+    counts = counts[0] // coarser, counts[1] // coarser
     exact = _exact(path_name, model_name)
     errors = []
     for count in counts:

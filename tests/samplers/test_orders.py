@@ -37,7 +37,9 @@ def ids(value: Any) -> str:
 @pytest.mark.parametrize("place", PLACES, ids=["-".join(p) for p in PLACES])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=ids)
 def test_measured_order_is_the_declared_one(name, options, place):
-    measured, sampler = measured_order(name, options, *place)
+    measured, sampler = measured_order(name, options, *place, coarser=2)
+    if measured <= sampler.order - 0.2:  # the order is that of fine steps
+        measured, _ = measured_order(name, options, *place)
     assert measured > sampler.order - 0.2
 
 

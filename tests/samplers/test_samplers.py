@@ -72,11 +72,11 @@ def slope(errors: list[float], counts) -> float:
     ("method", "options", "counts"),
     [
         # a number of steps in the middle would have no part in the slope
-        ("euler", {}, (160, 640)),
-        ("ddim", {}, (160, 640)),
-        ("heun", {}, (80, 320)),
-        ("pndm", {}, (160, 640)),
-        ("pndm", {"skip_prk_steps": False}, (160, 640)),
+        ("euler", {}, (80, 320)),
+        ("ddim", {}, (80, 320)),
+        ("heun", {}, (40, 160)),
+        ("pndm", {}, (80, 320)),
+        ("pndm", {"skip_prk_steps": False}, (80, 320)),
     ],
 )
 def test_measured_order(method, options, counts, name, schedule):
@@ -125,7 +125,7 @@ def test_distance_to_the_exact_clean_sample(method, prediction):
     x, exact = digits_and_noise()
     errors = [
         float((pipeline.sample(model, num_inference_steps=n, initial_noise=x) - exact).square().mean().sqrt())
-        for n in (25, 100, 500)
+        for n in (20, 80, 320)
     ]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < {"euler": 0.02, "ddim": 0.02, "heun": 2e-3, "pndm": 2e-3}[method]
@@ -252,7 +252,7 @@ def test_inversion_undoes_sampling_better_with_more_steps():
 def test_every_combination_is_right_or_refused(method, schedule, spacing):
     """No cell is skipped: the run ends near the data's own range, or the refusal says why."""
     ran, refusals = 0, []
-    for prediction, steps, clip in itertools.product(PREDICTIONS, (1, 2, 5, 50), (False, True)):
+    for prediction, steps, clip in itertools.product(PREDICTIONS, (1, 2, 5, 25), (False, True)):
         zero = schedule == "zero_snr"
         try:
             config = NoiseSchedulerConfig(
@@ -270,9 +270,9 @@ def test_every_combination_is_right_or_refused(method, schedule, spacing):
             continue
         ran += 1
         assert torch.isfinite(x).all()
-        if pipeline.sampler.order == 1 or steps == 50:  # a second-order step over half the range may overshoot
+        if pipeline.sampler.order == 1 or steps == 25:  # a second-order step over half the range may overshoot
             assert x.abs().max() < 2.5, (prediction, steps, float(x.abs().max()))
-        if steps == 50:
+        if steps == 25:
             assert 0.6 < float(x.std()) < 1.0, (prediction, float(x.std()))
     assert all(refusal.where and refusal.suggestion for refusal in refusals)
     assert ran >= 8 or (method == "pndm" and schedule == "zero_snr")

@@ -122,10 +122,17 @@ class Mixture(Prior):
         self._labelled = labels is not None
         classes = torch.zeros(count, dtype=torch.int64, device="cpu") if labels is None else labels
         self._classes = int(classes.max()) + 1
-        self._constants = Constants(means, excess, weights.log(), means.square().sum(1), classes, smallest)
+        # side by side, so that one product gives the logits of center
+        factors = torch.cat([means, means.square().sum(1, keepdim=True), weights.log()[:, None]], dim=1)
+        self._constants = Constants(factors, excess, classes, smallest)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        factors, excess, classes, smallest = super().tensors
+        return factors[:, :-2], excess, factors[:, -1], factors[:, -2], classes, smallest
 
     def variance(self, device: torch.device) -> Tensor:
-        return self._constants.on(device)[5]
+        return self._constants.on(device)[3]
 
     def center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
         limit = _CACHED if y.device.type == "cpu" else _TABLE_LIMIT
@@ -137,9 +144,11 @@ class Mixture(Prior):
         return torch.cat([self._center(y[p], each[p], None if labels is None else labels[p]) for p in pieces])
 
     def _center(self, y: Tensor, kappa: Tensor | float, labels: Tensor | None) -> Tensor:
-        means, excess, log_weights, norms, _, _ = self._constants.on(y.device)
+        factors, excess, _, _ = self._constants.on(y.device)
+        means, norms, log_weights = factors[:, :-2], factors[:, -2], factors[:, -1]
         if self._alike:  # the formula below, in fewer passes over the table
-            logits = torch.addmm(log_weights - 0.5 * kappa * kappa * norms, kappa * y, means.T)
+            one = y.new_ones(y.shape[0], 1)
+            logits = torch.cat([kappa * y, -0.5 * kappa * kappa * one, one], dim=1) @ factors.T
             return self._of_class(logits, labels).softmax(1) @ means
         spread = kappa * kappa * excess  # the variance of y given the component is 1 + spread
         precision = 1.0 / (1.0 + spread)
@@ -153,7 +162,7 @@ class Mixture(Prior):
         """Logits (B, K) with −∞ for the components of other classes."""
         if labels is None or not self._labelled:
             return logits
-        classes = self._constants.on(logits.device)[4]
+        classes = self._constants.on(logits.device)[2]
         other = (classes != labels[:, None]) & (labels < self._classes)[:, None]
         return logits.masked_fill(other, -torch.inf)
 
@@ -174,7 +183,7 @@ class Mixture(Prior):
         return after * y
 
     def draw(self, count: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
-        means, excess, log_weights, _, _, _ = self._constants.on(torch.device("cpu"))
+        means, excess, log_weights, _, _, _ = self.tensors
         weights = self._of_class(log_weights.expand(count, -1), labels).exp()
         chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]
         noise = torch.randn(count, means.shape[1], generator=generator, dtype=means.dtype)

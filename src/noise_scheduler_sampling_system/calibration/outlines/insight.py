@@ -27,14 +27,16 @@ logger = logging.getLogger(__name__)
 #: The trajectories that are recorded, at most and at least.
 _FEW: Final = 64
 _FEWEST: Final = 8
-#: The share of the budget that a recording may take, and the share after which the rehearsals end.
+#: The share of the budget that a recording may take, the share after which no third round begins, and the share after
+#: which the rehearsals end.
 _FOR_RECORDING: Final = 0.25
+_FOR_MORE: Final = 0.25
 _FOR_ALL: Final = 0.5
 #: The numbers of queries that are tried after the first round.
 _COUNTS: Final = 3
-#: The rounds of forecasts, of the first goal and of further ones, which know its answers; the rehearsals after each.
+#: The rounds of forecasts, at most and where the budget is short, and the rehearsals after each.
 ROUNDS: Final = 4
-_FURTHER: Final = 2
+_FEWEST_ROUNDS: Final = 2
 EACH: Final = 2
 
 
@@ -88,7 +90,9 @@ class Insight:
         """
         tried: set[Outline] = set()
         known, counts, ahead = self, _possible(goal), list[Outline]()
-        for _ in range(_FURTHER if self.response.of_predictions else ROUNDS):
+        for number in range(ROUNDS):
+            if number >= _FEWEST_ROUNDS and budget.spent(_FOR_MORE):
+                break
             forecast = Forecast(known.response.recording, known.response, self.span.first_fixed)
             ahead = list(forecast.outlines(counts, goal.budget, ahead))
             counts = tuple(dict.fromkeys(len(outline.at) for outline in ahead))[:_COUNTS]
