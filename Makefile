@@ -8,14 +8,20 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format docs docs-figures bench clean
+.PHONY: demo test suite chromium lint format docs docs-figures bench clean
 
 demo: $(STAMP)
 	$(RUN)/noise-sampling demo --out demo.png
 
-test: lint
-	tools/install_chromium.sh
+# Types are checked while the tests run, so that no core waits.
+test: $(STAMP)
+	$(MAKE) --no-print-directory --jobs 2 lint suite
+
+suite: $(STAMP) chromium
 	$(RUN)/python tools/run_tests.py
+
+chromium:
+	tools/install_chromium.sh
 
 lint: $(STAMP)
 	$(RUN)/ruff check .
