@@ -32,6 +32,7 @@ from noise_scheduler_sampling_system.calibration.search.gate import Gate
 from noise_scheduler_sampling_system.calibration.search.search import search
 from noise_scheduler_sampling_system.calibration.student import Student
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, teach
+from noise_scheduler_sampling_system.config.registries import SAMPLERS
 from noise_scheduler_sampling_system.samplers.base import BaseSampler
 
 calibrate_module = importlib.import_module("noise_scheduler_sampling_system.calibration.calibrate")
@@ -161,11 +162,13 @@ def test_a_ranking_begins_with_the_leaders_of_smaller_budgets():
     lesson, _ = teach(student, noise_of(64, 1), 16)
     few = Limits(1e-9, math.inf, ("fit",), None, "free", 30.0)  # passes for the samplers that are always run only
     known, _ = ranked(student, 3, lesson, Budget.start(student, 3.0 * len(lesson), few))
-    last = [each.name for each in baselines(pipeline.scheduler, 3) if each.plan.nfe == 3][-12:]
+    names = _shelf(pipeline.scheduler, 3, tuple(SAMPLERS)).names[-60:]
+    last = [each.name for each in baselines(pipeline.scheduler, 3, names) if each.plan.nfe == 3][-12:]
+    assert len(last) == 12
     found, _ = ranked(student, 3, lesson, Budget.start(student, 3.0 * len(lesson), few), last)
     assert {each.name for each in found} <= set(last)
     assert {each.name for each in known} <= set(WINNERS)
-    assert set(WINNERS) <= {each.name for each in baselines(pipeline.scheduler, 5)}
+    assert set(WINNERS) == {each.name for each in baselines(pipeline.scheduler, 5, WINNERS)}
 
 
 def test_a_short_ranking_compiles_few_plans(monkeypatch):

@@ -48,8 +48,7 @@ def test_a_plan_beats_every_built_in_sampler_on_other_noise(name):
     # the best of the built-in ones is known only after the fact
     others = [
         errors_of(pipeline.sample(model, initial_noise=x, plan=b.plan, dtype=torch.float64), exact)
-        for b in baselines(pipeline.scheduler, 4)
-        if b.name in {entry["name"] for entry in plan.provenance["built_in"]}
+        for b in baselines(pipeline.scheduler, 4, [entry["name"] for entry in plan.provenance["built_in"]])
     ]
     assert len(others) >= 5
     assert ours.median < 0.5 * min(errors.median for errors in others)
@@ -105,9 +104,8 @@ def test_where_nothing_better_is_found_the_best_built_in_sampler_is_returned():
     assert plan.provenance["kind"] == best["name"]
     assert plan.nfe == 5  # samplers that cannot have exactly so many are not among them
     assert plan.provenance["held_out_error"] == best["held_out_error"]
-    assert plan == replace(
-        next(b.plan for b in baselines(pipeline.scheduler, 5) if b.name == best["name"]), provenance=plan.provenance
-    )
+    (found,) = baselines(pipeline.scheduler, 5, (best["name"],))
+    assert plan == replace(found.plan, provenance=plan.provenance)
 
 
 def test_guidance_that_follows_the_run_is_refused():
@@ -156,11 +154,9 @@ def test_guidance_and_labels():
         **used,
     )
     ours = errors_of(pipeline.sample(model, initial_noise=x, plan=plan, **used), fine)
-    others = {entry["name"] for entry in plan.provenance["built_in"]}
     best = min(
         errors_of(pipeline.sample(model, initial_noise=x, plan=b.plan, **used), fine).rms
-        for b in baselines(pipeline.scheduler, 5)
-        if b.name in others
+        for b in baselines(pipeline.scheduler, 5, [entry["name"] for entry in plan.provenance["built_in"]])
     )
     assert ours.rms < 0.7 * best  # the best built-in sampler is guarded, and better than the published ones
     assert plan.provenance["guidance_scale"] == 3.0

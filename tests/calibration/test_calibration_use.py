@@ -267,7 +267,7 @@ def test_what_is_returned_reproduces_constants(pipeline, stages):
     model = mixture(pipeline.scheduler)
     for nfe in (3, 5):
         plan = calibrate(model, pipeline, stages=stages, **{**SMALL, "nfe": nfe})
-        start = next(b.table.start for b in baselines(pipeline.scheduler, nfe) if b.table is not None)
+        start = baselines(pipeline.scheduler, nfe, ("ddim, trailing",))[0].table.start
         assert plan.sampler == "calibrated"
         table = Table.of_plan(plan, start=start._replace(sigma=plan.prior_scale, alpha=0.0))
         assert np.abs(table.rows[1:, 1:].sum(1) - table.signals[1:]).max() < 0.05  # all but α_T/r_T of it

@@ -23,7 +23,7 @@ from noise_scheduler_sampling_system.calibration.outlines.insight import Insight
 from noise_scheduler_sampling_system.calibration.outlines.recording import LEVELS, Recording
 from noise_scheduler_sampling_system.calibration.outlines.rehearsal import rehearse
 from noise_scheduler_sampling_system.calibration.outlines.response import Answer, Response
-from noise_scheduler_sampling_system.calibration.search.built_in import baselines
+from noise_scheduler_sampling_system.calibration.search.built_in import WINNERS, baselines
 from noise_scheduler_sampling_system.calibration.student import Student, end_of
 from noise_scheduler_sampling_system.calibration.trajectories import Trajectories, errors_of, teach
 
@@ -216,7 +216,8 @@ def test_starts_with_guidance_hold_the_budget_and_tell_what_was_learned():
     assert len(after.response.of_predictions) > len(after.response.of_differences) > 0
     assert insight.response.of_predictions == ()
     best = errors_of(end_of(tables[0], student.columns(tables[0], taught.noise, taught.rows)), taught.solution)
-    scalar = [b.plan for b in baselines(student.pipeline.scheduler, 3) if b.plan.nfe == 3]
+    scalar = [b.plan for b in baselines(student.pipeline.scheduler, 3, WINNERS) if b.plan.nfe == 3]
+    assert len(scalar) >= 8
     ends = [student.run(plan, taught.noise, taught.rows) for plan in scalar]
     assert best.median < 0.7 * min(errors_of(end, taught.solution).median for end in ends)
     more = after.explored(goal, budget, lambda _: None)  # begins with the answers of before
@@ -233,8 +234,8 @@ def test_starts_are_better_than_built_in_samplers_before_any_fit(name):
     x, rows = noise_of(512, seed=99), torch.arange(512)
     exact = student.model.reference_solution(x * span.path.prior_std)
     ours = errors_of(end_of(tables[0], student.columns(tables[0], x, rows)), exact)
-    plans = [b.plan for b in baselines(span.path, 4) if "kl_optimal" in b.name or "ays" in b.name]
-    others = [student.run(plan, x, rows) for plan in plans]
+    others = [student.run(b.plan, x, rows) for b in baselines(span.path, 4, WINNERS)]
+    assert len(others) >= 8
     assert ours.median < 0.5 * min(errors_of(end, exact).median for end in others)
 
 

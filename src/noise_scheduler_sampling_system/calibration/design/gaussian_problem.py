@@ -119,27 +119,34 @@ class GaussianProblem:
         Returns:
             The table, and the residual of shape (K,), or (K + N,) with a penalty.
         """
+        return self._begun(levels, penalty).ended(weights)
+
+    def _begun(self, levels: Sequence[Level], penalty: float) -> _Begun:
+        """Return all rows but the last one, which alone depends on the weights."""
         size = 1 + len(levels)
         table = Table(self.start, tuple(levels), np.zeros((size, size)), history=self.history)
-        columns, rows, unit = np.zeros((len(self.variances), size)), np.zeros((size, size)), np.eye(size)
+        columns, rows = np.zeros((len(self.variances), size)), np.zeros((size, size))
         columns[:, 0] = 1.0
-        residual = np.zeros(0)
-        for i, level in enumerate([*levels, table.end]):
-            exact, scale = self.flow(level), np.sqrt(self.counts * _variance(self.start, self.variances))
-            size_of_data = math.sqrt(float(self.counts @ self.variances))
-            if weights is not None and i == len(levels):
-                scale, size_of_data = np.sqrt(weights) / self.unit(level), math.sqrt(len(weights))
-            frame = table.frame(i, consistent=self.consistent, rows=rows)
-            system, target = scale[:, None] * columns, scale * exact
-            if penalty:
-                system = np.concatenate([system, penalty * size_of_data * unit[1:]])
-                target = np.append(target, np.zeros(size - 1))
-            rows[i] = frame.row(_least_squares(system @ frame.directions.T, target - system @ frame.offset))
-            if i == len(levels):
-                residual = system @ rows[i] - target
-            else:
-                columns[:, 1 + i] = self.denoised(level) * (columns @ rows[i])
-        return replace(table, rows=rows), residual
+        begun = _Begun(self, table, rows, columns, penalty)
+        for i, level in enumerate(levels):
+            rows[i] = self._row(begun, i, level)[0]
+            columns[:, 1 + i] = self.denoised(level) * (columns @ rows[i])
+        return begun
+
+    def _row(self, begun: _Begun, i: int, level: Level, weights: Array | None = None) -> tuple[Array, Array]:
+        """Return row i by least squares, and its residual."""
+        exact, scale = self.flow(level), np.sqrt(self.counts * _variance(self.start, self.variances))
+        size_of_data = math.sqrt(float(self.counts @ self.variances))
+        if weights is not None:
+            scale, size_of_data = np.sqrt(weights) / self.unit(level), math.sqrt(len(weights))
+        frame = begun.table.frame(i, consistent=self.consistent, rows=begun.rows)
+        system, target = scale[:, None] * begun.columns, scale * exact
+        if begun.penalty:
+            count = system.shape[1] - 1
+            system = np.concatenate([system, begun.penalty * size_of_data * np.eye(1 + count)[1:]])
+            target = np.append(target, np.zeros(count))
+        row = frame.row(_least_squares(system @ frame.directions.T, target - system @ frame.offset))
+        return row, system @ row - target
 
     def fitted(self, span: LevelRange, levels: tuple[Level, ...], seek: bool) -> tuple[Table, Array | None]:
         """Return the best table near these levels (``seek``) or at them, and the weights of its errors, or None."""
@@ -151,11 +158,12 @@ class GaussianProblem:
             vector = _minimised(lambda z: self.table(span.levels(z))[1] / scale, vector)
             return self.table(span.levels(vector))[0], None
         weights, best = np.ones_like(self.variances), (math.inf, self.table(levels)[0], np.ones_like(self.variances))
+        begun = self._begun(levels, 0.0)
         for k in range(_ROUNDS):
             if seek and k in _MOVES:
                 vector = _minimised(_residual(self, span, weights), vector, rounds=20 if k == 0 else 2)
-                levels = span.levels(vector)
-            table = self.table(levels, weights)[0]
+                begun = self._begun(span.levels(vector), 0.0)
+            table = begun.ended(weights)[0]
             errors = np.abs(self.errors(table))
             worst = float(errors.max())
             if worst < best[0]:
@@ -176,8 +184,9 @@ class GaussianProblem:
         for penalty in _PENALTIES:
             # with a penalty the errors of a minimax table are no longer balanced, so they are weighted anew
             following = None if weights is None else np.ones_like(weights)
+            begun = self._begun(table.levels, penalty)
             for _ in range(1 if following is None else _ROUNDS // 4):
-                table = self.table(table.levels, following, penalty)[0]
+                table = begun.ended(following)[0]
                 if table.gain <= gain:
                     found.append((self.loss(table), table))
                 if following is not None:
@@ -204,6 +213,31 @@ class GaussianProblem:
         """Return the root-mean-square error of samples relative to the data, from errors in units of :meth:`unit`."""
         power = _variance(self.start, self.variances) * self.unit(CLEAN) ** 2
         return math.sqrt(float(self.counts @ (power * errors**2)) / float(self.counts @ self.variances))
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A table without its last row.
+
+    Attributes:
+        problem: the problem.
+        table: its levels, and what its rows may read.
+        rows: all rows but the last one, shape (N + 1, N + 1).
+        columns: u_T and the predictions as multiples of u_T, shape (K, N + 1).
+        penalty: the ridge penalty on the predictions' coefficients.
+    """
+
+    problem: GaussianProblem
+    table: Table
+    rows: Array
+    columns: Array
+    penalty: float
+
+    def ended(self, weights: Array | None) -> tuple[Table, Array]:
+        """Return the table with its last row, and the residual of this row; see :meth:`GaussianProblem.table`."""
+        rows = self.rows.copy()
+        rows[-1], residual = self.problem._row(self, self.table.nfe, self.table.end, weights)
+        return replace(self.table, rows=rows), residual
 
 
 def _residual(problem: GaussianProblem, span: LevelRange, weights: Array) -> Callable[[Array], Array]:
