@@ -121,6 +121,6 @@ def test_a_pipeline_of_diffusers_is_advised_on_the_path_of_its_images():
     )  # fmt: skip
     made = best.pipeline(flux.run_path).plan(best.steps)
     assert made.sigma == pytest.approx(own.plan(best.steps).sigma, abs=1e-12)
-    inputs = flux.inputs(prompt=["a red cat"], guidance_scale=3.0)
+    inputs = flux.inputs(prompt=["a red cat"], guidance_scale=3.0, height=64, width=64)
     on_model, here = (recommend(path, 6, seed=0, **inputs) for path in (flux, flux.run_path))
     assert on_model == here
