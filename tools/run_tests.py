@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 _FIRST = (
     "test_calibration.py",
     "test_orders.py",
+    "test_page.py",
     "test_samplers.py",
     "test_budgets_and_checkpoints.py",
     "test_twins.py",
