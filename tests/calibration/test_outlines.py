@@ -204,6 +204,23 @@ def test_masks_are_those_with_the_least_errors():
     assert forecast._masks(whole, 3) == ordered[:3]
 
 
+@pytest.mark.parametrize(("spent", "rounds"), [(0.0, 4), (0.3, 2), (0.6, 2)])
+def test_a_third_round_begins_only_early_in_the_budget(monkeypatch, spent, rounds):
+    student, taught, span = guided_problem()
+    goal, asked, outlines = Goal(7, SCALE), [], Forecast.outlines
+
+    def counted(self, *given):
+        asked.append(given)
+        return outlines(self, *given)
+
+    monkeypatch.setattr(Forecast, "outlines", counted)
+    monkeypatch.setattr(Budget, "spent", lambda self, share=1.0: spent > share)
+    insight, budget = begun(student, goal, taught, span)
+    told = explored(insight, goal, budget)
+    assert len(asked) == rounds
+    assert bool(told) == (spent < 0.5)  # no rehearsal in the second half
+
+
 def test_starts_with_guidance_hold_the_budget_and_tell_what_was_learned():
     student, taught, span = guided_problem()
     goal, told = Goal(7, SCALE), []
