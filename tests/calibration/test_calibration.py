@@ -40,7 +40,11 @@ from noise_scheduler_sampling_system.integrations.diffusers import PlanScheduler
 def test_a_plan_beats_every_built_in_sampler_on_other_noise(name):
     pipeline = DiffusionPipeline(CONFIGS[name], "ddim")
     model = mixture(pipeline.scheduler, pipeline.config.prediction_type)
-    plan = calibrate(model, pipeline, shape=SHAPE, nfe=4, trajectories=256, held_out=128, teacher_calls=64, passes=150)
+    # 150 passes have the time to rank all of the built-in samplers, 75 the first 300
+    passes = 150 if name in ("linear", "flow") else 75
+    plan = calibrate(
+        model, pipeline, shape=SHAPE, nfe=4, trajectories=256, held_out=128, teacher_calls=64, passes=passes
+    )
     assert plan.nfe == 4
     x = noise_of(512, seed=99)
     exact = model.reference_solution(x * pipeline.scheduler.prior_std)
