@@ -14,6 +14,7 @@ from calibration_problems import SHAPE, mixture, noise_of
 from noise_scheduler_sampling_system import (
     ConfigurationError,
     DiffusionPipeline,
+    FileError,
     NoiseSchedulerConfig,
     PlanSet,
     SamplingPlan,
@@ -22,11 +23,13 @@ from noise_scheduler_sampling_system import (
 from noise_scheduler_sampling_system.app.command_line import app
 from noise_scheduler_sampling_system.calibration import LevelRange, Table
 from noise_scheduler_sampling_system.calibration.branches import folded
+from noise_scheduler_sampling_system.calibration.budget import Limits
 from noise_scheduler_sampling_system.calibration.checkpoint import Checkpoint
 from noise_scheduler_sampling_system.calibration.fit.fit import Fit
 from noise_scheduler_sampling_system.calibration.fit.free_numbers import FreeNumbers
 from noise_scheduler_sampling_system.calibration.fit.normal_equations import NormalEquations, derivatives
 from noise_scheduler_sampling_system.calibration.goal import Goal
+from noise_scheduler_sampling_system.calibration.search.built_in import baselines, cached
 from noise_scheduler_sampling_system.calibration.search.starts import with_query
 from noise_scheduler_sampling_system.calibration.student import Student, end_of
 from noise_scheduler_sampling_system.calibration.trajectories import Errors, Trajectories, teach
@@ -214,3 +217,53 @@ def test_small_draws_count_together_with_those_before():
     mixed = (equations(second) + 0.8 * equations(first)) / 1.8
     assert np.allclose(equations(first, second), mixed)
     assert np.allclose(equations(torch.arange(96), torch.arange(32, 128)), equations(torch.arange(32, 128)))
+
+
+def small(pipeline, model, **told):
+    """A calibration of few trajectories."""
+    asked = {"shape": SHAPE, "condition": {"class_labels": torch.tensor(LABELS)}, "guidance_scale": SCALE}
+    asked |= {"trajectories": 16, "held_out": 16, "teacher_calls": 16, "passes": 8}
+    return calibrate(model, pipeline, **(asked | told))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ({"evaluations": 4}, {"nfe": 4, "scales": ()}, "counts"),
+        ({"nfe": 4, "scales": ()}, {"evaluations": 4}, "counts"),
+        ({"nfe": 2, "scales": (), "round_timesteps": True}, {"nfe": 2, "scales": ()}, "round_timesteps"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_other_settings_is_refused_in_both_directions(pipeline, model, tmp_path, first, second, told):
+    file = tmp_path / "state.safetensors"
+    small(pipeline, model, checkpoint=file, **first)
+    with pytest.raises(FileError, match=told):
+        small(pipeline, model, checkpoint=file, **second)
+
+
+def test_guidance_that_contradicts_the_scale_or_guides_nothing_is_refused(pipeline, model):
+    def never(x, t, **condition):
+        raise AssertionError("asked")
+
+    for wrong, where in (
+        ({"guidance": ClassifierFree(3.0), "guidance_scale": 2.0}, "guidance_scale"),
+        ({"guidance": [], "guidance_scale": None}, "guidance"),
+    ):
+        for budget in ({"evaluations": 4}, {"nfe": 2}):
+            if where == "guidance" and "nfe" in budget:  # no guidance: the condition alone
+                continue
+            with pytest.raises(ConfigurationError) as caught:
+                small(pipeline, never, **budget, **wrong)
+            assert caught.value.where == where
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("adams, scm", {"history": 0}), ("dpmpp_2m afs, trailing", {"first": "noisiest"})]
+)
+def test_built_in_samplers_that_keep_differences_keep_the_limits(pipeline, student, name, limit):
+    known = baselines(pipeline.scheduler, 3, (name,))
+    limits = Limits(8.0, math.inf, (), limit.get("history"), limit.get("first", "free"), 100.0)
+    free = Limits(8.0, math.inf, (), None, "free", 100.0)
+    goal = Goal(8, SCALE)
+    assert any(not limits.allow(each.plan, pipeline.scheduler) for each in cached(known, student, goal, free))
+    assert all(limits.allow(each.plan, pipeline.scheduler) for each in cached(known, student, goal, limits))

@@ -148,6 +148,16 @@ def folded_scale(
             why="a plan that counts evaluations holds classifier-free guidance of one scale",
             suggestion="give guidance_scale, or nfe instead of evaluations",
         )  # fmt: skip
+    if guidance is not None and not sequence:
+        raise ConfigurationError(
+            f"got {guidance!r}, which guides nothing", where="guidance",
+            suggestion="give guidance_scale, or nfe instead of evaluations",
+        )  # fmt: skip
+    if sequence and scale is not None:
+        raise ConfigurationError(
+            f"got {scale:g} beside guidance, which says everything", where="guidance_scale",
+            suggestion="give one of the two",
+        )  # fmt: skip
     number = scale if scale is not None else DEFAULT_SCALE
     for each in sequence:
         number = checked_number(getattr(each, "scale", None), "guidance.scale")

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import final
 
+from ..plans.plan import SamplingPlan
 from ..schedules.path import NoisePath
 from .level_range import LevelRange
 from .student import Student
@@ -45,6 +46,11 @@ class Limits:
     def levels(self, path: NoisePath) -> LevelRange:
         """Return the range of the query levels on a path."""
         return LevelRange(path, first_fixed=self.first != "free")
+
+    def allow(self, plan: SamplingPlan, path: NoisePath) -> bool:
+        """Return whether a plan on a path remembers no more predictions, and begins where the first query must be."""
+        remembers = self.history is None or plan.history <= self.history
+        return remembers and (self.first == "free" or bool(plan.asked[0] and plan.time[0] == path.t_max))
 
 
 @final

@@ -75,7 +75,8 @@ class Checkpoint:
             tensors, stored = read_tensors(target, "calibration", load)
             made = cls(target, about, **_parts(stored, tensors))
         wanted = json.loads(json.dumps(about))
-        other = sorted(key for key in wanted if stored["about"].get(key) != wanted[key])
+        theirs = stored["about"]
+        other = sorted(key for key in {*wanted, *theirs} if theirs.get(key) != wanted.get(key))
         if other:
             raise FileError(
                 f"is of a calibration with other settings ({', '.join(other)})",

@@ -21,7 +21,7 @@ from ...samplers.base import BaseSampler
 from ...samplers.factory import SamplerFactory
 from ...schedules.path import NoisePath
 from ...support.errors import NoiseSamplingError
-from ..budget import Budget
+from ..budget import Budget, Limits
 from ..goal import Goal
 from ..student import Student
 from ..table import Table
@@ -219,8 +219,8 @@ def _pairs(path: NoisePath, registered: tuple[str, ...]) -> dict[str, tuple[Base
     return found
 
 
-def cached(known: Sequence[Baseline], student: Student, goal: Goal) -> list[Baseline]:
-    """Return the leading built-in samplers with more levels under :class:`CachedGuidance`, within the budget."""
+def cached(known: Sequence[Baseline], student: Student, goal: Goal, limits: Limits) -> list[Baseline]:
+    """Return the leading built-in samplers with more levels under :class:`CachedGuidance`, within budget and limits."""
     found: list[Baseline] = []
     for levels in () if goal.scale is None else dict.fromkeys(round(share * goal.budget) for share in _LEVELS):
         if not goal.calls < levels < goal.budget:
@@ -228,7 +228,8 @@ def cached(known: Sequence[Baseline], student: Student, goal: Goal) -> list[Base
         calls = default_calls(levels, goal.budget - levels)
         for each in _with_calls(known[:1], student, levels):
             plan = with_folded_guidance(each.plan, goal.guidance, [call in calls for call in range(levels)])
-            found.append(Baseline(f"{each.name}, both branches in {len(calls)} of {levels} calls", plan, None))
+            if limits.allow(plan, student.pipeline.scheduler):
+                found.append(Baseline(f"{each.name}, both branches in {len(calls)} of {levels} calls", plan, None))
     return found
 
 
@@ -272,13 +273,12 @@ def ranked(
     Returns:
         The samplers, best first, and whether the user interrupted the ranking.
     """
-    history, top = budget.limits.history, student.pipeline.scheduler.t_max
+    path = student.pipeline.scheduler
 
     def allowed(plan: SamplingPlan) -> bool:
-        fits = plan.nfe == nfe and (history is None or plan.history <= history)
-        return fits and (budget.limits.first == "free" or bool(plan.asked[0] and plan.time[0] == top))
+        return plan.nfe == nfe and budget.limits.allow(plan, path)
 
-    shelf = _shelf(student.pipeline.scheduler, nfe, tuple(SAMPLERS))
+    shelf = _shelf(path, nfe, tuple(SAMPLERS))
     order = dict.fromkeys((*leaders, *WINNERS, *shelf.names))
 
     def possible() -> Iterator[Baseline]:

@@ -153,7 +153,7 @@ def search(
     iterations = sum({number: now.iterations for (number, _), now in ends.items()}.values())
     iterations += 0 if refined is None else refined.iterations
     gate = Gate(student, taught, held_out)
-    built_in = gate.built_in((*known[:1], *cached(known, student, goal), *known[1:]), budget.another(FOR_GATE))
+    built_in = gate.built_in((*known[:1], *cached(known, student, goal, limits), *known[1:]), budget.another(FOR_GATE))
     ours = gate.found(found)
     best, training, pooled = gate.best(built_in, ours)
     nearest = min(ours, key=lambda each: each.errors.rms, default=None)
