@@ -5,7 +5,7 @@
     python benchmarks/masked_plans.py digits [--bandwidth 0.15] [--scales 3 7] [--evaluations 10 16]
     python benchmarks/masked_plans.py mnist [--path flow] [--scales 3] [--evaluations 10 16]
     python benchmarks/masked_plans.py curve [--evaluations 8] [--seconds 10 30 60 300 900]
-    python benchmarks/masked_plans.py time [--keep DIR]
+    python benchmarks/masked_plans.py time --keep DIR
 
 ``unet``: the embedded trained network. ``digits``, ``mnist``: exact models. For each seed of the calibration one plan
 for each number E of evaluations is judged on noise that no calibration uses, against the best built-in sampler with
@@ -279,7 +279,9 @@ def main() -> None:
     if given.what == "curve":
         curve(given.evaluations or (8,), given.seconds)
     elif given.what == "time":
-        timed(given.keep or Path())
+        if given.keep is None:
+            parser.error("time needs --keep, the folder to which unet --keep wrote its plans")
+        timed(given.keep)
     else:
         network = given.what == "unet"
         setting = unet() if network else digits(given.bandwidth) if given.what == "digits" else mnist(given.path)
