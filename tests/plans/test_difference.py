@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from noise_scheduler_sampling_system import ConfigurationError, DiffusionPipeline
+from noise_scheduler_sampling_system.guidance import CachedGuidance
 
 
 def plan(method, steps=5, **options):
@@ -46,6 +47,34 @@ def test_what_differs_is_said(one, other, words):
     assert found
     assert not found.same_numbers
     assert words in str(found)
+
+
+def guided(scale, calls=(0, 1)):
+    return CachedGuidance(scale, calls=calls).folded_into(plan("unipc"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (guided(2.0), guided(7.0), "guidance scale: 2.0 and 7.0"),
+        (guided(2.0), plan("unipc"), "guidance scale: 2.0 and none"),
+        (guided(2.0), guided(2.0, (0, 2)), "calls that evaluate both branches: 0, 1 and 0, 2"),
+        (plan("ddim"), plan("ddim_cfg_pp"), "coefficients differ"),  # which reads the unconditional prediction
+    ],
+)
+def test_the_guidance_of_a_plan_is_a_difference(one, other, words):
+    found = difference(one, other)
+    assert found
+    assert not found.same_numbers
+    assert words in str(found)
+    assert not difference(one, one)
+
+
+def test_one_changed_factor_of_a_difference_is_found():
+    one = guided(2.0)
+    delta = one.delta.copy()
+    delta[0, 0] *= 1.0 + 1e-6
+    assert 1e-8 < difference(one, replace(one, delta=delta)).coefficients < 1e-5
 
 
 def test_one_changed_number_is_found():

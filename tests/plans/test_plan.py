@@ -21,6 +21,8 @@ from noise_scheduler_sampling_system import (
     SamplingPlan,
 )
 from noise_scheduler_sampling_system.config.prediction import conversion
+from noise_scheduler_sampling_system.guidance import CachedGuidance
+from noise_scheduler_sampling_system.pipeline.plan_warnings import warn_of_amplification
 from noise_scheduler_sampling_system.plans.builder import PlanBuilder
 from noise_scheduler_sampling_system.plans.linear_form import Form
 from noise_scheduler_sampling_system.samplers.steps import along
@@ -239,6 +241,19 @@ def test_amplification(caplog):
         for i in range(plan.nfe)
     ]
     assert plan.amplification >= max(moved) > 500
+
+
+def test_guidance_that_a_plan_holds_amplifies(caplog):
+    plan = DiffusionPipeline(NoiseSchedulerConfig(), "unipc").plan(5)
+    every = CachedGuidance(7.0, calls=range(5)).folded_into(plan)
+    np.testing.assert_allclose(every.gains, 7.0 * plan.gains)
+    kept, plain = (CachedGuidance(scale, calls=(0,)).folded_into(plan) for scale in (7.0, 1.0))
+    np.testing.assert_allclose(plain.gains, plan.gains)
+    assert (kept.gains > plain.gains).all()  # every row reads the difference of the first
+    warn_of_amplification(plan)
+    assert not caplog.records
+    warn_of_amplification(CachedGuidance(100.0).folded_into(plan))
+    assert "multiplies errors" in caplog.text
 
 
 # The builder

@@ -10,26 +10,41 @@ import numpy as np
 
 from .plan_rows import Array, PlanRows
 
-__all__ = ["canonical_form", "execution_form"]
+__all__ = ["canonical_form", "canonical_states", "execution_form"]
 
 
 def canonical_form(plan: PlanRows) -> tuple[Array, Array, Array]:
-    """(A, B, C) with x[i] = A[i]·x_T + Σ_j B[i,j]·y[j] + Σ_j C[i,j]·ξ[j].
+    """(A, B, C) with x[i] = A[i]·x_T + Σ_j B[i,j]·y[j] + Σ_j C[i,j]·ξ[j], where all branches predict the same.
 
     Returns:
         A of shape (M + 1,), B and C of shape (M + 1, M).
     """
+    table, count = canonical_states(plan), len(plan)
+    return table[:, 0], table[:, 1 : 1 + count], table[:, 1 + count : 1 + 2 * count]
+
+
+def canonical_states(plan: PlanRows) -> Array:
+    """Every state by x_T, the predictions y, the noises ξ and the differences δ of the branches, in this order.
+
+    An unconditional prediction is y − δ. Shape (M + 1, 1 + 3M).
+    """
     count = len(plan)
-    table = np.zeros((count + 1, 1 + 2 * count))
+    table = np.zeros((count + 1, 1 + 3 * count))
     table[0, 0] = 1.0
     for i in range(count):
         table[i + 1] = plan.a[i] * table[i]
         for k in range(min(i + 1, plan.b.shape[1])):
             table[i + 1, 1 + i - k] += plan.b[i, k]
-        table[i + 1, 1 + i] += plan.raw[i] + (0.0 if plan.null is None else plan.null[i])
+        table[i + 1, 1 + i] += plan.raw[i]
         for k in range(min(i + 1, plan.c.shape[1])):
             table[i + 1, 1 + count + i - k] += plan.c[i, k]
-    return table[:, 0], table[:, 1 : 1 + count], table[:, 1 + count :]
+        if plan.null is not None:
+            table[i + 1, 1 + i] += plan.null[i]
+            table[i + 1, 1 + 2 * count + i] -= plan.null[i]
+        if plan.delta is not None:
+            for k in range(min(i + 1, plan.delta.shape[1])):
+                table[i + 1, 1 + 2 * count + i - k] += plan.delta[i, k]
+    return table
 
 
 def execution_form(A: Array, B: Array, C: Array, tolerance: float) -> tuple[Array, Array, Array]:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..support.errors import ConfigurationError
+from .canonical_form import canonical_states
 from .plan import DIFF, SamplingPlan
 from .plan_difference import PlanDifference
 from .plan_rows import Array
@@ -42,6 +43,11 @@ def difference(a: SamplingPlan, b: SamplingPlan) -> PlanDifference:
     ]
     if a.two_times != b.two_times:
         settings.append(("times of the network", 1 + a.two_times, 1 + b.two_times))
+    for name, one, other in (
+        ("guidance scale", a.scale, b.scale), ("calls that evaluate both branches", _both(a), _both(b)),
+    ):  # fmt: skip
+        if one != other:
+            settings.append((name, "none" if one is None else one, "none" if other is None else other))
     for name in sorted({*a.options, *b.options}):
         one, other = a.options.get(name, "not set"), b.options.get(name, "not set")
         if one != other:
@@ -87,9 +93,17 @@ def _coefficients(a: SamplingPlan, b: SamplingPlan) -> float:
 
 
 def _states(plan: SamplingPlan) -> Array:
-    """Every state by initial noise, predictions and noise: shape (M + 1, 1 + 2M)."""
-    of_start, of_predictions, of_noise = plan.canonical()
-    return np.concatenate([of_start[:, None] * plan.prior_scale, of_predictions, of_noise], axis=1)
+    """Every state by initial noise, predictions, noise and differences of the branches: shape (M + 1, 1 + 3M)."""
+    states = canonical_states(plan)
+    states[:, 0] *= plan.prior_scale
+    return states
+
+
+def _both(plan: SamplingPlan) -> str | None:
+    """The model calls that evaluate both branches of the guidance that the plan holds, e.g. "0, 1, 3"."""
+    if plan.both is None:
+        return None
+    return ", ".join(str(plan.calls_before(int(row))) for row in np.flatnonzero(plan.both)) or None
 
 
 def _noise(plan: SamplingPlan) -> float:

@@ -159,7 +159,13 @@ class SamplingPlan(Plan, Drawn):
     @property
     def evaluations(self) -> int:
         """The number of network evaluations for each sample, where no other guidance than the plan's acts."""
-        return self.nfe if self.both is None else self.nfe + int(self.both.sum())
+        return sum(self.evaluations_by_row)
+
+    @property
+    def evaluations_by_row(self) -> tuple[int, ...]:
+        """The same for each row."""
+        both = (False,) * len(self) if self.both is None else self.reads_null
+        return tuple(map(sum, zip(self.asked, both, strict=True)))
 
     def space_of(self, row: int) -> str:
         """The quantity y of this row."""
@@ -198,13 +204,16 @@ class SamplingPlan(Plan, Drawn):
     def gains(self) -> Array:
         """For each row, the factor by which it multiplies an error of the predicted clean sample, shape (M,).
 
-        A row without noise has 0: its clean sample is x, which has no error.
+        In a plan that holds its guidance, a difference δ counts as one more prediction with such an error: a row of
+        scale s ≥ 1 that evaluates both branches has s times the gain that it has without guidance. A row without noise
+        has 0: its clean sample is x, which has no error.
         """
         rows = zip(map(self.space_of, range(len(self))), self.alpha, self.sigma, strict=False)
         per_clean = np.abs([conversion("sample", *row).y_factor if row[2] > 0.0 else 0.0 for row in rows])
         factors: Array = np.abs(self.raw) * per_clean
-        for k in range(self.b.shape[1]):
-            factors[k:] += np.abs(self.b[k:, k]) * per_clean[: len(self) - k]
+        for columns in (self.b,) if self.delta is None else (self.b, self.delta):
+            for k in range(columns.shape[1]):
+                factors[k:] += np.abs(columns[k:, k]) * per_clean[: len(self) - k]
         return factors
 
     @functools.cached_property
@@ -266,7 +275,8 @@ class SamplingPlan(Plan, Drawn):
         """The plan with every state as a function of independent quantities.
 
         x[i] = A[i]·x_T + Σ_j B[i,j]·y[j] + Σ_j C[i,j]·ξ[j]. This form is unique, so it compares plans of different
-        samplers. Unclipped and unconditional predictions count as predictions.
+        samplers. Unclipped and unconditional predictions count as predictions, so guidance that a plan holds is left
+        out; :meth:`diff` compares it, too.
 
         Returns:
             A of shape (M + 1,), B and C of shape (M + 1, M). Row i is the state before row i of the plan; the last

@@ -19,7 +19,8 @@ class PlanDifference:
 
     Attributes:
         counts: (name, of a, of b) of each count that differs: model calls, steps, rows, history.
-        settings: (name, of a, of b) of each field that differs: sampler, options, space, order.
+        settings: (name, of a, of b) of each field that differs: sampler, options, space, order, and of guidance that a
+            plan holds its scale and the calls that evaluate both branches.
         levels: the rows whose level differs, of the rows that both have; in plans for networks of two times also
             those whose second level does.
         log_snr: the largest difference of log SNR over rows that both have, infinite where one has no signal or noise.
