@@ -24,6 +24,7 @@ from noise_scheduler_sampling_system.calibration import Measurement, verify_plan
 from noise_scheduler_sampling_system.calibration.search.built_in import named
 from noise_scheduler_sampling_system.calibration.trust.elsewhere import scales_around
 from noise_scheduler_sampling_system.calibration.trust.measurement import standard_errors
+from noise_scheduler_sampling_system.calibration.trust.verification import StatedFigure
 from noise_scheduler_sampling_system.plans import PlanSet, SamplingPlan
 
 SCALE = 2.0
@@ -208,6 +209,89 @@ def test_what_is_another_than_in_the_calibration_is_said(pipeline, model, plan):
     assert others.figures[0].stated == plan.provenance["measured"]["condition"][0]["rms"]
 
 
+#: The fields of a config that say nothing of a run of a plan: it holds its levels, and no noise. Levels of another
+#: schedule are refused.
+OF_THE_LEVELS = {
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "schedule_options", "trained_betas",
+    "rescale_betas_zero_snr", "timestep_spacing", "spacing_options", "steps_offset", "use_clipped_model_output",
+    "variance_type",
+}  # fmt: skip
+LIMITED = {"thresholding": True, "sample_max_value": 5.0}
+OTHER_CONFIGS = {
+    "prediction_type": ({}, {"prediction_type": "v_prediction"}),
+    "clip_sample": ({}, {"clip_sample": True}),
+    "clip_sample_range": ({"clip_sample": True}, {"clip_sample": True, "clip_sample_range": 2.0}),
+    "thresholding": ({"sample_max_value": 5.0}, LIMITED),
+    **{name: (LIMITED, {**LIMITED, name: 0.9}) for name in ("dynamic_thresholding_ratio", "sample_padding_norm")},
+    "sample_max_value": (LIMITED, {**LIMITED, "sample_max_value": 4.0}),
+    "sample_padding_threshold": (LIMITED, {**LIMITED, "sample_padding_threshold": 0.1}),
+}
+
+
+@pytest.mark.parametrize("field", sorted(set(NoiseSchedulerConfig.model_fields) - OF_THE_LEVELS))
+def test_another_config_is_said_field_by_field(model, plan, field):
+    def network(x, t, class_labels):
+        return 0.1 * x
+
+    network.null_condition = model.null_condition
+    there, here = (NoiseSchedulerConfig(**settings) for settings in OTHER_CONFIGS[field])
+    made = replace(plan, provenance={**plan.provenance, "config": there.to_dict(), "guidance": None})
+    words = "prediction type" if field == "prediction_type" else field
+    found = verify_plan(made, network, here, trajectories=4, teacher_calls=8)
+    assert [change.name for change in found.changes] == ["model", words]
+    assert not found.stated_for
+    assert found.verdict.startswith(f"this is another model and another {words} than in the calibration")
+
+
+def test_settings_without_an_effect_on_a_plan_are_no_change(pipeline, model, plan):
+    spaced = NoiseSchedulerConfig(timestep_spacing="trailing", clip_sample_range=3.0)
+    assert not verify_plan(plan, model, spaced, trajectories=4).changes
+    old = replace(plan, provenance={**plan.provenance, "config": {"prediction_type": "epsilon"}})
+    assert not verify_plan(old, model, pipeline, trajectories=4).changes
+
+
+def test_the_dtype_is_that_of_the_calibration_and_another_one_is_said(pipeline, model, plan):
+    few = {"trajectories": 4}
+    wide = replace(plan, provenance={**plan.provenance, "dtype": "torch.float64"})
+    found = verify_plan(wide, model, pipeline, **few)
+    assert not found.changes
+    assert found.measured.rms != verify_plan(plan, model, pipeline, **few).measured.rms
+    narrow = verify_plan(wide, model, pipeline, dtype=torch.float32, **few)
+    assert [(c.name, c.stated, c.here) for c in narrow.changes] == [("dtype", "torch.float64", "torch.float32")]
+    assert not verify_plan(plan, model, pipeline, dtype=torch.float32, **few).changes  # as without a dtype
+    with pytest.raises(ConfigurationError, match="dtype"):
+        verify_plan(plan, never, pipeline, dtype=torch.int64)
+
+
+def test_figures_of_another_scale_are_not_those_of_a_further_change(pipeline, model, plan):
+    clipped = verify_plan(plan, model, NoiseSchedulerConfig(clip_sample=True), guidance_scale=4.0, trajectories=4)
+    assert [change.name for change in clipped.changes] == ["guidance scale", "clip_sample"]
+    assert not clipped.stated_for
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_too_few_trajectories_are_no_failure(pipeline, model, plan, count):
+    found = verify_plan(plan, model, pipeline, trajectories=count)
+    assert found.holds
+    assert [figure.holds for figure in found.figures[:2]] == [None, None]
+    assert found.verdict == "too few trajectories tell of the error and the median"
+    assert str(found).count(": cannot tell") == 2
+    assert [figure["holds"] for figure in found.to_dict()["figures"][:2]] == [None, None]
+    other = verify_plan(plan, model, pipeline, trajectories=count, guidance_scale=6.0)
+    assert other.verdict.startswith("this is another guidance scale than in the calibration; too few trajectories")
+
+
+def test_a_calibration_with_too_few_trajectories_is_no_failure(pipeline, model):
+    told = {**SMALL, **TOLD, "held_out": 3, "trajectories": 8, "passes": 2, "scales": ()}
+    found = verify_plan(calibrate(model, pipeline, **told), model, pipeline, trajectories=16)
+    assert [figure.holds for figure in found.figures[:2]] == [None, None]
+
+
+def test_figures_without_a_spread_are_compared_exactly():
+    assert StatedFigure("rms", 0.0, 0.0, 0.0, 0.0).holds
+    assert StatedFigure("rms", 1.0, 0.0, 2.0, 0.0).holds is False
+
+
 def test_plans_of_earlier_versions_can_be_verified(pipeline, model, plan):
     facts = {key: value for key, value in plan.provenance.items() if key != "measured"}
     found = verify_plan(replace(plan, provenance=facts), model, pipeline)
@@ -262,6 +346,11 @@ def test_the_command_measures_again_and_its_exit_code_says_whether_the_figures_h
     assert {figure["name"] for figure in stated["plans"][0]["figures"]} == {"rms", "median", "basin_changes"}
     table = run(f"plan verify {tmp_path}/plans.json --nfe 3 --guidance-scale 4 --trajectories 8").output
     assert "another guidance scale: 2.0 in the calibration, 4.0 here" in table
+
+    few = run(f"plan verify {tmp_path}/plans.json --trajectories 3")
+    assert few.exit_code == 0, few.output
+    assert "cannot tell" in few.output
+    assert "nan" not in few.output
 
     plans = PlanSet.load(tmp_path / "plans.json")
     facts = {**plans[3].provenance, "measured": {}, "held_out_error": {"rms": 1e-6, "median": 1e-6}}

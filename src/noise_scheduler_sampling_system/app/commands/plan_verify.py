@@ -146,8 +146,9 @@ def _print(found: dict[int, PlanVerification], counted: str, output: Output) -> 
         rows += [
             (
                 str(nfe), figure.name.replace("_", " "), with_error(figure.stated, figure.stated_error),
-                with_error(figure.measured, figure.measured_error), f"{figure.deviation:+.1f}",
-                "yes" if figure.holds else "no",
+                with_error(figure.measured, figure.measured_error),
+                "" if figure.holds is None else f"{figure.deviation:+.1f}",
+                {True: "yes", False: "no", None: "cannot tell"}[figure.holds],
             )
             for figure in each.figures
         ]  # fmt: skip

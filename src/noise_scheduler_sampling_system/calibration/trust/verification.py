@@ -13,6 +13,7 @@ __all__ = ["NAMES", "OtherSetting", "PlanVerification", "Rival", "StatedFigure",
 
 #: A figure holds if it is within this many standard errors of the difference.
 _WITHIN: Final = 3.0
+_HOLD: Final = "the stated figures hold"
 #: Rounding changes a figure by less than this share of it.
 _ROUNDING: Final = 1e-3
 
@@ -51,14 +52,19 @@ class StatedFigure(NamedTuple):
     @property
     def deviation(self) -> float:
         """The difference in standard errors of a difference; NaN where they are not known."""
-        spread = math.hypot(self.stated_error, self.measured_error)
-        return (self.measured - self.stated) / spread if spread > 0.0 else math.nan
+        difference, spread = self.measured - self.stated, math.hypot(self.stated_error, self.measured_error)
+        if spread == 0.0:
+            return math.copysign(math.inf, difference) if difference else 0.0
+        return difference / spread
 
     @property
-    def holds(self) -> bool:
-        """Whether both agree within three standard errors of the difference, or up to rounding."""
+    def holds(self) -> bool | None:
+        """Whether both agree within three standard errors of the difference, or up to rounding.
+
+        None: they differ, and their standard errors are not known, so that nothing follows.
+        """
         near = abs(self.measured - self.stated) <= _ROUNDING * abs(self.stated)
-        return near or abs(self.deviation) <= _WITHIN
+        return near or (None if math.isnan(self.deviation) else abs(self.deviation) <= _WITHIN)
 
 
 @final
@@ -101,25 +107,27 @@ class PlanVerification:
 
     @property
     def holds(self) -> bool:
-        """Whether all stated figures hold."""
-        return all(figure.holds for figure in self.figures)
+        """Whether no stated figure is false. A figure that too few trajectories measured is not."""
+        return all(figure.holds is not False for figure in self.figures)
 
     @property
     def verdict(self) -> str:
         """The result in one sentence, which begins with what is another than in the calibration."""
-        off = [figure for figure in self.figures if not figure.holds]
-        words = "the stated figures hold"
-        if off:
-            words = "; ".join(
-                f"{NAMES[figure.name]} is {'larger' if figure.measured > figure.stated else 'smaller'} than stated, "
-                f"by {abs(figure.deviation):.1f} standard errors"
-                for figure in off
-            )
+        off = [figure for figure in self.figures if figure.holds is False]
+        unknown = [NAMES[figure.name] for figure in self.figures if figure.holds is None]
+        said = [
+            f"{NAMES[figure.name]} is {'larger' if figure.measured > figure.stated else 'smaller'} than stated, "
+            f"by {abs(figure.deviation):.1f} standard errors"
+            for figure in off
+        ]
+        if unknown:
+            said.append(f"too few trajectories tell of {' and '.join(unknown)}")
+        words = "; ".join(said) or _HOLD
         if self.stated_for:
             return f"{words} (stated for {self.stated_for})"
         if self.changes:
             others = " and another ".join(change.name for change in self.changes)
-            return f"this is another {others} than in the calibration; {words}{'' if off else ' here, too'}"
+            return f"this is another {others} than in the calibration; {words}{' here, too' if words == _HOLD else ''}"
         return words
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,7 +152,7 @@ class PlanVerification:
         lines = [f"{self.nfe} calls: {self.verdict}"]
         lines += [
             f"  {NAMES[figure.name]}: stated {with_error(figure.stated, figure.stated_error)}, measured "
-            f"{with_error(figure.measured, figure.measured_error)}"
+            f"{with_error(figure.measured, figure.measured_error)}{'' if figure.holds is not None else ': cannot tell'}"
             for figure in self.figures
         ]
         lines += [f"  another {each.name}: {each.stated} in the calibration, {each.here} here" for each in self.changes]

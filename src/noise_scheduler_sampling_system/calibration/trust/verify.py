@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -15,10 +15,11 @@ from ...guidance.base import Guidance
 from ...guidance.sequence import checked_sequence
 from ...plans.plan import SamplingPlan
 from ...plans.plan_set import PlanSet
+from ...running.model_adapter import ModelAdapter
 from ...running.noise import NoiseSource, calibration_keys
 from ...running.placement import device_of, resolve_device
 from ...schedules.foreign_levels import refuse_foreign_levels
-from ...support.argument_checks import checked_count
+from ...support.argument_checks import checked_count, checked_dtype
 from ...support.errors import ConfigurationError, shown
 from ..arguments import in_turn, pipeline_of, refuse_guidance_along_a_run, request_of, scale_of, shape_of
 from ..provenance import setting_facts
@@ -41,6 +42,15 @@ _NUMBERS: Final = ("seed", "trajectories", "held_out", "teacher_calls")
 _SETTINGS: Final = {
     "model": "model", "schedule": "noise schedule", "shape": "shape", "guidance_scale": "guidance scale",
     "guidance": "guidance", "condition": "condition", "null_condition": "null condition",
+}  # fmt: skip
+#: The fields of a config that a run of a plan reads, each with the field without which it has no effect. The plan holds
+#: its levels, so spacings do not matter; of the schedule the settings above tell, and levels that are none of it.
+_FIELDS: Final = {
+    "prediction_type": None, "clip_sample": None, "clip_sample_range": "clip_sample", "thresholding": None,
+    **dict.fromkeys(
+        ("dynamic_thresholding_ratio", "sample_max_value", "sample_padding_norm", "sample_padding_threshold"),
+        "thresholding",
+    ),
 }  # fmt: skip
 
 
@@ -65,8 +75,10 @@ def verify_plan(
     """Measure a calibrated plan again, and say whether the figures in its provenance hold within their errors.
 
     The plan runs on noise that the calibration has not seen, and is compared with a fine run from the same noise. The
-    settings are those of the provenance. With another model, noise schedule, shape, guidance or condition the result
-    says so. If the provenance has figures of this very change (``calibrate(scales=...)``), they are the stated ones.
+    settings are those of the provenance. With another model, noise schedule, shape, guidance, condition, prediction
+    type, clipping or dtype the result says so. If the provenance has figures of this very change
+    (``calibrate(scales=...)``), they are the stated ones. Fewer than 4 trajectories, here or in the calibration, have
+    no standard errors, and do not tell whether a figure holds.
 
     Args:
         plan: a plan of :func:`calibrate`, or a set of them.
@@ -78,7 +90,8 @@ def verify_plan(
         trajectories: the number to measure on; default: that of the held-out trajectories.
         teacher_calls: the model calls of the fine run; default: as in the calibration.
         seed: of the noise; default: the calibration's plus one. The calibration's own seed repeats its held-out noise.
-        device, dtype, max_batch_size: as for ``sample``.
+        dtype: of the runs; default: that of the calibration.
+        device, max_batch_size: as for ``sample``.
 
     Returns:
         A :class:`PlanVerification`. For a set, a dictionary with one for each number of model calls.
@@ -108,8 +121,9 @@ def verify_plan(
     told = {
         "shape": shape, "condition": condition, "null_condition": null_condition, "guidance_scale": guidance_scale,
         "guidance": guidance, "trajectories": trajectories, "teacher_calls": teacher_calls, "seed": seed,
+        "dtype": dtype,
     }  # fmt: skip
-    request = {"device": device, "dtype": dtype, "max_batch_size": max_batch_size}
+    request = {"device": device, "max_batch_size": max_batch_size}
     settings = {nfe: _Setting.of(each, model, pipeline, told) for nfe, each in plans.items()}
     benches: dict[str, _Bench] = {}  # plans of one calibration share the fine run
     found: dict[int, PlanVerification] = {}
@@ -132,6 +146,7 @@ class _Setting:
         condition, null_condition, scale, guidance: the arguments of the runs.
         first, count: the number of the first trajectory, and how many there are.
         teacher_calls, seed: of the fine run and of the noise.
+        dtype: of the runs, or None for that of ``sample``.
         round_timesteps: whether the calibration rounded the model's times.
     """
 
@@ -145,12 +160,15 @@ class _Setting:
     count: int
     teacher_calls: int
     seed: int
+    dtype: torch.dtype | None
     round_timesteps: bool
 
     @property
     def key(self) -> str:
         """A text that is the same for settings with the same fine run."""
-        return repr((dict(self.facts), self.first, self.count, self.teacher_calls, self.seed, self.round_timesteps))
+        return repr((
+            dict(self.facts), self.first, self.count, self.teacher_calls, self.seed, self.dtype, self.round_timesteps
+        ))  # fmt: skip
 
     @classmethod
     def of(cls, plan: SamplingPlan, model: Any, pipeline: PlanRunner, told: Mapping[str, Any]) -> _Setting:
@@ -190,15 +208,23 @@ class _Setting:
         count = int(stated["held_out"]) if told["trajectories"] is None else told["trajectories"]
         calls = int(stated["teacher_calls"]) if told["teacher_calls"] is None else told["teacher_calls"]
         facts = setting_facts(pipeline, model, shape, condition, null, scale, guidance)
+        stated_dtype = _dtype_named(stated.get("dtype"))
+        dtype = stated_dtype if told["dtype"] is None else told["dtype"]
+        of_model = None if model is None else ModelAdapter(model).dtype
+        compared = [
+            *((words, stated[key], facts[key]) for key, words in _SETTINGS.items() if key in stated),
+            *_of_config(stated.get("config"), pipeline.config.to_dict()),
+            ("dtype", *(checked_dtype(each, of_model) for each in (stated_dtype, dtype))),
+        ]
         changes = tuple(
-            OtherSetting(words, shown(stated[key]), shown(facts[key]))
-            for key, words in _SETTINGS.items()
-            if key in stated and _plain(stated[key]) != _plain(facts[key])
+            OtherSetting(words, shown(there), shown(here))
+            for words, there, here in compared
+            if _plain(there) != _plain(here)
         )
         return cls(
             facts, changes, condition, null, scale, guidance, first, checked_count(count, "trajectories"),
             checked_count(calls, "teacher_calls"), int(stated["seed"]) + 1 if told["seed"] is None else told["seed"],
-            bool(stated.get("round_timesteps")),
+            dtype, bool(stated.get("round_timesteps")),
         )  # fmt: skip
 
 
@@ -221,7 +247,9 @@ class _Bench:
     def of(cls, setting: _Setting, model: Any, pipeline: PlanRunner, request: Mapping[str, Any]) -> _Bench:
         """Follow the trajectories of a setting."""
         first, count = setting.first, setting.count
-        told = request_of(setting.scale, setting.round_timesteps, guidance=setting.guidance, **request)
+        told = request_of(
+            setting.scale, setting.round_timesteps, guidance=setting.guidance, dtype=setting.dtype, **request
+        )
         condition = in_turn(setting.condition, first, first + count)
         null = in_turn(setting.null_condition, first, first + count, "null_condition")
         student = Student(pipeline, model, condition, null, told)
@@ -264,9 +292,8 @@ def _stated(plan: SamplingPlan, setting: _Setting, measured: Measurement) -> tup
     scaled with the number of trajectories.
     """
     provenance, known = plan.provenance, measured_of(plan)
-    names = {change.name: key for change in setting.changes for key, word in _SETTINGS.items() if word == change.name}
-    if len(names) == 1:
-        ((words, key),) = names.items()
+    words = setting.changes[0].name if len(setting.changes) == 1 else ""
+    for key in (key for key, word in _SETTINGS.items() if word == words):
         for entry in known.get("guidance" if key == "guidance_scale" else key, ()):
             if isinstance(entry, Mapping) and _plain(entry.get(key)) == _plain(setting.facts[key]):
                 there = Measurement.from_dict(entry)
@@ -337,6 +364,22 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool | int | float | None):
         return value
     raise TypeError
+
+
+def _of_config(stated: Any, here: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The settings of two configs that a run of a plan reads: name, stated, here.
+
+    A field counts where both configs switch on what it belongs to. Provenances of earlier versions may lack some.
+    """
+    for name, switch in _FIELDS.items() if isinstance(stated, Mapping) else ():
+        if name in stated and (switch is None or (stated.get(switch) and here[switch])):
+            yield name.replace("prediction_type", "prediction type"), stated[name], here[name]
+
+
+def _dtype_named(stated: Any) -> torch.dtype | None:
+    """A dtype from its name in a provenance; None: that of ``sample``."""
+    found = getattr(torch, str(stated).removeprefix("torch."), None)
+    return found if isinstance(found, torch.dtype) else None
 
 
 def _plain(value: Any) -> Any:
