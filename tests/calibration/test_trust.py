@@ -25,6 +25,7 @@ from noise_scheduler_sampling_system.calibration.search.built_in import named
 from noise_scheduler_sampling_system.calibration.trust.elsewhere import scales_around
 from noise_scheduler_sampling_system.calibration.trust.measurement import standard_errors
 from noise_scheduler_sampling_system.calibration.trust.verification import StatedFigure
+from noise_scheduler_sampling_system.guidance import CachedGuidance
 from noise_scheduler_sampling_system.plans import PlanSet, SamplingPlan
 
 SCALE = 2.0
@@ -139,6 +140,34 @@ def test_a_checkpoint_keeps_what_was_measured(pipeline, model, tmp_path):
 
     other = calibrate(model, pipeline, other_condition={"class_labels": OTHERS}, **told)
     assert set(other.provenance["measured"]) == {"held_out", "guidance", "condition"}
+
+
+def test_places_that_are_asked_for_later_are_measured_beside_the_earlier_ones(pipeline, model, tmp_path):
+    told = {**SMALL, **TOLD, "checkpoint": tmp_path / "state.safetensors"}
+
+    def scales_of(*budgets, **places):
+        made = calibrate(model, pipeline, **{**told, "nfe": budgets}, **places)
+        return {n: [entry["guidance_scale"] for entry in p.provenance["measured"]["guidance"]] for n, p in made.items()}
+
+    assert scales_of(3, scales=(3.0,)) == {3: [2.0, 3.0]}
+    assert scales_of(3, 2, scales=(1, 8)) == {3: [2.0, 3.0, 1.0, 8.0], 2: [2.0, 1.0, 8.0]}
+    assert scales_of(3, 2, scales=(3, 1)) == {3: [2.0, 3.0, 1.0, 8.0], 2: [2.0, 1.0, 8.0, 3.0]}
+    # and so for conditions
+    for labels in (OTHERS, OTHERS.flip(0), OTHERS):
+        last = calibrate(model, pipeline, scales=(), other_condition={"class_labels": labels}, **told)
+    stated = [entry["condition"]["class_labels"] for entry in last.provenance["measured"]["condition"]]
+    assert stated == [OTHERS.tolist(), OTHERS.flip(0).tolist()]
+
+
+def test_a_calibrated_plan_into_which_guidance_is_folded_keeps_no_figures(pipeline, model, plan):
+    for calls in ((0,), (0, 1, 2)):
+        folded = CachedGuidance(SCALE, calls=calls).folded_into(plan)
+        assert dict(folded.provenance) == {"before_guidance": dict(plan.provenance)}
+        assert SamplingPlan.from_dict(folded.to_dict()) == folded
+        with pytest.raises(ConfigurationError, match="holds guidance since its calibration"):
+            verify_plan(folded, never, pipeline)
+    traced = replace(pipeline.plan(3), provenance={"scheduler": "DDIMScheduler"})
+    assert CachedGuidance(SCALE, calls=(0,)).folded_into(traced).provenance == traced.provenance
 
 
 def test_another_scale_warns_outside_the_measured_range_and_where_the_error_grows(pipeline, model, plan, caplog):

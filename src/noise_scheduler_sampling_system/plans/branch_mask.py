@@ -29,7 +29,9 @@ def with_folded_guidance(
 ) -> SamplingPlan:
     """The plan of a run under classifier-free guidance that evaluates the unconditional branch in some rows.
 
-    With ``both`` true in every row, a run of it equals a guided run of ``plan``, up to rounding.
+    With ``both`` true in every row, a run of it equals a guided run of ``plan``, up to rounding. What the provenance
+    says of the numbers of ``plan`` (a calibration, a design) does not hold for the new ones, so it moves to the entry
+    "before_guidance". A provenance that names a scheduler says where the levels come from, and stays.
 
     Args:
         plan: any plan without folded guidance; that of CFG++ included.
@@ -65,9 +67,11 @@ def with_folded_guidance(
                 delta[i, i - m] -= float(plan.null[i]) * share
     used = np.flatnonzero(delta.any(axis=0))
     width = int(used[-1]) + 1 if len(used) else 1
+    told = plan.provenance
     return replace(
-        plan, b=b, raw=np.zeros(count), null=None, delta=delta[:, :width], both=evaluated, scale=float(scale)
-    ).checked()
+        plan, b=b, raw=np.zeros(count), null=None, delta=delta[:, :width], both=evaluated, scale=float(scale),
+        provenance=told if not told or "scheduler" in told else {"before_guidance": dict(told)},
+    ).checked()  # fmt: skip
 
 
 def _shares(plan: SamplingPlan, evaluated: Integers, order: int, space: str) -> list[Mapping[int, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
@@ -123,6 +123,11 @@ class Place:
     rows: Tensor
     solution: Tensor | None = None
 
+    def is_new_to(self, plan: SamplingPlan) -> bool:
+        """Tell whether a plan's provenance has no measurement at this place."""
+        entries = measured_of(plan).get(self.kind, ())
+        return not any(entry | self.facts == entry for entry in entries)
+
     def first(self, count: int) -> Place:
         """Return the place with its first trajectories."""
         solution = None if self.solution is None else self.solution[:count]
@@ -175,7 +180,8 @@ class Elsewhere:
     ) -> dict[int, SamplingPlan]:
         """Measure plans at all places, and return them with the measurements in their provenance.
 
-        A plan that has them already is left out, and so are all plans where the user interrupts the measurement.
+        A place that a provenance has already is not measured again. Plans that have all are left out, and so are all
+        plans where the user interrupts the measurement.
 
         Args:
             plans: by their budget; each with the best built-in sampler's name in its provenance.
@@ -183,8 +189,8 @@ class Elsewhere:
             evaluations: the evaluations of single samples, as ``student.calls`` counts them, that may be spent, unless
                 places were asked for.
         """
-        wanted = {place.kind for place in self.places(held_out)}
-        left = {budget: plan for budget, plan in plans.items() if wanted - set(measured_of(plan))}
+        places = list(self.places(held_out))
+        left = {budget: plan for budget, plan in plans.items() if any(place.is_new_to(plan) for place in places)}
         if not left:
             return {}
         try:
@@ -192,17 +198,12 @@ class Elsewhere:
         except KeyboardInterrupt:
             logger.warning("interrupted: the plans are not measured at other guidance scales, conditions or shapes")
             return {}
-        return {
-            budget: replace(plan, provenance={
-                **plan.provenance, "measured": {**measured_of(plan), **found[budget]}
-            })
-            for budget, plan in left.items()
-        }  # fmt: skip
+        return {budget: _with_entries(plan, found[budget]) for budget, plan in left.items()}
 
     def _at_all_places(
         self, plans: Mapping[int, SamplingPlan], held_out: Trajectories, evaluations: float
     ) -> dict[int, dict[str, list[dict[str, Any]]]]:
-        """Measure plans at all places; arguments as for :meth:`stated`.
+        """Measure plans at all places that are new to them; arguments as for :meth:`stated`.
 
         Returns:
             For each plan, lists of plain data by the kind of place: the change, the figures of
@@ -212,7 +213,7 @@ class Elsewhere:
         found: dict[int, dict[str, list[dict[str, Any]]]] = {budget: {} for budget in plans}
         calls_of = [plan.nfe for plan in plans.values()]
         calls = min(self.teacher_calls, max(_FINE, 4 * max(calls_of)))
-        places = list(self.places(held_out))
+        places = [place for place in self.places(held_out) if any(map(place.is_new_to, plans.values()))]
         each = sum(calls * (place.solution is None) + 2 * sum(calls_of) for place in places)
         count = min(_MANY, len(held_out))
         if not self.asked:
@@ -223,16 +224,17 @@ class Elsewhere:
         path = self.student.pipeline.scheduler
         rivals = {budget: best_built_in(path, plan)[1] for budget, plan in plans.items()}
         for place in (place.first(count) for place in places):
+            lacking = {budget: plan for budget, plan in plans.items() if place.is_new_to(plan)}
             try:
                 reference = fine_plan(path, calls)
                 ends = (
                     place.student.run(reference, place.noise, place.rows) if place.solution is None else place.solution
                 )
             except NoiseSamplingError as error:
-                for budget in plans:
+                for budget in lacking:
                     found[budget].setdefault(place.kind, []).append({**place.facts, "failed": str(error)})
                 continue
-            for budget, plan in plans.items():
+            for budget, plan in lacking.items():
                 entry = {**place.facts, **_measured(place, plan, ends), **_rival(place, rivals[budget], ends)}
                 found[budget].setdefault(place.kind, []).append(entry)
         return found
@@ -240,6 +242,13 @@ class Elsewhere:
 
 def _scale_of(student: Student) -> float:
     return float(student.request.get("guidance_scale", DEFAULT_SCALE))
+
+
+def _with_entries(plan: SamplingPlan, entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> SamplingPlan:
+    """The plan with further measurements in its provenance, after those at places of the same kind."""
+    measured = dict(measured_of(plan))
+    measured |= {kind: [*measured.get(kind, ()), *added] for kind, added in entries.items()}
+    return replace(plan, provenance={**plan.provenance, "measured": measured})
 
 
 def _measured(place: Place, plan: SamplingPlan, ends: Tensor) -> dict[str, Any]:

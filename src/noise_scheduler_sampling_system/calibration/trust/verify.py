@@ -321,6 +321,13 @@ def _calibration_of(plan: SamplingPlan) -> Mapping[str, Any]:
         ConfigurationError: it holds no calibration, or not all of one.
     """
     stated = plan.provenance
+    if "before_guidance" in stated:
+        raise ConfigurationError(
+            f"the plan of {plan.nfe} calls ({plan.sampler}) holds guidance since its calibration",
+            where="plan",
+            why="the figures of the calibration are those of the plan before it",
+            suggestion="verify that plan, or calibrate(evaluations=...) a plan that holds its guidance",
+        )
     missing = [] if rms_and_median(stated.get("held_out_error")) is not None else ["held_out_error"]
     missing += [key for key in _NUMBERS if not isinstance(stated.get(key), int) or isinstance(stated.get(key), bool)]
     missing += [] if isinstance(stated.get("shape"), list | tuple) else ["shape"]
