@@ -21,6 +21,7 @@ from noise_scheduler_sampling_system import (
     models,
 )
 from noise_scheduler_sampling_system.comparison import Comparison, compare
+from noise_scheduler_sampling_system.comparison.page_data import page_data
 from noise_scheduler_sampling_system.comparison.reference import root_mean_square
 from noise_scheduler_sampling_system.running.noise import NoiseSource, resolve_keys
 
@@ -217,6 +218,16 @@ def test_the_page_tells_branches_apart():
     branches = found.cell("heun, leading", 9).branches_by_row
     assert {("conditional",), ("conditional", "unconditional")} == set(branches)
     assert found.cell("heun, leading", 9).evaluations_by_row == tuple(map(len, branches))
+
+
+def test_the_page_tells_the_guidance_that_a_plan_holds():
+    cached = guidance.CachedGuidance(3.0, calls=(0, 2))
+    plan = cached.folded_into(DiffusionPipeline(None, "ddim").plan(4))
+    found = compare({"masked": plan}, nfe=6, shape=SHAPE, condition=LABELS, reference=None)
+    (drawn,) = page_data(found)["plans"]
+    assert [len(names) for names in drawn["branches"]] == [2, 1, 2, 1]
+    assert (drawn["kept"], drawn["kept_differences"]) == ([[]] * 4, [[], [0], [], [2]])
+    assert drawn["delta"] == plan.delta.tolist()
 
 
 def test_paths_that_look_alike_have_their_own_solutions():

@@ -115,6 +115,20 @@ def test_guidance_is_copied(tmp_path):
     assert torch.equal(scope["samples"], found.cell(entry.name, 6).samples)
 
 
+def test_guidance_that_a_plan_holds_is_copied_with_it(tmp_path):
+    condition, plan = {"c": torch.ones(1)}, DiffusionPipeline(None, "unipc").plan(4)
+    cached = guidance.CachedGuidance(2.0, calls=(0, 2))
+    held = run({"ddim": "ddim", "plan": cached.folded_into(plan)}, condition=condition)
+    assert check(held, tmp_path, yaml=False) == 2
+    kept = run({"unipc": "unipc"}, nfe=4, condition=condition, guidance=cached)
+    assert check(kept, tmp_path, yaml=False) == 1
+    for found, name, budget in ((held, "plan", 6), (kept, "unipc", 4)):
+        (entry,) = (each for each in found.entries if each.name == name)
+        cell = found.cell(name, budget)
+        assert as_yaml(entry, cell).startswith("#")
+        assert as_diffusers(entry, cell, found.about).startswith("#")
+
+
 @pytest.mark.parametrize("kind", ["sd", "sd3", "flux"])
 def test_pipelines_of_diffusers_are_copied_as_they_ran(kind):
     pipe = build(kind)

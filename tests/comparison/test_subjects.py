@@ -12,6 +12,7 @@ from noise_scheduler_sampling_system import (
     ConfigurationError,
     DiffusionPipeline,
     NoiseSchedulerConfig,
+    PlanSet,
     guidance,
 )
 from noise_scheduler_sampling_system.comparison import Comparison, compare
@@ -71,6 +72,51 @@ def test_budgets_count_calls_or_evaluations(count, acting):
         further = pipeline.plan(cell.steps + 1)  # one step more would not fit
         cost = further.nfe if count == "calls" else sum(guidance.evaluations(acting, further))
         assert cost > budget
+
+
+def masked(evaluations, steps=5, scale=3.0):
+    cached = guidance.CachedGuidance(scale, evaluations=evaluations)
+    return cached.folded_into(DiffusionPipeline(None, "unipc").plan(steps))
+
+
+@pytest.mark.parametrize("told", [{}, {"guidance_scale": 3.0}, {"guidance": guidance.ClassifierFree(3.0)}])
+@pytest.mark.parametrize("count", ["calls", "evaluations"])
+def test_plans_that_hold_their_guidance_are_counted_and_measured_by_it(told, count):
+    plans = PlanSet({8: masked(8), 9: masked(9)}, "evaluations")
+    found = compare(
+        {"free": "unipc", "masked": plans}, nfe=(8, 9), count=count, shape=SHAPE, condition=LABELS, reference_calls=32,
+        **told,
+    )  # fmt: skip
+    cells = [found.cell("masked", budget) for budget in (8, 9)]
+    assert [cell.problem for cell in cells] == ["", ""]
+    assert [cell.evaluations for cell in cells] == ([9, 9] if count == "calls" else [8, 9])
+    for cell in cells:
+        assert cell.nfe == 5
+        assert cell.evaluations_by_row == cell.plan.evaluations_by_row == tuple(map(len, cell.branches_by_row))
+        assert sum(cell.evaluations_by_row) == cell.evaluations
+    # each is measured against the solution of the guidance that acts in it
+    assert (found.references["masked"] is found.references["free"]) == bool(told)
+    guided = compare(["unipc"], nfe=8, shape=SHAPE, condition=LABELS, guidance_scale=3.0, reference_calls=32)
+    assert torch.equal(found.references["masked"].samples[0], guided.references["unipc, beta57"].samples[0])
+    assert any("count=" in remark for remark in found.remarks) == (count == "calls")
+    assert math.isnan(found.order_of("masked")) == (count == "calls")
+
+
+def test_guidance_of_plans_that_do_not_fit_is_said():
+    plans = {"two": masked(8, scale=2.0), "three": masked(8)}
+    found = compare(plans, nfe=8, shape=SHAPE, condition=LABELS, guidance_scale=2.0, reference=None)
+    assert "holds guidance of scale 3" in found.cell("three", 8).problem
+    assert not found.cell("two", 8).problem
+    with pytest.raises(ConfigurationError, match="several guidance scales"):
+        compare(PlanSet({8: plans["two"], 9: masked(9)}, "evaluations"), nfe=8)
+
+
+def test_kept_differences_are_measured_against_a_run_that_keeps_none():
+    told = {"nfe": 6, "shape": SHAPE, "condition": LABELS, "reference_calls": 32}
+    kept = compare({"a": "unipc"}, guidance=guidance.CachedGuidance(3.0, calls=(0,)), **told)
+    full = compare({"a": "unipc"}, guidance_scale=3.0, **told)
+    assert torch.equal(kept.references["a"].samples[0], full.references["a"].samples[0])
+    assert kept.cell("a", 6).evaluations_by_row == (2, 1, 1, 1, 1, 1)
 
 
 def test_a_budget_too_small_for_one_step_says_so():

@@ -19,6 +19,7 @@ from guided_mixture import (
 from noise_scheduler_sampling_system.guidance import (
     AdaptiveProjected,
     AutoGuidance,
+    CachedGuidance,
     CFGZeroStar,
     ClassifierFree,
     Composed,
@@ -79,6 +80,17 @@ def test_evaluations_of_the_weaker_model_count():
     assert (result.nfe, result.evaluations) == (nfe, 2 * nfe)
     assert run.sample(model, SHAPE, **KINDS, return_result=True).evaluations == nfe
     assert run.sample(model, SHAPE, **KINDS, **CONDITION, return_result=True).evaluations == 2 * nfe
+
+
+def test_a_plan_that_holds_its_guidance_says_its_evaluations():
+    run = pipeline("epsilon")
+    cached = CachedGuidance(3.0, calls=(0, 2))
+    plan, model = cached.folded_into(run.plan(STEPS)), Counting(mixture(run))
+    run.sample(model, SHAPE, plan=plan, **CONDITION)
+    assert model.counts == [2, 1, 2, 1, 1]
+    for guidance, given in ((cached, run.plan(STEPS)), (cached, plan), (ClassifierFree(3.0), plan), ([], plan)):
+        assert list(evaluations(guidance, given)) == model.counts
+    assert plan.evaluations == sum(plan.evaluations_by_row) == 7
 
 
 def test_evaluations_end_where_a_run_ends_early():

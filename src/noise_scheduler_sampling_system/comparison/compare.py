@@ -84,7 +84,8 @@ def compare(
         shape: of a batch, (B, ...); default for the digits: (64, 1, 8, 8).
         config: the settings of the samplers that are given by name.
         condition, null_condition, guidance: as for ``sample``.
-        guidance_scale: as for ``sample``. The default is 1 (no guidance); for pipelines of diffusers their own.
+        guidance_scale: as for ``sample``. The default is 1 (no guidance); for pipelines of diffusers their own, and
+            for plans that hold their guidance its scale.
         seed: of the first run's noise.
         repeats: runs of each cell, with seeds ``seed``, ``seed`` + 1, ...
         reference: "exact" (models that know their solution, without guidance), "fine" (a run of ``reference_calls``
@@ -130,11 +131,15 @@ def compare(
     seeds = tuple(range(_checked_seed(seed), seed + repeats))
     fine = _fine_calls(reference_calls, max(budgets))
     judge = None if features is None or data is None else Judge(features, data)
-    arguments = {entry.name: subject.arguments(entry.pipeline) for entry in entries}
+    arguments = {entry.name: subject.arguments(entry.pipeline, entry.scale) for entry in entries}
     jobs = {(e.name, n): job_of(e, n, count, subject, arguments[e.name]) for e in entries for n in budgets}
     cells = {place: Cell(*place, problem=job.problem or INTERRUPTED) for place, job in jobs.items()}
     solutions: dict[str, Reference] = {}
-    notes: list[str] = []
+    holding = [entry.name for entry in entries if entry.scale is not None]
+    notes = [] if count != "calls" or not holding else [
+        f"{', '.join(holding)}: the plans hold guidance, so that equal model calls are not equal evaluations; "
+        'count="evaluations" (--evaluations) makes these equal'
+    ]  # fmt: skip
     with _reported(progress) as report:
         calls = Calls(report)
         references = References(reference or "auto", fine, seeds, calls, subject)
@@ -159,7 +164,8 @@ def compare(
             if all(cell.problem for cell in cells.values()):
                 raise
             logger.warning("the comparison was interrupted after %d of %d model calls", calls.done, calls.total)
-    about = _about(arguments[entries[0].name], seeds, count, run) | subject.size
+    common = next((entry for entry in entries if entry.scale is None), entries[0])
+    about = _about(arguments[common.name], seeds, count, run) | subject.size
     about |= {"interrupted": True} if any(cell.problem == INTERRUPTED for cell in cells.values()) else {}
     found = Comparison(tuple(entries), budgets, cells, solutions, about, tuple(notes))
     for remark in found.remarks:

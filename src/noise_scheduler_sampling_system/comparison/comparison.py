@@ -43,7 +43,7 @@ class Entry:
     Attributes:
         name: its name in the comparison.
         pipeline: what ran.
-        plans: plans by their number of model calls, where plans were given and not a sampler.
+        plans: plans by their number of model calls or evaluations, where plans were given and not a sampler.
         white_on_black: whether the images are white strokes on black, which figures draw dark on light.
     """
 
@@ -51,6 +51,11 @@ class Entry:
     pipeline: DiffusionPipeline
     plans: Mapping[int, SamplingPlan] = field(default_factory=dict)
     white_on_black: bool = False
+
+    @property
+    def scale(self) -> float | None:
+        """The guidance scale that its plans hold; None: the comparison's guidance acts."""
+        return next((plan.scale for plan in self.plans.values()), None)
 
     @property
     def stochastic(self) -> bool:
@@ -140,7 +145,7 @@ class Comparison:
         references: by entry's name: what its errors are measured against. Entries on one path share a reference;
             those that add noise, and comparisons without a reference, have none.
         about: model, seeds, shape, guidance, device and versions, as plain data.
-        notes: what kept a reference from being made.
+        notes: what kept a reference from being made, and entries whose cost the budgets do not say.
     """
 
     entries: tuple[Entry, ...]
@@ -176,6 +181,10 @@ class Comparison:
     def heading(self, budget: int) -> str:
         """A budget with its unit: "1 call", "8 evaluations"."""
         return f"{budget} {self.unit if budget != 1 else self.unit.removesuffix('s')}"
+
+    def cost(self, cell: Cell) -> int:
+        """What a cell made of what the budgets count."""
+        return cell.nfe if self.unit == "calls" else cell.evaluations
 
     def is_unsure(self, cell: Cell) -> bool:
         """Whether the reference's own error is not small against that of a cell."""
@@ -213,9 +222,9 @@ class Comparison:
         return min(measured, key=lambda cell: cell.rms)
 
     def order_of(self, entry: str) -> float:
-        """The measured order: minus the slope of log error over log calls; NaN with fewer than two errors."""
+        """The measured order: minus the slope of log error over log cost; NaN with fewer than two errors."""
         cells = [self.cell(entry, budget) for budget in self.budgets]
-        points = {cell.nfe: cell.rms for cell in cells if cell.rms > 0.0}
+        points = {self.cost(cell): cell.rms for cell in cells if cell.rms > 0.0}
         if len(points) < 2:
             return math.nan
         slope = np.polyfit(np.log(list(points)), np.log(list(points.values())), 1)[0]
@@ -290,7 +299,7 @@ class Comparison:
         return table_of(self)
 
     def plot(self) -> Any:
-        """The error over model calls; see :func:`.plots.plot_convergence`.
+        """The error over what the budgets count; see :func:`.plots.plot_convergence`.
 
         Returns:
             A ``matplotlib.figure.Figure``.
@@ -306,7 +315,7 @@ class Comparison:
 
 @plot.register(Comparison)
 def _plot(comparison: Comparison) -> Any:
-    return plot_convergence(comparison)
+    return plot_convergence(comparison, count="nfe" if comparison.unit == "calls" else "evaluations")
 
 
 _PARTS = ("seconds_model", "seconds_guidance", "seconds_noise", "seconds_sampler", "seconds_total")
@@ -343,7 +352,7 @@ def note(comparison: Comparison, cell: Cell) -> str:
     """The error of a cell, and its calls where they are not its budget; "?" where the reference does not resolve it."""
     if cell.problem:
         return "interrupted" if cell.problem == INTERRUPTED else "cannot run"
-    count = cell.nfe if comparison.unit == "calls" else cell.evaluations
+    count = comparison.cost(cell)
     calls = "" if count == cell.budget else f" ({count})"
     if not math.isnan(cell.rms):
         return f"{cell.rms:.3g}{'?' if comparison.is_unsure(cell) else ''}{calls}"

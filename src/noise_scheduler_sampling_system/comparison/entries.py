@@ -83,6 +83,10 @@ def _entry(given: Any, config: Any, subject: Subject, name: str | None) -> Entry
         return Entry(name or "", given)
     if isinstance(given, SamplingPlan | PlanSet):
         plans = {given.nfe: given} if isinstance(given, SamplingPlan) else {n: given[n] for n in given}
+        if len({plan.scale for plan in plans.values()}) > 1:
+            raise ConfigurationError(
+                "has plans of several guidance scales", where=name or "samplers", suggestion="give a set for each scale"
+            )
         return Entry(name or "", subject.pipeline("ddim", config), plans)
     if isinstance(given, Mapping):
         try:

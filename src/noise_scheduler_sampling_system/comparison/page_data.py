@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..plans.plan import SamplingPlan
+from ..plans.plan_rows import Array
 from ..schedules.path import Level, NoisePath
 from ..support.registry import Registry
 from .comparison import Cell, Comparison, Entry
@@ -65,8 +66,8 @@ def _entry(comparison: Comparison, entry: Entry) -> dict[str, Any]:
 
 def _plan(plan: SamplingPlan, cell: Cell, entry: Entry) -> dict[str, Any]:
     """Levels, weights and evaluations of a plan."""
-    used = np.flatnonzero(plan.b.any(axis=0))
-    width = int(used[-1]) + 1 if len(used) else 1
+    b = _used(plan.b)
+    delta = np.zeros((len(plan), 0)) if plan.delta is None else _used(plan.delta)
     return {
         "entry": entry.name,
         "budget": cell.budget,
@@ -75,12 +76,25 @@ def _plan(plan: SamplingPlan, cell: Cell, entry: Entry) -> dict[str, Any]:
         "log_snr": [_number(2.0 * level.half_log_snr) for level in _levels(plan)],
         "time": [_number(t) for t in plan.time],
         "a": plan.a.tolist(),
-        "b": plan.b[:, :width].tolist(),
+        "b": b.tolist(),
+        "delta": delta.tolist(),
         "noise": np.abs(plan.c).sum(axis=1).tolist() if plan.stochastic else None,
         "gains": plan.gains.tolist(),
         "branches": [list(names) for names in cell.branches_by_row],
-        "kept": [[i - k for k in range(1, min(i, width - 1) + 1) if plan.b[i, k]] for i in range(len(plan))],
+        "kept": _kept(b),
+        "kept_differences": _kept(delta),
     }
+
+
+def _used(columns: Array) -> Array:
+    """The columns up to the last that is not zero everywhere, at least one."""
+    used = np.flatnonzero(columns.any(axis=0))
+    return columns[:, : int(used[-1]) + 1 if len(used) else 1]
+
+
+def _kept(columns: Array) -> list[list[int]]:
+    """For each row, the earlier rows that it reads."""
+    return [[i - k for k in range(1, min(i + 1, columns.shape[1])) if columns[i, k]] for i in range(len(columns))]
 
 
 def _levels(plan: SamplingPlan) -> list[Level]:

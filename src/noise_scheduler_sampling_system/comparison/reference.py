@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 import torch
 from torch import Tensor
 
 from ..analysis.solution import each_error, error_by_halving, fine_plan
-from ..guidance import ClassifierFree
+from ..guidance import CachedGuidance, ClassifierFree, Guidance
 from ..models.exact import ExactModel
 from ..pipeline.pipeline import DiffusionPipeline
 from ..plans.plan import SamplingPlan
@@ -19,13 +19,16 @@ from ..running.noise import NoiseSource, resolve_keys
 from ..schedules.path import NoisePath
 from ..support.errors import ConfigurationError, NoiseSamplingError
 from .calls import Calls
-from .subject import SHOWN, Subject, guidance_of
+from .subject import SHOWN, Subject, guidance_of, with_scale
 
 __all__ = ["KINDS", "Reference", "References", "root_mean_square"]
 
 KINDS: Final = ("auto", "exact", "fine")
 #: Paths that differ in their spacing alone have one solution, so they are compared on this one.
 _ANY_SPACING: Final = "kl_optimal"
+
+#: What a solution depends on beside the noise: the path, the model's id, and the guidance.
+_Solved: TypeAlias = tuple[NoisePath, int, tuple[Guidance, ...]]
 
 
 @final
@@ -63,7 +66,7 @@ class Reference:
 @final
 @dataclass
 class References:
-    """Makes the reference of each path and network once.
+    """Makes the reference of each path, network and guidance once.
 
     Attributes:
         kind: "auto", "exact" or "fine"; "auto" is "exact" where the model knows the solution and no guidance acts.
@@ -78,7 +81,7 @@ class References:
     seeds: tuple[int, ...]
     calls: Calls
     subject: Subject
-    _made: list[tuple[NoisePath, int, Reference | NoiseSamplingError]] = field(default_factory=list)
+    _made: list[tuple[_Solved, Reference | NoiseSamplingError]] = field(default_factory=list)
 
     def calls_for(self, given: Sequence[tuple[NoisePath, Mapping[str, Any]]]) -> int:
         """The model calls that the references of these paths and arguments of ``sample`` make in all.
@@ -86,9 +89,9 @@ class References:
         Raises:
             ConfigurationError: "exact" for a model without a closed form, or with guidance.
         """
-        fine: list[tuple[NoisePath, int]] = []
+        fine: list[_Solved] = []
         for path, arguments in given:
-            key = (path.spaced(_ANY_SPACING), id(arguments["model"]))
+            key = self._key(path, arguments)
             if not self._is_exact(arguments) and key not in fine:
                 fine.append(key)
         return len(fine) * self._calls_of_one
@@ -104,22 +107,25 @@ class References:
             pipeline: has the noise schedule, and the decoder where samples are latents.
             arguments: of ``sample``.
         """
-        path, model = pipeline.scheduler, arguments["model"]
-        fine = path.spaced(_ANY_SPACING)
-        exact = self._is_exact(arguments)
-        for known, of_model, made in self._made:
-            if known == fine and (exact or of_model == id(model)):
+        path, key = pipeline.scheduler, self._key(pipeline.scheduler, arguments)
+        for known, made in self._made:
+            if known == key:
                 return made
         before = self.calls.done
         reference: Reference | NoiseSamplingError
         try:
-            found = self._exact(path, arguments) if exact else self._fine(fine, arguments)
+            found = self._exact(path, arguments) if self._is_exact(arguments) else self._fine(key[0], arguments)
             reference = replace(found, pictures=self.subject.pictures(pipeline, found.samples[0][:SHOWN].float()))
         except NoiseSamplingError as error:  # its entries are compared without an error
             self.calls.finish(before + self._calls_of_one)
             reference = error
-        self._made.append((fine, id(model), reference))
+        self._made.append((key, reference))
         return reference
+
+    def _key(self, path: NoisePath, arguments: Mapping[str, Any]) -> _Solved:
+        """What a solution depends on; exact models of one path are the same."""
+        model = 0 if self._is_exact(arguments) else id(arguments["model"])
+        return path.spaced(_ANY_SPACING), model, guidance_of(_of_solution(arguments))
 
     def _is_exact(self, arguments: Mapping[str, Any]) -> bool:
         guided = any(each != ClassifierFree(1.0) for each in guidance_of(arguments))
@@ -145,7 +151,7 @@ class References:
     def _fine(self, path: NoisePath, arguments: Mapping[str, Any]) -> Reference:
         pipeline = DiffusionPipeline(path, "ddim")  # the plan is given, so that its own sampler does not act
         plans = [fine_plan(path, self.fine_calls), fine_plan(path, max(self.fine_calls // 2, 2))]
-        done = self.calls.done
+        done, arguments = self.calls.done, _of_solution(arguments)
 
         def ends(plan: SamplingPlan, seed: int) -> Tensor:
             before = self.calls.done
@@ -161,6 +167,12 @@ class References:
         # an eighth of the distance is left where the third-order method converges, see error_by_halving
         rms = root_mean_square(each_error(samples[0], coarse))[0] / 7.0
         return Reference("fine", repr(path), samples, error, rms, plans[0].nfe)
+
+
+def _of_solution(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of ``sample`` for a solution, which evaluates every difference that CachedGuidance keeps."""
+    kept = [each.scale for each in guidance_of(arguments) if isinstance(each, CachedGuidance)]
+    return with_scale(arguments, kept[0]) if kept else arguments
 
 
 def root_mean_square(errors: Tensor) -> tuple[float, float]:

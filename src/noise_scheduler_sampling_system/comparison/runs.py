@@ -123,7 +123,8 @@ def _within(
         return plan.nfe if count == "calls" else sum(_evaluations(plan, arguments))
 
     if entry.plans:
-        plan = max((p for p in entry.plans.values() if cost(p) <= budget), key=cost, default=None)
+        within = [plan for plan in entry.plans.values() if cost(plan) <= budget]
+        plan = max(within, key=lambda plan: (cost(plan), plan.evaluations), default=None)
         if plan is None:
             costs = ", ".join(str(cost(each)) for each in entry.plans.values())
             what = "model calls" if count == "calls" else "evaluations"
@@ -197,14 +198,14 @@ def _plan(entry: Entry, steps: int, subject: Subject) -> SamplingPlan | None:
 def _evaluations(plan: SamplingPlan, arguments: Mapping[str, Any]) -> tuple[int, ...]:
     """Evaluations of the network for one sample, by row of the plan."""
     guidance = guidance_of(arguments)
-    return evaluations(guidance, plan) if guidance else tuple(int(asked) for asked in plan.asked)
+    return evaluations(guidance, plan) if guidance else plan.evaluations_by_row
 
 
 def _branches(plan: SamplingPlan, arguments: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """The branches of the network that each row evaluates."""
     guidance = guidance_of(arguments)
-    if not guidance:
-        return tuple(("conditional",) if asked else () for asked in plan.asked)
+    if plan.scale is not None or not guidance:
+        return tuple(("conditional", "unconditional")[:count] for count in plan.evaluations_by_row)
     compiled = compile_guidance(guidance, plan, "v_prediction", opposed=True)
     names = [
         "another" if b.model is not None or b.condition is not None else "unconditional" if b.null else "conditional"

@@ -32,7 +32,7 @@ def as_python(entry: Entry, cell: Cell, about: Mapping[str, Any]) -> str:
         cell: one of its cells that ran.
         about: of the comparison.
     """
-    run, size = _call(entry, about), _size(about)
+    run, size = _call(entry, cell, about), _size(about)
     backbone = getattr(entry.pipeline, "backbone", None)
     if cell.plan is None:
         return _without_plan(entry)
@@ -75,7 +75,7 @@ def as_python(entry: Entry, cell: Cell, about: Mapping[str, Any]) -> str:
 
 def as_yaml(entry: Entry, cell: Cell) -> str:
     """The entry as a file of ``AdvancedDiffusionSystem`` has it, or a comment that says why it has no such form."""
-    if cell.plan is None or entry.plans:
+    if cell.plan is None or entry.plans or cell.plan.scale is not None:
         return "# a plan or a sampler without a name is not set in a file: copy it as Python\n"
     fields = _fields(entry, cell)
     if fields is None:
@@ -91,6 +91,8 @@ def as_diffusers(entry: Entry, cell: Cell, about: Mapping[str, Any]) -> str:
     head = f"from {_ROOT}.integrations.diffusers import PlanScheduler"
     if entry.pipeline.has_own_model and _is_native(entry, cell, _size(about)):
         return f"images = pipe(prompt, num_inference_steps={cell.steps}).images  # its own scheduler ran"
+    if cell.plan.scale is not None or any(cell.plan.reads_null):
+        return "# a pipeline of diffusers does not hand over the unconditional prediction: copy it as Python\n"
     options, spacing_options = changed_options(entry), dict(entry.pipeline.config.spacing_options)
     if entry.plans or not all(map(_is_plain, options.values())):
         return "\n".join([
@@ -186,10 +188,11 @@ def _plan_lines(cell: Cell) -> list[str]:
     return [f"plan = SamplingPlan.from_dict(json.loads({json.dumps(cell.plan.to_dict())!r}))"]
 
 
-def _call(entry: Entry, about: Mapping[str, Any]) -> str:
+def _call(entry: Entry, cell: Cell, about: Mapping[str, Any]) -> str:
     """The line that samples, with a place for the number of steps or the plan."""
     seed = f"seed={about['seeds'][0]}"
-    scale = about.get("guidance_scale")
+    held = None if cell.plan is None else cell.plan.scale
+    scale = about.get("guidance_scale") if held is None else held
     if entry.pipeline.has_own_model:
         guided = "" if scale is None else f", guidance_scale={scale!r}"
         size = "".join(f", {name}={value}" for name, value in _size(about).items())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config.settings import NoiseSchedulerConfig
-from ..guidance import ClassifierFree
+from ..guidance import CachedGuidance, ClassifierFree
 from ..guidance.base import Guidance
 from ..guidance.sequence import checked_sequence
 from ..integrations.named_models import NamedModel, named_model
@@ -21,7 +21,7 @@ from ..schedules.path import NoisePath
 from ..support.argument_checks import checked_shape
 from ..support.errors import ConfigurationError, shown
 
-__all__ = ["INPUTS", "SHOWN", "Subject", "guidance_of"]
+__all__ = ["INPUTS", "SHOWN", "Subject", "guidance_of", "with_scale"]
 
 #: Arguments of ``compare`` for pipelines of diffusers, which make the conditions and the shape of a batch.
 INPUTS: Final = (*PROMPT_KEYWORDS, "num_images_per_prompt", "encode_options")
@@ -49,7 +49,7 @@ class Subject:
     shape: tuple[int, ...] | None
     run: Mapping[str, Any]
     inputs: Mapping[str, Any]
-    _made: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _made: dict[tuple[int, float | None], dict[str, Any]] = field(default_factory=dict)
     _models: list[tuple[NoisePath, DigitsModel]] = field(default_factory=list)
 
     @classmethod
@@ -106,12 +106,17 @@ class Subject:
             )
         return named.pipeline(method, settings=config)
 
-    def arguments(self, pipeline: DiffusionPipeline) -> dict[str, Any]:
+    def arguments(self, pipeline: DiffusionPipeline, scale: float | None = None) -> dict[str, Any]:
         """The arguments of ``pipeline.sample``, ``model`` and ``shape`` included.
+
+        Args:
+            pipeline: of an entry.
+            scale: the guidance scale that the entry's plans hold: its own where none was given, or the same.
 
         Raises:
             ConfigurationError: arguments that the pipeline does not take.
         """
+        run = self._run_of(scale)
         if not self._is_own(pipeline):
             if self.inputs:
                 raise ConfigurationError(
@@ -119,21 +124,29 @@ class Subject:
                     where=next(iter(self.inputs)),
                     suggestion="give condition={...} and shape, or pipelines made by DiffusionPipeline.from_diffusers",
                 )
-            scale = {} if "guidance" in self.run else {"guidance_scale": 1.0}
+            unguided = {} if "guidance" in run else {"guidance_scale": 1.0}
             model = self._digits(pipeline.scheduler) if self.model is None else self.model
-            return {"model": model, "shape": self.shape or _DIGITS_SHAPE, **scale, **self.run}
+            return {"model": model, "shape": self.shape or _DIGITS_SHAPE, **unguided, **run}
         for name in ("condition", "null_condition", "device", "shape"):
             if (self.shape if name == "shape" else self.run.get(name)) is not None:
                 raise ConfigurationError(
                     "comes from the pipeline of diffusers itself", where=name, suggestion=f"give {', '.join(INPUTS)}"
                 )
         backbone = pipeline.backbone  # type: ignore[attr-defined]
-        made = self._made.get(id(backbone.pipe))
+        key = (id(backbone.pipe), scale)
+        made = self._made.get(key)
         if made is None:  # prompts are encoded once for all entries of a pipeline
-            given = {name: self.run[name] for name in ("guidance_scale", "guidance") if name in self.run}
-            made = self._made[id(backbone.pipe)] = pipeline.inputs(**self.inputs, **given)  # type: ignore[attr-defined]
-        rest = {name: value for name, value in self.run.items() if name in ("dtype", "max_batch_size")}
+            given = {name: run[name] for name in ("guidance_scale", "guidance") if name in run}
+            made = self._made[key] = pipeline.inputs(**self.inputs, **given)  # type: ignore[attr-defined]
+        rest = {name: value for name, value in run.items() if name in ("dtype", "max_batch_size")}
         return {**made, **rest}
+
+    def _run_of(self, scale: float | None) -> Mapping[str, Any]:
+        """The further arguments for plans that hold guidance of a scale; other guidance that was given stays."""
+        given = self.run.get("guidance")
+        if scale is None or "guidance_scale" in self.run or (given and lone_scale(given) != scale):
+            return self.run
+        return with_scale(self.run, scale)
 
     def plan(self, pipeline: DiffusionPipeline, steps: int) -> SamplingPlan:
         """The plan of a run of N = ``steps``.
@@ -198,3 +211,19 @@ def guidance_of(arguments: Mapping[str, Any]) -> tuple[Guidance, ...]:
         return checked_sequence(arguments["guidance"])
     scale = arguments.get("guidance_scale", 1.0)
     return (ClassifierFree(scale),) if arguments.get("condition") else ()
+
+
+def lone_scale(given: Any) -> Any:
+    """The scale of classifier-free guidance that acts alone, in every call or in some; None for other guidance.
+
+    Raises:
+        ConfigurationError: not guidance.
+    """
+    sequence = checked_sequence(given)
+    lone = len(sequence) == 1 and isinstance(sequence[0], ClassifierFree | CachedGuidance)
+    return sequence[0].scale if lone else None  # type: ignore[attr-defined]
+
+
+def with_scale(arguments: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """Arguments of ``sample`` with classifier-free guidance in place of theirs."""
+    return {**{name: value for name, value in arguments.items() if name != "guidance"}, "guidance_scale": scale}

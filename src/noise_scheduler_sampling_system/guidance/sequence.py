@@ -76,14 +76,15 @@ def evaluations(guidance: Guidance | Sequence[Guidance], plan: SamplingPlan) -> 
     """The number of model evaluations for each sample, row by row of a plan, under this guidance.
 
     Args:
-        guidance: one, or several from left to right.
+        guidance: one, or several from left to right; of a plan that holds its guidance this decides instead.
         plan: e.g. ``pipeline.plan(20)``.
 
     Raises:
         ConfigurationError: something else than guidance, or guidance that cannot act on this plan.
     """
     sequence = checked_sequence(guidance)
-    if len(sequence) == 1 and isinstance(sequence[0], CachedGuidance):
-        folded = sequence[0].folded_into(plan)
-        return tuple(int(asked) + int(both) for asked, both in zip(folded.asked, folded.reads_null, strict=True))
+    if plan.scale is None and len(sequence) == 1 and isinstance(sequence[0], CachedGuidance):
+        plan = sequence[0].folded_into(plan)
+    if plan.scale is not None:
+        return plan.evaluations_by_row
     return compile_guidance(sequence, plan, "v_prediction", opposed=True).evaluations

@@ -85,9 +85,11 @@ function drawError() {
 const plansAt = budget => DATA.plans.filter(p => p.budget === budget);
 
 // One line of the timeline's table: what a row evaluates, and what it reads of earlier rows.
-function words(branches, kept) {
+function words(branches, kept, differences) {
   const evaluates = branches.length ? branches.join(" and ") : "no evaluation";
-  return kept.length ? `${evaluates}; reads the kept prediction${kept.length > 1 ? "s" : ""} of row ${kept.join(", ")}` : evaluates;
+  const reads = [["prediction", kept], ["difference", differences]].filter(each => each[1].length)
+    .map(([name, rows]) => `the kept ${name}${rows.length > 1 ? "s" : ""} of row ${rows.join(", ")}`);
+  return reads.length ? `${evaluates}; reads ${reads.join(" and ")}` : evaluates;
 }
 
 function kind(branches) {
@@ -117,7 +119,7 @@ function drawLevels() {
     type: "heatmap", x: columns, y: ys, xgap: 2, ygap: 4, zmin: 0, zmax: 3, showscale: false, hoverongaps: false,
     z: plans.map(p => columns.map(i => i < p.branches.length ? kind(p.branches[i]) : null)),
     text: plans.map(p => columns.map(i => i < p.branches.length && p.kept[i].length ? String(p.kept[i].length) : "")),
-    customdata: plans.map(p => columns.map(i => i < p.branches.length ? words(p.branches[i], p.kept[i]) : "")),
+    customdata: plans.map(p => columns.map(i => i < p.branches.length ? words(p.branches[i], p.kept[i], p.kept_differences[i]) : "")),
     texttemplate: most <= (narrow() ? 20 : 60) ? "%{text}" : "", textfont: { color: "#ffffff", size: 11 },
     colorscale: [[0, "#9aa0a8"], [0.25, "#9aa0a8"], [0.25, "#4f93d2"], [0.5, "#4f93d2"], [0.5, "#8a63b8"], [0.75, "#8a63b8"], [0.75, "#1c4f8a"], [1, "#1c4f8a"]],
     hovertemplate: "row %{x}: %{customdata}<extra></extra>",
@@ -134,8 +136,8 @@ function drawWeights() {
   const plan = DATA.plans.find(p => p.entry === at("plan-entry").value && String(p.budget) === at("plan-budget").value);
   if (!plan) return;
   const t = theme(), width = plan.b[0].length;
-  const names = ["a", ...Array.from({ length: width }, (_, k) => `b[${k}]`), ...(plan.noise ? ["noise"] : []), "gain"];
-  const z = plan.b.map((row, i) => [plan.a[i], ...row, ...(plan.noise ? [plan.noise[i]] : []), plan.gains[i]]);
+  const names = ["a", ...Array.from({ length: width }, (_, k) => `b[${k}]`), ...plan.delta[0].map((_, k) => `δ[${k}]`), ...(plan.noise ? ["noise"] : []), "gain"];
+  const z = plan.b.map((row, i) => [plan.a[i], ...row, ...plan.delta[i], ...(plan.noise ? [plan.noise[i]] : []), plan.gains[i]]);
   const largest = Math.max(...z.flat().map(Math.abs)), shade = v => Math.sign(v) * Math.log1p(9 * Math.abs(v) / largest) / Math.log(10);
   const gain = Math.max(...plan.gains);
   at("plan-about").textContent = `${plan.b.length} rows, y = ${plan.space}; largest gain ${gain.toPrecision(3)}; content hash ${plan.hash}`;
@@ -196,6 +198,7 @@ async function copyText(text, what) {
 function drawAll() { drawError(); drawLevels(); drawWeights(); drawPaths(); }
 
 options(at("budget"), DATA.budgets);
+if (DATA.unit === "evaluations") at("axis").value = "evaluations";
 at("budget").value = DATA.budgets[Math.floor(DATA.budgets.length / 2)];
 options(at("plan-entry"), [...new Set(DATA.plans.map(p => p.entry))]);
 budgetsOf(at("plan-entry").value, at("plan-budget"));
