@@ -23,6 +23,7 @@ from noise_scheduler_sampling_system.app import command_line as cli
 from noise_scheduler_sampling_system.app import completion
 from noise_scheduler_sampling_system.app.commands.calibrate import _on_all_trajectories
 from noise_scheduler_sampling_system.config.registries import PRESETS, SAMPLERS, SCHEDULES, SPACINGS
+from noise_scheduler_sampling_system.guidance import CachedGuidance
 from noise_scheduler_sampling_system.plans import PlanSet
 
 MODELS = """
@@ -99,6 +100,38 @@ def test_a_plan_is_shown_compared_exported_and_run():
     run("sample --method heun --steps 4 --seed 3 --out named.safetensors")
     assert Path("planned.safetensors").stat().st_size > 1000
     assert "plans of 3, 7" in run("plan show plans.json", 3).output
+
+
+def test_plans_of_evaluations_are_chosen_by_them():
+    plan = DiffusionPipeline(None, "unipc").plan(5)
+    made = {n: CachedGuidance(3.0, evaluations=n).folded_into(plan) for n in (8, 9)}
+    PlanSet(made, "evaluations").save("guided.json")
+    assert "has plans of 8, 9 evaluations" in run("plan show guided.json", 3).output
+    assert "--evaluations N" in run("plan show guided.json", 3).output
+    assert "those of 8, 9 evaluations" in run("plan show guided.json --nfe 8", 3).output
+    for n, plan in made.items():
+        assert SamplingPlan.from_dict(data(f"plan show guided.json --evaluations {n}")) == plan
+        run(f"plan export guided.json --evaluations {n} --out one.json")
+        assert SamplingPlan.load("one.json") == plan
+        assert not data(f"plan diff guided.json one.json --evaluations {n}")["differs"]
+        line = f"--plan guided.json --evaluations {n} --labels 1,2 --quiet"
+        assert data(f"sample {line} --out a.npz")["evaluations"] == n
+        run(f"generate {line} --num-samples 2 --output set{n}")
+        assert plan.content_hash in Path(f"set{n}", "dataset.json").read_text()
+    exported = data("plan export guided.json --evaluations 8,9 --out both.json")["plans"]
+    assert [each["evaluations"] for each in exported] == [8, 9]
+    assert PlanSet.load("both.json") == PlanSet(made, "evaluations")
+    for command in ("show", "verify", "export --out no.json"):
+        name, *rest = command.split()
+        line = f"plan {name} guided.json {' '.join(rest)}"
+        assert "give one of 8, 9" in run(f"{line} --evaluations 7", 3).output
+        assert "both given" in run(f"{line} --evaluations 8 --nfe 5", 3).output
+    assert "give --plan" in run("sample --evaluations 8 --out a.npz", 3).output
+    DiffusionPipeline(None, "unipc").plan(5).save("plain.json")
+    assert "hold no guidance" in run("plan show plain.json --evaluations 5", 3).output
+    line = "compare guided.json --labels 0..1 --count 2 --reference none"
+    assert [each["evaluations"] for each in data(f"{line} --evaluations 8,9")["cells"]] == [8, 9]
+    assert "both given" in run(f"{line} --evaluations 8 --nfe 5", 3).output
 
 
 def test_a_plan_is_traced_from_a_class_a_module_and_a_folder():

@@ -9,8 +9,8 @@ import typer
 from . import completion
 
 __all__ = [
-    "DIGITS", "Device", "GuidanceScale", "MaxBatchSize", "Model", "NegativePrompt", "Prediction", "Preset",
-    "Prompt", "SamplerOptions", "Schedule", "ScheduleOptions", "Seed", "Spacing", "SpacingOptions", "Steps",
+    "DIGITS", "Device", "GuidanceScale", "MaxBatchSize", "Model", "NegativePrompt", "PlanEvaluations", "Prediction",
+    "Preset", "Prompt", "SamplerOptions", "Schedule", "ScheduleOptions", "Seed", "Spacing", "SpacingOptions", "Steps",
 ]  # fmt: skip
 
 #: The number of classes of the embedded models.
@@ -96,6 +96,9 @@ SpacingOptions = Annotated[
 ]
 SamplerOptions = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="A sampler option, key=value; repeatable.")
+]
+PlanEvaluations = Annotated[
+    int | None, typer.Option("--evaluations", help="Of a file with several plans: the one of N evaluations.")
 ]
 Steps = Annotated[int, typer.Option(help="Steps N, the intervals of the grid.")]
 Seed = Annotated[int, typer.Option(help="Seed of the noise, a whole number ≥ 0.")]

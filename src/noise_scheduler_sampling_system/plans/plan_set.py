@@ -72,6 +72,11 @@ class PlanSet(Mapping[int, SamplingPlan], Drawn):
         return len(self.plans)
 
     @property
+    def keys_in_words(self) -> str:
+        """The numbers with what they count, for people: "4, 6 model calls" or "8, 12 evaluations"."""
+        return f"{', '.join(map(str, self.plans))} {'model calls' if self.counts == 'nfe' else self.counts}"
+
+    @property
     def counts_in_words(self) -> str:
         """What the numbers count, for people: "calls" or "evaluations"."""
         return "calls" if self.counts == "nfe" else self.counts
@@ -84,12 +89,32 @@ class PlanSet(Mapping[int, SamplingPlan], Drawn):
         """
         found = [plan for plan in self.plans.values() if plan.nfe == num_inference_steps]
         if not found:
+            calls = ", ".join(map(str, sorted({plan.nfe for plan in self.plans.values()})))
+            keys = "" if self.counts == "nfe" else f" (those of {self.keys_in_words} are plans[N], or --evaluations N)"
             raise ConfigurationError(
                 f"there is no plan with {num_inference_steps!r} model calls",
                 where="num_inference_steps",
-                suggestion=f"give one of {', '.join(str(plan.nfe) for plan in self.plans.values())}, or calibrate one",
+                suggestion=f"give one of {calls}{keys}, or calibrate one",
             )
-        return found[-1]
+        return max(found, key=lambda plan: plan.evaluations)
+
+    def pick_evaluations(self, evaluations: int) -> SamplingPlan:
+        """The plan for this number of evaluations; in a set by model calls, the one whose guidance makes it.
+
+        Raises:
+            ConfigurationError: there is none; the message lists the numbers that there are.
+        """
+        found = self.plans
+        if self.counts == "nfe":
+            found = {plan.evaluations: plan for plan in self.plans.values() if plan.scale is not None}
+        if evaluations not in found:
+            there = f"give one of {', '.join(map(str, sorted(found)))}, or calibrate one"
+            raise ConfigurationError(
+                f"there is no plan of {evaluations!r} evaluations",
+                where="evaluations",
+                suggestion=there if found else "choose by the number of model calls: the plans hold no guidance",
+            )
+        return found[evaluations]
 
     def to_dict(self) -> dict[str, Any]:
         """All plans as plain data."""

@@ -29,7 +29,7 @@ from ..options import (
 from ..output import Json, Output, Quiet, complain
 from ..parsing import check_output, integers, labels_of, settings_of
 from ..pipelines import CONFIG_ENDINGS, system_of
-from ..plans import in_file, plans_in
+from ..plans import in_file, plans_in, refuse_both
 from ..subjects import Subject
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+#: The budgets where none are given.
+_BUDGETS = "5,8,10,20"
 #: The number of steps of a picture of the pipelines of a file.
 _STEPS = 50
 
@@ -51,6 +53,13 @@ def compare(
         ),
     ],
     nfe: Annotated[str | None, typer.Option(help="Budgets of model calls; default 5,8,10,20.")] = None,
+    evaluations: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of --nfe: budgets of evaluations of the network for a sample, of which guidance makes up to "
+            "two in a call."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Where to: .html (a page), .json, .csv (the numbers) or .png (the samples)."),
@@ -113,7 +122,7 @@ def compare(
     file = Path(samplers[0]) if len(samplers) == 1 and _is_config(samplers[0]) else None
     if out is not None:
         check_output(out, ".html", ".json", ".csv", ".png")
-    if file is not None and nfe is None and out is not None and out.suffix == ".png":
+    if file is not None and nfe is None and evaluations is None and out is not None and out.suffix == ".png":
         draw_pipelines(file, out, _STEPS if steps is None else steps, seed, guidance_scale, output)
         return
     if steps is not None:
@@ -127,7 +136,9 @@ def compare(
     subject = Subject.of(
         model, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale, default=default, device=device
     )
-    budgets = integers(nfe, "nfe") if nfe is not None else (5, 8, 10, 20)
+    refuse_both(nfe, evaluations)
+    counted, given = ("calls", nfe) if evaluations is None else ("evaluations", evaluations)
+    budgets = integers(_BUDGETS if given is None else given, "nfe" if evaluations is None else "evaluations")
     entries: Any
     if file is not None:
         system = system_of(file, option=option, **settings)
@@ -135,7 +146,7 @@ def compare(
     else:
         entries = [_entry(name, subject, settings, option) for word in samplers for name in _names(word)]
     found = _compared(
-        entries, subject, nfe=budgets, seed=seed, repeats=repeats, max_batch_size=max_batch_size,
+        entries, subject, nfe=budgets, count=counted, seed=seed, repeats=repeats, max_batch_size=max_batch_size,
         reference=None if reference == "none" else reference, reference_calls=reference_calls,
         device=None if device == "auto" or subject.known.pipe is not None else device, progress=output.progress,
     )  # fmt: skip

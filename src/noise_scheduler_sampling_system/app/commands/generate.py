@@ -15,6 +15,7 @@ from ..options import (
     GuidanceScale,
     Model,
     NegativePrompt,
+    PlanEvaluations,
     Prediction,
     Preset,
     Prompt,
@@ -28,7 +29,7 @@ from ..options import (
 )
 from ..output import Json, Output, Quiet, complain
 from ..parsing import integers, key_values, labels_of, settings_of
-from ..plans import plans_in, refuse_beside_plan
+from ..plans import plans_for_run, refuse_beside_plan
 
 if TYPE_CHECKING:
     from ...bulk import Verification
@@ -55,7 +56,10 @@ def generate(
     ] = None,
     option: SamplerOptions = None,
     steps: Steps = 50,
-    plan: Annotated[Path | None, typer.Option(help="The file of a plan; of several: --steps calls.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="The file of a plan; of several: --steps calls, or --evaluations.")
+    ] = None,
+    evaluations: PlanEvaluations = None,
     seed: Seed = 0,
     model: Model = "digits",
     shape: Annotated[
@@ -117,7 +121,8 @@ def generate(
         return
     if num_samples is None:
         raise ConfigurationError("is missing", where="num_samples", suggestion="give --num-samples, or --verify")
-    if plan is not None:
+    given = plans_for_run(plan, evaluations)
+    if given is not None:
         refuse_beside_plan(method=method, option=option, spacing=spacing, spacing_option=spacing_option)
     known = named_model(model).on(device if engine == "local" else "cpu")  # Ray's workers move it to their GPU
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option, prediction)
@@ -127,9 +132,8 @@ def generate(
     run: dict[str, Any] = {"num_inference_steps": steps}
     if guidance_scale is not None:
         run["guidance_scale"] = guidance_scale
-    if plan is not None:
-        plans = plans_in(plan)
-        run["plan"] = plans if len(plans) > 1 else next(iter(plans.values()))
+    if given is not None:
+        run["plan"] = given
     if device != "auto":
         run["device"] = device
     own = known.pipe is not None

@@ -10,11 +10,11 @@ import typer
 from ...support.errors import ConfigurationError
 from .. import completion
 from ..default_command import ShowByDefault
-from ..options import Preset, SamplerOptions, Schedule, ScheduleOptions, Spacing, SpacingOptions, Steps
+from ..options import PlanEvaluations, Preset, SamplerOptions, Schedule, ScheduleOptions, Spacing, SpacingOptions, Steps
 from ..output import Json, Output, Quiet
 from ..parsing import check_output, integers, key_values, settings_of
 from ..pipelines import pipeline_of
-from ..plans import PLAN_ENDINGS, in_file, plan_of
+from ..plans import PLAN_ENDINGS, chosen_plans, in_file, plan_of, refuse_beside_plan
 from .plan_verify import verify
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def show(
     spacing_option: SpacingOptions = None,
     option: SamplerOptions = None,
     nfe: Calls = None,
+    evaluations: PlanEvaluations = None,
     save: Annotated[Path | None, typer.Option(help="Write the plan to this .json or .safetensors file.")] = None,
     every_row: Annotated[bool, typer.Option("--all", help="Print every row, also of a long plan.")] = False,
     as_json: Json = False,
@@ -62,7 +63,7 @@ def show(
     if save is not None:
         check_output(save, *PLAN_ENDINGS)
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
-    plan = plan_of(method, steps, settings, option, nfe)
+    plan = plan_of(method, steps, settings, option, nfe, evaluations)
     output = Output(as_json, quiet)
     output.result(plan.to_dict())
     _print(plan, output, _ALL if every_row else None)
@@ -82,6 +83,7 @@ def diff(
     schedule_option: ScheduleOptions = None,
     spacing_option: SpacingOptions = None,
     nfe: Calls = None,
+    evaluations: PlanEvaluations = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -89,7 +91,7 @@ def diff(
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
     # the settings are those of samplers, and the number of calls is that of a file
     plans = [
-        plan_of(name, steps, {}, None, nfe) if in_file(name) else plan_of(name, steps, settings, None, None)
+        plan_of(name, steps, {}, None, nfe, evaluations) if in_file(name) else plan_of(name, steps, settings, None)
         for name in (one, other)
     ]
     found = plans[0].diff(plans[1])
@@ -153,6 +155,9 @@ def export(
         str | None,
         typer.Option(help="In place of --steps: plans of at most these numbers of model calls, e.g. 4,8,12."),
     ] = None,
+    evaluations: Annotated[
+        str | None, typer.Option(help="Of a file with several plans: those of N evaluations, e.g. 8,12.")
+    ] = None,
     schedule: Schedule = None,
     spacing: Spacing = None,
     preset: Preset = None,
@@ -171,13 +176,16 @@ def export(
     if steps is not None and nfe is not None:
         raise ConfigurationError("--steps and --nfe are both given", where="nfe", suggestion="give one of them")
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option)
-    if nfe is None:
-        plans = [plan_of(method, 50 if steps is None else steps, settings, option, None)]
-    elif in_file(method):
-        plans = [plan_of(method, 50, {}, option, n) for n in integers(nfe, "nfe")]
+    if in_file(method) and (nfe is not None or evaluations is not None):
+        refuse_beside_plan(**settings, option=option)
+        made = chosen_plans(Path(method), nfe, evaluations)
+    elif nfe is None or evaluations is not None:
+        plan = plan_of(method, 50 if steps is None else steps, settings, option, evaluations=evaluations)
+        made = PlanSet({plan.nfe: plan})
     else:
         sampler = pipeline_of(method, settings, option).sampler
-        plans = [plan_within(sampler, n)[1] for n in integers(nfe, "nfe")]
+        made = PlanSet({plan.nfe: plan for _, plan in (plan_within(sampler, n) for n in integers(nfe, "nfe"))})
+    plans = list(made.values())
     if len(plans) > 1 and out.suffix != ".json":
         raise ConfigurationError(
             f"a {out.suffix} file holds one plan", where=str(out), suggestion="write several plans to a .json file"
@@ -185,15 +193,21 @@ def export(
     if out.suffix == ".csv":
         write_atomic(out, _csv(plans[0]).encode())
     elif len(plans) > 1:
-        PlanSet({plan.nfe: plan for plan in plans}).save(out)
+        made.save(out)
     else:
         plans[0].save(out)
     output = Output(as_json, quiet)
     output.result({
         "file": str(out),
-        "plans": [{"nfe": p.nfe, "steps": p.steps, "sampler": p.sampler, "hash": p.content_hash} for p in plans],
+        "plans": [
+            {
+                "nfe": plan.nfe, "evaluations": plan.evaluations, "steps": plan.steps, "sampler": plan.sampler,
+                "hash": plan.content_hash,
+            }
+            for plan in plans
+        ],
     })  # fmt: skip
-    output.say(f"wrote {out}: {plans[0].sampler}, {', '.join(str(plan.nfe) for plan in plans)} model calls")
+    output.say(f"wrote {out}: {plans[0].sampler}, {made.keys_in_words}")
 
 
 def _print(plan: SamplingPlan, output: Output, most: int | None) -> None:

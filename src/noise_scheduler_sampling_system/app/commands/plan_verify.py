@@ -12,7 +12,7 @@ from ..exit_codes import ExitCode
 from ..options import Device, GuidanceScale, MaxBatchSize, Model, NegativePrompt, Prompt
 from ..output import Json, Output, Quiet
 from ..parsing import integers, labels_of
-from ..plans import PLAN_ENDINGS, plans_in
+from ..plans import PLAN_ENDINGS, chosen_plans
 
 if TYPE_CHECKING:
     from ...calibration.trust.verification import PlanVerification
@@ -44,6 +44,9 @@ def verify(
     nfe: Annotated[
         str | None, typer.Option(help="Of a file with several plans: those with N model calls, e.g. 4,6.")
     ] = None,
+    evaluations: Annotated[
+        str | None, typer.Option(help="Of a file with several plans: those of N evaluations, e.g. 8,12.")
+    ] = None,
     trajectories: Annotated[
         int | None,
         typer.Option(help="Runs from noise; default: the held-out ones of the calibration.", rich_help_panel=_AGAIN),
@@ -68,16 +71,13 @@ def verify(
     """
     from ...calibration import verify_plan
     from ...integrations.named_models import named_model
-    from ...plans.plan_set import PlanSet
 
     output = Output(as_json, quiet)
     if file.suffix not in PLAN_ENDINGS:
         raise ConfigurationError(
             f"the ending {file.suffix!r} is not known", where=str(file), suggestion=f"use {' or '.join(PLAN_ENDINGS)}"
         )
-    plans = plans_in(file)
-    if nfe is not None:
-        plans = PlanSet({n: plans.pick(n) for n in integers(nfe, "nfe")})
+    plans = chosen_plans(file, nfe, evaluations)
     known = named_model(model).on(device)
     provenance = next(iter(plans.values())).provenance
     given: dict[str, Any] = {

@@ -18,6 +18,7 @@ from ..options import (
     MaxBatchSize,
     Model,
     NegativePrompt,
+    PlanEvaluations,
     Prediction,
     Preset,
     Prompt,
@@ -31,7 +32,7 @@ from ..options import (
 from ..output import Json, Output, Quiet, complain
 from ..parsing import check_output, integers, labels_of, settings_of
 from ..pipelines import pipeline_in
-from ..plans import plans_in, refuse_beside_plan
+from ..plans import plans_for_run, refuse_beside_plan
 from ..sample_files import ENDINGS, is_picture, refuse_no_picture, write_samples
 from ..subjects import Subject
 
@@ -59,8 +60,12 @@ def sample(
     steps: Steps = 50,
     plan: Annotated[
         Path | None,
-        typer.Option(help="The file of a plan, as 'calibrate' and 'plan export' write it; of several: --steps calls."),
+        typer.Option(
+            help="The file of a plan, as 'calibrate' and 'plan export' write it; of several: --steps calls, or "
+            "--evaluations."
+        ),
     ] = None,
+    evaluations: PlanEvaluations = None,
     model: Model = "digits",
     shape: Annotated[
         str | None, typer.Option(help="Of the batch, e.g. 4,1,8,8; default: the model's own.", rich_help_panel="Model")
@@ -97,6 +102,7 @@ def sample(
     check_output(out, *ENDINGS)
     if plan is not None:
         refuse_beside_plan(method=method, option=option, spacing=spacing, spacing_option=spacing_option)
+    given = plans_for_run(plan, evaluations)
     output = Output(as_json, quiet)
     subject, size = _subject(model, device, count, shape, labels_of(labels), prompt, negative_prompt, guidance_scale)
     settings = settings_of(schedule, spacing, preset, schedule_option, spacing_option, prediction)
@@ -107,10 +113,8 @@ def sample(
         refuse_no_picture(tuple(arguments["shape"]), latents=known.pipe is not None, flat=known.white_on_black)
     if device != "auto":
         arguments["device"] = device
-    if plan is not None:
-        plans = plans_in(plan)
-        arguments["num_inference_steps"] = steps
-        arguments["plan"] = plans if len(plans) > 1 else next(iter(plans.values()))
+    if given is not None:
+        arguments |= {"num_inference_steps": steps, "plan": given}
     began, interrupted = time.perf_counter(), False
     try:
         result = chosen.sample(
