@@ -8,8 +8,11 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import outlines
 import pytest
 import torch
+from calibration import figure
+from masked_plans import digits
 
 from calibration_problems import CONFIGS, mixture, noise_of
 from noise_scheduler_sampling_system import DiffusionPipeline, NoiseSchedulerConfig, calibrate, models
@@ -219,6 +222,43 @@ def test_a_third_round_begins_only_early_in_the_budget(monkeypatch, spent, round
     told = explored(insight, goal, budget)
     assert len(asked) == rounds
     assert bool(told) == (spent < 0.5)  # no rehearsal in the second half
+
+
+def test_a_search_reports_its_rehearsals_within_the_gain_and_begins_a_round_where_the_last_one_ended(monkeypatch):
+    student, taught, span = guided_problem()
+    goal, asked, real = Goal(9, SCALE), [], Forecast.outlines
+
+    def noted(self, counts, budget, starts=()):
+        found = real(self, counts, budget, starts)
+        asked.append((tuple(counts), list(starts), found))
+        return found
+
+    monkeypatch.setattr(Forecast, "outlines", noted)
+    insight, budget = begun(student, goal, taught, span)
+    every = list(insight.rehearsals(goal, budget))
+    assert [each.round for each in every] == sorted(2 * [1, 2, 3, 4])
+    assert len({each.outline for each in every}) == len(every)
+    for each, (_, _, found) in zip(every, [given for given in asked for _ in range(2)], strict=True):
+        assert each.promised == found[each.outline]
+    for (_, _, before), (counts, starts, _) in itertools.pairwise(asked):
+        assert starts == list(before)
+        assert len(counts) <= 3
+    assert len(asked[0][0]) > 3
+    gains = sorted(each.found.table.gain for each in every)
+    limited = Budget.start(student, budget.of_a_pass, replace(budget.limits, max_gain=gains[3]))
+    told = explored(insight, goal, limited)
+    assert sorted(table.gain for table in told) == gains[:4]
+
+
+def test_the_benchmark_prints_every_rehearsal(monkeypatch, capsys):
+    real, made = insight_module.rehearse, []
+    monkeypatch.setattr(
+        insight_module, "rehearse", lambda *given, **named: made.append(real(*given, **named)) or made[-1]
+    )
+    outlines.rounds(digits(0.15), Goal(6, SCALE), 16, 16)
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row[4].strip() for row in rows[2:]] == [figure(each.errors) for each in made]
+    assert len(made) == 8
 
 
 def test_starts_with_guidance_hold_the_budget_and_tell_what_was_learned():

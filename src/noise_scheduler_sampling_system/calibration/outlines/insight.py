@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from ...support.errors import NoiseSamplingError
 from ..budget import Budget
@@ -20,7 +20,7 @@ from .recording import LEVELS, Recording
 from .rehearsal import Rehearsal, rehearse
 from .response import Response
 
-__all__ = ["EACH", "ROUNDS", "Insight"]
+__all__ = ["Insight", "Rehearsed"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ _FOR_ALL: Final = 0.5
 #: The numbers of queries that are tried after the first round.
 _COUNTS: Final = 3
 #: The rounds of forecasts, at most and where the budget is short, and the rehearsals after each.
-ROUNDS: Final = 4
+_ROUNDS: Final = 4
 _FEWEST_ROUNDS: Final = 2
-EACH: Final = 2
+_EACH: Final = 2
 
 
 @final
@@ -88,15 +88,24 @@ class Insight:
             budget: of which a share may be spent.
             report: takes every table that may begin a fit, with its errors on the recorded trajectories.
         """
+        known = self
+        for each in self.rehearsals(goal, budget):
+            known, found = each.known, each.found
+            if found.table.gain <= budget.limits.max_gain:
+                report(Fit(found.table, CauchyLoss().loss(found.each), found.errors, len(self.few)))
+        return known
+
+    def rehearsals(self, goal: Goal, budget: Budget) -> Iterator[Rehearsed]:
+        """Yield the rehearsals of the most promising outlines of a goal, each when it is done; arguments as above."""
         tried: set[Outline] = set()
-        known, counts, ahead = self, _possible(goal), list[Outline]()
-        for number in range(ROUNDS):
+        known, counts, ahead = self, _possible(goal), dict[Outline, float]()
+        for number in range(_ROUNDS):
             if number >= _FEWEST_ROUNDS and budget.spent(_FOR_MORE):
                 break
             forecast = Forecast(known.response.recording, known.response, self.span.first_fixed)
-            ahead = list(forecast.outlines(counts, goal.budget, ahead))
+            ahead = forecast.outlines(counts, goal.budget, ahead)
             counts = tuple(dict.fromkeys(len(outline.at) for outline in ahead))[:_COUNTS]
-            for outline in [each for each in ahead if each not in tried][:EACH]:
+            for outline in [each for each in ahead if each not in tried][:_EACH]:
                 if budget.spent(_FOR_ALL):
                     break
                 tried.add(outline)
@@ -104,9 +113,7 @@ class Insight:
                 if found is None:
                     continue
                 known = replace(known, response=known.response.with_measured(found.predictions, found.differences))
-                if found.table.gain <= budget.limits.max_gain:
-                    report(Fit(found.table, CauchyLoss().loss(found.each), found.errors, len(self.few)))
-        return known
+                yield Rehearsed(number + 1, outline, ahead[outline], found, known)
 
     def _rehearsed(self, outline: Outline, scale: float | None, history: int | None) -> Rehearsal | None:
         try:
@@ -116,6 +123,25 @@ class Insight:
         except NoiseSamplingError as error:
             logger.info("an outline is left out: %s", error)
             return None
+
+
+@final
+class Rehearsed(NamedTuple):
+    """An outline that ran with the network.
+
+    Attributes:
+        round: of the forecasts, from 1.
+        outline: the outline.
+        promised: the root mean square of its errors, by the forecast.
+        found: what the rehearsal gave.
+        known: what is known after it.
+    """
+
+    round: int
+    outline: Outline
+    promised: float
+    found: Rehearsal
+    known: Insight
 
 
 def _of_each(student: Student, goal: Goal) -> float:
