@@ -28,6 +28,7 @@ from noise_scheduler_sampling_system.app.commands.compare import compare
 from noise_scheduler_sampling_system.app.commands.plan import show
 from noise_scheduler_sampling_system.app.commands.recommend import recommend as recommend_command
 from noise_scheduler_sampling_system.app.commands.sample import sample
+from noise_scheduler_sampling_system.guidance import CachedGuidance
 from noise_scheduler_sampling_system.pipeline.request import DEFAULT_SCALE
 
 MODELS = """
@@ -88,6 +89,17 @@ def test_the_command_draws_what_python_draws(method, labels, scale):
         return
     assert code == 0, output
     assert torch.equal(load_file("a.safetensors")["samples"], python())
+
+
+def test_a_scale_beside_a_plan_that_holds_another_is_refused():
+    plan = CachedGuidance(3.0, calls=(0, 1)).folded_into(DiffusionPipeline(NoiseSchedulerConfig(), "ddim").plan(4))
+    plan.save("folded.json")
+    words = ["sample", "--out", "a.safetensors", "--plan", "folded.json", "--labels", "1,2", "--seed", "5"]
+    assert run(*words)[0] == 0
+    for scale in ("7.5", "7.4"):
+        code, output = run(*words, "--guidance-scale", scale)
+        assert code == 3
+        assert "holds guidance of scale 3" in output
 
 
 def test_the_command_compares_what_python_compares(monkeypatch):

@@ -173,11 +173,14 @@ def test_what_cannot_be_is_refused():
     cases: list[tuple[dict[str, Any], str]] = [
         ({"guidance": [cached, Rescale(0.5)]}, "stands alone"),
         ({"guidance": CachedGuidance(3.0, calls=(0, 4))}, "calls 0 to 3"),
-        ({"guidance": CachedGuidance(3.0, evaluations=3)}, "4 to 8"),
+        ({"guidance": CachedGuidance(3.0, evaluations=3)}, "5 to 8"),
+        ({"guidance": CachedGuidance(3.0, evaluations=4)}, "5 to 8"),
         ({"guidance": cached, "condition": None}, "no condition"),
         ({"plan": folded, "guidance_scale": 5.0}, "scale 3"),
         ({"plan": folded, "guidance": ClassifierFree(3.0)}, "scale 3"),
         ({"plan": folded, "classifier_free_guidance": False}, "scale 3"),
+        ({"plan": folded, "guidance": CachedGuidance(7.5)}, "scale 3"),
+        ({"plan": folded, "guidance": CachedGuidance(3.0, calls=(0, 3))}, r"the calls \(0, 1\)"),
     ]
     for changes, what in cases:
         with pytest.raises(ConfigurationError, match=what):
@@ -186,6 +189,9 @@ def test_what_cannot_be_is_refused():
         pipeline_of(clip_sample=True).sample(guidance=cached, **run)
     with pytest.raises(ConfigurationError, match="one of them"):
         CachedGuidance(3.0, calls=(0,), evaluations=6)
+    for empty in ((), range(0)):
+        with pytest.raises(ConfigurationError, match="no guidance"):
+            CachedGuidance(3.0, calls=empty)
     with pytest.raises(ConfigurationError, match="one for each call"):
         with_folded_guidance(pipeline.plan(4), 3.0, [True])
     data = folded.to_dict()
@@ -194,6 +200,22 @@ def test_what_cannot_be_is_refused():
         SamplingPlan.from_dict({**data, "both": [0, 0, 1, 0]})
     with pytest.raises(NumericsError, match="all three"):
         SamplingPlan.from_dict({**data, "scale": None})
+
+
+@pytest.mark.parametrize("method", ["dpmpp_2m", "ddim_cfg_pp", "heun"])
+def test_the_same_guidance_may_be_given_again_beside_a_plan_and_in_a_resumed_run(method):
+    pipeline, cached = pipeline_of(method), CachedGuidance(0.8, calls=(0, 2))
+    plan, run = cached.folded_into(pipeline.plan(4)), {"condition": LABELS, "guidance": cached}
+    expected = pipeline.sample(None, SHAPE, plan=plan, condition=LABELS, seed=0)
+    assert torch.equal(pipeline.sample(None, SHAPE, plan=plan, seed=0, **run), expected)
+    first = next(iter(pipeline.stream(None, SHAPE, 4, seed=0, **run))).state
+    assert torch.equal([*pipeline.stream(resume=first, **run)][-1].x, expected)
+    for other in (CachedGuidance(7.5, calls=(0, 2)), CachedGuidance(0.8, calls=(0, 3))):
+        with pytest.raises(ConfigurationError, match=r"scale 0.8, with both branches in the calls \(0, 2\)"):
+            next(iter(pipeline.stream(resume=first, condition=LABELS, guidance=other)))
+    plain = next(iter(pipeline.stream(None, SHAPE, 4, seed=0, condition=LABELS, guidance=()))).state
+    with pytest.raises(ConfigurationError, match="the run to resume holds no guidance"):
+        next(iter(pipeline.stream(resume=plain, **run)))
 
 
 def test_a_call_without_signal_guides_itself_alone():

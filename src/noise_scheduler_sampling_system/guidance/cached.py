@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, final
 
+import numpy as np
+
 from ..plans.branch_mask import with_folded_guidance
 from ..plans.plan import SamplingPlan
 from ..support.argument_checks import checked_count, checked_number
@@ -36,14 +38,15 @@ class CachedGuidance(Guidance):
 
     Args:
         scale: s.
-        calls: the model calls that evaluate both branches, from 0. Before the first of them nothing is guided. A call
-            without signal (α = 0, the start of flow paths) guides itself alone, since its difference of ε is 0.
-        evaluations: instead of ``calls``: at most this number of evaluations for each sample in the whole run. The
-            default is three for every two model calls.
+        calls: the model calls that evaluate both branches, one or more, from 0. Before the first of them nothing is
+            guided. A call without signal (α = 0, the start of flow paths) guides itself alone, since its difference of
+            ε is 0.
+        evaluations: instead of ``calls``: at most this number of evaluations for each sample in the whole run, more
+            than its model calls. The default is three for every two model calls.
         order: 0 keeps the difference of the last such call; 1 extrapolates it from the last two.
 
     Raises:
-        ConfigurationError: both ``calls`` and ``evaluations``, or values out of range.
+        ConfigurationError: both ``calls`` and ``evaluations``, no call, or values out of range.
     """
 
     scale: float
@@ -77,30 +80,47 @@ class CachedGuidance(Guidance):
         """The plan that holds this guidance.
 
         Raises:
-            ConfigurationError: a call that the plan does not have, or fewer evaluations than model calls.
+            ConfigurationError: a call that the plan does not have, or no more evaluations than model calls.
         """
-        count = plan.nfe
-        if self.calls is not None:
-            chosen: Sequence[int] = self.calls
-            if chosen and chosen[-1] >= count:
-                raise ConfigurationError(
-                    f"got {chosen[-1]}, and the plan has the calls 0 to {count - 1}",
-                    where="CachedGuidance.calls",
-                    suggestion="give calls of the plan",
-                )
-        else:
-            chosen = default_calls(count, self._extra(count))
-        return with_folded_guidance(plan, self.scale, [call in chosen for call in range(count)], order=self.order)
+        chosen = self._calls_of(plan.nfe)
+        return with_folded_guidance(plan, self.scale, [call in chosen for call in range(plan.nfe)], order=self.order)
+
+    def refuse_other(self, plan: SamplingPlan) -> None:
+        """Raise unless a plan that holds guidance has this scale, and evaluates both branches in the same calls.
+
+        Raises:
+            ConfigurationError: it has another scale, or other calls.
+        """
+        held = tuple(call for call, row in enumerate(np.flatnonzero(plan.asked)) if plan.reads_null[row])
+        if plan.scale != self.scale or held != self._calls_of(plan.nfe):
+            raise ConfigurationError(
+                f"the plan holds guidance of scale {plan.scale:g}, with both branches in the calls {held}",
+                where="guidance",
+                suggestion="leave it out, or give a plan without guidance",
+            )
+
+    def _calls_of(self, count: int) -> tuple[int, ...]:
+        """The calls that evaluate both branches, of a plan with this number of model calls."""
+        if self.calls is None:
+            return default_calls(count, self._extra(count))
+        if self.calls[-1] >= count:
+            raise ConfigurationError(
+                f"got {self.calls[-1]}, and the plan has the calls 0 to {count - 1}",
+                where="CachedGuidance.calls",
+                suggestion="give calls of the plan",
+            )
+        return tuple(self.calls)
 
     def _extra(self, count: int) -> int:
         """The number of calls that evaluate both branches."""
         if self.evaluations is None:
             return max(1, round(_SHARE * count))
-        if self.evaluations < count:
+        if self.evaluations <= count:
             raise ConfigurationError(
                 f"allows {self.evaluations} evaluations, and the plan makes {count} model calls",
                 where="CachedGuidance.evaluations",
-                suggestion=f"give {count} to {2 * count}, or take fewer steps",
+                why="without a call that evaluates both branches there is no guidance",
+                suggestion=f"give {count + 1} to {2 * count}, or take fewer steps",
             )
         return min(self.evaluations - count, count)
 
@@ -110,6 +130,10 @@ def _checked_calls(calls: Any, where: str) -> tuple[int, ...]:
     if not isinstance(calls, list | tuple | range) or not all(type(call) is int and call >= 0 for call in calls):
         raise ConfigurationError(
             f"got {shown(calls)}", where=where, suggestion="give whole numbers ≥ 0, e.g. (0, 1, 3)"
+        )
+    if not calls:
+        raise ConfigurationError(
+            "is empty, which is no guidance", where=where, suggestion="give one call or more, or guidance=[]"
         )
     return tuple(sorted(set(calls)))
 

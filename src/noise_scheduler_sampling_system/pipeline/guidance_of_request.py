@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -21,7 +21,7 @@ from .batch_conditions import BatchConditions
 from .calibrated_scale import warn_of_other_scale
 from .request import DEFAULT_SCALE, Request
 
-__all__ = ["compiled_guidance", "refuse_scale_without_condition", "run_guidance"]
+__all__ = ["compiled_guidance", "refuse_scale_beside_guidance", "refuse_scale_without_condition", "run_guidance"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,11 @@ def run_guidance(
 
 def _sequence(request: Request, plan: Plan, conditional: bool) -> tuple[Guidance, ...]:
     """The guidance objects of a request, from left to right; ``guidance_scale`` stands for :class:`ClassifierFree`."""
-    scale, classifier_free = request.guidance_scale, request.classifier_free_guidance
     if plan.scale is not None:
         _refuse_other_guidance(request, plan.scale, conditional)
         return ()
     if request.guidance is None:
-        scale = _scale_for(plan, scale)
+        scale, classifier_free = _scale_for(plan, request), request.classifier_free_guidance
         if not conditional:
             if classifier_free:
                 refuse_scale_without_condition(request.guidance_scale)
@@ -114,16 +113,6 @@ def _sequence(request: Request, plan: Plan, conditional: bool) -> tuple[Guidance
         warn_of_other_scale(plan, scale if classifier_free else 1.0)
         return (ClassifierFree(scale),) if classifier_free else ()
     sequence = checked_sequence(request.guidance)
-    for name, given in {
-        "guidance_scale": scale != DEFAULT_SCALE,
-        "classifier_free_guidance": not classifier_free,
-    }.items():
-        if given:
-            raise ConfigurationError(
-                "is given beside guidance, which says everything",
-                where=name,
-                suggestion="leave it out, and put ClassifierFree(scale) into guidance",
-            )
     for each in sequence:
         if each.contrasts and not conditional:
             raise ConfigurationError(
@@ -131,7 +120,33 @@ def _sequence(request: Request, plan: Plan, conditional: bool) -> tuple[Guidance
                 where="guidance",
                 suggestion="give condition={...}, or guidance that needs none",
             )
+    if conditional and (number := _number_of(sequence)) is not None:
+        warn_of_other_scale(plan, number)
     return sequence
+
+
+def _number_of(sequence: Sequence[Guidance]) -> float | None:
+    """The scale of the guidance that opposes the condition to its absence, 1 without such guidance; None: no number."""
+    scale = next((getattr(each, "scale", None) for each in sequence if each.contrasts), 1.0)
+    return float(scale) if isinstance(scale, int | float) else None
+
+
+def refuse_scale_beside_guidance(request: Request) -> None:
+    """Raise where a request with guidance objects gives a scale, too, or ``classifier_free_guidance=False``.
+
+    Raises:
+        ConfigurationError: one of them is given.
+    """
+    for name, given in {
+        "guidance_scale": request.scale_given,
+        "classifier_free_guidance": not request.classifier_free_guidance,
+    }.items():
+        if given and request.guidance is not None:
+            raise ConfigurationError(
+                "is given beside guidance, which says everything",
+                where=name,
+                suggestion="leave it out, and put ClassifierFree(scale) into guidance",
+            )
 
 
 def _refuse_other_guidance(request: Request, scale: float, conditional: bool) -> None:
@@ -142,10 +157,9 @@ def _refuse_other_guidance(request: Request, scale: float, conditional: bool) ->
             where="condition",
             suggestion="give condition={...}, or a plan without guidance",
         )
-    other = request.guidance_scale not in (DEFAULT_SCALE, scale)
     for name, wrong in {
         "guidance": bool(request.guidance),
-        "guidance_scale": other,
+        "guidance_scale": request.scale_given and request.guidance_scale != scale,
         "classifier_free_guidance": not request.classifier_free_guidance,
     }.items():
         if wrong:
@@ -156,11 +170,12 @@ def _refuse_other_guidance(request: Request, scale: float, conditional: bool) ->
             )
 
 
-def _scale_for(plan: Plan, scale: float) -> float:
+def _scale_for(plan: Plan, request: Request) -> float:
     """The scale, or λ for a plan of CFG++, which interpolates: λ is at most 1."""
+    scale = float(request.guidance_scale)
     if not any(plan.reads_null):
         return scale
-    if scale == DEFAULT_SCALE:
+    if not request.scale_given:
         return _CFG_PP_SCALE
     if scale > 1.0:
         logger.warning("CFG++ takes guidance_scale as λ from 0 to 1; %g goes far beyond the condition", scale)

@@ -23,9 +23,10 @@ from ..schedules.path import Level, NoisePath
 from ..support.argument_checks import checked_dtype, refuse_too_large
 from ..support.errors import ConfigurationError
 from ..support.kept import Same
+from .calibrated_scale import warn_of_other_scale
 from .compiled import Setup
 from .frames_of_request import refuse_start_of_frames
-from .guidance_of_request import compiled_guidance
+from .guidance_of_request import compiled_guidance, refuse_scale_beside_guidance
 from .network_calls import ToldTimes
 from .request import Request
 
@@ -114,7 +115,7 @@ def _key(request: Request) -> Hashable | None:
     if not (types[0] is int and {*types[1:]} <= _NUMBERS and type(request.dtype) in _TYPES):
         return None
     return (
-        numbers, types, request.guidance_scale, request.classifier_free_guidance, guidance,
+        numbers, types, request.guidance_scale, request.scale_given, request.classifier_free_guidance, guidance,
         request.null_condition is None, request.initial_noise is None, request.initial_sample is None,
         None if request.plan is None else Same(request.plan), None if request.grid is None else Same(request.grid),
         request.dtype, request.noise, request.noise_device, request.round_timesteps,
@@ -129,6 +130,7 @@ def _is_constant(guidance: object) -> bool:
 def _made(setup: Setup, request: Request, facts: Facts) -> PreparedRun:
     path, kind = setup.scheduler, setup.scheduler.config.prediction_type
     refuse_other_statement(facts.stated, kind)
+    refuse_scale_beside_guidance(request)
     run, request = _with_guidance_in_plan(setup, request, _run(setup, request))
     plan, dtype = run.plan, checked_dtype(request.dtype, facts.model_dtype)
     refuse_too_large(facts.shape, dtype, facts.device)
@@ -196,21 +198,29 @@ def _with_guidance_in_plan(setup: Setup, request: Request, run: Run) -> tuple[Ru
     """The run of the plan that holds a :class:`CachedGuidance`, and the request without it.
 
     Raises:
-        ConfigurationError: the run has no plan.
+        ConfigurationError: the run has no plan, or one that holds other guidance.
     """
     sequence = request.guidance if isinstance(request.guidance, list | tuple) else (request.guidance,)
     if len(sequence) != 1 or not isinstance(sequence[0], CachedGuidance):
         return run, request
     (cached,) = sequence
     request = replace(request, guidance=None, guidance_scale=cached.scale)
-    if run.plan.scale is not None:  # a resumed run
+    if isinstance(run.plan, SamplingPlan) and run.plan.scale is not None:  # given by the user, or of a resumed run
+        cached.refuse_other(run.plan)
         return run, request
+    if request.resume is not None:
+        raise ConfigurationError(
+            "the plan of the run to resume holds no guidance",
+            where="guidance",
+            suggestion="give the guidance that the run began with",
+        )
     if not isinstance(run, BoundPlan):
         raise ConfigurationError(
             f"needs a sampler that writes plans with one level a row, and a run of {run.plan.sampler!r} has none here",
             where="guidance",
             suggestion="use another sampler or grid, or ClassifierFree(scale)",
         )
+    warn_of_other_scale(run.plan, cached.scale)
     return setup.following_guided(run, cached), request
 
 

@@ -27,10 +27,18 @@ from ..schedules.path import Level
 from ..support.argument_checks import checked_count, checked_flag, checked_number
 from ..support.errors import ConfigurationError, shown
 
-__all__ = ["DEFAULT_SCALE", "Generators", "Request"]
+__all__ = ["DEFAULT_SCALE", "DefaultScale", "Generators", "Request"]
+
+
+@final
+class DefaultScale(float):
+    """A guidance scale that stands where the user gives none; the same number of the user is a plain float."""
+
+    __slots__ = ()
+
 
 #: The scale of classifier-free guidance where none is given.
-DEFAULT_SCALE: Final = 7.5
+DEFAULT_SCALE: Final = DefaultScale(7.5)
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -83,6 +91,11 @@ class Request:
     def __post_init__(self) -> None:
         vars(self).update(_checked(vars(self)))
 
+    @property
+    def scale_given(self) -> bool:
+        """Whether the user gives a guidance scale."""
+        return not isinstance(self.guidance_scale, DefaultScale)
+
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Request:
         """The request among the local variables of a method whose arguments are fields of it."""
@@ -100,6 +113,10 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in given.items()
         if name in _CHECKS and value is not _DEFAULTS[name]
     }
+
+
+def _checked_scale(scale: Any, where: str) -> float:
+    return scale if isinstance(scale, DefaultScale) else checked_number(scale, where)
 
 
 def _checked_noise(kind: Any, where: str) -> str:
@@ -134,7 +151,7 @@ def _checked_batch_size(size: Any, where: str) -> int | None:
 
 #: field ↦ (value, name of the field) ↦ the checked value.
 _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
-    "guidance_scale": checked_number,
+    "guidance_scale": _checked_scale,
     "classifier_free_guidance": checked_flag,
     "round_timesteps": checked_flag,
     "progress": checked_flag,
