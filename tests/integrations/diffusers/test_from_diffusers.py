@@ -316,6 +316,25 @@ def test_guidance_objects_and_plans():
     assert difference(ours.generate("a cat", guidance_scale=4.0, plan=plan, **asks), plain) < 1e-4
 
 
+@pytest.mark.parametrize("kind", TEXT)
+def test_a_plan_that_holds_its_guidance_takes_the_place_of_the_default_scale(kind):
+    """The default of most of these pipelines is not 7.5; FLUX.1's scale is an input of the network."""
+    ours = DiffusionPipeline.from_diffusers(tiny.build(kind), "ddim")
+    asks = asked(kind, output_type="latent", seed=2)
+    plan = guidance.CachedGuidance(3.0, calls=range(STEPS)).folded_into(ours.plan(STEPS))
+    got = ours.generate("a cat", plan=plan, **asks)
+    expected = ours.generate("a cat", plan=ours.plan(STEPS), guidance=guidance.ClassifierFree(3.0), **asks)
+    assert difference(got, expected) < 1e-4
+    if kind == "flux":
+        assert torch.equal(ours.generate("a cat", plan=plan, guidance_scale=5.0, **asks), got)
+        return
+    size = {"height": tiny.SIDE, "width": tiny.SIDE, **extra(kind)}
+    assert torch.equal(ours.sample(**ours.inputs(prompt="a cat", **size), plan=plan, seed=2), got)
+    for scale in (ours.backbone.default_scale, 7.5):
+        with pytest.raises(ConfigurationError, match="holds guidance of scale 3"):
+            ours.generate("a cat", plan=plan, guidance_scale=scale, **asks)
+
+
 def test_flux_takes_true_guidance_and_the_scale_that_its_network_is_told(monkeypatch):
     pipe, x = tiny.build("flux"), noise(1)
     ours = DiffusionPipeline.from_diffusers(pipe)

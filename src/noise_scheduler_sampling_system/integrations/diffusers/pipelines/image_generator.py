@@ -59,7 +59,7 @@ class ImageGenerator:
         request = request.checked(backbone)
         steps = request.num_inference_steps
         options = checked_run_options(options, steps)
-        prompt = prompt_of(request, backbone)
+        prompt = prompt_of(request, backbone, options.get("plan"))
         shape, dtype = backbone.shape(prompt), options.pop("dtype", None) or torch.float32
         refuse_too_large(shape, dtype, backbone.device)
         known = KnownImage.of(request, prompt, backbone)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ....grids.time_grid import TimeGrid
 from ....guidance.base import Guidance
 from ....guidance.sequence import checked_sequence
+from ....pipeline.request import DefaultScale
 from ....plans.plan import SamplingPlan
 from ....plans.plan_set import PlanSet
 from ....support.argument_checks import (
@@ -86,8 +87,13 @@ class ImageRequest:
         )
 
 
-def prompt_of(request: ImageRequest, backbone: Backbone) -> Prompt:
+def prompt_of(request: ImageRequest, backbone: Backbone, plan: SamplingPlan | None = None) -> Prompt:
     """The prompt of a checked request; its arguments are checked against each other and against the pipeline.
+
+    Args:
+        request: what to draw.
+        backbone: of the pipeline.
+        plan: of the run, where it is given; one that holds guidance evaluates two branches.
 
     Raises:
         ConfigurationError: arguments that do not go together, or that the pipeline cannot use.
@@ -117,9 +123,11 @@ def prompt_of(request: ImageRequest, backbone: Backbone) -> Prompt:
     if len(lengths) > 1:
         raise _refused("has another length than prompt", "negative_prompt", "give one text, or one a prompt")
     scale = backbone.default_scale if request.guidance_scale is None else request.guidance_scale
+    if request.guidance_scale is None or backbone.scale_is_input:  # it asks for no scale of two branches
+        scale = DefaultScale(scale)
     guided = scale != 1.0 and not backbone.scale_is_input
     guided = guided and (request.negative_prompt is not None or not backbone.needs_negative)
-    two_branches = request.guidance is not None or guided
+    two_branches = request.guidance is not None or guided or (plan is not None and plan.scale is not None)
     return Prompt(
         request.prompt, request.negative_prompt, labels, request.num_images_per_prompt,
         backbone.has_null_branch and two_branches, scale, height, width, dict(request.encode_options or {}),
