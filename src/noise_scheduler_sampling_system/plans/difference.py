@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -43,11 +44,10 @@ def difference(a: SamplingPlan, b: SamplingPlan) -> PlanDifference:
     ]
     if a.two_times != b.two_times:
         settings.append(("times of the network", 1 + a.two_times, 1 + b.two_times))
-    for name, one, other in (
-        ("guidance scale", a.scale, b.scale), ("calls that evaluate both branches", _both(a), _both(b)),
-    ):  # fmt: skip
-        if one != other:
-            settings.append((name, "none" if one is None else one, "none" if other is None else other))
+    if a.scale != b.scale:
+        settings.append(("guidance scale", *_scales(a, b)))
+    if _both(a) != _both(b):
+        settings.append(("calls that evaluate both branches", _both(a), _both(b)))
     for name in sorted({*a.options, *b.options}):
         one, other = a.options.get(name, "not set"), b.options.get(name, "not set")
         if one != other:
@@ -99,11 +99,14 @@ def _states(plan: SamplingPlan) -> Array:
     return states
 
 
-def _both(plan: SamplingPlan) -> str | None:
+def _scales(a: SamplingPlan, b: SamplingPlan) -> tuple[Any, Any]:
+    return "none" if a.scale is None else a.scale, "none" if b.scale is None else b.scale
+
+
+def _both(plan: SamplingPlan) -> str:
     """The model calls that evaluate both branches of the guidance that the plan holds, e.g. "0, 1, 3"."""
-    if plan.both is None:
-        return None
-    return ", ".join(str(plan.calls_before(int(row))) for row in np.flatnonzero(plan.both)) or None
+    rows = [] if plan.both is None else np.flatnonzero(plan.both).tolist()
+    return ", ".join(str(plan.calls_before(row)) for row in rows) or "none"
 
 
 def _noise(plan: SamplingPlan) -> float:

@@ -179,8 +179,10 @@ def export(
     if in_file(method) and (nfe is not None or evaluations is not None):
         refuse_beside_plan(**settings, option=option)
         made = chosen_plans(Path(method), nfe, evaluations)
-    elif nfe is None or evaluations is not None:
-        plan = plan_of(method, 50 if steps is None else steps, settings, option, evaluations=evaluations)
+    elif evaluations is not None:
+        raise ConfigurationError(f"{method} is no file", where="evaluations", suggestion="give --nfe or --steps")
+    elif nfe is None:
+        plan = plan_of(method, 50 if steps is None else steps, settings, option)
         made = PlanSet({plan.nfe: plan})
     else:
         sampler = pipeline_of(method, settings, option).sampler
