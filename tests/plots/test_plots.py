@@ -17,10 +17,15 @@ from noise_scheduler_sampling_system import (
     NoiseSchedulerFactory,
     plots,
 )
+from noise_scheduler_sampling_system.guidance import CachedGuidance
 
 
 def plan(method="dpmpp_2m", steps=6, **options):
     return DiffusionPipeline(None, method, **options).plan(steps)
+
+
+def guided(steps=6):
+    return CachedGuidance(3.0, calls=(0, 2)).folded_into(plan(steps=steps))
 
 
 def stream(method="ddim", steps=6):
@@ -60,6 +65,31 @@ def test_a_plan_is_drawn_with_its_numbers():
     for value in [*made.a, *made.b[:, :2].ravel()]:
         assert not value or f"{value:.4g}" in texts
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["a", "b[0]", "b[1]"]
+
+
+def test_a_plan_that_holds_its_guidance_is_drawn_with_its_branches():
+    made = guided()
+    axes = plots.plot_plan(made).axes[0]
+    assert "6 model calls, 8 evaluations, guidance 3" in axes.get_title()
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["0  c+u", "1  c", "2  c+u", "3  c", "4  c", "5  c"]
+    assert "δ[0]" in [label.get_text() for label in axes.get_xticklabels()]
+    long = plots.plot_plan(guided(30)).axes[0]
+    assert [label.get_text() for label in long.get_yticklabels()] == ["0  c+u", "2  c+u"]
+    minus = plots.plot_plan_difference(made, plan()).axes[0]
+    assert minus.get_title() == "dpmpp_2m with guidance 3 minus dpmpp_2m"
+    shown = minus.images[0].get_array()
+    assert np.any(shown[:, 3:])
+    assert not np.any(shown[:, :3])
+
+
+def test_grids_tell_the_branches_of_a_plan():
+    axes = plots.plot_grids([guided(), plan()]).axes[0]
+    filled, hollow, plain = axes.lines[:3]
+    assert [len(line.get_xdata()) for line in (filled, hollow, plain)] == [2, 4, 6]
+    assert filled.get_markerfacecolor() != hollow.get_markerfacecolor()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["both branches", "the condition alone"]
+    assert plots.plot_grids([plan()]).axes[0].get_legend() is None
 
 
 def test_the_difference_of_a_plan_from_itself_is_blank():

@@ -13,7 +13,7 @@ from ..plans.plan import SamplingPlan
 from ..plans.plan_set import PlanSet
 from ..schedules.path import NoisePath
 from ..support.errors import ConfigurationError
-from ..support.figures import figure_class
+from ..support.figures import explain_queries, figure_class, mark_queries
 from ..support.files import write_atomic
 from .search.search import STAGES
 
@@ -40,6 +40,12 @@ def draw(plans: PlanSet, schedule: NoisePath, path: str | os.PathLike[str], titl
         raise ConfigurationError(
             "a plan has no calibration in its provenance", where="plans", suggestion="draw what calibrate() returned"
         )
+    buffer = io.BytesIO()
+    _figure(plans, schedule, title).savefig(buffer, format="png")
+    write_atomic(path, buffer.getvalue())
+
+
+def _figure(plans: PlanSet, schedule: NoisePath, title: str) -> Any:
     figure = figure_class()(figsize=(9.4, 3.9), dpi=180, facecolor="white", layout="constrained")
     if title:
         figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
@@ -49,9 +55,7 @@ def draw(plans: PlanSet, schedule: NoisePath, path: str | os.PathLike[str], titl
     for axes in (errors, levels):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())
+    return figure
 
 
 def is_calibrated(plan: SamplingPlan) -> bool:
@@ -85,18 +89,24 @@ def _errors(axes: Any, plans: PlanSet) -> None:
 
 
 def _levels(axes: Any, plans: PlanSet, schedule: NoisePath) -> None:
-    number, plan = max(plans.items())
+    number, plan = max(plans.items(), key=lambda item: (is_calibrated(item[1]), item[0]))
     asked = [i for i in range(len(plan)) if plan.asked[i]]
     name = "calibrated" if is_calibrated(plan) else str(plan.provenance["kind"])
-    rows = [(f"{name}, {number} {plans.counts_in_words}", plan.sigma[asked] / plan.alpha[asked], _OURS)]
+    guided = "" if plan.scale is None else f"guidance {plan.scale:g},\n"
+    rows = [(f"{name}, {guided}{number} {plans.counts_in_words}", plan.sigma[asked] / plan.alpha[asked], _OURS)]
     for spacing, name in _GRIDS:
         grid = make_grid(schedule.spaced(spacing), plan.nfe)
         rows.append((name, np.array([v.noise_to_signal for v in grid.levels[:-1]]), _GREY))
     for y, (_, noise, color) in enumerate(rows):
-        axes.plot(noise, np.full(len(noise), -y), "o", color=color, markersize=5)
+        if plan.both is not None and y == 0:
+            mark_queries(axes, noise.tolist(), -y, plan.both[asked].astype(bool).tolist(), color)
+        else:  # a grid says nothing of branches
+            axes.plot(noise, np.full(len(noise), -y), "o" if plan.both is None else "|", color=color, markersize=5)
         axes.axhline(-y, color=color, linewidth=0.5, alpha=0.4, zorder=0)
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.set_yticks([-y for y in range(len(rows))], [name for name, _, _ in rows], fontsize=8)
     axes.set_ylim(-len(rows) + 0.4, 0.6)
     axes.set_xlabel("σ/α at which the model is evaluated", fontsize=9)
+    if plan.both is not None:
+        explain_queries(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16))

@@ -8,7 +8,7 @@ import numpy as np
 
 from .plan_rows import Array, PlanRows
 
-__all__ = ["plan_columns", "plan_table"]
+__all__ = ["branch_names", "plan_columns", "plan_table"]
 
 
 def plan_table(plan: PlanRows, max_rows: int, marks: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -39,6 +39,12 @@ def _second_times(plan: PlanRows) -> list[str]:
     return [f"{r:g}" if asks else "-" for r, asks in zip(np.round(plan.to[:, 0], 3), plan.asked, strict=True)]
 
 
+def branch_names(plan: PlanRows) -> list[str]:
+    """What each row evaluates of guidance that the plan holds: "c+u" (both branches), "c" (the condition) or "-"."""
+    both = (False,) * len(plan) if plan.both is None else plan.both
+    return ["-" if not asks else "c+u" if u else "c" for asks, u in zip(plan.asked, both, strict=True)]
+
+
 def plan_columns(plan: PlanRows, number: Callable[[float], str]) -> list[tuple[str, list[str]]]:
     """The columns of a plan, each with its name and a cell for each row.
 
@@ -60,7 +66,7 @@ def plan_columns(plan: PlanRows, number: Callable[[float], str]) -> list[tuple[s
         ("step", [str(i) for i in plan.step]),
         ("t", [f"{t:g}" if evaluates else "-" for t, evaluates in times]),
         *([] if plan.to is None else [("r", _second_times(plan))]),
-        *([] if plan.both is None else [("branches", ["c+u" if both else "c" for both in plan.both])]),
+        *([] if plan.both is None else [("branches", branch_names(plan))]),
         *((name, _cells(values)) for name, values in (("α", plan.alpha[:-1]), ("σ", plan.sigma[:-1]))),
         ("a", _cells(plan.a)),
         *((f"b[{k}]", _cells(plan.b[:, k])) for k in range(plan.b.shape[1])),

@@ -12,6 +12,7 @@ from ..grids.time_grid import TimeGrid
 from ..plans.plan import SamplingPlan
 from ..schedules.path import Level, NoisePath
 from ..support.errors import ConfigurationError, shown
+from ..support.figures import explain_queries, mark_queries
 from .style import COLORS, named, new_axes
 
 __all__ = ["plot_grids", "plot_schedules"]
@@ -50,6 +51,8 @@ def plot_schedules(schedules: NoisePath | Sequence[NoisePath] | Mapping[str, Noi
 def plot_grids(grids: TimeGrid | SamplingPlan | Sequence[Any] | Mapping[str, Any]) -> Any:
     """The levels of grids, or the levels where plans evaluate the model, on an axis of log SNR.
 
+    Of plans that hold their guidance, circles tell the calls that evaluate both branches.
+
     Args:
         grids: grids or plans: one, several, or a mapping from names.
 
@@ -58,12 +61,20 @@ def plot_grids(grids: TimeGrid | SamplingPlan | Sequence[Any] | Mapping[str, Any
     """
     items = grids if isinstance(grids, Mapping) else _labelled(grids)
     figure, (axes,) = new_axes(9.0, 1.0 + 0.42 * max(1, len(items)))
+    guided = False
     for row, (color, (name, each)) in enumerate(zip(_cycle(), items.items(), strict=False)):
         log_snr = [value for value in _log_snrs(each, str(name)) if math.isfinite(value)]
-        axes.plot(log_snr, [row] * len(log_snr), "|", color=color, markersize=14, markeredgewidth=2)
+        if isinstance(each, SamplingPlan) and each.both is not None:
+            both = [bool(u) for u, asks in zip(each.both, each.asked, strict=True) if asks]
+            mark_queries(axes, _log_snrs(each, str(name)), row, both, color)
+            guided = True
+        else:
+            axes.plot(log_snr, [row] * len(log_snr), "|", color=color, markersize=14, markeredgewidth=2)
     axes.set_yticks(range(len(items)), [str(name) for name in items])
     axes.set_ylim(len(items) - 0.4, -0.6)
     axes.set_xlabel("log SNR: noise on the left, data on the right")
+    if guided:
+        explain_queries(axes, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

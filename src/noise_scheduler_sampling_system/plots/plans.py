@@ -11,12 +11,15 @@ import numpy.typing as npt
 
 from ..models.experts import Experts
 from ..plans.plan import SamplingPlan
+from ..plans.plan_text import branch_names
 from ..support.errors import ConfigurationError, shown
 from .style import new_axes
 
 __all__ = ["plot_plan", "plot_plan_difference"]
 
 Array = npt.NDArray[np.float64]
+#: Kinds of columns that have one column.
+_SINGLE = ("a", "raw", "null")
 #: Plans of more rows are drawn without the numbers.
 _NUMBERED = 24
 
@@ -24,7 +27,8 @@ _NUMBERED = 24
 def plot_plan(plan: SamplingPlan, experts: Experts | None = None) -> Any:
     """The coefficients of a plan's rows as a heat map: of the state, of predictions, and of noise.
 
-    Rows of a plan for networks of two times are named by both times.
+    Rows of a plan for networks of two times are named by both times, and those of a plan that holds its guidance by the
+    branches that they evaluate: c+u both, c the condition alone.
 
     Args:
         plan: the plan.
@@ -34,9 +38,11 @@ def plot_plan(plan: SamplingPlan, experts: Experts | None = None) -> Any:
         ConfigurationError: matplotlib is not installed, or not a plan.
     """
     _check(plan, "plan")
-    values, names = _table(plan, _width(plan.b), _width(plan.c))
-    title = f"{plan.sampler}: {plan.steps} steps, {plan.nfe} model calls, amplification {plan.amplification:.3g}"
-    figure = _heat_map(values, names, title, _times(plan))
+    (values,), names = _tables(plan)
+    held = "" if plan.scale is None else f"{plan.evaluations} evaluations, guidance {plan.scale:g},\n"
+    title = f"{plan.sampler}: {plan.steps} steps, {plan.nfe} model calls, {held}amplification {plan.amplification:.3g}"
+    figure = _heat_map(values, names, title)
+    _name_rows(figure.axes[0], plan)
     if experts is not None:
         _mark_switch(figure.axes[0], experts.rows(plan), experts.switch_time)
     return figure
@@ -70,9 +76,13 @@ def plot_plan_difference(plan: SamplingPlan, other: SamplingPlan) -> Any:
             why="their rows do not correspond",
             suggestion="compare them in words: plan.diff(other)",
         )
-    width, noise = max(_width(plan.b), _width(other.b)), max(_width(plan.c), _width(other.c))
-    values, names = _table(plan, width, noise)
-    return _heat_map(values - _table(other, width, noise)[0], names, f"{plan.sampler} minus {other.sampler}")
+    (values, others), names = _tables(plan, other)
+    return _heat_map(values - others, names, f"{_named(plan)} minus {_named(other)}")
+
+
+def _named(plan: SamplingPlan) -> str:
+    """The sampler, with the guidance that the plan holds."""
+    return plan.sampler if plan.scale is None else f"{plan.sampler} with guidance {plan.scale:g}"
 
 
 def _check(plan: Any, where: str) -> None:
@@ -86,34 +96,46 @@ def _width(columns: Array) -> int:
     return int(used[-1]) + 1 if len(used) else 0
 
 
-def _table(plan: SamplingPlan, width: int, noise: int) -> tuple[Array, list[str]]:
-    """Coefficients of every row side by side, and the names of the columns."""
-
-    def first(columns: Array, count: int) -> Array:
-        padded = np.zeros((len(columns), max(count, columns.shape[1])))
-        padded[:, : columns.shape[1]] = columns
-        return padded[:, :count]
-
-    parts = [plan.a[:, None], first(plan.b, width), first(plan.c, noise)]
-    names = ["a", *(f"b[{k}]" for k in range(width)), *(f"c[{k}]" for k in range(noise))]
-    for name, column in (("raw", plan.raw), ("null", plan.null)):
-        if column is not None and column.any():
-            parts.append(column[:, None])
-            names.append(name)
-    if plan.delta is not None:
-        parts.append(plan.delta)
-        names += [f"δ[{k}]" for k in range(plan.delta.shape[1])]
-    return np.concatenate(parts, axis=1), names
+def _tables(*plans: SamplingPlan) -> tuple[list[Array], list[str]]:
+    """The coefficients of each plan's rows side by side, and the names of the columns that any of the plans uses."""
+    parts = [_parts(plan) for plan in plans]
+    widths = {kind: max(_width(each[kind]) for each in parts) for kind in parts[0]} | {"a": 1}
+    names = [kind if kind in _SINGLE else f"{kind}[{k}]" for kind, width in widths.items() for k in range(width)]
+    tables = [np.concatenate([_wide(each[kind], width) for kind, width in widths.items()], axis=1) for each in parts]
+    return tables, names
 
 
-def _times(plan: SamplingPlan) -> list[str] | None:
-    """The times of each row, in a plan for networks of two times."""
-    if plan.to is None:
-        return None
-    return [f"{t:.4g} → {r:.4g}" for t, r in zip(plan.time, plan.to[:, 0], strict=True)]
+def _parts(plan: SamplingPlan) -> dict[str, Array]:
+    """The columns of a plan by their kind."""
+    none = np.zeros((len(plan), 0))
+    return {
+        "a": plan.a[:, None], "b": plan.b, "c": plan.c, "raw": plan.raw[:, None],
+        "null": none if plan.null is None else plan.null[:, None],
+        "δ": none if plan.delta is None else plan.delta,
+    }  # fmt: skip
 
 
-def _heat_map(values: Array, names: list[str], title: str, times: list[str] | None = None) -> Any:
+def _wide(columns: Array, width: int) -> Array:
+    """The first columns, and zeros for those that are not there."""
+    return np.pad(columns, ((0, 0), (0, max(0, width - columns.shape[1]))))[:, :width]
+
+
+def _name_rows(axes: Any, plan: SamplingPlan) -> None:
+    """Name the rows by their times for networks of two times, and by the branches of guidance that the plan holds."""
+    names = [str(i) for i in range(len(plan))]
+    if plan.to is not None:
+        axes.set_ylabel("t → r")
+        names = [f"{t:.4g} → {r:.4g}" for t, r in zip(plan.time, plan.to[:, 0], strict=True)]
+    rows = list(range(len(plan))) if len(plan) <= _NUMBERED else []
+    if plan.both is not None:
+        axes.set_ylabel("row, and its branches")
+        names = [f"{name}  {branches}" for name, branches in zip(names, branch_names(plan), strict=True)]
+        rows = rows or np.flatnonzero(plan.both).tolist()
+    if rows and names != [str(i) for i in range(len(plan))]:
+        axes.set_yticks(rows, [names[i] for i in rows], fontsize=8)
+
+
+def _heat_map(values: Array, names: list[str], title: str) -> Any:
     rows, columns = values.shape
     figure, (axes,) = new_axes(1.6 + 0.95 * columns, 1.2 + 0.26 * min(rows, 60))
     largest = float(np.abs(values).max()) or 1.0
@@ -123,9 +145,7 @@ def _heat_map(values: Array, names: list[str], title: str, times: list[str] | No
     axes.grid(False)
     axes.set_xticks(range(columns), names)
     axes.xaxis.tick_top()
-    axes.set(ylabel="row" if times is None else "t → r", title=title)
-    if times is not None and rows <= _NUMBERED:
-        axes.set_yticks(range(rows), times)
+    axes.set(ylabel="row", title=title)
     axes.title.set_fontsize(9)
     if rows <= _NUMBERED:
         for (i, k), value in np.ndenumerate(values):

@@ -18,7 +18,10 @@ from torch import Tensor
 from .errors import ConfigurationError
 from .files import write_atomic
 
-__all__ = ["Pixels", "difference_mosaic", "draw_rows", "enlarged", "figure_class", "mosaic", "png_of", "save_image"]
+__all__ = [
+    "Pixels", "difference_mosaic", "draw_rows", "enlarged", "explain_queries", "figure_class", "mark_queries", "mosaic",
+    "png_of", "save_image",
+]  # fmt: skip
 
 #: A picture, (H, W, 3) in [0, 1].
 Pixels = npt.NDArray[np.float64]
@@ -210,3 +213,26 @@ def figure_class() -> Any:
             suggestion="pip install 'noise-scheduler-sampling-system[plot]'",
         ) from None
     return Figure
+
+
+def mark_queries(axes: Any, places: Sequence[float], height: float, both: Sequence[bool], color: str) -> None:
+    """Draw model calls as circles on a line: filled where both branches of guidance are evaluated, else hollow."""
+    for filled in (True, False):
+        there = [place for place, each in zip(places, both, strict=True) if each == filled]
+        _circles(axes, there, height, color, filled)
+
+
+def explain_queries(axes: Any, **legend: Any) -> None:
+    """Add the legend of :func:`mark_queries`.
+
+    Args:
+        axes: where the circles are.
+        legend: further arguments of ``axes.legend``.
+    """
+    handles = [_circles(axes, [], 0.0, _GREY, filled) for filled in (True, False)]
+    axes.legend(handles, ["both branches", "the condition alone"], fontsize=7.5, frameon=False, ncols=2, **legend)
+
+
+def _circles(axes: Any, places: Sequence[float], height: float, color: str, filled: bool) -> Any:
+    inside = color if filled else "white"
+    return axes.plot(places, [height] * len(places), "o", color=color, markerfacecolor=inside, markersize=5)[0]
