@@ -178,6 +178,11 @@ def test_guided_runs():
     found = trajectory_log_probs(pipeline, model, states, **momentum)
     assert torch.allclose(found[2], each.sum((1, 2, 3)), atol=1e-6)
     assert torch.allclose(trajectory_log_probs(pipeline, model, states, steps=[2], **momentum)[0], found[2])
+    cached = {"condition": settings["condition"], "guidance": guidance.CachedGuidance(3.0, calls=(0, 2))}
+    states = recorded(pipeline, model, **cached)
+    found = trajectory_log_probs(pipeline, model, states, **cached)
+    for step in (1, 3):  # which read the differences of steps 0 and 2
+        assert torch.allclose(trajectory_log_probs(pipeline, model, states, steps=[step], **cached)[0], found[step])
 
 
 class Remembering(BaseSampler):

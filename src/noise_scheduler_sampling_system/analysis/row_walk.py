@@ -39,8 +39,8 @@ class Rows:
         model: (x, row) ↦ guided output.
         source: the noise of the run; it has the keys, shape, type and device of the states.
         start: the first state, as given.
-        remembers: whether the guidance keeps something from call to call (momentum): then its output depends on
-            more than the state.
+        remembers: whether the guidance keeps something from call to call (momentum, or differences of the branches):
+            then a step depends on more than the state and earlier predictions.
     """
 
     bound: BoundPlan
@@ -83,7 +83,8 @@ class Rows:
         network = job.model_maker({})(job.run, None).model
         functions = (each for row in job.guidance.rows if row is not None for each in row.functions)
         remembers = any(each.memory is not None for each in functions)
-        return cls(job.run, network, job.noise, job.first_state().x, remembers)
+        keeps = any(last > row for row, last in enumerate(job.run.plan.last_use_of_delta))
+        return cls(job.run, network, job.noise, job.first_state().x, remembers or keeps)
 
     def after(self, state: RowState, noise: Noise | None = None) -> RowState:
         """The state after one more row, with the input and the output of the model, all checked to be finite."""

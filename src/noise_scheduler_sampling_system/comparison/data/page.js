@@ -140,7 +140,8 @@ function drawWeights() {
   const z = plan.b.map((row, i) => [plan.a[i], ...row, ...plan.delta[i], ...(plan.noise ? [plan.noise[i]] : []), plan.gains[i]]);
   const largest = Math.max(...z.flat().map(Math.abs)), shade = v => Math.sign(v) * Math.log1p(9 * Math.abs(v) / largest) / Math.log(10);
   const gain = Math.max(...plan.gains);
-  at("plan-about").textContent = `${plan.b.length} rows, y = ${plan.space}; largest gain ${gain.toPrecision(3)}; content hash ${plan.hash}`;
+  at("plan-about").textContent = `${plan.b.length} rows, y = ${plan.space}; largest gain ${gain.toPrecision(3)}; content hash ${plan.hash}`
+    + (plan.delta[0].length ? "; δ[k] is the factor of the difference of the two branches in row i−k" : "");
   const numbered = z.length <= 32 && names.length <= (narrow() ? 5 : 9);
   draw("weights", [{
     type: "heatmap", x: names, z: z.map(row => row.map(v => v === 0 ? null : shade(v))), text: z.map(row => row.map(v => v === 0 ? "" : v.toPrecision(narrow() ? 3 : 4))),
