@@ -38,7 +38,8 @@ NegativePrompt = Annotated[
 GuidanceScale = Annotated[
     float | None,
     typer.Option(
-        help="Classifier-free guidance with --labels or --prompt; default 7.5, as in Python; 1 is none.",
+        help="Classifier-free guidance with --labels or --prompt; 1 is none. Default, as in Python: what a plan holds, "
+        "that of a pipeline of diffusers, else 7.5.",
         rich_help_panel=_MODEL,
     ),
 ]
