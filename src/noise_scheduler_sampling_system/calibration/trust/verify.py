@@ -211,10 +211,10 @@ class _Setting:
         stated_dtype = _dtype_named(stated.get("dtype"))
         dtype = stated_dtype if told["dtype"] is None else told["dtype"]
         of_model = None if model is None else ModelAdapter(model).dtype
-        compared = [
+        compared: list[tuple[str, Any, Any]] = [
             *((words, stated[key], facts[key]) for key, words in _SETTINGS.items() if key in stated),
             *_of_config(stated.get("config"), pipeline.config.to_dict()),
-            ("dtype", *(checked_dtype(each, of_model) for each in (stated_dtype, dtype))),
+            ("dtype", checked_dtype(stated_dtype, of_model), checked_dtype(dtype, of_model)),
         ]
         changes = tuple(
             OtherSetting(words, shown(there), shown(here))
