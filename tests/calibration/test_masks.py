@@ -267,3 +267,11 @@ def test_built_in_samplers_that_keep_differences_keep_the_limits(pipeline, stude
     goal = Goal(8, SCALE)
     assert any(not limits.allow(each.plan, pipeline.scheduler) for each in cached(known, student, goal, free))
     assert all(limits.allow(each.plan, pipeline.scheduler) for each in cached(known, student, goal, limits))
+
+
+def test_the_command_names_the_other_labels(tmp_path):
+    words = ["calibrate", "--nfe", "2", "--labels", "0,1,2", "--other-labels", "3,4", "--guidance-scale", "2"]
+    words += ["--trajectories", "16", "--held-out", "16", "--teacher-calls", "16", "--passes", "8"]
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "plans.json")])
+    assert result.exit_code == 0, result.output
+    assert "labels 3,4" in result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -252,6 +253,12 @@ def _on_all_trajectories(plans: PlanSet) -> list[str]:
     ]
 
 
+def _labels(condition: Any) -> str:
+    """The different labels of a condition in a provenance, e.g. "labels 5,6,7"; a plan may hold several conditions."""
+    labels = condition.get("class_labels") if isinstance(condition, Mapping) else None
+    return f"labels {','.join(map(str, dict.fromkeys(labels)))}" if isinstance(labels, list | tuple) else "other labels"
+
+
 def _places(plans: PlanSet) -> list[tuple[str, ...]]:
     """A table: the errors of each plan at other guidance scales, under another condition and on another shape."""
     from ...calibration.trust.measurement import Measurement, measured_of
@@ -264,7 +271,7 @@ def _places(plans: PlanSet) -> list[tuple[str, ...]]:
         for kind in ("guidance", "condition", "shape"):
             for entry in measured_of(plan).get(kind, ()):
                 where = {
-                    "guidance": f"guidance {entry.get('guidance_scale')}", "condition": "the other labels",
+                    "guidance": f"guidance {entry.get('guidance_scale')}", "condition": _labels(entry.get("condition")),
                     "shape": f"shape {','.join(map(str, entry.get('shape', ())))}",
                 }[kind]  # fmt: skip
                 found = Measurement.from_dict(entry)
