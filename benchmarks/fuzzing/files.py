@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+from safetensors.torch import load
 
 from noise_scheduler_sampling_system import (
     AdvancedDiffusionSystem,
@@ -29,6 +30,7 @@ from noise_scheduler_sampling_system.guidance import CachedGuidance
 from noise_scheduler_sampling_system.models import GaussianModel
 from noise_scheduler_sampling_system.plans import FramePlan
 from noise_scheduler_sampling_system.running.stated_prediction import stated_prediction
+from noise_scheduler_sampling_system.support.tensor_files import read_tensors
 
 from .case import Case, Kind
 from .mutation import changed
@@ -282,9 +284,12 @@ def calibrations() -> Kind:
     def calibrated(path: Path) -> None:
         pipeline = DiffusionPipeline()
         calibrate(GaussianModel(pipeline.scheduler), pipeline, checkpoint=path, **_BUDGET)  # type: ignore[arg-type]
+        about.update(read_tensors(path, "calibration", load)[1]["about"])
+
+    about: dict[str, Any] = {}  # the settings of the calibration, without which its checkpoint is refused
 
     def continued(path: Path) -> None:
-        found = Checkpoint.open(path, {})
+        found = Checkpoint.open(path, about)
         for nfe in (1, 2, *found.plans, *found.fits):
             found.done(nfe, 1.0)
             found.before(nfe)
