@@ -19,7 +19,7 @@ linear in outputs that were made, so a run with one is a plan of N calls; the qu
 opponents are built-in samplers with N calls, and calibrated plans of as many calls or evaluations from a file. The
 model is the embedded U-Net of MNIST with guidance 2. The error is the root mean square per pixel to the fine solution,
 over the root mean square of this solution, with its standard error over samples, and in brackets the median. The
-calibrated plans are made by ``masked_plans.py unet --evaluations 16 20 26 32 --seeds 0 --passes 10 --keep DIR``, which
+calibrated plans are made by ``masked_plans.py unet --evaluations 16 20 --seeds 0 --passes 10 --once --keep DIR``, which
 writes DIR/unet-2-0.json.
 """
 
