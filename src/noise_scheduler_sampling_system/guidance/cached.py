@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, final
 
-import numpy as np
-
 from ..plans.branch_mask import with_folded_guidance
 from ..plans.plan import SamplingPlan
 from ..support.argument_checks import checked_count, checked_number
@@ -91,7 +89,7 @@ class CachedGuidance(Guidance):
         Raises:
             ConfigurationError: it has another scale, or other calls.
         """
-        held = tuple(call for call, row in enumerate(np.flatnonzero(plan.asked)) if plan.reads_null[row])
+        held = plan.calls_with_both
         if plan.scale != self.scale or held != self._calls_of(plan.nfe):
             raise ConfigurationError(
                 f"the plan holds guidance of scale {plan.scale:g}, with both branches in the calls {held}",

@@ -78,7 +78,7 @@ def mnist_unet() -> Any:
 
     Returns:
         A diffusers ``UNet2DModel`` in float32, in evaluation mode; a new one each time. Its weights lie in the memory
-        format ``channels_last``, with which convolutions of a CPU take a fifth less time.
+        format ``channels_last``, with which convolutions of a CPU are faster.
 
     Raises:
         ConfigurationError: diffusers is not installed.

@@ -46,8 +46,8 @@ def difference(a: SamplingPlan, b: SamplingPlan) -> PlanDifference:
         settings.append(("times of the network", 1 + a.two_times, 1 + b.two_times))
     if a.scale != b.scale:
         settings.append(("guidance scale", *_scales(a, b)))
-    if _both(a) != _both(b):
-        settings.append(("calls that evaluate both branches", _both(a), _both(b)))
+    if a.calls_with_both != b.calls_with_both:
+        settings.append(("calls that evaluate both branches", _calls(a), _calls(b)))
     for name in sorted({*a.options, *b.options}):
         one, other = a.options.get(name, "not set"), b.options.get(name, "not set")
         if one != other:
@@ -103,10 +103,8 @@ def _scales(a: SamplingPlan, b: SamplingPlan) -> tuple[Any, Any]:
     return "none" if a.scale is None else a.scale, "none" if b.scale is None else b.scale
 
 
-def _both(plan: SamplingPlan) -> str:
-    """The model calls that evaluate both branches of the guidance that the plan holds, e.g. "0, 1, 3"."""
-    rows = [] if plan.both is None else np.flatnonzero(plan.both).tolist()
-    return ", ".join(str(plan.calls_before(row)) for row in rows) or "none"
+def _calls(plan: SamplingPlan) -> str:
+    return ", ".join(map(str, plan.calls_with_both)) or "none"
 
 
 def _noise(plan: SamplingPlan) -> float:

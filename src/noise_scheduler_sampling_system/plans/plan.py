@@ -167,6 +167,11 @@ class SamplingPlan(Plan, Drawn):
         both = (False,) * len(self) if self.both is None else self.reads_null
         return tuple(map(sum, zip(self.asked, both, strict=True)))
 
+    @property
+    def calls_with_both(self) -> tuple[int, ...]:
+        """The model calls, from 0, that evaluate both branches of guidance that the plan holds."""
+        return () if self.both is None else tuple(map(self.calls_before, np.flatnonzero(self.both).tolist()))
+
     def space_of(self, row: int) -> str:
         """The quantity y of this row."""
         return row_space(self.space, self.alpha[row], self.sigma[row])

@@ -63,13 +63,14 @@ def plot_grids(grids: TimeGrid | SamplingPlan | Sequence[Any] | Mapping[str, Any
     figure, (axes,) = new_axes(9.0, 1.0 + 0.42 * max(1, len(items)))
     guided = False
     for row, (color, (name, each)) in enumerate(zip(_cycle(), items.items(), strict=False)):
-        log_snr = [value for value in _log_snrs(each, str(name)) if math.isfinite(value)]
+        log_snr = _log_snrs(each, str(name))
         if isinstance(each, SamplingPlan) and each.both is not None:
             both = [bool(u) for u, asks in zip(each.both, each.asked, strict=True) if asks]
-            mark_queries(axes, _log_snrs(each, str(name)), row, both, color)
+            mark_queries(axes, log_snr, row, both, color)
             guided = True
         else:
-            axes.plot(log_snr, [row] * len(log_snr), "|", color=color, markersize=14, markeredgewidth=2)
+            finite = [value for value in log_snr if math.isfinite(value)]
+            axes.plot(finite, [row] * len(finite), "|", color=color, markersize=14, markeredgewidth=2)
     axes.set_yticks(range(len(items)), [str(name) for name in items])
     axes.set_ylim(len(items) - 0.4, -0.6)
     axes.set_xlabel("log SNR: noise on the left, data on the right")
